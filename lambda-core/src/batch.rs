@@ -1,0 +1,227 @@
+//! A batch: decoded records and rejected ones, with the span of each lane that
+//! they cover. It is committed whole, or in halves, and never changes.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::dead_letter::Reject;
+use crate::outcome::Authority;
+use crate::progress::{ClaimId, Fingerprint, LaneId};
+use crate::record::Table;
+
+/// The part of a lane that a batch covers: committing it moves the lane from
+/// `from` to `to`, if the lane is still held by `claim`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// The lane.
+    pub lane: LaneId,
+    /// Its partition; a batch's spans are sorted by it.
+    pub partition: i32,
+    /// The claim under which it was read.
+    pub claim: ClaimId,
+    /// The lane's stored position before.
+    pub from: i64,
+    /// The lane's stored position afterwards.
+    pub to: i64,
+    /// The last record in it.
+    pub last: Option<Fingerprint>,
+}
+
+/// A range of one of a batch's two buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slice {
+    start: u32,
+    end: u32,
+}
+
+impl Slice {
+    /// The slice of `range`.
+    ///
+    /// # Panics
+    /// If a buffer is 4 GiB or larger; batches are bounded far below.
+    pub fn new(range: Range<usize>) -> Self {
+        let fit = |at: usize| u32::try_from(at).expect("a batch's buffer is below 4 GiB");
+        Self { start: fit(range.start), end: fit(range.end) }
+    }
+
+    fn of(self, buffer: &[u8]) -> &[u8] {
+        &buffer[self.start as usize..self.end as usize]
+    }
+
+    /// Bytes in it.
+    pub fn len(self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// Whether it has no byte.
+    pub fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+}
+
+/// One record of a batch.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Index of its span in [`Batch::spans`].
+    pub span: u32,
+    /// Its offset, or its first byte.
+    pub position: i64,
+    /// Its first line, counted from 1, for a file's.
+    pub line: Option<i64>,
+    /// Its bytes as read, in the raw buffer.
+    pub payload: Slice,
+    /// Its message key as read, in the raw buffer.
+    pub message_key: Option<Slice>,
+    /// What it decoded to.
+    pub body: Body,
+}
+
+/// What an [`Entry`] decoded to.
+#[derive(Debug, Clone)]
+pub enum Body {
+    /// A row, in the row buffer.
+    Row {
+        /// All its fields (see [`crate::record::row`]).
+        content: Slice,
+        /// Its key's text.
+        key: Slice,
+    },
+    /// No row.
+    Rejected(Box<Reject>),
+}
+
+/// Records of one authority for one table, in the order (partition, position),
+/// with the spans they lie in. A span may be without records: an empty advance.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Whose word the records are.
+    pub authority: Authority,
+    /// Where they go.
+    pub table: &'static Table,
+    spans: Vec<Span>,
+    entries: Vec<Entry>,
+    raw: Arc<Vec<u8>>,
+    rows: Arc<Vec<u8>>,
+}
+
+impl Batch {
+    /// Puts a batch together; sorts spans by partition and entries by (partition,
+    /// position).
+    pub fn new(
+        authority: Authority,
+        table: &'static Table,
+        spans: Vec<Span>,
+        mut entries: Vec<Entry>,
+        raw: Arc<Vec<u8>>,
+        rows: Arc<Vec<u8>>,
+    ) -> Self {
+        let mut order: Vec<u32> = (0..spans.len() as u32).collect();
+        order.sort_by_key(|index| spans[*index as usize].partition);
+        if !order.is_sorted() {
+            let mut rank = vec![0; order.len()];
+            for (rank_of, index) in order.iter().enumerate() {
+                rank[*index as usize] = rank_of as u32;
+            }
+            for entry in &mut entries {
+                entry.span = rank[entry.span as usize];
+            }
+        }
+        let spans = order.iter().map(|index| spans[*index as usize].clone()).collect();
+        entries.sort_by_key(|entry| (entry.span, entry.position));
+        Self { authority, table, spans, entries, raw, rows }
+    }
+
+    /// The lanes' spans, sorted by partition.
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// The records, in the order (partition, position).
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// An entry's bytes as read.
+    pub fn payload(&self, entry: &Entry) -> &[u8] {
+        entry.payload.of(&self.raw)
+    }
+
+    /// An entry's message key as read.
+    pub fn message_key(&self, entry: &Entry) -> Option<&[u8]> {
+        entry.message_key.map(|key| key.of(&self.raw))
+    }
+
+    /// A slice of the row buffer: an entry's content or key.
+    pub fn row(&self, slice: Slice) -> &[u8] {
+        slice.of(&self.rows)
+    }
+
+    /// The span an entry lies in.
+    pub fn span(&self, entry: &Entry) -> &Span {
+        &self.spans[entry.span as usize]
+    }
+
+    /// The same batch with its entry at `index` rejected.
+    #[must_use]
+    pub fn rejecting(mut self, index: usize, reject: Reject) -> Self {
+        self.entries[index].body = Body::Rejected(Box::new(reject));
+        self
+    }
+
+    /// Two batches that together are this one. The first ends where the second's
+    /// first record starts, so committing both, in order, is committing this one
+    /// (R11). `None` if there are fewer than two records.
+    pub fn halves(&self) -> Option<(Self, Self)> {
+        if self.entries.len() < 2 {
+            return None;
+        }
+        let middle = self.entries.len() / 2;
+        let (left, right) = self.entries.split_at(middle);
+        let cut = &right[0];
+        let at = cut.span as usize;
+        let mut left_spans = self.spans[..=at].to_vec();
+        let mut right_spans = self.spans[at..].to_vec();
+        left_spans[at].to = cut.position;
+        right_spans[0].from = cut.position;
+        // The first half's last record is not the span's: no fingerprint of it is known.
+        left_spans[at].last = None;
+        if left_spans[at].from == cut.position {
+            left_spans.pop();
+        }
+        let right =
+            right.iter().cloned().map(|entry| Entry { span: entry.span - cut.span, ..entry });
+        Some((self.part(left_spans, left.to_vec()), self.part(right_spans, right.collect())))
+    }
+
+    /// The batch without the spans that `keep` refuses, nor their records.
+    #[must_use]
+    pub fn retain(&self, mut keep: impl FnMut(&Span) -> bool) -> Self {
+        let kept: Vec<bool> = self.spans.iter().map(&mut keep).collect();
+        let mut rank = vec![0; kept.len()];
+        let mut spans = Vec::new();
+        for (index, span) in self.spans.iter().enumerate() {
+            rank[index] = spans.len() as u32;
+            if kept[index] {
+                spans.push(span.clone());
+            }
+        }
+        let entries = self
+            .entries
+            .iter()
+            .filter(|entry| kept[entry.span as usize])
+            .map(|entry| Entry { span: rank[entry.span as usize], ..entry.clone() })
+            .collect();
+        self.part(spans, entries)
+    }
+
+    fn part(&self, spans: Vec<Span>, entries: Vec<Entry>) -> Self {
+        Self {
+            authority: self.authority,
+            table: self.table,
+            spans,
+            entries,
+            raw: Arc::clone(&self.raw),
+            rows: Arc::clone(&self.rows),
+        }
+    }
+}

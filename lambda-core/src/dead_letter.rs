@@ -1,0 +1,88 @@
+//! Why a record was rejected.
+
+use std::fmt;
+
+/// Longest `detail` kept, in bytes.
+pub const DETAIL_BYTES_MAX: usize = 1024;
+
+/// The reason of a dead letter, as stored in its `reason` column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// A message without a value (a tombstone), or an empty one.
+    EmptyPayload,
+    /// Bytes that are no UTF-8.
+    InvalidUtf8,
+    /// No JSON object.
+    InvalidJson,
+    /// The same key twice in one JSON object.
+    DuplicateKey,
+    /// A row with more or fewer fields than the header.
+    RaggedRow,
+    /// A required field is absent, null or empty.
+    MissingField,
+    /// A field's value is not of its type or range.
+    InvalidField,
+    /// Text with a NUL character, which PostgreSQL cannot hold.
+    NulCharacter,
+    /// The same id with other content, from an equal authority.
+    IdConflict,
+    /// The database refuses the row.
+    Refused,
+}
+
+impl Reason {
+    /// The name stored in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::EmptyPayload => "empty_payload",
+            Self::InvalidUtf8 => "invalid_utf8",
+            Self::InvalidJson => "invalid_json",
+            Self::DuplicateKey => "duplicate_key",
+            Self::RaggedRow => "ragged_row",
+            Self::MissingField => "missing_field",
+            Self::InvalidField => "invalid_field",
+            Self::NulCharacter => "nul_character",
+            Self::IdConflict => "id_conflict",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A record that cannot be stored as a row, and why. The record's place and its
+/// bytes are kept beside it by whoever read them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reject {
+    /// What kind of defect it is.
+    pub reason: Reason,
+    /// The field and what is expected of it; storable and at most
+    /// [`DETAIL_BYTES_MAX`] long.
+    pub detail: String,
+}
+
+impl Reject {
+    /// A reject whose `detail` is made storable: NUL removed, cut to length.
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        let mut detail: String = detail.into();
+        detail.retain(|character| character != '\0');
+        detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
+        Self { reason, detail }
+    }
+
+    /// A reject for the value of one field.
+    pub fn field(reason: Reason, field: &str, expected: impl fmt::Display) -> Self {
+        Self::new(reason, format!("{field}: {expected}"))
+    }
+}
+
+impl fmt::Display for Reject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason, self.detail)
+    }
+}

@@ -1,0 +1,4 @@
+//! Message and file codecs.
+
+pub mod csv;
+pub mod json;

@@ -1,0 +1,3 @@
+//! The protocol between a source and a sink.
+
+pub mod retry;

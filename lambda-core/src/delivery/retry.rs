@@ -1,0 +1,39 @@
+//! When to try again.
+
+use std::time::Duration;
+
+/// Delays that double from one try to the next up to a bound, each shortened by
+/// a random part of up to a half, so that many waiters do not return at once.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    next: Duration,
+    first: Duration,
+    longest: Duration,
+    random: fastrand::Rng,
+}
+
+impl Backoff {
+    /// Delays from `first` up to `longest`; `random` decides the jitter.
+    pub fn new(first: Duration, longest: Duration, random: fastrand::Rng) -> Self {
+        Self { next: first, first, longest, random }
+    }
+
+    /// How long to wait before the next try.
+    pub fn next_delay(&mut self) -> Duration {
+        let delay = self.next.mul_f64(1.0 - self.random.f64() / 2.0);
+        self.next = (self.next * 2).min(self.longest);
+        delay
+    }
+
+    /// Starts over: something worked.
+    pub fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+impl Default for Backoff {
+    /// From 100 ms up to 10 s.
+    fn default() -> Self {
+        Self::new(Duration::from_millis(100), Duration::from_secs(10), fastrand::Rng::new())
+    }
+}

@@ -1,0 +1,165 @@
+//! The one error of this crate, by meaning.
+
+use std::fmt;
+
+/// A boxed cause.
+pub type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// What an error means for whoever met it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// This record, or this file, is wrong: reject it.
+    Data,
+    /// The environment is wrong: stall, back off, try again, reject nothing.
+    Transient,
+    /// Somebody else holds the lane or the job: let go of it.
+    Fenced,
+    /// Misconfigured: stop, with a remedy.
+    Fatal,
+}
+
+/// A server this platform talks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Server {
+    /// PostgreSQL
+    Postgres,
+    /// Kafka
+    Kafka,
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Postgres => "PostgreSQL",
+            Self::Kafka => "Kafka",
+        })
+    }
+}
+
+/// An error, by meaning. Its text does not repeat its source's; print the chain
+/// once, at the edge, with [`Error::chain`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The server cannot be reached, or broke the connection.
+    #[error("{server} is not reachable")]
+    Unreachable {
+        /// Which one.
+        server: Server,
+        /// The cause.
+        #[source]
+        source: Source,
+    },
+    /// The server answered that it cannot do this now.
+    #[error("{server} cannot {what} now")]
+    Temporary {
+        /// Which one.
+        server: Server,
+        /// What was asked.
+        what: &'static str,
+        /// What to look at, if it lasts.
+        remedy: &'static str,
+        /// The cause.
+        #[source]
+        source: Source,
+    },
+    /// The database refuses a batch's rows.
+    #[error("the database refuses rows: {code} {object}")]
+    Refused {
+        /// The SQLSTATE.
+        code: String,
+        /// The constraint or column that the server named, or nothing.
+        object: String,
+        /// The cause.
+        #[source]
+        source: Source,
+    },
+    /// A lane or a job is held by somebody else.
+    #[error("{what} is held by somebody else")]
+    Fenced {
+        /// The lane or job.
+        what: String,
+    },
+    /// The input as a whole is refused.
+    #[error("{what}")]
+    Input {
+        /// What is wrong, and where.
+        what: String,
+    },
+    /// Something must be set up or configured differently.
+    #[error("{what}")]
+    Misconfigured {
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        remedy: String,
+        /// The cause, if another one told.
+        #[source]
+        source: Option<Source>,
+    },
+    /// Stopped before the end, on request or by a change underneath; another run
+    /// goes on.
+    #[error("{what}")]
+    Interrupted {
+        /// What was stopped, and why.
+        what: String,
+    },
+}
+
+impl Error {
+    /// A [`Error::Misconfigured`] without a cause.
+    pub fn misconfigured(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Misconfigured { what: what.into(), remedy: remedy.into(), source: None }
+    }
+
+    /// What the error means for whoever met it.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Refused { .. } | Self::Input { .. } => Kind::Data,
+            Self::Unreachable { .. } | Self::Temporary { .. } | Self::Interrupted { .. } => {
+                Kind::Transient
+            }
+            Self::Fenced { .. } => Kind::Fenced,
+            Self::Misconfigured { .. } => Kind::Fatal,
+        }
+    }
+
+    /// What a person can do about it.
+    pub fn remedy(&self) -> Option<&str> {
+        match self {
+            Self::Temporary { remedy, .. } => Some(remedy),
+            Self::Misconfigured { remedy, .. } => Some(remedy),
+            _ => None,
+        }
+    }
+
+    /// The process exit code for a program that ends with this error
+    /// (DESIGN section 2).
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused { .. } | Self::Input { .. } => 65,
+            Self::Unreachable { .. } => 69,
+            Self::Temporary { .. } | Self::Fenced { .. } | Self::Interrupted { .. } => 75,
+            Self::Misconfigured { .. } => 78,
+        }
+    }
+
+    /// The error, its causes and its remedy on one line.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let part = error.to_string();
+            if !text.ends_with(&part) {
+                text.push_str(": ");
+                text.push_str(&part);
+            }
+            cause = error.source();
+        }
+        if let Some(remedy) = self.remedy() {
+            text.push_str("; ");
+            text.push_str(remedy);
+        }
+        text
+    }
+}

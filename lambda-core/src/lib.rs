@@ -1,0 +1,31 @@
+//! Lands records in PostgreSQL exactly once, live from Kafka and nightly from
+//! files, by one delivery protocol.
+//!
+//! A [`source::Source`] yields batches of decoded records with the span of each
+//! lane that they cover; a [`sink::Sink`] makes a batch durable in one
+//! transaction, progress included; [`delivery::flow`] joins the two.
+
+pub mod batch;
+pub mod dead_letter;
+pub mod decode;
+pub mod delivery;
+pub mod error;
+pub mod job;
+#[cfg(feature = "kafka")]
+pub mod kafka;
+pub mod memory;
+pub mod outcome;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+pub mod progress;
+pub mod record;
+pub mod remedy;
+pub mod sink;
+pub mod source;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod transaction;
+
+pub use self::error::Error;
+pub use self::record::Record;
+pub use self::transaction::Transaction;

@@ -1,0 +1,66 @@
+//! What becomes of a record: one pure function of the record and the row that
+//! stands under its id.
+
+use crate::job::JobRef;
+
+/// Whose word counts more. Every streamed record is lowest; batch records rank
+/// by their job's (`as_of`, id).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Authority {
+    /// Read from the live stream.
+    Stream,
+    /// Read by a job.
+    Batch(JobRef),
+}
+
+impl Authority {
+    /// The job, unless it is the stream.
+    pub fn job(&self) -> Option<JobRef> {
+        match self {
+            Self::Stream => None,
+            Self::Batch(job) => Some(*job),
+        }
+    }
+}
+
+/// What became of a record. Each has exactly one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It is a new row.
+    Inserted,
+    /// It says the same as the row of a lower authority, which it takes over.
+    Confirmed,
+    /// It replaces the row of a lower authority, which goes to the corrections.
+    Corrected,
+    /// A higher authority has spoken.
+    Superseded,
+    /// It was there already.
+    Duplicate,
+    /// It became a dead letter.
+    Rejected,
+}
+
+/// The row that stands under a record's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Who wrote it last.
+    pub authority: Authority,
+    /// Whether its content equals the record's.
+    pub same_content: bool,
+}
+
+/// Decides a record's outcome (DESIGN: the table under "Outcomes"). A rejected
+/// one has the reason [`crate::dead_letter::Reason::IdConflict`].
+pub fn decide(record: Authority, row: Option<Standing>) -> Outcome {
+    use std::cmp::Ordering::{Equal, Greater, Less};
+    let Some(row) = row else {
+        return Outcome::Inserted;
+    };
+    match (record.cmp(&row.authority), row.same_content) {
+        (Greater, true) => Outcome::Confirmed,
+        (Greater, false) => Outcome::Corrected,
+        (Equal, true) => Outcome::Duplicate,
+        (Equal, false) => Outcome::Rejected,
+        (Less, _) => Outcome::Superseded,
+    }
+}

@@ -1,0 +1,88 @@
+//! One connection: a client whose background task ends with it.
+
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, NoTls};
+
+use crate::delivery::retry::Backoff;
+use crate::error::{Error, Kind};
+use crate::postgres::config::DatabaseConfig;
+use crate::remedy;
+
+/// A connection of its own, outside any pool.
+#[derive(Debug)]
+pub struct Connection {
+    client: Client,
+    task: JoinHandle<()>,
+}
+
+impl Deref for Connection {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+impl Drop for Connection {
+    /// Closes the socket at once: a transaction that is still open ends with it,
+    /// instead of lingering until the runtime gets to it.
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Connects once. `purpose` is a word that people see in `pg_stat_activity`.
+///
+/// # Errors
+/// `Transient` when the server is not there or not ready; `Fatal` for a wrong
+/// password, user or database.
+pub async fn connect(config: &DatabaseConfig, purpose: &str) -> Result<Connection, Error> {
+    let (client, connection) = config
+        .for_purpose(purpose)
+        .connect(NoTls)
+        .await
+        .map_err(|error| remedy::connecting(error, config))?;
+    let task = tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to PostgreSQL ended");
+        }
+    });
+    Ok(Connection { client, task })
+}
+
+/// Connects, waiting with backoff and a message for a server that is not there,
+/// at most `patience` (`None`: for ever).
+///
+/// # Errors
+/// The last error, when patience is over; anything but a transient one at once.
+pub async fn connect_waiting(
+    config: &DatabaseConfig,
+    purpose: &str,
+    patience: Option<Duration>,
+) -> Result<Connection, Error> {
+    let begun = tokio::time::Instant::now();
+    let mut backoff = Backoff::default();
+    loop {
+        match connect(config, purpose).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) if error.kind() != Kind::Transient => return Err(error),
+            Err(error) if patience.is_some_and(|patience| begun.elapsed() >= patience) => {
+                return Err(error);
+            }
+            Err(error) => {
+                let delay = backoff.next_delay();
+                tracing::warn!(database = %config, error = error.chain(), retry_in = ?delay, "waiting for PostgreSQL");
+                tokio::time::sleep(delay).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! How far a lane has been stored, and under whose claim.
+
+use std::fmt;
+use std::ops::AddAssign;
+
+use uuid::Uuid;
+
+use crate::outcome::Outcome;
+
+/// The number of a lane: unique in its database, small, part of every row's
+/// evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneId(pub i32);
+
+impl fmt::Display for LaneId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "lane {}", self.0)
+    }
+}
+
+/// The name of a lane: one partition of one source, for one pipeline.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneName {
+    /// The target table.
+    pub pipeline: String,
+    /// `<cluster id>/<topic>`, or the SHA-256 of a file's content in hex.
+    pub source: String,
+    /// Kafka's partition, or a file's chunk.
+    pub partition: i32,
+}
+
+impl fmt::Display for LaneName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "partition {} of {} into {}", self.partition, self.source, self.pipeline)
+    }
+}
+
+/// A random id under which a lane is held. Whoever wrote the last one into the
+/// lane's progress row holds the lane; a commit under any other one is fenced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClaimId(pub Uuid);
+
+impl ClaimId {
+    /// A new random claim.
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+/// How many records had which outcome. `read` is their sum, always (R3).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counts {
+    /// Records read.
+    pub read: i64,
+    /// New rows.
+    pub inserted: i64,
+    /// Rows of a lower authority with the same content, taken over.
+    pub confirmed: i64,
+    /// Rows of a lower authority with other content, replaced.
+    pub corrected: i64,
+    /// Records that a higher authority had overruled.
+    pub superseded: i64,
+    /// Records already there from an equal authority.
+    pub duplicate: i64,
+    /// Records that became dead letters.
+    pub rejected: i64,
+}
+
+impl Counts {
+    /// Counts one more record.
+    pub fn add(&mut self, outcome: Outcome) {
+        self.read += 1;
+        *match outcome {
+            Outcome::Inserted => &mut self.inserted,
+            Outcome::Confirmed => &mut self.confirmed,
+            Outcome::Corrected => &mut self.corrected,
+            Outcome::Superseded => &mut self.superseded,
+            Outcome::Duplicate => &mut self.duplicate,
+            Outcome::Rejected => &mut self.rejected,
+        } += 1;
+    }
+
+    /// Whether `read` is the sum of the outcomes.
+    pub fn balanced(&self) -> bool {
+        self.read
+            == self.inserted
+                + self.confirmed
+                + self.corrected
+                + self.superseded
+                + self.duplicate
+                + self.rejected
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.read += other.read;
+        self.inserted += other.inserted;
+        self.confirmed += other.confirmed;
+        self.corrected += other.corrected;
+        self.superseded += other.superseded;
+        self.duplicate += other.duplicate;
+        self.rejected += other.rejected;
+    }
+}
+
+/// The wrapping sums of evidence that a lane's progress row keeps
+/// (see [`crate::record::checksum`]).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// Checksums of what this lane wrote: rows it inserted, rows it put in the
+    /// place of others.
+    pub written: i64,
+    /// Ownership hashes this lane gave, less those it took.
+    pub owned: i64,
+    /// Hashes of the corrections this lane made.
+    pub displaced: i64,
+}
+
+impl Sums {
+    /// Adds `delta`, wrapping around.
+    pub fn add(&mut self, delta: Self) {
+        self.written = self.written.wrapping_add(delta.written);
+        self.owned = self.owned.wrapping_add(delta.owned);
+        self.displaced = self.displaced.wrapping_add(delta.displaced);
+    }
+}
+
+/// What the last record of a lane looked like, kept to notice a source that
+/// was swapped (R18).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// The record's own position.
+    pub position: i64,
+    /// The source's timestamp of it, milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+    /// XXH3-64 of key and value as read.
+    pub checksum: i64,
+}
+
+/// A lane's stored progress.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// The lane.
+    pub lane: LaneId,
+    /// Its name.
+    pub name: LaneName,
+    /// Everything below is stored.
+    pub position: i64,
+    /// Where the lane ends, if it does (a file's chunk).
+    pub end_position: Option<i64>,
+    /// Under which claim it is held.
+    pub claim: Option<ClaimId>,
+    /// Outcomes of all its records.
+    pub counts: Counts,
+    /// Sums of evidence of all its records.
+    pub sums: Sums,
+    /// The last record read.
+    pub last: Option<Fingerprint>,
+}

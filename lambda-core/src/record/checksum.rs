@@ -1,0 +1,77 @@
+//! The evidence hashes: what a row said, and who answers for it.
+//!
+//! All are 64 bits of XXH3. They are unkeyed: evidence against accidents, not
+//! against somebody who mends them on purpose.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::progress::LaneId;
+
+/// What a row said and where it came from: the hash of its fields, lane and
+/// position as binary COPY sends them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Checksum(pub i64);
+
+impl Checksum {
+    /// The checksum of the fields, lane field and position field in `sent`.
+    pub fn of_sent(sent: &[u8]) -> Self {
+        Self(xxh3_64(sent).cast_signed())
+    }
+
+    /// The checksum of a row's `content` (see [`crate::record::row`]) read at
+    /// `position` of `lane`.
+    pub fn of(content: &[u8], lane: LaneId, position: i64) -> Self {
+        let mut sent = Vec::with_capacity(content.len() + 20);
+        sent.extend_from_slice(content);
+        put_origin(&mut sent, lane, position);
+        Self::of_sent(&sent)
+    }
+}
+
+/// Appends the lane field and the position field, as binary COPY sends them.
+pub fn put_origin(out: &mut Vec<u8>, lane: LaneId, position: i64) {
+    out.extend_from_slice(&4_i32.to_be_bytes());
+    out.extend_from_slice(&lane.0.to_be_bytes());
+    out.extend_from_slice(&8_i32.to_be_bytes());
+    out.extend_from_slice(&position.to_be_bytes());
+}
+
+/// o(row): who answers for a row as it stands.
+pub fn ownership(checksum: Checksum, job_id: Option<&str>, written_xid: i64) -> i64 {
+    let ingestion_type = if job_id.is_some() { "BATCH" } else { "STREAM" };
+    hash(&[
+        &checksum.0.to_be_bytes(),
+        text(job_id),
+        ingestion_type.as_bytes(),
+        &written_xid.to_be_bytes(),
+    ])
+}
+
+/// k(correction): a row that was replaced, and by what.
+pub fn displacement(
+    (before, before_job, before_xid): (Checksum, Option<&str>, i64),
+    (after, after_job, written_xid): (Checksum, &str, i64),
+) -> i64 {
+    hash(&[
+        &before.0.to_be_bytes(),
+        &after.0.to_be_bytes(),
+        text(before_job),
+        after_job.as_bytes(),
+        &before_xid.to_be_bytes(),
+        &written_xid.to_be_bytes(),
+    ])
+}
+
+fn text(value: Option<&str>) -> &[u8] {
+    value.unwrap_or_default().as_bytes()
+}
+
+/// Each part is preceded by its length, so that no two lists of parts look alike.
+fn hash(parts: &[&[u8]]) -> i64 {
+    let mut all = Vec::with_capacity(96);
+    for part in parts {
+        all.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        all.extend_from_slice(part);
+    }
+    xxh3_64(&all).cast_signed()
+}

@@ -1,0 +1,232 @@
+//! A record's columns as bytes.
+//!
+//! The form is that of PostgreSQL's binary COPY, which is also how a row comes
+//! back from a query: each field is its length (`i32`, big endian, -1 for null)
+//! and its bytes. Every value has one form only, so rows are equal exactly when
+//! their bytes are, and a checksum over them means the content.
+
+use std::ops::Range;
+
+use crate::dead_letter::{Reason, Reject};
+use crate::record::column::{Column, ColumnType, Table};
+use crate::transaction::amount::Amount;
+use crate::transaction::time::Timestamp;
+
+/// Seconds from the Unix epoch to PostgreSQL's, 2000-01-01 UTC.
+const POSTGRES_EPOCH_SECONDS: i64 = 946_684_800;
+
+/// Where a written row lies in the buffer that its writer was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// All fields with their lengths.
+    pub content: Range<usize>,
+    /// The key's text, without its length.
+    pub key: Range<usize>,
+}
+
+/// Writes the columns of one row, in order.
+#[derive(Debug)]
+pub struct RowWriter<'a> {
+    table: &'a Table,
+    out: &'a mut Vec<u8>,
+    start: usize,
+    next: usize,
+    key: Range<usize>,
+    defect: Option<Reject>,
+}
+
+impl<'a> RowWriter<'a> {
+    /// Starts a row at the end of `out`.
+    pub fn new(table: &'a Table, out: &'a mut Vec<u8>) -> Self {
+        let start = out.len();
+        Self { table, out, start, next: 0, key: start..start, defect: None }
+    }
+
+    /// Puts the next column.
+    ///
+    /// # Panics
+    /// If the row is full or the column has another type: `write` and `TABLE`
+    /// of the record then contradict each other.
+    pub fn put(&mut self, value: impl Field) -> &mut Self {
+        let Some(column) = self.table.columns.get(self.next) else {
+            panic!("a row of {} has only {} columns", self.table.name, self.table.columns.len());
+        };
+        let length_at = self.out.len();
+        self.out.extend_from_slice(&(-1_i32).to_be_bytes());
+        let mut cell = Cell { column, out: self.out, null: true, defect: None };
+        value.write(&mut cell);
+        let (null, mut defect) = (cell.null, cell.defect);
+        let from = length_at + 4;
+        if !null {
+            let length = i32::try_from(self.out.len() - from).unwrap_or(i32::MAX);
+            self.out[length_at..from].copy_from_slice(&length.to_be_bytes());
+        } else if !column.nullable {
+            defect = Some(Reject::field(Reason::MissingField, column.field, "a value is required"));
+        }
+        if self.next == self.table.key {
+            self.key = from..self.out.len();
+        }
+        if self.defect.is_none() {
+            self.defect = defect;
+        }
+        self.next += 1;
+        self
+    }
+
+    /// Ends the row.
+    ///
+    /// # Errors
+    /// The first value that the column cannot hold; the row's bytes are taken
+    /// back.
+    ///
+    /// # Panics
+    /// If columns are missing.
+    pub fn finish(self) -> Result<Row, Reject> {
+        assert_eq!(
+            self.next,
+            self.table.columns.len(),
+            "a row of {} is incomplete",
+            self.table.name
+        );
+        match self.defect {
+            None => Ok(Row { content: self.start..self.out.len(), key: self.key }),
+            Some(defect) => {
+                self.out.truncate(self.start);
+                Err(defect)
+            }
+        }
+    }
+}
+
+/// Where a [`Field`] puts its value.
+#[derive(Debug)]
+pub struct Cell<'a> {
+    column: &'a Column,
+    out: &'a mut Vec<u8>,
+    null: bool,
+    defect: Option<Reject>,
+}
+
+impl Cell<'_> {
+    fn bytes(&mut self, kind_fits: bool, bytes: &[u8]) {
+        assert!(kind_fits, "column {} is {:?}", self.column.name, self.column.kind);
+        self.null = false;
+        self.out.extend_from_slice(bytes);
+    }
+}
+
+/// A value that a column can hold.
+pub trait Field {
+    /// Writes the value; leaving `cell` untouched makes the column null.
+    fn write(&self, cell: &mut Cell<'_>);
+}
+
+impl<T: Field + ?Sized> Field for &T {
+    fn write(&self, cell: &mut Cell<'_>) {
+        (**self).write(cell);
+    }
+}
+
+impl<T: Field> Field for Option<T> {
+    fn write(&self, cell: &mut Cell<'_>) {
+        if let Some(value) = self {
+            value.write(cell);
+        }
+    }
+}
+
+impl Field for str {
+    fn write(&self, cell: &mut Cell<'_>) {
+        if self.as_bytes().contains(&0) {
+            let detail = "PostgreSQL's text holds no NUL character";
+            cell.defect = Some(Reject::field(Reason::NulCharacter, cell.column.field, detail));
+        }
+        cell.bytes(cell.column.kind == ColumnType::Text, self.as_bytes());
+    }
+}
+
+impl Field for String {
+    fn write(&self, cell: &mut Cell<'_>) {
+        self.as_str().write(cell);
+    }
+}
+
+impl Field for bool {
+    fn write(&self, cell: &mut Cell<'_>) {
+        cell.bytes(cell.column.kind == ColumnType::Bool, &[u8::from(*self)]);
+    }
+}
+
+impl Field for i32 {
+    fn write(&self, cell: &mut Cell<'_>) {
+        cell.bytes(cell.column.kind == ColumnType::Int4, &self.to_be_bytes());
+    }
+}
+
+impl Field for i64 {
+    fn write(&self, cell: &mut Cell<'_>) {
+        cell.bytes(cell.column.kind == ColumnType::Int8, &self.to_be_bytes());
+    }
+}
+
+impl Field for Timestamp {
+    fn write(&self, cell: &mut Cell<'_>) {
+        let micros = self.unix_micros() - POSTGRES_EPOCH_SECONDS * 1_000_000;
+        cell.bytes(cell.column.kind == ColumnType::Timestamptz, &micros.to_be_bytes());
+    }
+}
+
+impl Field for Amount {
+    fn write(&self, cell: &mut Cell<'_>) {
+        Decimal { unscaled: self.cents(), scale: 2 }.write(cell);
+    }
+}
+
+/// `unscaled` / 10^`scale`, for a numeric column of that scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decimal {
+    /// The value without its point.
+    pub unscaled: i64,
+    /// Digits behind the point.
+    pub scale: u8,
+}
+
+impl Field for Decimal {
+    /// PostgreSQL's numeric: digits of base 10,000 around the point, without
+    /// leading or trailing zeros, and the display scale.
+    fn write(&self, cell: &mut Cell<'_>) {
+        let ColumnType::Numeric { precision, scale } = cell.column.kind else {
+            panic!("column {} is {:?}", cell.column.name, cell.column.kind);
+        };
+        assert_eq!(scale, self.scale, "scale of column {}", cell.column.name);
+        if self.unscaled.unsigned_abs() >= 10_u64.pow(u32::from(precision)) {
+            let detail = "more digits than the column has";
+            cell.defect = Some(Reject::field(Reason::InvalidField, cell.column.field, detail));
+        }
+        // Whole groups of four digits behind the point.
+        let groups_behind = u32::from(scale).div_ceil(4);
+        let padding = groups_behind * 4 - u32::from(scale);
+        let mut rest = u128::from(self.unscaled.unsigned_abs()) * 10_u128.pow(padding);
+        let mut groups = [0_i16; 10];
+        let mut count = 0;
+        while rest > 0 {
+            groups[count] = i16::try_from(rest % 10_000).unwrap_or_default();
+            rest /= 10_000;
+            count += 1;
+        }
+        let trailing = groups[..count].iter().take_while(|group| **group == 0).count();
+        let digits = &groups[trailing..count];
+        let weight =
+            if digits.is_empty() { 0 } else { count as i64 - i64::from(groups_behind) - 1 };
+        let sign: u16 = if self.unscaled < 0 { 0x4000 } else { 0 };
+        let mut bytes = [0_u8; 28];
+        bytes[0..2].copy_from_slice(&(digits.len() as u16).to_be_bytes());
+        bytes[2..4].copy_from_slice(&(weight as i16).to_be_bytes());
+        bytes[4..6].copy_from_slice(&sign.to_be_bytes());
+        bytes[6..8].copy_from_slice(&u16::from(scale).to_be_bytes());
+        for (index, group) in digits.iter().rev().enumerate() {
+            bytes[8 + index * 2..10 + index * 2].copy_from_slice(&group.to_be_bytes());
+        }
+        cell.bytes(true, &bytes[..8 + digits.len() * 2]);
+    }
+}

@@ -1,0 +1,100 @@
+//! The one place that says what a server's code means and what to do about it.
+
+use crate::error::{Error, Kind};
+
+/// What a code means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// What to do with the work at hand.
+    pub kind: Kind,
+    /// What a person can do.
+    pub remedy: &'static str,
+}
+
+const fn verdict(kind: Kind, remedy: &'static str) -> Verdict {
+    Verdict { kind, remedy }
+}
+
+/// What a SQLSTATE means for a loader.
+pub fn of_sqlstate(code: &str) -> Verdict {
+    use Kind::{Data, Fatal, Transient};
+    match code {
+        "28P01" | "28000" => verdict(Fatal, "check DB_USER and DB_PASSWORD"),
+        "3D000" => verdict(Fatal, "check DB_NAME, or create the database"),
+        "3F000" | "42P01" | "42703" | "42704" | "42883" => {
+            verdict(Fatal, "the schema is not this version's: run lambda-db-setup")
+        }
+        "42501" => verdict(Fatal, "the role lacks a grant: run lambda-db-setup"),
+        "23502" => {
+            verdict(Fatal, "a column without a default was made not null: give it a default")
+        }
+        "25006" => verdict(Transient, "the server is read-only: check that this is the primary"),
+        "53100" => verdict(Transient, "the disk is full: make room on the database server"),
+        "53200" => verdict(Transient, "the server is out of memory"),
+        "53300" => {
+            verdict(Transient, "too many connections: raise max_connections or lower the pool")
+        }
+        "55P03" => verdict(Transient, "a lock is held for long: look at pg_stat_activity"),
+        "57014" => verdict(Transient, "a timeout cancelled the statement: check statement_timeout"),
+        "57P01" | "57P02" | "57P03" => verdict(Transient, "the server is starting or stopping"),
+        _ => match code.get(..2).unwrap_or_default() {
+            "08" => verdict(Transient, "check the network between here and the server"),
+            "22" | "23" => {
+                verdict(Data, "a record breaks a rule of the table: see the dead letters")
+            }
+            "40" => verdict(Transient, "concurrent transactions collided"),
+            "53" => verdict(Transient, "the server lacks a resource"),
+            "55" | "57" | "58" => verdict(Transient, "look at the database server's log"),
+            "P0" => verdict(Data, "a trigger refuses the record: see the dead letters"),
+            _ => verdict(Fatal, "look at the database server's log"),
+        },
+    }
+}
+
+#[cfg(feature = "postgres")]
+pub use self::of_postgres::{connecting, postgres};
+
+#[cfg(feature = "postgres")]
+mod of_postgres {
+    use super::{Error, Kind, Verdict, of_sqlstate};
+    use crate::error::Server;
+    use crate::postgres::config::DatabaseConfig;
+
+    /// An error met while doing `what` ("store a batch").
+    ///
+    /// The server's detail and context hold values of rows, so only its code,
+    /// message and the constraint's or column's name are kept.
+    pub fn postgres(error: tokio_postgres::Error, what: &'static str) -> Error {
+        let Some(db) = error.as_db_error() else {
+            return Error::Unreachable { server: Server::Postgres, source: Box::new(error) };
+        };
+        let code = db.code().code().to_owned();
+        let Verdict { kind, remedy } = of_sqlstate(&code);
+        let cause = format!("{} (SQLSTATE {code})", db.message());
+        match kind {
+            Kind::Data => Error::Refused {
+                code,
+                object: db.constraint().or(db.column()).unwrap_or_default().to_owned(),
+                source: cause.into(),
+            },
+            Kind::Transient | Kind::Fenced => {
+                Error::Temporary { server: Server::Postgres, what, remedy, source: cause.into() }
+            }
+            Kind::Fatal => Error::Misconfigured {
+                what: format!("PostgreSQL cannot {what}"),
+                remedy: remedy.into(),
+                source: Some(cause.into()),
+            },
+        }
+    }
+
+    /// An error met while connecting.
+    pub fn connecting(error: tokio_postgres::Error, config: &DatabaseConfig) -> Error {
+        match postgres(error, "let us log in") {
+            Error::Misconfigured { what, remedy, source } => {
+                Error::Misconfigured { what: format!("{what} at {config}"), remedy, source }
+            }
+            other => other,
+        }
+    }
+}

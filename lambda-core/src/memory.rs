@@ -54,6 +54,8 @@ pub struct StoredCorrection {
     pub before: StoredRow,
     /// The row after.
     pub after: StoredRow,
+    /// The commit that made the correction.
+    pub written_xid: i64,
 }
 
 /// Everything a [`MemorySink`] holds.
@@ -217,8 +219,8 @@ impl Contents {
                 ),
             });
             self.rows.insert(key.clone(), after.clone());
-            let (key, before) = (key.clone(), before.clone());
-            self.corrections.push(StoredCorrection { key, before, after });
+            let (key, before, written_xid) = (key.clone(), before.clone(), self.commits);
+            self.corrections.push(StoredCorrection { key, before, after, written_xid });
         }
     }
 

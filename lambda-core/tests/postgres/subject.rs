@@ -17,14 +17,14 @@ use lambda_core::testing::sink::Subject;
 use tokio_postgres::Row;
 
 /// The sink on a database with the table of samples.
-pub struct Postgres {
-    pub sink: PostgresSink,
-    pub client: Connection,
+pub(crate) struct Postgres {
+    pub(crate) sink: PostgresSink,
+    pub(crate) client: Connection,
 }
 
 impl Postgres {
     /// Creates the table of samples in a migrated database.
-    pub async fn new(config: &DatabaseConfig, connections: u32) -> Self {
+    pub(crate) async fn new(config: &DatabaseConfig, connections: u32) -> Self {
         let client = connect(config, "test").await.expect("a connection");
         client.batch_execute(SAMPLE_DDL).await.expect("the table of samples");
         let sink = PostgresSink::connect(config.clone(), &SAMPLES, "sink", connections, None)
@@ -54,7 +54,7 @@ impl Subject for Postgres {
 }
 
 /// Everything in the database.
-pub async fn contents(client: &tokio_postgres::Client) -> Result<Contents, tokio_postgres::Error> {
+async fn contents(client: &tokio_postgres::Client) -> Result<Contents, tokio_postgres::Error> {
     let mut contents = Contents::default();
     let sql = "select job_id, id, (extract(epoch from as_of) * 1000000)::bigint from batch_jobs";
     let jobs: BTreeMap<String, JobRef> = client
@@ -88,7 +88,7 @@ async fn corrections(
 ) -> Result<Vec<StoredCorrection>, tokio_postgres::Error> {
     let side = |side: &str| {
         format!(
-            "select c.key, r.*, (r.amount * 100)::bigint as cents from corrections c, \
+            "select c.key, c.written_xid as corrected_xid, r.*, (r.amount * 100)::bigint as cents from corrections c, \
              jsonb_populate_record(null::samples, c.{side}) r order by c.id"
         )
     };
@@ -100,6 +100,7 @@ async fn corrections(
             key: before.get::<_, String>("key").into_bytes(),
             before: stored_row(before, jobs),
             after: stored_row(after, jobs),
+            written_xid: after.get("corrected_xid"),
         })
         .collect())
 }

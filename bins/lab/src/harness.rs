@@ -38,7 +38,7 @@ use crate::servers::postgres::Collation;
 use crate::servers::{Database, Kafka, Servers};
 
 /// How long a test may take before it counts as hung.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// What a test needs to be there before it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,7 +234,7 @@ impl Context {
     /// When PostgreSQL cannot be started, or refuses.
     pub async fn database(&self) -> Result<Database, Failure> {
         let postgres = self.shared.servers.postgres().await?;
-        self.keep(postgres.database(Collation::Default).await?)
+        Ok(self.keep(postgres.database(Collation::Default).await?))
     }
 
     /// As [`Context::database`], with text ordered by ICU's `en-US`.
@@ -243,7 +243,7 @@ impl Context {
     /// As for [`Context::database`].
     pub async fn icu_database(&self) -> Result<Database, Failure> {
         let postgres = self.shared.servers.postgres().await?;
-        self.keep(postgres.database(Collation::Icu).await?)
+        Ok(self.keep(postgres.database(Collation::Icu).await?))
     }
 
     /// A fresh database without a schema.
@@ -252,7 +252,7 @@ impl Context {
     /// As for [`Context::database`].
     pub async fn empty_database(&self) -> Result<Database, Failure> {
         let postgres = self.shared.servers.postgres().await?;
-        self.keep(postgres.empty_database().await?)
+        Ok(self.keep(postgres.empty_database().await?))
     }
 
     /// Where Kafka is, for `bootstrap.servers`.
@@ -288,9 +288,9 @@ impl Context {
         Program::new(path, self.shared.servers.scratch())
     }
 
-    fn keep(&self, database: Database) -> Result<Database, Failure> {
+    fn keep(&self, database: Database) -> Database {
         self.used().databases.push(database.clone());
-        Ok(database)
+        database
     }
 
     fn used(&self) -> std::sync::MutexGuard<'_, Used> {

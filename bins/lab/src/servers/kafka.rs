@@ -97,7 +97,7 @@ impl Kafka {
             .with_env_var("KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR", "1")
             .with_env_var("KAFKA_TRANSACTION_STATE_LOG_MIN_ISR", "1")
             .with_label(docker::OWNER, docker::owner())
-            .with_startup_timeout(Duration::from_secs(120))
+            .with_startup_timeout(Duration::from_mins(2))
             .start()
             .await?;
         let port = container.get_host_port_ipv4(KAFKA_PORT).await?;

@@ -12,6 +12,8 @@ mod lanes;
 pub mod migrate;
 mod probe;
 mod raw;
+pub mod restore;
+pub mod roles;
 mod session;
 pub mod sink;
 mod statements;

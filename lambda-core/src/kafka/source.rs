@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::delivery::batcher::Limits;
-use crate::error::Error;
+use crate::error::{Error, Server};
 use crate::kafka::config::KafkaConfig;
 use crate::kafka::poll::Poller;
 use crate::kafka::position::StartAt;
@@ -48,11 +48,24 @@ impl<R: Record> KafkaSource<R> {
     /// # Errors
     /// `Temporary` when the machine gives no thread; everything else is told by
     /// [`Source::next`].
-    pub fn open(config: KafkaConfig, options: SourceOptions) -> std::io::Result<Self> {
+    pub fn open(config: KafkaConfig, options: SourceOptions) -> Result<Self, Error> {
         let shared = Arc::new(Shared::new(options.limits));
         let poller = Poller { config, start: options.start, shared: Arc::clone(&shared) };
-        let thread = thread::Builder::new().name("kafka-poll".into()).spawn(|| poller.run())?;
+        let thread = thread::Builder::new()
+            .name("kafka-poll".into())
+            .spawn(|| poller.run())
+            .map_err(|error| Error::Temporary {
+                server: Server::Kafka,
+                what: "be polled",
+                remedy: "the machine gives no more threads: raise its limits",
+                source: Box::new(error),
+            })?;
         Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// `<cluster id>/<topic>`, once the topic was found.
+    pub fn name(&self) -> Option<String> {
+        self.shared.lock().source.clone()
     }
 
     /// Leaves the group, so that others take over at once instead of after a
@@ -73,7 +86,7 @@ impl<R: Record> KafkaSource<R> {
             News::Revoked(partitions) => return Event::Revoked(partitions),
             News::Granted(granted) => granted,
         };
-        let source = self.shared.lock().source.clone().unwrap_or_default();
+        let source = self.name().unwrap_or_default();
         let grant = |(partition, first_position)| Grant {
             name: LaneName {
                 pipeline: R::TABLE.name.to_owned(),

@@ -26,6 +26,8 @@
 //! ```
 
 pub mod args;
+pub mod loading;
+pub mod operate;
 
 use std::any::Any;
 use std::fmt;

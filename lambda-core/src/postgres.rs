@@ -8,7 +8,9 @@ pub mod connect;
 mod copy;
 mod dead_letters;
 mod evict;
+pub mod jobs;
 mod lanes;
+pub mod lease;
 pub mod migrate;
 mod probe;
 mod raw;
@@ -19,4 +21,5 @@ mod supersede;
 
 pub use self::config::DatabaseConfig;
 pub use self::connect::{Connection, connect};
+pub use self::jobs::{Job, Jobs};
 pub use self::sink::PostgresSink;

@@ -1,24 +1,61 @@
 //! The platform's own record: a financial transaction.
 
 pub mod amount;
+mod draft;
+pub mod id;
+pub mod kind;
+pub mod risk;
+
 pub mod time;
+mod wire;
 
-use serde::Deserialize;
+pub use self::amount::Amount;
+pub use self::id::{AccountId, TransactionId};
+pub use self::kind::TransactionType;
+pub use self::risk::RiskScore;
+pub use self::time::Timestamp;
+pub use self::wire::CSV_HEADER;
 
-use crate::dead_letter::{Reason, Reject};
+use self::draft::{Checked, Draft};
+use crate::dead_letter::Reject;
+use crate::decode::csv::CsvFields;
 use crate::record::{Column, ColumnType, Record, RowWriter, Table};
-use amount::Amount;
-use time::Timestamp;
+
+/// A value is not what a field expects; the text says what that is, never what
+/// was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected {0}")]
+pub struct Expected(pub(crate) &'static str);
+
+/// A financial transaction.
+///
+/// It serialises to, and deserialises from, the JSON object of the topic, by
+/// `serde_json` only: its numbers are exact decimals, which other formats lack.
+/// An empty text counts as null, since a CSV row cannot tell them apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transaction {
+    /// Its id, unique for good.
+    pub transaction_id: TransactionId,
+    /// Whose account it moves; also the message's key.
+    pub account_id: AccountId,
+    /// What it does.
+    pub transaction_type: TransactionType,
+    /// How much, in cents.
+    pub amount: Amount,
+    /// When it took place.
+    pub timestamp: Timestamp,
+    /// What the merchant deals in, an open set.
+    pub merchant_category: Option<String>,
+    /// Where it took place.
+    pub location: Option<String>,
+    /// Whether the card was there.
+    pub card_present: Option<bool>,
+    /// How risky it is, from 0 to 1.
+    pub risk_score: Option<RiskScore>,
+}
 
 const fn text(name: &'static str) -> Column {
     Column::new(name, ColumnType::Text)
-}
-
-/// A financial transaction.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Transaction {
-    /// Opaque id, 1 to 64 bytes.
-    pub transaction_id: String,
 }
 
 impl Record for Transaction {
@@ -39,6 +76,16 @@ impl Record for Transaction {
     };
 
     fn write(&self, row: &mut RowWriter<'_>) {
-        row.put(&self.transaction_id);
+        Checked::of(self).write(row);
+    }
+
+    fn decode_json(json: &str, row: &mut RowWriter<'_>) -> Result<(), Reject> {
+        Draft::of_json(json)?.check()?.write(row);
+        Ok(())
+    }
+
+    fn decode_csv(fields: &CsvFields<'_>, row: &mut RowWriter<'_>) -> Result<(), Reject> {
+        Draft::of_csv(fields).check()?.write(row);
+        Ok(())
     }
 }

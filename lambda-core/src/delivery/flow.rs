@@ -130,7 +130,7 @@ impl<S: Source> Flow<S> {
             Ok(Event::Granted(grants)) => self.take(Input::Granted(grants)).await,
             Ok(Event::Batch(batch)) => self.take(Input::Batch(batch)).await,
             Ok(Event::Revoked(partitions)) => self.take(Input::Revoked(partitions)).await,
-            Ok(Event::End) => self.take(Input::Stop).await,
+            Ok(Event::End) => self.take(Input::End).await,
             Err(error) if error.kind() == Kind::Transient && !is_interrupted(&error) => {
                 let delay = self.backoff.next_delay();
                 tracing::warn!(error = error.chain(), retry_in = ?delay, "the source stalls");

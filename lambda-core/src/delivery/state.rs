@@ -42,7 +42,9 @@ pub enum Input {
     Check,
     /// What is stored of the lanes asked for.
     Stored(Vec<Progress>),
-    /// The source has nothing more, or somebody asked to stop.
+    /// The source has nothing more.
+    End,
+    /// Somebody asked to stop.
     Stop,
 }
 
@@ -93,9 +95,20 @@ pub struct State {
     refusals: Refusals,
     /// Its commit failed and is to be tried again.
     waiting: bool,
-    stopping: bool,
+    phase: Phase,
     /// The drain's last commit is in flight.
     draining: bool,
+}
+
+/// Whether there is more to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// The source has ended: what is at hand is stored, for as long as it takes.
+    Ending,
+    /// Somebody waits for the process to end: what cannot be stored at once is
+    /// left to the next one.
+    Stopping,
 }
 
 /// Failures in a row of the piece being committed.
@@ -118,14 +131,14 @@ impl State {
             failures: Failures::default(),
             refusals: Refusals::default(),
             waiting: false,
-            stopping: false,
+            phase: Phase::Running,
             draining: false,
         }
     }
 
     /// Whether a batch may be taken from the source: none is at hand.
     pub fn wants_events(&self) -> bool {
-        self.pieces.is_empty() && !self.stopping
+        self.pieces.is_empty() && self.phase == Phase::Running
     }
 
     /// Takes one input and tells what to do, in order.
@@ -143,12 +156,16 @@ impl State {
             Input::Retry => self.commit_next(),
             Input::Check => self.check(),
             Input::Stored(stored) => self.compare(&stored),
+            Input::End => {
+                self.phase = Phase::Ending;
+                self.commit_next()
+            }
             Input::Stop => self.stop(),
         }
     }
 
     fn stop(&mut self) -> Vec<Action> {
-        self.stopping = true;
+        self.phase = Phase::Stopping;
         // One more try at once for a batch that waits for its next one.
         if self.pieces.is_empty() || self.waiting { self.commit_next() } else { Vec::new() }
     }
@@ -187,7 +204,7 @@ impl State {
         self.waiting = false;
         match self.pieces.front() {
             Some(piece) => vec![Action::Commit(Arc::clone(piece), self.durability())],
-            None if self.stopping => self.drain(),
+            None if self.phase != Phase::Running => self.drain(),
             None => Vec::new(),
         }
     }
@@ -200,7 +217,7 @@ impl State {
         let mut actions = vec![Action::ResetWaits];
         let recovered = mem::take(&mut self.failures).any;
         if let Some(piece) = self.pieces.pop_front() {
-            self.refusals.note(piece.entries().len() as u64, false);
+            self.refusals.note(piece.rows_count() as u64, false);
         }
         for progress in &committed.stored {
             if let Some(lane) = self.lanes.get_mut(&progress.name.partition)
@@ -214,7 +231,7 @@ impl State {
                 lane.started.as_ref().filter(|started| started.lane == *fenced).cloned()
             });
             match held {
-                Some(_) if self.stopping => {}
+                Some(_) if self.phase != Phase::Running => {}
                 Some(progress) => actions.extend(self.let_go(&progress)),
                 // A lane of a batch in flight when it was revoked: nothing to let go of.
                 None if self.authority == Authority::Stream => {}
@@ -269,7 +286,7 @@ impl State {
     }
 
     fn commit_stalled(&mut self, error: Error) -> Vec<Action> {
-        if self.stopping {
+        if self.phase == Phase::Stopping {
             // What was not stored is read again by whoever comes next.
             return vec![Action::Finish(Err(error))];
         }

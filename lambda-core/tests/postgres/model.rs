@@ -20,7 +20,7 @@ use lambda_core::testing::sink::Subject;
 use crate::subject::Postgres;
 
 const WRITERS: i32 = 8;
-const ROUNDS: usize = 30;
+const ROUNDS: usize = 20;
 const COMMITS_A_ROUND: usize = 5;
 /// Each record of a batch has a lane of its own, so that the lane's counts tell
 /// its outcome.

@@ -1,0 +1,160 @@
+//! The one parser of decimal numbers. The value decides, not the spelling:
+//! `1e2`, `100.00` and `+100` are one number, and none passes through a float.
+
+/// Significant digits that a [`Number`] keeps: enough for any `numeric` of 18 digits.
+const DIGITS_MAX: u32 = 18;
+
+/// Why a text is no such number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NumberError {
+    /// The text does not spell a decimal number.
+    #[error("expected a decimal number")]
+    Syntax,
+    /// Other than zeros stand behind the last decimal allowed.
+    #[error("expected fewer decimals")]
+    Decimals,
+    /// The value has more than 18 digits at the scale asked for.
+    #[error("expected fewer digits")]
+    Range,
+}
+
+/// A decimal number: `mantissa` · 10^`exponent`, without trailing zeros in the
+/// mantissa.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Number {
+    negative: bool,
+    mantissa: u64,
+    exponent: i64,
+    /// Whether other digits than zeros follow the mantissa's.
+    more: bool,
+}
+
+impl Number {
+    /// Reads an optional sign, digits with at most one point, and an optional
+    /// exponent. Takes time in the text's length only, whatever the exponent.
+    ///
+    /// # Errors
+    /// [`NumberError::Syntax`] for anything else, spaces included.
+    pub fn parse(text: &str) -> Result<Self, NumberError> {
+        let bytes = text.as_bytes();
+        let (negative, bytes) = sign(bytes);
+        let mut number = Self { negative, mantissa: 0, exponent: 0, more: false };
+        let mut digits = 0_u32; // kept in the mantissa
+        let mut zeros = 0_u32; // read behind it, and dropped unless a digit follows
+        let mut last = 0_i64; // index of the mantissa's last digit
+        let mut seen = 0_i64;
+        let mut point = None;
+        let mut at = 0;
+        while let Some(byte) = bytes.get(at) {
+            match byte {
+                b'0' => {
+                    zeros = zeros.saturating_add(u32::from(digits > 0));
+                    seen += 1;
+                }
+                b'1'..=b'9' => {
+                    let wanted = digits.saturating_add(zeros).saturating_add(1);
+                    if number.more || wanted > DIGITS_MAX {
+                        number.more = true;
+                    } else {
+                        number.mantissa =
+                            number.mantissa * 10_u64.pow(zeros + 1) + u64::from(byte - b'0');
+                        (digits, zeros, last) = (wanted, 0, seen);
+                    }
+                    seen += 1;
+                }
+                b'.' if point.is_none() => point = Some(seen),
+                _ => break,
+            }
+            at += 1;
+        }
+        if seen == 0 {
+            return Err(NumberError::Syntax);
+        }
+        let exponent = exponent(&bytes[at..])?;
+        if digits > 0 {
+            number.exponent = exponent.saturating_add(point.unwrap_or(seen) - 1 - last);
+        }
+        Ok(number)
+    }
+
+    /// The value times 10^`scale`, exactly.
+    ///
+    /// # Errors
+    /// If the value has more decimals, or 10^18 is reached.
+    pub fn exact(self, scale: u8) -> Result<i64, NumberError> {
+        if self.mantissa == 0 {
+            return Ok(0);
+        }
+        let power = self.exponent.saturating_add(i64::from(scale));
+        if power.saturating_add(i64::from(self.digits())) > i64::from(DIGITS_MAX) {
+            return Err(NumberError::Range);
+        }
+        if self.more || power < 0 {
+            return Err(NumberError::Decimals);
+        }
+        let power = u32::try_from(power).map_err(|_| NumberError::Range)?;
+        Ok(self.signed(self.mantissa * 10_u64.pow(power)))
+    }
+
+    /// The value times 10^`scale`, rounded half away from zero.
+    ///
+    /// # Errors
+    /// If 10^18 is reached.
+    pub fn rounded(self, scale: u8) -> Result<i64, NumberError> {
+        let power = self.exponent.saturating_add(i64::from(scale));
+        if self.mantissa == 0 || power >= 0 {
+            // Digits beyond the mantissa's are here behind eighteen others.
+            return if self.more { Err(NumberError::Range) } else { self.exact(scale) };
+        }
+        let dropped = u32::try_from(power.unsigned_abs()).unwrap_or(u32::MAX);
+        if dropped > self.digits() {
+            return Ok(0);
+        }
+        // What is left of the dropped digits is below one half exactly when the
+        // first of them is below five.
+        let tenths = self.mantissa / 10_u64.pow(dropped - 1);
+        Ok(self.signed(tenths / 10 + u64::from(tenths % 10 >= 5)))
+    }
+
+    /// Whether 0 ≤ value ≤ 1, before any rounding.
+    pub fn is_fraction(self) -> bool {
+        if self.mantissa == 0 {
+            return true;
+        }
+        let above_point = self.exponent.saturating_add(i64::from(self.digits()));
+        let is_one = self.mantissa == 1 && self.exponent == 0;
+        !self.negative && (above_point <= 0 || is_one)
+    }
+
+    fn digits(self) -> u32 {
+        self.mantissa.checked_ilog10().map_or(0, |log| log + 1)
+    }
+
+    fn signed(self, magnitude: u64) -> i64 {
+        let magnitude = magnitude.cast_signed();
+        if self.negative { -magnitude } else { magnitude }
+    }
+}
+
+fn sign(bytes: &[u8]) -> (bool, &[u8]) {
+    match bytes {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        _ => (false, bytes),
+    }
+}
+
+/// The exponent that `rest` spells, saturated; 0 for nothing at all.
+fn exponent(rest: &[u8]) -> Result<i64, NumberError> {
+    let [b'e' | b'E', rest @ ..] = rest else {
+        return if rest.is_empty() { Ok(0) } else { Err(NumberError::Syntax) };
+    };
+    let (negative, digits) = sign(rest);
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(NumberError::Syntax);
+    }
+    let value = digits.iter().fold(0_i64, |value, digit| {
+        value.saturating_mul(10).saturating_add(i64::from(digit - b'0'))
+    });
+    Ok(if negative { -value } else { value })
+}

@@ -1,1 +1,193 @@
-//! bins
+//! What every binary of the platform shares: arguments, logging, shutdown and
+//! exit codes. A binary parses its arguments, hands [`run`] a future, and is
+//! done.
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//!
+//! use clap::Parser;
+//! use lambda_bins::args::DatabaseArgs;
+//!
+//! #[derive(Parser)]
+//! struct Args {
+//!     #[command(flatten)]
+//!     database: DatabaseArgs,
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     let args = Args::parse();
+//!     lambda_bins::run("lambda-example", async |shutdown| {
+//!         let database = args.database.config()?;
+//!         lambda_bins::print(format_args!("would connect to {database}"))?;
+//!         shutdown.cancelled().await;
+//!         Ok(())
+//!     })
+//! }
+//! ```
+
+pub mod args;
+pub mod loading;
+pub mod operate;
+
+use std::any::Any;
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use lambda_core::Error;
+use tokio::signal::unix::{SignalKind, signal};
+pub use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Exit code of a program that met something it has no name for.
+const UNEXPECTED: u8 = 1;
+
+/// Exit code of a program that was told to stop and did not wait for its work.
+const INTERRUPTED: i32 = 75;
+
+/// Why a program ends without having done its work.
+#[derive(Debug)]
+pub enum Failure {
+    /// An error of the platform, which knows its exit code and remedy.
+    Platform(Error),
+    /// Something else, while doing what `what` says ("write the summary").
+    Unexpected {
+        /// What was being done.
+        what: String,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Failure {
+    /// A failure while doing `what` that the platform's errors have no name for.
+    pub fn unexpected(
+        what: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Unexpected { what: what.into(), source: source.into() }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Platform(error) => error.exit_code(),
+            Self::Unexpected { .. } => UNEXPECTED,
+        }
+    }
+
+    fn chain(&self) -> String {
+        match self {
+            Self::Platform(error) => error.chain(),
+            Self::Unexpected { what, source } => format!("cannot {what}: {source}"),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Platform(error)
+    }
+}
+
+/// Runs a program: logging to standard error, a token that is cancelled by
+/// SIGTERM or SIGINT, and an exit code by what went wrong (0, 1, 65, 69, 75 or
+/// 78), told once. A second signal ends the process at once.
+pub fn run<W>(name: &'static str, work: W) -> ExitCode
+where
+    W: AsyncFnOnce(CancellationToken) -> Result<(), Failure>,
+{
+    let outcome = logging().map_err(Failure::from).and_then(|()| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::unexpected("start the runtime", error))?;
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            runtime.block_on(async { work(shutdown_on_signal()?).await })
+        }));
+        // What still blocks a thread (a read from a terminal) must not hold the exit up.
+        runtime.shutdown_background();
+        outcome.unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Not by the log, whose level may be off: this one line is always seen.
+            let _ = writeln!(io::stderr(), "{name}: {}", failure.chain());
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// Writes a line to standard output. A reader that has gone away is no error.
+///
+/// # Errors
+/// [`Failure::Unexpected`] when the line could not be written.
+pub fn print(line: impl fmt::Display) -> Result<(), Failure> {
+    match writeln!(io::stdout().lock(), "{line}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::unexpected("write to standard output", error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn logging() -> Result<(), Error> {
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(directives) if !directives.is_empty() => {
+            EnvFilter::try_new(directives).map_err(|error| {
+                setting("RUST_LOG", "write it as level or target=level", Some(error.into()))
+            })?
+        }
+        _ => EnvFilter::new("info"),
+    };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let installed = match std::env::var("LOG_FORMAT").as_deref() {
+        Ok("json") => log.json().flatten_event(true).try_init(),
+        Ok("pretty" | "") | Err(_) => log.with_ansi(io::stderr().is_terminal()).try_init(),
+        Ok(_) => return Err(setting("LOG_FORMAT", "set it to json or pretty", None)),
+    };
+    installed.map_err(|error| setting("the log", "install one subscriber only", Some(error)))
+}
+
+fn setting(name: &str, remedy: &str, source: Option<lambda_core::error::Source>) -> Error {
+    Error::Misconfigured {
+        what: format!("{name} cannot be used as it is set"),
+        remedy: remedy.into(),
+        source,
+    }
+}
+
+fn shutdown_on_signal() -> Result<CancellationToken, Failure> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| Failure::unexpected("listen for signals to stop", error))
+    };
+    let (mut terminate, mut interrupt) =
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let shutdown = CancellationToken::new();
+    let cancelled = shutdown.clone();
+    tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            }
+        };
+        let name = next().await;
+        tracing::info!(signal = name, "stopping; a second signal ends the process at once");
+        cancelled.cancel();
+        let name = next().await;
+        tracing::warn!(signal = name, "ended without finishing; the next run takes over");
+        std::process::exit(INTERRUPTED);
+    });
+    Ok(shutdown)
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Failure {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic".into());
+    Failure::unexpected("go on; this is a defect, please report it", text)
+}

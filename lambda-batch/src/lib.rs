@@ -1,1 +1,25 @@
-//! lambda-batch
+//! The batch layer: CSV files into PostgreSQL, resumable and exactly once, with
+//! one job for each content.
+//!
+//! [`run::load`] goes over files ([`input`]): each is opened once ([`content`]),
+//! planned in one pass ([`plan`], on the record borders that [`frame`] finds),
+//! and stored by workers that take its chunks from one queue ([`chunk`]). The
+//! job, its lease and its lanes are [`lambda_core::postgres::jobs`]'s.
+
+mod archive;
+pub mod chunk;
+pub mod config;
+pub mod content;
+mod dry_run;
+pub mod frame;
+pub mod input;
+mod load;
+pub mod plan;
+mod rejects;
+pub mod report;
+pub mod run;
+pub mod tally;
+
+pub use self::config::Options;
+pub use self::report::{FileReport, Outcome};
+pub use self::run::{Target, check, load};

@@ -141,6 +141,11 @@ impl Batch {
         &self.entries
     }
 
+    /// How many entries are rows.
+    pub fn rows_count(&self) -> usize {
+        self.entries.iter().filter(|entry| matches!(entry.body, Body::Row { .. })).count()
+    }
+
     /// An entry's bytes as read.
     pub fn payload(&self, entry: &Entry) -> &[u8] {
         entry.payload.of(&self.raw)

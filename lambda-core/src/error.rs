@@ -74,6 +74,12 @@ pub enum Error {
         #[source]
         source: Source,
     },
+    /// Others kept inserting the ids of this batch: commit its halves.
+    #[error("others kept inserting ids of this batch, tried {tries} times")]
+    Contended {
+        /// How often it was tried.
+        tries: u32,
+    },
     /// A lane or a job is held by somebody else.
     #[error("{what} is held by somebody else")]
     Fenced {
@@ -116,9 +122,10 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Refused { .. } | Self::Input { .. } => Kind::Data,
-            Self::Unreachable { .. } | Self::Temporary { .. } | Self::Interrupted { .. } => {
-                Kind::Transient
-            }
+            Self::Unreachable { .. }
+            | Self::Temporary { .. }
+            | Self::Contended { .. }
+            | Self::Interrupted { .. } => Kind::Transient,
             Self::Fenced { .. } => Kind::Fenced,
             Self::Misconfigured { .. } => Kind::Fatal,
         }
@@ -139,7 +146,10 @@ impl Error {
         match self {
             Self::Refused { .. } | Self::Input { .. } => 65,
             Self::Unreachable { .. } => 69,
-            Self::Temporary { .. } | Self::Fenced { .. } | Self::Interrupted { .. } => 75,
+            Self::Temporary { .. }
+            | Self::Contended { .. }
+            | Self::Fenced { .. }
+            | Self::Interrupted { .. } => 75,
             Self::Misconfigured { .. } => 78,
         }
     }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::error::{Error, Kind};
+
 /// A job as an authority: later `as_of` counts more, then the higher number.
 /// Neither ever changes (R4a).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +65,22 @@ impl fmt::Display for Status {
     }
 }
 
+/// One chunk of a job's content: a lane of its own, planned once and stored with
+/// the job (R19).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// Its first byte: that of its first record.
+    pub start: i64,
+    /// The byte behind its last one: the next chunk's start, or the content's end.
+    pub end: i64,
+    /// The line on which its first record begins, counted from 1.
+    pub first_line: i64,
+    /// Records in it.
+    pub records: i64,
+    /// SHA-256 of its bytes.
+    pub digest: [u8; 32],
+}
+
 /// A job as a run finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
@@ -70,6 +88,8 @@ pub struct Found {
     pub status: Status,
     /// Whether its lease has not ended yet, by the database's clock.
     pub leased: bool,
+    /// Whether this run holds it: the answer to its own start was lost.
+    pub mine: bool,
 }
 
 /// What a run does with a job that it finds.
@@ -87,7 +107,110 @@ pub enum Start {
 pub fn start(found: Found) -> Start {
     match found {
         Found { status: Status::Completed, .. } => Start::AlreadyCompleted,
-        Found { status: Status::Running, leased: true } => Start::WaitForLease,
+        Found { status: Status::Running, leased: true, mine: false } => Start::WaitForLease,
         Found { .. } => Start::TakeOver,
+    }
+}
+
+/// How an attempt at a job ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// Every chunk is stored.
+    Completed,
+    /// It was stopped, or something around it failed for a while: the next run
+    /// goes on.
+    Pending {
+        /// What stopped it, unless somebody asked for it.
+        error: Option<String>,
+    },
+    /// It was stopped by what a person must look at.
+    Failed {
+        /// What that is.
+        error: String,
+    },
+    /// Another attempt has the job: nothing of it may be touched.
+    Fenced,
+}
+
+/// Decides how an attempt ends that was stopped with `result` (R22, R23).
+pub fn end(result: &Result<(), Error>) -> End {
+    match result {
+        Ok(()) => End::Completed,
+        Err(Error::Interrupted { .. }) => End::Pending { error: None },
+        Err(error) => match error.kind() {
+            Kind::Fenced => End::Fenced,
+            Kind::Transient => End::Pending { error: Some(error.chain()) },
+            Kind::Data | Kind::Fatal => End::Failed { error: error.chain() },
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Server;
+
+    #[test]
+    fn what_a_run_does_with_a_job_is_this_table() {
+        use Start::{AlreadyCompleted, TakeOver, WaitForLease};
+        use Status::{Completed, Failed, Pending, Running};
+        let table = [
+            // status, leased, mine
+            (Pending, false, false, TakeOver),
+            (Pending, false, true, TakeOver),
+            (Pending, true, false, TakeOver),
+            (Pending, true, true, TakeOver),
+            (Running, false, false, TakeOver),
+            (Running, false, true, TakeOver),
+            (Running, true, false, WaitForLease),
+            (Running, true, true, TakeOver),
+            (Completed, false, false, AlreadyCompleted),
+            (Completed, false, true, AlreadyCompleted),
+            (Completed, true, false, AlreadyCompleted),
+            (Completed, true, true, AlreadyCompleted),
+            (Failed, false, false, TakeOver),
+            (Failed, false, true, TakeOver),
+            (Failed, true, false, TakeOver),
+            (Failed, true, true, TakeOver),
+        ];
+        for (status, leased, mine, expected) in table {
+            let found = Found { status, leased, mine };
+            assert_eq!(start(found), expected, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn how_an_attempt_ends_is_decided_by_the_meaning_of_its_error() {
+        let text = |text: &str| text.to_owned();
+        let lost = || Error::Unreachable { server: Server::Postgres, source: "gone".into() };
+        let table = [
+            (Ok(()), End::Completed),
+            (Err(Error::Interrupted { what: text("stopped") }), End::Pending { error: None }),
+            (Err(lost()), End::Pending { error: Some(lost().chain()) }),
+            (Err(Error::Fenced { what: text("job") }), End::Fenced),
+            (Err(Error::Input { what: text("bad") }), End::Failed { error: text("bad") }),
+            (
+                Err(Error::misconfigured("no grant", "set up")),
+                End::Failed { error: text("no grant; set up") },
+            ),
+        ];
+        for (result, expected) in table {
+            assert_eq!(end(&result), expected, "{result:?}");
+        }
+    }
+
+    #[test]
+    fn every_status_is_read_back_as_it_was_stored() {
+        for status in [Status::Pending, Status::Running, Status::Completed, Status::Failed] {
+            assert_eq!(Status::parse(status.as_str()), Some(status));
+        }
+        assert_eq!(Status::parse("started"), None);
+    }
+
+    #[test]
+    fn a_job_is_named_by_its_number_with_at_least_five_digits() {
+        assert_eq!(job_id(1), "BAT00001");
+        assert_eq!(job_id(99_999), "BAT99999");
+        assert_eq!(job_id(100_000), "BAT100000");
     }
 }

@@ -20,6 +20,7 @@ pub mod postgres;
 pub mod progress;
 pub mod record;
 pub mod remedy;
+pub mod resolve;
 pub mod sink;
 pub mod source;
 #[cfg(feature = "testing")]

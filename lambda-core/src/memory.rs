@@ -1,1 +1,281 @@
-//! The sink in memory.
+//! [`Sink`] in memory: for tests of sources and flows, and as the plainest form
+//! of the protocol. Everything is as durable as the process.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use crate::batch::{Batch, Body};
+use crate::dead_letter::Reject;
+use crate::error::Error;
+use crate::outcome::Authority;
+use crate::progress::{ClaimId, Counts, LaneId, LaneName, Progress, Sums};
+use crate::record::checksum::{Checksum, displacement, ownership};
+use crate::resolve::{Keys, Resolution, StandingRow};
+use crate::sink::{ClaimRequest, Committed, Durability, Sink};
+
+/// A row as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRow {
+    /// All fields (see [`crate::record::row`]).
+    pub content: Vec<u8>,
+    /// Who wrote it last.
+    pub authority: Authority,
+    /// Where its content was read.
+    pub lane: LaneId,
+    /// Where in the lane.
+    pub position: i64,
+    /// Of content, lane and position.
+    pub checksum: Checksum,
+    /// The commit that inserted it.
+    pub written_xid: i64,
+}
+
+/// A dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredDeadLetter {
+    /// Where it was read.
+    pub lane: LaneId,
+    /// Where in the lane.
+    pub position: i64,
+    /// Its bytes as read.
+    pub payload: Vec<u8>,
+    /// Why.
+    pub reject: Reject,
+}
+
+/// A correction: a row as it was, and as it became.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredCorrection {
+    /// The row's key.
+    pub key: Vec<u8>,
+    /// The row before.
+    pub before: StoredRow,
+    /// The row after.
+    pub after: StoredRow,
+    /// The commit that made the correction.
+    pub written_xid: i64,
+}
+
+/// Everything a [`MemorySink`] holds.
+#[derive(Debug, Clone, Default)]
+pub struct Contents {
+    /// Rows by key.
+    pub rows: BTreeMap<Vec<u8>, StoredRow>,
+    /// Dead letters by lane and position.
+    pub dead_letters: BTreeMap<(LaneId, i64), StoredDeadLetter>,
+    /// Corrections in the order of their commits.
+    pub corrections: Vec<StoredCorrection>,
+    /// Progress by lane.
+    pub lanes: BTreeMap<LaneId, Progress>,
+    names: HashMap<LaneName, LaneId>,
+    commits: i64,
+}
+
+/// Keeps everything in memory.
+#[derive(Debug, Default)]
+pub struct MemorySink {
+    contents: Mutex<Contents>,
+}
+
+impl MemorySink {
+    /// An empty sink.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A copy of everything stored.
+    pub fn contents(&self) -> Contents {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Sink for MemorySink {
+    async fn claim(&self, request: &ClaimRequest) -> Result<Progress, Error> {
+        let mut contents = self.lock();
+        let next = LaneId(i32::try_from(contents.names.len() + 1).unwrap_or(i32::MAX));
+        let lane = *contents.names.entry(request.name.clone()).or_insert(next);
+        let progress = contents.lanes.entry(lane).or_insert_with(|| Progress {
+            lane,
+            name: request.name.clone(),
+            position: request.first_position,
+            end_position: None,
+            claim: None,
+            counts: Counts::default(),
+            sums: Sums::default(),
+            last: None,
+        });
+        progress.claim = Some(ClaimId::random());
+        Ok(progress.clone())
+    }
+
+    async fn commit(&self, batch: &Batch, _: Durability) -> Result<Committed, Error> {
+        let mut contents = self.lock();
+        let fenced: Vec<LaneId> = batch
+            .spans()
+            .iter()
+            .filter(|span| {
+                let lane = contents.lanes.get(&span.lane);
+                lane.is_none_or(|lane| lane.claim != Some(span.claim) || lane.position != span.from)
+            })
+            .map(|span| span.lane)
+            .collect();
+        let batch = batch.retain(|span| !fenced.contains(&span.lane));
+        Ok(Committed { stored: contents.store(&batch), fenced })
+    }
+
+    async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
+        let contents = self.lock();
+        Ok(lanes.iter().filter_map(|lane| contents.lanes.get(lane).cloned()).collect())
+    }
+}
+
+impl Contents {
+    fn store(&mut self, batch: &Batch) -> Vec<Progress> {
+        let keys = Keys::of(batch);
+        let taken: Vec<(Vec<u8>, StoredRow)> = keys
+            .distinct()
+            .filter_map(|key| Some((key.to_vec(), self.rows.get(key)?.clone())))
+            .collect();
+        let standing: Vec<StandingRow<'_>> = taken
+            .iter()
+            .map(|(key, row)| StandingRow { key, content: &row.content, authority: row.authority })
+            .collect();
+        let resolution = keys.resolve(&standing);
+        self.commits += 1;
+        let mut sums = vec![Sums::default(); batch.spans().len()];
+        self.insert(batch, &resolution, &mut sums);
+        self.supersede(batch, &resolution, &taken, &mut sums);
+        self.reject(batch, &resolution);
+        let spans = batch.spans().iter().enumerate();
+        spans
+            .filter_map(|(index, span)| {
+                let lane = self.lanes.get_mut(&span.lane)?;
+                lane.position = span.to;
+                lane.counts += resolution.counts[index];
+                lane.sums.add(sums[index]);
+                lane.last = span.last.or(lane.last);
+                Some(lane.clone())
+            })
+            .collect()
+    }
+
+    fn row(&self, batch: &Batch, index: usize, written_xid: i64) -> Option<(Vec<u8>, StoredRow)> {
+        let entry = &batch.entries()[index];
+        let Body::Row { content, key } = &entry.body else { return None };
+        let lane = batch.span(entry).lane;
+        let content = batch.row(*content).to_vec();
+        let checksum = Checksum::of(&content, lane, entry.position);
+        let (authority, position) = (batch.authority, entry.position);
+        let row = StoredRow { content, authority, lane, position, checksum, written_xid };
+        Some((batch.row(*key).to_vec(), row))
+    }
+
+    fn insert(&mut self, batch: &Batch, resolution: &Resolution, sums: &mut [Sums]) {
+        for index in &resolution.inserts {
+            let Some((key, row)) = self.row(batch, *index, self.commits) else { continue };
+            sums[batch.entries()[*index].span as usize].add(Sums {
+                written: row.checksum.0,
+                owned: owned(&row),
+                displaced: 0,
+            });
+            self.rows.insert(key, row);
+        }
+    }
+
+    fn supersede(
+        &mut self,
+        batch: &Batch,
+        resolution: &Resolution,
+        taken: &[(Vec<u8>, StoredRow)],
+        sums: &mut [Sums],
+    ) {
+        for change in &resolution.confirms {
+            let (key, before) = &taken[change.row];
+            let after = StoredRow { authority: batch.authority, ..before.clone() };
+            let owned = owned(&after).wrapping_sub(owned(before));
+            sums[batch.entries()[change.entry].span as usize]
+                .add(Sums { owned, ..Sums::default() });
+            self.rows.insert(key.clone(), after);
+        }
+        for change in &resolution.corrections {
+            let (key, before) = &taken[change.row];
+            let Some((_, after)) = self.row(batch, change.entry, before.written_xid) else {
+                continue;
+            };
+            let (job_before, job) = (job_id(before), job_id(&after).unwrap_or_default());
+            sums[batch.entries()[change.entry].span as usize].add(Sums {
+                written: after.checksum.0,
+                owned: owned(&after).wrapping_sub(owned(before)),
+                displaced: displacement(
+                    (before.checksum, job_before.as_deref(), before.written_xid),
+                    (after.checksum, &job, self.commits),
+                ),
+            });
+            self.rows.insert(key.clone(), after.clone());
+            let (key, before, written_xid) = (key.clone(), before.clone(), self.commits);
+            self.corrections.push(StoredCorrection { key, before, after, written_xid });
+        }
+    }
+
+    fn reject(&mut self, batch: &Batch, resolution: &Resolution) {
+        for (index, reject) in &resolution.dead_letters {
+            let entry = &batch.entries()[*index];
+            let lane = batch.span(entry).lane;
+            let payload = batch.payload(entry).to_vec();
+            let (position, reject) = (entry.position, reject.clone());
+            let letter = StoredDeadLetter { lane, position, payload, reject };
+            self.dead_letters.insert((lane, position), letter);
+        }
+    }
+}
+
+fn job_id(row: &StoredRow) -> Option<String> {
+    row.authority.job().map(|job| job.job_id())
+}
+
+fn owned(row: &StoredRow) -> i64 {
+    ownership(row.checksum, job_id(row).as_deref(), row.written_xid)
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::*;
+    use crate::job::JobRef;
+    use crate::testing::sink::{CASES, Subject};
+
+    struct Memory {
+        sink: MemorySink,
+        jobs: std::sync::atomic::AtomicI64,
+    }
+
+    #[async_trait]
+    impl Subject for Memory {
+        fn sink(&self) -> &dyn Sink {
+            &self.sink
+        }
+
+        async fn job(&self, as_of_micros: i64) -> JobRef {
+            let number = self.jobs.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+            JobRef { as_of_micros, number }
+        }
+
+        async fn contents(&self) -> Contents {
+            self.sink.contents()
+        }
+    }
+
+    #[tokio::test]
+    async fn the_sink_in_memory_conforms() {
+        for (_, case) in CASES {
+            let subject = Memory { sink: MemorySink::new(), jobs: 0.into() };
+            case(&subject).await;
+        }
+    }
+}

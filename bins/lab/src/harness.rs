@@ -1,0 +1,316 @@
+//! A test harness for promises that only real servers can show.
+//!
+//! A test binary with `harness = false` consists of one `main`:
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//!
+//! fn main() -> ExitCode {
+//!     lambda_lab::harness::main(|suite| {
+//!         suite.postgres("a new database is empty", async |context| {
+//!             let connection = context.database().await?.connect().await?;
+//!             let row = connection.query_one("select count(*) from transactions", &[]).await?;
+//!             assert_eq!(row.get::<_, i64>(0), 0);
+//!             Ok(())
+//!         });
+//!     })
+//! }
+//! ```
+//!
+//! Servers are started when the first selected test needs them, once for the
+//! binary. A test that needs what this machine has not got is reported as
+//! ignored, never as passed.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use tokio::runtime::Runtime;
+
+use crate::Failure;
+use crate::processes::Program;
+use crate::servers::postgres::Collation;
+use crate::servers::{Database, Kafka, Servers};
+
+/// How long a test may take before it counts as hung.
+const DEADLINE: Duration = Duration::from_mins(1);
+
+/// What a test needs to be there before it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    Nothing,
+    Postgres,
+    Kafka,
+    RealKafka,
+}
+
+/// What all tests of a binary share.
+struct Shared {
+    servers: Servers,
+    runtime: Runtime,
+}
+
+/// Collects tests. Each has a name that reads as a promise and a body
+/// `async |context| { …; Ok(()) }`; a panic and an error are failures, and so is
+/// not being done within the deadline.
+pub struct Suite {
+    shared: Arc<Shared>,
+    deadline: Duration,
+    trials: Vec<Trial>,
+}
+
+impl Suite {
+    /// Tests added from here on may take this many seconds instead of 60.
+    pub fn deadline(&mut self, seconds: u64) {
+        self.deadline = Duration::from_secs(seconds);
+    }
+
+    /// A test that needs no server, or starts what it needs by itself.
+    pub fn plain<B>(&mut self, name: &str, body: B)
+    where
+        B: AsyncFnOnce(Context) -> Result<(), Failure> + Send + 'static,
+    {
+        self.add(Need::Nothing, name, body);
+    }
+
+    /// A test that needs PostgreSQL.
+    pub fn postgres<B>(&mut self, name: &str, body: B)
+    where
+        B: AsyncFnOnce(Context) -> Result<(), Failure> + Send + 'static,
+    {
+        self.add(Need::Postgres, name, body);
+    }
+
+    /// A test that needs Kafka or something that speaks like it; it may ask for a
+    /// database too.
+    pub fn kafka<B>(&mut self, name: &str, body: B)
+    where
+        B: AsyncFnOnce(Context) -> Result<(), Failure> + Send + 'static,
+    {
+        self.add(Need::Kafka, name, body);
+    }
+
+    /// A test that needs a real Kafka broker; ignored where there is none.
+    pub fn real_kafka<B>(&mut self, name: &str, body: B)
+    where
+        B: AsyncFnOnce(Context) -> Result<(), Failure> + Send + 'static,
+    {
+        self.add(Need::RealKafka, name, body);
+    }
+
+    fn add<B>(&mut self, need: Need, name: &str, body: B)
+    where
+        B: AsyncFnOnce(Context) -> Result<(), Failure> + Send + 'static,
+    {
+        let shared = Arc::clone(&self.shared);
+        let deadline = self.deadline;
+        let thread_name = name.to_owned();
+        self.trials.push(Trial::ignorable_test(name, move || {
+            if let Some(reason) = shared.runtime.block_on(prepare(&shared.servers, need))? {
+                return Ok(Completion::ignored_with(reason));
+            }
+            run(&shared, thread_name, deadline, body)?;
+            Ok(Completion::Completed)
+        }));
+    }
+}
+
+/// Runs the tests that `define` adds, as the command line selects them.
+pub fn main(define: impl FnOnce(&mut Suite)) -> ExitCode {
+    let arguments = Arguments::from_args();
+    let shared = match start() {
+        Ok(shared) => Arc::new(shared),
+        Err(error) => {
+            tracing::error!("{}", crate::chain(&*error));
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut suite = Suite { shared: Arc::clone(&shared), deadline: DEADLINE, trials: Vec::new() };
+    define(&mut suite);
+    let conclusion = libtest_mimic::run(&arguments, suite.trials);
+    drop(suite.shared);
+    end(shared);
+    conclusion.exit_code()
+}
+
+fn start() -> Result<Shared, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    Ok(Shared { servers: Servers::new()?, runtime })
+}
+
+/// Ends the servers. A test that hangs may still hold them: they then go with
+/// the process, by their guard.
+fn end(shared: Arc<Shared>) {
+    shared.runtime.block_on(shared.servers.close());
+    if let Some(Shared { servers, runtime }) = Arc::into_inner(shared) {
+        let _inside = runtime.enter();
+        drop(servers);
+    }
+}
+
+/// Starts what a test needs; `Some` says why it must be ignored.
+async fn prepare(servers: &Servers, need: Need) -> Result<Option<&'static str>, Failed> {
+    let prepared = async {
+        match need {
+            Need::Nothing => {}
+            Need::Postgres => {
+                servers.postgres().await?;
+            }
+            Need::Kafka => {
+                servers.kafka().await?;
+            }
+            Need::RealKafka => {
+                if !Kafka::real_is_available().await? {
+                    return Ok(Some("needs a real Kafka broker, and no Docker engine answers"));
+                }
+                servers.kafka().await?;
+            }
+        }
+        Ok(None)
+    };
+    prepared.await.map_err(|error: Failure| Failed::from(crate::chain(&*error)))
+}
+
+/// Runs a body on a thread of its own, so that the deadline also holds for one
+/// that blocks.
+fn run<B>(shared: &Arc<Shared>, name: String, deadline: Duration, body: B) -> Result<(), Failed>
+where
+    B: AsyncFnOnce(Context) -> Result<(), Failure> + Send + 'static,
+{
+    let (tell, told) = mpsc::channel();
+    let inside = Arc::clone(shared);
+    let spawned = thread::Builder::new().name(name).spawn(move || {
+        let context = Context { shared: inside, used: Arc::default() };
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            context.shared.runtime.block_on(body(context.clone()))
+        }));
+        context.shared.runtime.block_on(context.clean_up());
+        let outcome = match outcome {
+            Ok(outcome) => outcome.map_err(|error| crate::chain(&*error)),
+            Err(panic) => Err(panic_text(&*panic)),
+        };
+        drop(context);
+        let _ = tell.send(outcome);
+    });
+    spawned.map_err(|error| Failed::from(format!("cannot start the test's thread: {error}")))?;
+    match told.recv_timeout(deadline) {
+        Ok(outcome) => outcome.map_err(Failed::from),
+        Err(_) => Err(format!("not done within {} s", deadline.as_secs()).into()),
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "panicked".into())
+}
+
+/// What a test can ask for. Everything it gets is its own and goes away with it.
+#[derive(Clone)]
+pub struct Context {
+    shared: Arc<Shared>,
+    used: Arc<Mutex<Used>>,
+}
+
+/// What must be cleaned up after a test.
+#[derive(Default)]
+struct Used {
+    databases: Vec<Database>,
+    topics: Vec<String>,
+    folders: Vec<PathBuf>,
+}
+
+impl Context {
+    /// A fresh database with the current schema.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be started, or refuses.
+    pub async fn database(&self) -> Result<Database, Failure> {
+        let postgres = self.shared.servers.postgres().await?;
+        Ok(self.keep(postgres.database(Collation::Default).await?))
+    }
+
+    /// As [`Context::database`], with text ordered by ICU's `en-US`.
+    ///
+    /// # Errors
+    /// As for [`Context::database`].
+    pub async fn icu_database(&self) -> Result<Database, Failure> {
+        let postgres = self.shared.servers.postgres().await?;
+        Ok(self.keep(postgres.database(Collation::Icu).await?))
+    }
+
+    /// A fresh database without a schema.
+    ///
+    /// # Errors
+    /// As for [`Context::database`].
+    pub async fn empty_database(&self) -> Result<Database, Failure> {
+        let postgres = self.shared.servers.postgres().await?;
+        Ok(self.keep(postgres.empty_database().await?))
+    }
+
+    /// Where Kafka is, for `bootstrap.servers`.
+    ///
+    /// # Errors
+    /// When Kafka cannot be started.
+    pub async fn bootstrap(&self) -> Result<String, Failure> {
+        Ok(self.shared.servers.kafka().await?.bootstrap().to_owned())
+    }
+
+    /// A new topic with a name of its own, which begins with `prefix`.
+    ///
+    /// # Errors
+    /// When Kafka cannot be started, or refuses.
+    pub async fn topic(&self, prefix: &str, partitions: i32) -> Result<String, Failure> {
+        let topic = self.shared.servers.kafka().await?.topic(prefix, partitions).await?;
+        self.used().topics.push(topic.clone());
+        Ok(topic)
+    }
+
+    /// A new empty folder.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn folder(&self) -> Result<PathBuf, Failure> {
+        let folder = self.shared.servers.scratch().folder("test")?;
+        self.used().folders.push(folder.clone());
+        Ok(folder)
+    }
+
+    /// A program to start, whose environment names nothing yet.
+    pub fn program(&self, path: impl Into<PathBuf>) -> Program {
+        Program::new(path, self.shared.servers.scratch())
+    }
+
+    fn keep(&self, database: Database) -> Database {
+        self.used().databases.push(database.clone());
+        database
+    }
+
+    fn used(&self) -> std::sync::MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn clean_up(&self) {
+        let used = std::mem::take(&mut *self.used());
+        for database in used.databases {
+            if let Err(error) = database.drop().await {
+                tracing::warn!("cannot drop a test's database: {error}");
+            }
+        }
+        if !used.topics.is_empty()
+            && let Ok(kafka) = self.shared.servers.kafka().await
+        {
+            kafka.close(&used.topics).await;
+        }
+        for folder in used.folders {
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Whether a Docker engine answers, and whose its containers are.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use testcontainers_modules::testcontainers::bollard::Docker;
+use testcontainers_modules::testcontainers::bollard::query_parameters::{
+    ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+};
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use crate::Failure;
+
+/// The label that names a container's owner: host and process.
+pub const OWNER: &str = "lambda-lab.owner";
+
+/// When set to 1, a missing Docker engine is an error, never a reason to make do.
+pub const REQUIRE: &str = "LAMBDA_TEST_REQUIRE_DOCKER";
+
+/// Whether a missing Docker engine is an error.
+pub fn required() -> bool {
+    std::env::var(REQUIRE).is_ok_and(|value| value == "1")
+}
+
+/// Whether a Docker engine answers. The first call also removes containers of
+/// ours whose process is gone.
+///
+/// # Errors
+/// When none answers although [`REQUIRE`] is set.
+pub async fn available() -> Result<bool, Failure> {
+    static ENGINE: OnceCell<bool> = OnceCell::const_new();
+    let found = *ENGINE
+        .get_or_init(async || match engine().await {
+            Some(engine) => {
+                remove_stale(&engine).await;
+                true
+            }
+            None => false,
+        })
+        .await;
+    if !found && required() {
+        return Err(format!("{REQUIRE}=1, but no Docker engine answers").into());
+    }
+    Ok(found)
+}
+
+async fn engine() -> Option<Docker> {
+    let engine = Docker::connect_with_defaults().ok()?;
+    timeout(Duration::from_secs(5), engine.ping()).await.ok()?.ok()?;
+    Some(engine)
+}
+
+/// This process as the owner of a container.
+pub fn owner() -> String {
+    format!("{}.{}", host(), std::process::id())
+}
+
+/// The label of this process's containers, as a filter.
+pub fn owner_label() -> String {
+    format!("{OWNER}={}", owner())
+}
+
+/// This machine's name: an engine may be shared with others.
+pub fn host() -> String {
+    fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
+}
+
+/// Whether the process that an owner's label names is still there. Other hosts'
+/// processes are taken to be.
+fn alive(owner: &str) -> bool {
+    match owner.strip_prefix(&format!("{}.", host())) {
+        Some(pid) => Path::new("/proc").join(pid).exists(),
+        None => true,
+    }
+}
+
+async fn remove_stale(engine: &Docker) {
+    let filters = HashMap::from([("label", vec![OWNER])]);
+    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+    for container in engine.list_containers(Some(options)).await.unwrap_or_default() {
+        let labels = container.labels.unwrap_or_default();
+        let stale = labels.get(OWNER).is_some_and(|owner| !alive(owner));
+        if let (true, Some(id)) = (stale, container.id) {
+            tracing::info!(container = id, "removing a container whose owner is gone");
+            let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+            let _ = engine.remove_container(&id, Some(options)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_alive_as_long_as_its_process() {
+        assert!(alive(&owner()));
+        assert!(!alive(&format!("{}.4194999", host())));
+        assert!(alive("another-host.1"));
+    }
+}

@@ -1,0 +1,268 @@
+//! One PostgreSQL server and any number of databases on it.
+
+use std::env;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use lambda_core::postgres::connect::{Connection, connect};
+use lambda_core::postgres::{DatabaseConfig, migrate};
+use testcontainers_modules::postgres::Postgres as Image;
+use testcontainers_modules::testcontainers::runners::AsyncRunner;
+use testcontainers_modules::testcontainers::{ContainerAsync, ImageExt};
+use tokio::sync::OnceCell;
+
+use crate::Failure;
+use crate::servers::docker;
+use crate::servers::local_postgres::LocalPostgres;
+use crate::servers::login::Login;
+use crate::servers::scratch::Scratch;
+
+/// A server to use instead of starting one; its role must be able to create
+/// databases and roles.
+pub const URL: &str = "LAMBDA_TEST_DATABASE_URL";
+
+/// Prefix of the databases made here.
+const PREFIX: &str = "lambda_lab";
+
+/// A server, and how to get fresh databases from it.
+#[derive(Debug)]
+pub struct Postgres {
+    admin: Login,
+    template: OnceCell<String>,
+    icu_template: OnceCell<String>,
+    names: AtomicU32,
+    server: Server,
+}
+
+#[derive(Debug)]
+enum Server {
+    Given,
+    Container(#[expect(dead_code, reason = "held until it is dropped")] Box<ContainerAsync<Image>>),
+    Local(#[expect(dead_code, reason = "held until it is dropped")] LocalPostgres),
+}
+
+/// How text is compared in a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Collation {
+    /// As the server's templates do it.
+    Default,
+    /// By ICU's `en-US`: an order that differs from the bytes'.
+    Icu,
+}
+
+impl Postgres {
+    /// The server of the environment; a container where a Docker engine answers;
+    /// else a local one.
+    ///
+    /// # Errors
+    /// When none of them can be used.
+    pub async fn start(scratch: &Arc<Scratch>) -> Result<Self, Failure> {
+        if let Ok(url) = env::var(URL) {
+            let admin = Login::from_url(&url)?;
+            let given = Self::of(admin, Server::Given);
+            given.drop_stale().await?;
+            return Ok(given);
+        }
+        if docker::available().await? {
+            return Self::container(scratch).await;
+        }
+        Self::local(scratch).await
+    }
+
+    /// A local server, whatever else there is.
+    ///
+    /// # Errors
+    /// As for [`LocalPostgres::start`].
+    pub async fn local(scratch: &Arc<Scratch>) -> Result<Self, Failure> {
+        let server = LocalPostgres::start(scratch).await?;
+        Ok(Self::of(server.admin().clone(), Server::Local(server)))
+    }
+
+    async fn container(scratch: &Arc<Scratch>) -> Result<Self, Failure> {
+        scratch.watch_containers()?;
+        let container = Image::default()
+            .with_tag("17")
+            // The module's own command turns fsync off.
+            .with_cmd(["postgres", "-c", "fsync=on", "-c", "max_connections=200"])
+            .with_label(docker::OWNER, docker::owner())
+            .start()
+            .await?;
+        let host = container.get_host().await?.to_string();
+        let port = container.get_host_port_ipv4(5432).await?;
+        let postgres = || "postgres".to_owned();
+        let admin =
+            Login { host, port, database: postgres(), user: postgres(), password: postgres() };
+        Ok(Self::of(admin, Server::Container(Box::new(container))))
+    }
+
+    fn of(admin: Login, server: Server) -> Self {
+        Self {
+            admin,
+            template: OnceCell::new(),
+            icu_template: OnceCell::new(),
+            names: AtomicU32::new(0),
+            server,
+        }
+    }
+
+    /// The server's maintenance database, as whoever may create databases.
+    pub fn admin(&self) -> &Login {
+        &self.admin
+    }
+
+    /// A fresh database with the current schema.
+    ///
+    /// # Errors
+    /// When the server refuses, or a migration fails.
+    pub async fn database(&self, collation: Collation) -> Result<Database, Failure> {
+        let cell = match collation {
+            Collation::Default => &self.template,
+            Collation::Icu => &self.icu_template,
+        };
+        let template = cell.get_or_try_init(async || self.template(collation).await).await?;
+        self.create(&format!("template \"{template}\"")).await
+    }
+
+    /// A fresh database without anything in it.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn empty_database(&self) -> Result<Database, Failure> {
+        self.create("template template0").await
+    }
+
+    async fn template(&self, collation: Collation) -> Result<String, Failure> {
+        let database = match collation {
+            Collation::Default => self.create("template template0").await?,
+            Collation::Icu => {
+                self.create("template template0 locale_provider icu icu_locale 'en-US'").await?
+            }
+        };
+        migrate::migrate(database.config()).await?;
+        Ok(database.login.database)
+    }
+
+    async fn create(&self, options: &str) -> Result<Database, Failure> {
+        let number = self.names.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{PREFIX}_{}_{number}", owner());
+        let sql = format!("create database \"{name}\" {options}");
+        let connection = connect(&self.admin.config(), "lab").await?;
+        let mut tries = 0;
+        while let Err(error) = connection.batch_execute(&sql).await {
+            tries += 1;
+            // A connection to the template that was just closed may still be seen.
+            let busy = error.code().is_some_and(|code| code.code() == "55006");
+            if !busy || tries > 20 {
+                return Err(error.into());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let login = self.admin.with_database(&name);
+        Ok(Database { admin: self.admin.clone(), config: login.config(), login })
+    }
+
+    /// Drops databases of processes that are gone, and those of this process:
+    /// a given server stays when we end.
+    async fn drop_stale(&self) -> Result<(), Failure> {
+        let connection = connect(&self.admin.config(), "lab").await?;
+        let pattern = format!("{}\\_%", PREFIX.replace('_', "\\_"));
+        let rows = connection
+            .query("select datname::text from pg_database where datname like $1", &[&pattern])
+            .await?;
+        for row in rows {
+            let name: String = row.get(0);
+            if is_stale(&name) {
+                drop_database(&connection, &name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops what a given server would keep: the templates.
+    pub async fn close(&self) {
+        let Server::Given = self.server else { return };
+        let Ok(connection) = connect(&self.admin.config(), "lab").await else { return };
+        for template in [&self.template, &self.icu_template] {
+            if let Some(name) = template.get() {
+                let _ = drop_database(&connection, name).await;
+            }
+        }
+    }
+}
+
+/// A database of its own for one test.
+#[derive(Debug, Clone)]
+pub struct Database {
+    admin: Login,
+    login: Login,
+    config: DatabaseConfig,
+}
+
+impl Database {
+    /// Where it is, and its owner.
+    pub fn login(&self) -> &Login {
+        &self.login
+    }
+
+    /// How to connect, as its owner.
+    pub fn config(&self) -> &DatabaseConfig {
+        &self.config
+    }
+
+    /// The variables by which a program finds it, as its owner.
+    pub fn environment(&self) -> [(&'static str, String); 5] {
+        self.login.environment()
+    }
+
+    /// A connection, as its owner.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn connect(&self) -> Result<Connection, Failure> {
+        Ok(connect(&self.config, "lab").await?)
+    }
+
+    /// Drops it, whoever is connected.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn drop(self) -> Result<(), Failure> {
+        let connection = connect(&self.admin.config(), "lab").await?;
+        drop_database(&connection, &self.login.database).await
+    }
+}
+
+async fn drop_database(connection: &Connection, name: &str) -> Result<(), Failure> {
+    connection.batch_execute(&format!("drop database if exists \"{name}\" with (force)")).await?;
+    Ok(())
+}
+
+/// Host and process in a database's name: letters and digits only.
+fn owner() -> String {
+    let mut host = docker::host().to_lowercase();
+    host.retain(|character| character.is_ascii_alphanumeric());
+    host.truncate(20);
+    format!("{host}_{}", std::process::id())
+}
+
+fn is_stale(name: &str) -> bool {
+    let mut parts = name.rsplit('_').skip(1);
+    let (Some(pid), Some(host)) = (parts.next(), parts.next()) else { return false };
+    let ours = owner().split('_').next() == Some(host);
+    ours && !std::path::Path::new("/proc").join(pid).exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_is_stale_when_its_process_is_gone() {
+        let mine = format!("{PREFIX}_{}_7", owner());
+        let host = owner().split('_').next().map(str::to_owned).unwrap_or_default();
+        assert!(!is_stale(&mine));
+        assert!(is_stale(&format!("{PREFIX}_{host}_4194999_7")));
+        assert!(!is_stale(&format!("{PREFIX}_elsewhere_4194999_7")));
+    }
+}

@@ -1,0 +1,238 @@
+//! Groups of arguments that binaries share, each with its environment variable.
+//! Secrets come from the environment or a file, never from a flag, which every
+//! user of the machine could read.
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use lambda_core::Error;
+use lambda_core::postgres::DatabaseConfig;
+
+/// Which database, as whom. `DATABASE_URL` beats all of it.
+#[derive(Debug, Clone, Args)]
+#[expect(clippy::struct_field_names, reason = "clap makes the flags and variables of these names")]
+#[command(next_help_heading = "Database (password: DB_PASSWORD; or all of it: DATABASE_URL)")]
+pub struct DatabaseArgs {
+    /// Host name or address
+    #[arg(long, env, default_value = "localhost", hide_env_values = true)]
+    db_host: String,
+    /// Port
+    #[arg(long, env, default_value_t = 5432, hide_env_values = true)]
+    db_port: u16,
+    /// Name of the database
+    #[arg(long, env, hide_env_values = true)]
+    db_name: Option<String>,
+    /// Role to log in as
+    #[arg(long, env, hide_env_values = true)]
+    db_user: Option<String>,
+    /// File that holds the password
+    #[arg(long, env, hide_env_values = true, value_name = "FILE")]
+    db_password_file: Option<PathBuf>,
+    /// disable or prefer; TLS is not built in
+    #[arg(long, env, default_value = "prefer", hide_env_values = true)]
+    db_sslmode: String,
+}
+
+impl DatabaseArgs {
+    /// The database that arguments and environment name.
+    ///
+    /// # Errors
+    /// `Fatal`: no name or user, an unreadable password file, an unreadable URL,
+    /// or a TLS mode that cannot be kept.
+    pub fn config(&self) -> Result<DatabaseConfig, Error> {
+        self.config_in(|name| env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    /// As [`Self::config`], with the environment given.
+    fn config_in(
+        &self,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<DatabaseConfig, Error> {
+        if let Some(url) = variable("DATABASE_URL") {
+            let mode = url
+                .split_once("sslmode=")
+                .map_or("prefer", |(_, rest)| rest.split(['&', ' ']).next().unwrap_or_default());
+            refuse_tls(mode, "sslmode in DATABASE_URL")?;
+            return DatabaseConfig::from_url(&url);
+        }
+        refuse_tls(&self.db_sslmode, "DB_SSLMODE")?;
+        let name = required(self.db_name.as_deref(), "DB_NAME")?;
+        let user = required(self.db_user.as_deref(), "DB_USER")?;
+        let password = self.password(variable("DB_PASSWORD"))?;
+        Ok(DatabaseConfig::from_parts(&self.db_host, self.db_port, name, user, &password))
+    }
+
+    fn password(&self, variable: Option<String>) -> Result<String, Error> {
+        match (&self.db_password_file, variable) {
+            (Some(path), _) => secret_file(path, "DB_PASSWORD_FILE"),
+            (None, password) => Ok(password.unwrap_or_default()),
+        }
+    }
+}
+
+/// Which topic of which cluster, in which consumer group.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Kafka (more settings as key=value lines: KAFKA_CONFIG)")]
+pub struct KafkaArgs {
+    /// Brokers as host:port, separated by commas
+    #[arg(
+        long,
+        env = "KAFKA_BOOTSTRAP_SERVERS",
+        default_value = "localhost:9092",
+        hide_env_values = true,
+        value_name = "HOST:PORT,…"
+    )]
+    pub bootstrap_servers: String,
+    /// Topic
+    #[arg(long, env = "KAFKA_TOPIC", default_value = "transactions", hide_env_values = true)]
+    pub topic: String,
+    /// Consumer group
+    #[arg(long, env = "KAFKA_GROUP_ID", default_value = "lambda-consumer", hide_env_values = true)]
+    pub group_id: String,
+}
+
+impl KafkaArgs {
+    /// Further librdkafka settings, `key=value` lines. They may hold secrets, so
+    /// they come from the environment only.
+    pub fn extra(&self) -> String {
+        env::var("KAFKA_CONFIG").unwrap_or_default()
+    }
+}
+
+/// How a program prints its summary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Lines for people.
+    Human,
+    /// One JSON object.
+    Json,
+}
+
+/// How a program prints its summary.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct OutputArgs {
+    /// How to print the summary
+    #[arg(long, env = "LAMBDA_OUTPUT", value_enum, default_value = "human", hide_env = true)]
+    pub output: Output,
+}
+
+/// The content of a file that holds one secret, without the line's end that
+/// editors add.
+///
+/// # Errors
+/// `Fatal`, naming `setting`, which named the file.
+pub fn secret_file(path: &std::path::Path, setting: &str) -> Result<String, Error> {
+    let mut secret = fs::read_to_string(path).map_err(|error| Error::Misconfigured {
+        what: format!("cannot read {}", path.display()),
+        remedy: format!("set {setting} to a readable file"),
+        source: Some(Box::new(error)),
+    })?;
+    secret.truncate(secret.trim_end_matches(['\r', '\n']).len());
+    Ok(secret)
+}
+
+fn required<'a>(value: Option<&'a str>, name: &str) -> Result<&'a str, Error> {
+    value.filter(|value| !value.is_empty()).ok_or_else(|| Error::Misconfigured {
+        what: format!("{name} is not set"),
+        remedy: format!("set {name}, or DATABASE_URL"),
+        source: None,
+    })
+}
+
+/// A mode that asks for TLS cannot be kept, and falling back to plain text
+/// silently would betray whoever set it.
+fn refuse_tls(mode: &str, setting: &str) -> Result<(), Error> {
+    if matches!(mode, "disable" | "prefer" | "allow" | "") {
+        return Ok(());
+    }
+    Err(Error::Misconfigured {
+        what: format!("{setting} asks for TLS, which is not built in"),
+        remedy: format!("set {setting} to disable or prefer, on a network you trust"),
+        source: None,
+    })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use std::io::Write;
+
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Example {
+        #[command(flatten)]
+        database: DatabaseArgs,
+        #[command(flatten)]
+        kafka: KafkaArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    }
+
+    fn parse(flags: &[&str]) -> DatabaseArgs {
+        Example::parse_from([&["example"], flags].concat()).database
+    }
+
+    fn nothing(_: &str) -> Option<String> {
+        None
+    }
+
+    #[test]
+    fn help_fits_one_screen_and_offers_no_password_flag() {
+        let help = Example::command().render_help().to_string();
+        assert!(help.lines().count() <= 24, "{help}");
+        assert!(!help.contains("--db-password "), "{help}");
+    }
+
+    #[test]
+    fn the_parts_make_the_database() {
+        let args = parse(&["--db-host", "db", "--db-port", "6000", "--db-name=n", "--db-user=u"]);
+        assert_eq!(args.config_in(nothing).unwrap().to_string(), "db:6000/n");
+    }
+
+    #[test]
+    fn a_database_url_beats_the_parts() {
+        let args = parse(&["--db-host", "db", "--db-name=n", "--db-user=u"]);
+        let config = args
+            .config_in(|name| {
+                (name == "DATABASE_URL").then(|| "postgresql://u:p@other:7000/m".into())
+            })
+            .unwrap();
+        assert_eq!(config.to_string(), "other:7000/m");
+    }
+
+    #[test]
+    fn a_password_file_is_read_without_its_line_end() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b" secret \n").unwrap();
+        let path = file.path().to_str().unwrap();
+        let args = parse(&["--db-password-file", path]);
+        assert_eq!(args.password(Some("other".into())).unwrap(), " secret ");
+    }
+
+    #[test]
+    fn a_missing_name_and_a_missing_file_are_configuration_errors() {
+        let nameless = parse(&["--db-user=u"]).config_in(nothing).unwrap_err();
+        assert_eq!(
+            (nameless.exit_code(), nameless.to_string().as_str()),
+            (78, "DB_NAME is not set")
+        );
+        let args = parse(&["--db-name=n", "--db-user=u", "--db-password-file=/nonexistent"]);
+        assert_eq!(args.config_in(nothing).unwrap_err().exit_code(), 78);
+    }
+
+    #[test]
+    fn tls_that_cannot_be_kept_is_refused() {
+        for mode in ["require", "verify-ca", "verify-full", "nonsense"] {
+            let args = parse(&["--db-name=n", "--db-user=u", "--db-sslmode", mode]);
+            assert_eq!(args.config_in(nothing).unwrap_err().exit_code(), 78, "{mode}");
+            let url =
+                |_: &str| Some(format!("postgresql://u@h/n?sslmode={mode}&connect_timeout=1"));
+            assert_eq!(args.config_in(url).unwrap_err().exit_code(), 78, "{mode}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Loads CSV files into PostgreSQL, each exactly once.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use lambda_batch::{FileReport, Options, Target, input, report};
+use lambda_bins::args::{DatabaseArgs, OutputArgs};
+use lambda_bins::{CancellationToken, Failure, loading};
+use lambda_core::postgres::{Jobs, PostgresSink};
+use lambda_core::transaction::time::Timestamp;
+use lambda_core::{Record, Transaction};
+use tokio::sync::watch;
+
+/// How long a server that is not there yet is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Loads CSV files (also .gz, .zst) into PostgreSQL, each exactly once.
+///
+/// Run it again after whatever happened: it goes on where it was, and a file
+/// that was loaded is not loaded again, whatever its name.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 loaded; 65 refused; 69 no server; 75 run it again; 78 configuration"
+)]
+struct Args {
+    /// Files, folders, patterns, or - for standard input
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<String>,
+    /// Chunks stored at the same time
+    #[arg(long, env = "BATCH_WORKERS", default_value_t = 2, hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..=64))]
+    workers: u16,
+    /// The moment whose truth the files tell [default: now]
+    #[arg(long, env = "BATCH_AS_OF", hide_env_values = true, value_name = "TIME", value_parser = as_of)]
+    as_of: Option<i64>,
+    /// Look through the files only; needs no database
+    #[arg(long)]
+    dry_run: bool,
+    /// Most rejected records of a file [default: any number]
+    #[arg(long, env = "BATCH_MAX_REJECTS", hide_env_values = true, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    max_rejects: Option<i64>,
+    /// Write rejected records here, as CSV
+    #[arg(long, env = "BATCH_REJECTS", hide_env_values = true, value_name = "FILE")]
+    rejects: Option<PathBuf>,
+    /// Move loaded files here
+    #[arg(long, env = "BATCH_ARCHIVE", hide_env_values = true, value_name = "DIR")]
+    archive: Option<PathBuf>,
+    #[command(flatten)]
+    database: DatabaseArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    lambda_bins::run("lambda-csv-batch", async |shutdown| {
+        let reports = load(&args, shutdown).await?;
+        loading::print(&reports, args.output.output)?;
+        report::worst(reports).map_or(Ok(()), |error| Err(error.into()))
+    })
+}
+
+async fn load(args: &Args, shutdown: CancellationToken) -> Result<Vec<FileReport>, Failure> {
+    let inputs = input::resolve(&args.paths)?;
+    let watcher = loading::Watcher::default();
+    let options = Options {
+        workers: usize::from(args.workers),
+        as_of_micros: args.as_of,
+        rejects_max: args.max_rejects,
+        rejects: args.rejects.clone(),
+        archive: args.archive.clone(),
+        watch: Arc::new(move |step| watcher.show(step)),
+        ..Options::default()
+    };
+    let stop = stopping(shutdown);
+    if args.dry_run {
+        return Ok(lambda_batch::check::<Transaction>(&inputs, &options, stop).await?);
+    }
+    if inputs.is_empty() {
+        tracing::info!("there is nothing to load");
+        return Ok(Vec::new());
+    }
+    let database = args.database.config()?;
+    let table = const { &Transaction::TABLE };
+    let connections = u32::from(args.workers);
+    let sink = PostgresSink::connect(database.clone(), table, "batch", connections, Some(PATIENCE));
+    let target = Target { sink: Arc::new(sink.await?), jobs: Jobs::new(database) };
+    Ok(lambda_batch::load::<Transaction>(&inputs, &target, &options, stop).await?)
+}
+
+/// Becomes true when the process is told to stop.
+fn stopping(shutdown: CancellationToken) -> watch::Receiver<bool> {
+    let (stop, stopping) = watch::channel(false);
+    tokio::spawn(async move {
+        shutdown.cancelled().await;
+        stop.send_replace(true);
+    });
+    stopping
+}
+
+fn as_of(text: &str) -> Result<i64, String> {
+    let time = Timestamp::parse(text).map_err(|_| {
+        "write it as 2025-06-19T00:00:00Z, or 2025-06-19 00:00:00 for UTC".to_owned()
+    })?;
+    Ok(time.unix_micros())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn help_fits_one_screen() {
+        let help = Args::command().render_help().to_string();
+        assert!(help.lines().count() <= 40, "{help}");
+    }
+
+    #[test]
+    fn a_moment_is_utc_unless_it_says_otherwise() {
+        assert_eq!(as_of("1970-01-01 00:00:01"), Ok(1_000_000));
+        assert_eq!(as_of("1970-01-01T02:00:01+02:00"), Ok(1_000_000));
+        assert!(as_of("yesterday").is_err());
+    }
+}

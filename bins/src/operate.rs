@@ -1,0 +1,4 @@
+//! The operator's commands, one module each: arguments, a call of the library,
+//! and what is printed of its answer.
+
+pub mod jobs;

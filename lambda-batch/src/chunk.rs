@@ -1,0 +1,291 @@
+//! The chunks of a job as a [`Source`]: workers take them from one queue, read
+//! each whole, verify it against the plan, and decode it while the batch before
+//! is being committed.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use lambda_core::batch::{Batch, Body, Entry, Slice, Span};
+use lambda_core::decode::csv::{CsvDecoder, Header};
+use lambda_core::outcome::Authority;
+use lambda_core::postgres::lease::JobLane;
+use lambda_core::progress::{ClaimId, Progress};
+use lambda_core::source::{Event, Source};
+use lambda_core::{Error, Record};
+use sha2::{Digest, Sha256};
+use tokio::task::JoinHandle;
+
+use crate::content::{Content, Encoding, Reader};
+use crate::frame::{Frame, Framer};
+use crate::tally::Tally;
+
+/// Records of a batch (R24).
+pub const BATCH_ROWS: usize = 20_000;
+
+/// Bytes of encoded rows beyond which a batch takes no further record.
+const BATCH_BYTES: usize = 16 << 20;
+
+/// The chunks of one job that are not stored yet, in the order of the file.
+#[derive(Debug)]
+pub struct Chunks {
+    content: Arc<Content>,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    lanes: VecDeque<JobLane>,
+    /// For a compressed file: the one decompressor, which goes through it once
+    /// (R20). Whoever takes a chunk reads it while the others wait for the queue.
+    decompressor: Option<Reader>,
+}
+
+impl Chunks {
+    /// Those of `lanes` that do not stand at their end.
+    pub fn new(content: Arc<Content>, lanes: &[JobLane]) -> Self {
+        let unfinished = |lane: &&JobLane| lane.progress.position < lane.chunk.end;
+        let lanes = lanes.iter().filter(unfinished).cloned().collect();
+        Self { content, queue: Mutex::new(Queue { lanes, decompressor: None }) }
+    }
+
+    /// Reads and verifies the next chunk.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] if the file is not what was planned.
+    fn take(&self) -> Result<Option<OpenChunk>, Error> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(lane) = queue.lanes.pop_front() else { return Ok(None) };
+        if queue.lanes.is_empty() {
+            self.content.unchanged()?;
+        }
+        let range = lane.chunk.start.cast_unsigned()..lane.chunk.end.cast_unsigned();
+        let bytes = if self.content.encoding() == Encoding::Plain {
+            drop(queue);
+            self.content.read_range(range)?
+        } else {
+            let reader = match &mut queue.decompressor {
+                Some(reader) => reader,
+                none => none.insert(self.content.reader()?),
+            };
+            let bytes = reader.read_range(range)?;
+            drop(queue);
+            bytes.ok_or_else(|| self.content.changed())?
+        };
+        if Sha256::digest(&bytes)[..] != lane.chunk.digest {
+            return Err(self.content.changed());
+        }
+        OpenChunk::new(lane, bytes).map(Some)
+    }
+}
+
+/// A chunk in memory, and how far it was handed out.
+#[derive(Debug)]
+struct OpenChunk {
+    lane: JobLane,
+    claim: ClaimId,
+    bytes: Arc<Vec<u8>>,
+    framer: Framer,
+    /// How many bytes the framer has seen.
+    framed: usize,
+    /// The next record, if there is one.
+    next: Option<Frame>,
+    /// Everything before is in batches.
+    position: i64,
+}
+
+impl OpenChunk {
+    fn new(lane: JobLane, bytes: Vec<u8>) -> Result<Self, Error> {
+        let claim = lane
+            .progress
+            .claim
+            .ok_or_else(|| Error::Fenced { what: lane.progress.lane.to_string() })?;
+        let (start, line) = (lane.chunk.start, lane.chunk.first_line);
+        let mut chunk = Self {
+            claim,
+            bytes: Arc::new(bytes),
+            framer: Framer::resume(start.cast_unsigned(), line.cast_unsigned()),
+            framed: 0,
+            next: None,
+            position: lane.progress.position.max(start),
+            lane,
+        };
+        // What is stored already is framed again for the line numbers only.
+        loop {
+            chunk.next = chunk.frame()?;
+            match chunk.next {
+                Some(frame) if frame.start.cast_signed() < chunk.position => {}
+                _ => return Ok(chunk),
+            }
+        }
+    }
+
+    fn frame(&mut self) -> Result<Option<Frame>, Error> {
+        let mut rest = &self.bytes[self.framed..];
+        let unfinished = !rest.is_empty();
+        let frame = self.framer.next(&mut rest);
+        self.framed = self.bytes.len() - rest.len();
+        let frame = match frame {
+            Ok(None) if unfinished => self.framer.clone().finish(),
+            other => other,
+        };
+        frame.map_err(|too_long| Error::Input { what: too_long.to_string() })
+    }
+
+    fn slice(&self, frame: &Frame) -> std::ops::Range<usize> {
+        let offset = |at: u64| (at.cast_signed() - self.lane.chunk.start) as usize;
+        offset(frame.start)..offset(frame.end)
+    }
+}
+
+/// Turns chunks into batches.
+#[derive(Debug)]
+pub struct Decoding<R> {
+    chunks: Arc<Chunks>,
+    decoder: CsvDecoder<R>,
+    authority: Authority,
+    batch_rows: usize,
+    open: Option<OpenChunk>,
+}
+
+impl<R: Record> Decoding<R> {
+    /// Batches of at most `batch_rows` records ([`BATCH_ROWS`]) of `authority`.
+    pub fn new(
+        chunks: Arc<Chunks>,
+        header: Header,
+        authority: Authority,
+        batch_rows: usize,
+    ) -> Self {
+        Self { chunks, decoder: CsvDecoder::new(header), authority, batch_rows, open: None }
+    }
+
+    /// The next batch: records of one chunk, whose last batch ends where the chunk
+    /// does. Blocks while it reads and decodes.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] if the file is not what was planned.
+    pub fn next_batch(&mut self) -> Result<Option<Batch>, Error> {
+        let mut chunk = match self.open.take() {
+            Some(chunk) => chunk,
+            None => match self.chunks.take()? {
+                Some(chunk) => chunk,
+                None => return Ok(None),
+            },
+        };
+        let batch = self.batch(&mut chunk)?;
+        if chunk.position < chunk.lane.chunk.end {
+            self.open = Some(chunk);
+        }
+        Ok(Some(batch))
+    }
+
+    fn batch(&mut self, chunk: &mut OpenChunk) -> Result<Batch, Error> {
+        let mut entries = Vec::new();
+        let mut rows = Vec::new();
+        while let Some(frame) = chunk.next {
+            if entries.len() >= self.batch_rows || rows.len() >= BATCH_BYTES {
+                break;
+            }
+            entries.push(self.entry(chunk, &frame, &mut rows));
+            chunk.next = chunk.frame()?;
+        }
+        let to = chunk.next.map_or(chunk.lane.chunk.end, |frame| frame.start.cast_signed());
+        let progress = &chunk.lane.progress;
+        let span = Span {
+            lane: progress.lane,
+            partition: progress.name.partition,
+            claim: chunk.claim,
+            from: chunk.position,
+            to,
+            last: None,
+        };
+        chunk.position = to;
+        let raw = Arc::clone(&chunk.bytes);
+        let table = const { &R::TABLE };
+        Ok(Batch::new(self.authority, table, vec![span], entries, raw, Arc::new(rows)))
+    }
+
+    fn entry(&mut self, chunk: &OpenChunk, frame: &Frame, rows: &mut Vec<u8>) -> Entry {
+        let range = chunk.slice(frame);
+        let body = match self.decoder.decode(&chunk.bytes[range.clone()], rows) {
+            Ok(row) => Body::Row { content: Slice::new(row.content), key: Slice::new(row.key) },
+            Err(reject) => Body::Rejected(Box::new(reject)),
+        };
+        Entry {
+            span: 0,
+            position: frame.start.cast_signed(),
+            line: Some(frame.line.cast_signed()),
+            payload: Slice::new(range),
+            message_key: None,
+            body,
+        }
+    }
+}
+
+type Decoded<R> = (Decoding<R>, Result<Option<Batch>, Error>);
+
+/// One worker's share of a job's chunks. Its lanes were claimed when the job was
+/// started, so it grants none.
+pub struct ChunkSource<R> {
+    tally: Arc<Tally>,
+    /// At rest, or moved into `task`; neither: there is nothing more.
+    decoding: Option<Decoding<R>>,
+    task: Option<JoinHandle<Decoded<R>>>,
+}
+
+impl<R> fmt::Debug for ChunkSource<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChunkSource").field("tally", &self.tally).finish_non_exhaustive()
+    }
+}
+
+impl<R: Record> ChunkSource<R> {
+    /// Yields what `decoding` decodes, and tells `tally` what is stored.
+    pub fn new(decoding: Decoding<R>, tally: Arc<Tally>) -> Self {
+        Self { tally, decoding: Some(decoding), task: None }
+    }
+
+    fn decode_ahead(&mut self) {
+        if let Some(mut decoding) = self.decoding.take() {
+            self.task = Some(tokio::task::spawn_blocking(move || {
+                let batch = decoding.next_batch();
+                (decoding, batch)
+            }));
+        }
+    }
+}
+
+#[async_trait]
+impl<R: Record> Source for ChunkSource<R> {
+    async fn next(&mut self) -> Result<Event, Error> {
+        self.tally.within_limit()?;
+        self.decode_ahead();
+        let Some(task) = &mut self.task else { return Ok(Event::End) };
+        let decoded = task.await;
+        self.task = None;
+        let (decoding, batch) = match decoded {
+            Ok(decoded) => decoded,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => return Err(Error::Interrupted { what: "the program ends".into() }),
+        };
+        let Some(batch) = batch? else { return Ok(Event::End) };
+        self.decoding = Some(decoding);
+        self.decode_ahead();
+        Ok(Event::Batch(batch))
+    }
+
+    async fn start(&mut self, _: &Progress) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn stop(&mut self, _: i32) -> Result<(), Error> {
+        // One lane lost means that the job was taken over.
+        (self.decoding, self.task) = (None, None);
+        Ok(())
+    }
+
+    fn stored(&mut self, progress: &[Progress]) {
+        self.tally.stored(progress);
+    }
+}

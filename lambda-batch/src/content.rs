@@ -1,0 +1,429 @@
+//! A file's content: one open descriptor for the whole run, read plainly or
+//! through a decompressor, and a look whether the file was changed meanwhile.
+
+use std::fmt;
+use std::fs::{File, Metadata};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use lambda_core::Error;
+
+use crate::input::{Input, unreadable};
+
+/// How a file's bytes are to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// As they are.
+    Plain,
+    /// gzip, one or more members.
+    Gzip,
+    /// Zstandard, one or more frames.
+    Zstandard,
+}
+
+impl Encoding {
+    /// Told by the first bytes: a file may have any name, and standard input has
+    /// none. No CSV file begins like these.
+    fn of(first: &[u8]) -> Self {
+        match first {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Self::Zstandard,
+            _ => Self::Plain,
+        }
+    }
+
+    fn extension(self) -> Option<&'static str> {
+        match self {
+            Self::Plain => None,
+            Self::Gzip => Some("gz"),
+            Self::Zstandard => Some("zst"),
+        }
+    }
+}
+
+/// What a changed file does not keep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    bytes: u64,
+    modified: SystemTime,
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> io::Result<Self> {
+        Ok(Self { bytes: metadata.len(), modified: metadata.modified()? })
+    }
+}
+
+/// An open file.
+#[derive(Debug)]
+pub struct Content {
+    input: Input,
+    file: Arc<File>,
+    encoding: Encoding,
+    stamp: Stamp,
+}
+
+impl Content {
+    /// Opens an input. Standard input, and anything that can be read only once,
+    /// is first copied to a nameless file in `TMPDIR`.
+    ///
+    /// # Errors
+    /// `Fatal` if it cannot be opened; `Data` if its name promises a compression
+    /// that it does not have.
+    pub fn open(input: &Input) -> Result<Self, Error> {
+        let file = match input {
+            Input::Stdin => spool(&mut io::stdin().lock(), input)?,
+            Input::File(path) => {
+                let mut file = File::open(path).map_err(|error| unreadable(path, error))?;
+                let metadata = file.metadata().map_err(|error| unreadable(path, error))?;
+                if metadata.is_file() { file } else { spool(&mut file, input)? }
+            }
+        };
+        let mut first = [0; 4];
+        let mut look = || {
+            let read = fill(&file, &mut first, 0)?;
+            Ok((Encoding::of(&first[..read]), Stamp::of(&file.metadata()?)?))
+        };
+        let (encoding, stamp) = look().map_err(|error| unusable(input, error))?;
+        refuse_wrong_name(input, encoding)?;
+        Ok(Self { input: input.clone(), file: Arc::new(file), encoding, stamp })
+    }
+
+    /// What was opened.
+    pub fn input(&self) -> &Input {
+        &self.input
+    }
+
+    /// How it is read.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// Bytes of the file as it lies on the disk.
+    pub fn stored_bytes(&self) -> u64 {
+        self.stamp.bytes
+    }
+
+    /// Reads the content from its beginning, decompressed.
+    ///
+    /// # Errors
+    /// As for [`Reader::read`].
+    pub fn reader(&self) -> Result<Reader, Error> {
+        let consumed = Arc::new(AtomicU64::new(0));
+        let disk = Disk { file: Arc::clone(&self.file), consumed: Arc::clone(&consumed) };
+        let bytes: Box<dyn Read + Send> = match self.encoding {
+            Encoding::Plain => Box::new(disk),
+            Encoding::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(
+                BufReader::with_capacity(1 << 16, disk),
+            )),
+            Encoding::Zstandard => {
+                let decoder = zstd::stream::read::Decoder::new(disk);
+                Box::new(decoder.map_err(|error| unusable(&self.input, error))?)
+            }
+        };
+        Ok(Reader { input: self.input.clone(), encoding: self.encoding, bytes, consumed, at: 0 })
+    }
+
+    /// Reads a range of a plain file at once.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] if it has become shorter or cannot be read.
+    pub fn read_range(&self, range: Range<u64>) -> Result<Vec<u8>, Error> {
+        let mut bytes = vec![0; length(&range)];
+        match fill(&self.file, &mut bytes, range.start) {
+            Ok(read) if read == bytes.len() => Ok(bytes),
+            Ok(_) => Err(self.changed()),
+            Err(error) => Err(unusable(&self.input, error)),
+        }
+    }
+
+    /// Looks whether the file is as it was when it was opened (R19).
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] if not.
+    pub fn unchanged(&self) -> Result<(), Error> {
+        let now = self.file.metadata().and_then(|metadata| Stamp::of(&metadata));
+        match now {
+            Ok(now) if now == self.stamp => Ok(()),
+            Ok(_) => Err(self.changed()),
+            Err(error) => Err(unusable(&self.input, error)),
+        }
+    }
+
+    /// The error for a file that is no longer what was planned.
+    pub fn changed(&self) -> Error {
+        Error::Interrupted {
+            what: format!("{} was changed while it was loaded; its job stays open", self.input),
+        }
+    }
+
+    /// Whether `path` still leads to this file, and not to one put in its place.
+    pub fn is_at(&self, path: &Path) -> bool {
+        let same = |there: Metadata, here: Metadata| {
+            (there.dev(), there.ino()) == (here.dev(), here.ino())
+        };
+        match (path.metadata(), self.file.metadata()) {
+            (Ok(there), Ok(here)) => same(there, here),
+            _ => false,
+        }
+    }
+}
+
+/// Reads decompressed content in order.
+pub struct Reader {
+    input: Input,
+    encoding: Encoding,
+    bytes: Box<dyn Read + Send>,
+    consumed: Arc<AtomicU64>,
+    at: u64,
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("input", &self.input).field("at", &self.at).finish()
+    }
+}
+
+impl Reader {
+    /// Reads up to `into.len()` bytes; fewer only at the end, 0 behind it.
+    ///
+    /// # Errors
+    /// `Data` for a compressed file that is truncated or corrupt, with the
+    /// position; [`Error::Interrupted`] if the disk fails.
+    pub fn read(&mut self, into: &mut [u8]) -> Result<usize, Error> {
+        let mut filled = 0;
+        while filled < into.len() {
+            match self.bytes.read(&mut into[filled..]) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.refused(error)),
+            }
+        }
+        self.at += filled as u64;
+        Ok(filled)
+    }
+
+    /// Reads a range that does not lie before what was read already.
+    ///
+    /// # Errors
+    /// As for [`Reader::read`]; `None` if the content ends before the range does.
+    pub fn read_range(&mut self, range: Range<u64>) -> Result<Option<Vec<u8>>, Error> {
+        let mut skipped = vec![0; 1 << 16];
+        while self.at < range.start {
+            let ahead = length(&(self.at..range.start)).min(skipped.len());
+            if self.read(&mut skipped[..ahead])? == 0 {
+                return Ok(None);
+            }
+        }
+        let mut bytes = vec![0; length(&range)];
+        Ok((self.read(&mut bytes)? == bytes.len()).then_some(bytes))
+    }
+
+    /// Bytes of the file on the disk that were taken in so far.
+    pub fn consumed(&self) -> u64 {
+        self.consumed.load(Ordering::Relaxed)
+    }
+
+    fn refused(&self, error: io::Error) -> Error {
+        let from_disk = error.get_ref().is_some_and(|cause| cause.is::<DiskError>());
+        let Some(kind) = self.encoding.extension().filter(|_| !from_disk) else {
+            return unusable(&self.input, error);
+        };
+        let defect = match error.kind() {
+            io::ErrorKind::UnexpectedEof => "truncated",
+            _ => "corrupt",
+        };
+        Error::Input {
+            what: format!(
+                "{}: the .{kind} data is {defect} near byte {} of the file (byte {} of its content)",
+                self.input,
+                self.consumed(),
+                self.at
+            ),
+        }
+    }
+}
+
+/// The file's bytes from its beginning, without moving the descriptor.
+struct Disk {
+    file: Arc<File>,
+    consumed: Arc<AtomicU64>,
+}
+
+/// Tells a failing disk from corrupt data.
+#[derive(Debug, thiserror::Error)]
+#[error("reading failed")]
+struct DiskError(#[source] io::Error);
+
+impl Read for Disk {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let at = self.consumed.load(Ordering::Relaxed);
+        let read = match self.file.read_at(into, at) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+            other => other.map_err(|error| io::Error::other(DiskError(error)))?,
+        };
+        self.consumed.store(at + read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+/// Reads at `at` until `into` is full or the file ends.
+fn fill(file: &File, into: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < into.len() {
+        match file.read_at(&mut into[filled..], at + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+fn spool(from: &mut dyn Read, input: &Input) -> Result<File, Error> {
+    let mut copy = || {
+        let mut file = tempfile::tempfile()?;
+        io::copy(from, &mut file)?;
+        file.flush()?;
+        file.seek(SeekFrom::Start(0))?;
+        Ok(file)
+    };
+    copy().map_err(|error: io::Error| Error::Misconfigured {
+        what: format!("{input} cannot be copied to a temporary file"),
+        remedy: "set TMPDIR to a folder with room for all of it".into(),
+        source: Some(Box::new(error)),
+    })
+}
+
+fn refuse_wrong_name(input: &Input, encoding: Encoding) -> Result<(), Error> {
+    let Some(path) = input.path() else { return Ok(()) };
+    let promised = |kind: &str| path.extension().is_some_and(|extension| extension == kind);
+    for promise in [Encoding::Gzip, Encoding::Zstandard] {
+        if let Some(kind) = promise.extension()
+            && promised(kind)
+            && encoding != promise
+        {
+            return Err(Error::Input { what: format!("{input}: byte 0: no .{kind} data") });
+        }
+    }
+    Ok(())
+}
+
+/// A file that could be opened and cannot be read: another run may.
+fn unusable(input: &Input, error: io::Error) -> Error {
+    Error::Interrupted { what: format!("{input} cannot be read: {error}") }
+}
+
+fn length(range: &Range<u64>) -> usize {
+    // Chunks are bounded far below what memory can address.
+    usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    const TEXT: &[u8] = b"one\ntwo\nthree\n";
+
+    fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zstandard(text: &[u8]) -> Vec<u8> {
+        zstd::encode_all(text, 3).unwrap()
+    }
+
+    fn written(folder: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn open(path: PathBuf) -> Result<Content, Error> {
+        Content::open(&Input::File(path))
+    }
+
+    fn all(content: &Content) -> Result<Vec<u8>, Error> {
+        let mut reader = content.reader()?;
+        let (mut all, mut block) = (Vec::new(), [0; 5]);
+        loop {
+            let read = reader.read(&mut block)?;
+            all.extend_from_slice(&block[..read]);
+            if read < block.len() {
+                return Ok(all);
+            }
+        }
+    }
+
+    #[test]
+    fn compressed_files_of_several_parts_read_like_plain_ones_whatever_their_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (head, tail) = TEXT.split_at(5);
+        let files = [
+            ("plain.csv", TEXT.to_vec()),
+            ("two.csv.gz", [gzip(head), gzip(tail)].concat()),
+            ("two.csv.zst", [zstandard(head), zstandard(tail)].concat()),
+            ("gzip", gzip(TEXT)),
+            ("zstandard.csv", zstandard(TEXT)),
+        ];
+        for (name, bytes) in files {
+            let content = open(written(&folder, name, &bytes)).unwrap();
+            assert_eq!(all(&content).unwrap(), TEXT, "{name}");
+            let range = content.reader().unwrap().read_range(4..7).unwrap();
+            assert_eq!(range.unwrap(), b"two", "{name}");
+            let beyond = content.reader().unwrap().read_range(10..99).unwrap();
+            assert_eq!(beyond, None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_compressed_file_cut_anywhere_is_refused_with_its_position() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes) in [("a.csv.gz", gzip(TEXT)), ("a.csv.zst", zstandard(TEXT))] {
+            for length in 4..bytes.len() {
+                let content = open(written(&folder, name, &bytes[..length])).unwrap();
+                let error = all(&content).unwrap_err();
+                assert_eq!(error.exit_code(), 65, "{name} cut to {length}: {error}");
+                assert!(error.to_string().contains("byte"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_that_promises_compression_must_keep_it() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["plain.csv.gz", "plain.csv.zst"] {
+            let error = open(written(&folder, name, TEXT)).unwrap_err();
+            assert_eq!(error.exit_code(), 65, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_grows_or_is_replaced_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = written(&folder, "a.csv", TEXT);
+        let content = open(path.clone()).unwrap();
+        content.unchanged().unwrap();
+        assert!(content.is_at(&path));
+        fs::rename(written(&folder, "b.csv", TEXT), &path).unwrap();
+        assert!(!content.is_at(&path));
+        let content = open(path.clone()).unwrap();
+        fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"four\n").unwrap();
+        assert_eq!(content.unchanged().unwrap_err().exit_code(), 75);
+    }
+}

@@ -1,0 +1,176 @@
+//! Which files a run is about: paths, folders, globs and standard input, as
+//! named on a command line.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use lambda_core::Error;
+
+/// Names that end so are still being written, and ignored.
+const UNFINISHED: &str = "part";
+
+/// One input to be loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A file.
+    File(PathBuf),
+    /// Standard input.
+    Stdin,
+}
+
+impl Input {
+    /// The file's path, unless it is standard input.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Stdin => None,
+        }
+    }
+}
+
+impl fmt::Display for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Stdin => f.write_str("standard input"),
+        }
+    }
+}
+
+/// Finds the files that `arguments` name: files, folders (their files, not their
+/// folders), glob patterns, and `-` for standard input. Arguments keep their
+/// order, files of a folder or a pattern are sorted by name, `*.part` and hidden
+/// files of folders are left out, and a file named twice counts once. Folders
+/// and patterns may be empty.
+///
+/// # Errors
+/// `Fatal` for a path that is not there or cannot be read, and for a pattern that
+/// is none.
+pub fn resolve<A: AsRef<str>>(arguments: &[A]) -> Result<Vec<Input>, Error> {
+    let mut inputs = Vec::new();
+    for argument in arguments {
+        let argument = argument.as_ref();
+        let path = Path::new(argument);
+        let found = if argument == "-" {
+            vec![Input::Stdin]
+        } else if path.is_dir() {
+            files(folder(path)?)
+        } else if path.exists() {
+            files(vec![path.to_owned()])
+        } else if argument.contains(['*', '?', '[']) {
+            files(pattern(argument)?)
+        } else {
+            return Err(Error::misconfigured(
+                format!("{argument} does not exist"),
+                "name a file, a folder, a pattern such as 'in/*.csv', or - for standard input",
+            ));
+        };
+        for input in found {
+            if !inputs.contains(&input) {
+                inputs.push(input);
+            }
+        }
+    }
+    Ok(inputs)
+}
+
+fn files(paths: Vec<PathBuf>) -> Vec<Input> {
+    let (unfinished, finished): (Vec<_>, Vec<_>) = paths
+        .into_iter()
+        .partition(|path| path.extension().is_some_and(|extension| extension == UNFINISHED));
+    for path in unfinished {
+        tracing::info!(file = %path.display(), "ignored: it is still being written");
+    }
+    finished.into_iter().map(Input::File).collect()
+}
+
+fn folder(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut paths = Vec::new();
+    for entry in path.read_dir().map_err(|error| unreadable(path, error))? {
+        let entry = entry.map_err(|error| unreadable(path, error))?;
+        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        // Follows links: a mounted volume's files are links.
+        if !hidden && !entry.path().is_dir() {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn pattern(text: &str) -> Result<Vec<PathBuf>, Error> {
+    let paths = glob::glob(text).map_err(|error| Error::Misconfigured {
+        what: format!("{text} is no pattern"),
+        remedy: "use * ? and [...] as a shell does".into(),
+        source: Some(Box::new(error)),
+    })?;
+    let mut found = Vec::new();
+    for path in paths {
+        let path = path.map_err(|error| {
+            let path = error.path().to_owned();
+            unreadable(&path, error.into())
+        })?;
+        if !path.is_dir() {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// A path that cannot be read.
+pub(crate) fn unreadable(path: &Path, error: std::io::Error) -> Error {
+    Error::Misconfigured {
+        what: format!("{} cannot be read", path.display()),
+        remedy: "check that it is there and that this user may read it".into(),
+        source: Some(Box::new(error)),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn names(inputs: &[Input]) -> Vec<String> {
+        let name = |input: &Input| match input.path() {
+            Some(path) => path.file_name().unwrap().to_str().unwrap().to_owned(),
+            None => input.to_string(),
+        };
+        inputs.iter().map(name).collect()
+    }
+
+    #[test]
+    fn a_folder_gives_its_finished_files_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b.csv", "a.csv.gz", "c.csv.part", ".hidden"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        fs::create_dir(folder.path().join("archive")).unwrap();
+        let inputs = resolve(&[folder.path().to_str().unwrap()]).unwrap();
+        assert_eq!(names(&inputs), ["a.csv.gz", "b.csv"]);
+    }
+
+    #[test]
+    fn patterns_files_and_standard_input_keep_their_order_and_count_once() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["1.csv", "2.csv", "x.csv.part"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let inputs = resolve(&[at("2.csv"), "-".into(), at("*.csv*"), "-".into()]).unwrap();
+        assert_eq!(names(&inputs), ["2.csv", "standard input", "1.csv"]);
+    }
+
+    #[test]
+    fn nothing_to_do_is_no_error_and_a_missing_file_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        assert_eq!(resolve(&[at(""), at("*.csv")]).unwrap(), []);
+        let missing = resolve(&[at("missing.csv")]).unwrap_err();
+        assert_eq!(missing.exit_code(), 78);
+        assert!(missing.to_string().ends_with("missing.csv does not exist"));
+    }
+}

@@ -1,0 +1,258 @@
+//! One file into the database: its content's job is found or created, started
+//! under a lease, worked on by several flows, and ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lambda_core::delivery::flow::{Flow, FlowConfig};
+use lambda_core::job;
+use lambda_core::outcome::Authority;
+use lambda_core::postgres::jobs::{Job, NewJob};
+use lambda_core::postgres::lease::{self, Attempt, LEASE, Started};
+use lambda_core::{Error, Record};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::archive::archive;
+use crate::chunk::{ChunkSource, Chunks, Decoding};
+use crate::config::{Options, Step};
+use crate::rejects::RejectsFile;
+use crate::report::Outcome;
+use crate::run::{Planned, Target, blocking, stopped};
+use crate::tally::Tally;
+
+/// How long a worker goes on while the server is away.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often a job that somebody else holds is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Loads a planned file.
+pub(crate) async fn load_file<R: Record>(
+    planned: Planned,
+    target: &Target,
+    options: &Options,
+    rejects: &mut Option<RejectsFile>,
+    stop: &watch::Receiver<bool>,
+) -> Outcome {
+    let new = new_job::<R>(&planned, options);
+    let job = match target.jobs.find_or_create(&new).await {
+        Ok(job) => job,
+        Err(error) => return Outcome::Failed { job: None, error },
+    };
+    let outcome = match work::<R>(&planned, &job, target, options, stop).await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            // Counts are told as they are stored (R10), if the server still answers.
+            let job = target.jobs.get(job.number).await.ok().flatten().unwrap_or(job);
+            Outcome::Failed { job: Some(Box::new(job)), error }
+        }
+    };
+    follow_up(outcome, &planned, target, options, rejects).await
+}
+
+fn new_job<R: Record>(planned: &Planned, options: &Options) -> NewJob {
+    let plan = &planned.plan;
+    NewJob {
+        pipeline: R::TABLE.name.to_owned(),
+        source: plan.source.clone(),
+        file_name: planned.content.input().to_string(),
+        header: plan.header.clone(),
+        bytes: plan.bytes.cast_signed(),
+        as_of_micros: options.as_of_micros,
+        chunks: plan.chunks.clone(),
+    }
+}
+
+async fn work<R: Record>(
+    planned: &Planned,
+    job: &Job,
+    target: &Target,
+    options: &Options,
+    stop: &watch::Receiver<bool>,
+) -> Result<Outcome, Error> {
+    let owner = owner();
+    let Some(attempt) = start(planned, job, target, &owner, stop).await? else {
+        let job = target.jobs.get(job.number).await?.unwrap_or_else(|| job.clone());
+        return Ok(Outcome::AlreadyLoaded { job: Box::new(job) });
+    };
+    let before: i64 = attempt.lanes().iter().map(|lane| lane.progress.counts.read).sum();
+    tracing::info!(job = job.job_id(), records = job.records, stored = before, "loading");
+    let result = store::<R>(planned, &attempt, target, options, owner, stop).await;
+    let end = job::end(&result);
+    let ended = attempt.end(&end).await;
+    // Why the work stopped says more than what that led to.
+    result?;
+    let job = ended?;
+    let records = job.counts.read - before;
+    Ok(Outcome::Loaded { job: Box::new(job), records })
+}
+
+/// Starts the job, or waits as long as a lease lasts for whoever is at it: a dead
+/// run's lease ends meanwhile, a living one's is renewed. `None`: it is completed.
+async fn start(
+    planned: &Planned,
+    job: &Job,
+    target: &Target,
+    owner: &str,
+    stop: &watch::Receiver<bool>,
+) -> Result<Option<Attempt>, Error> {
+    let give_up = Instant::now() + LEASE + LOOK_EVERY;
+    let first_byte = planned.plan.first_byte();
+    loop {
+        let (holder, rest) = match lease::start(&target.jobs, job, first_byte, owner).await? {
+            Started::Attempt(attempt) => return Ok(Some(attempt)),
+            Started::AlreadyCompleted => return Ok(None),
+            Started::Leased { owner, rest } => (owner, rest),
+        };
+        if Instant::now() >= give_up {
+            let (what, job) = (planned.content.input(), job.job_id());
+            return Err(Error::Interrupted {
+                what: format!(
+                    "{what} is being loaded as job {job} by {holder}; run it again later"
+                ),
+            });
+        }
+        tracing::info!(job = job.job_id(), holder, lease_ends_in = ?rest, "waiting for the job");
+        let mut stop = stop.clone();
+        tokio::select! {
+            () = tokio::time::sleep(rest.clamp(LOOK_EVERY / 10, LOOK_EVERY)) => {}
+            _ = stop.wait_for(|stop| *stop) => return Err(stopped(planned.content.input())),
+        }
+    }
+}
+
+/// Stores every chunk that is not stored yet.
+async fn store<R: Record>(
+    planned: &Planned,
+    attempt: &Attempt,
+    target: &Target,
+    options: &Options,
+    owner: String,
+    stop: &watch::Receiver<bool>,
+) -> Result<(), Error> {
+    let watch = Arc::clone(&options.watch);
+    let file = planned.content.input().to_string();
+    let tell = move |stored: &_| watch(Step::Loading { file: &file, stored });
+    let tally = Arc::new(Tally::new(attempt.lanes(), options.rejects_max, Arc::new(tell)));
+    tally.within_limit()?;
+    let chunks = Arc::new(Chunks::new(Arc::clone(&planned.content), attempt.lanes()));
+    let authority = Authority::Batch(attempt.job().authority());
+    let config = FlowConfig {
+        authority,
+        table: const { &R::TABLE },
+        owner,
+        group: None,
+        take_over: false,
+        patience: Some(PATIENCE),
+    };
+    let (halt, halted) = watch::channel(false);
+    let mut flows = JoinSet::new();
+    for _ in 0..options.workers.max(1) {
+        let (chunks, header) = (Arc::clone(&chunks), planned.header.clone());
+        let decoding = Decoding::<R>::new(chunks, header, authority, options.batch_rows);
+        let source = ChunkSource::new(decoding, Arc::clone(&tally));
+        let flow = Flow::new(config.clone(), source, Arc::clone(&target.sink));
+        let halted = halted.clone();
+        flows.spawn(async move { flow.run(halted).await.1 });
+    }
+    let result = join(flows, &halt, attempt, stop.clone()).await;
+    result?;
+    // The last commits may have gone beyond the limit.
+    tally.within_limit()?;
+    if tally.is_complete() { Ok(()) } else { Err(stopped(planned.content.input())) }
+}
+
+/// Waits for all workers. The first that fails, another attempt, or whoever told
+/// us to stop, halts the others after their commits in flight.
+async fn join(
+    mut flows: JoinSet<Result<(), Error>>,
+    halt: &watch::Sender<bool>,
+    attempt: &Attempt,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), Error> {
+    let mut fenced = attempt.fenced();
+    let mut first = Ok(());
+    loop {
+        let halting = *halt.borrow();
+        tokio::select! {
+            joined = flows.join_next() => match joined {
+                None => return first,
+                Some(Ok(Ok(()))) => {}
+                Some(Ok(Err(error))) => {
+                    halt.send_replace(true);
+                    first = first.and(Err(error));
+                }
+                Some(Err(error)) if error.is_panic() => {
+                    std::panic::resume_unwind(error.into_panic())
+                }
+                Some(Err(_)) => halt.send_modify(|halt| *halt = true),
+            },
+            Ok(_) = stop.wait_for(|stop| *stop), if !halting => {
+                halt.send_replace(true);
+            }
+            Ok(_) = fenced.wait_for(|fenced| *fenced), if !halting => {
+                halt.send_replace(true);
+                let what = format!("job {}", attempt.job().job_id());
+                first = first.and(Err(Error::Fenced { what }));
+            }
+        }
+    }
+}
+
+/// What is to be done with the file and its rejects, whatever became of it.
+async fn follow_up(
+    outcome: Outcome,
+    planned: &Planned,
+    target: &Target,
+    options: &Options,
+    rejects: &mut Option<RejectsFile>,
+) -> Outcome {
+    let job = match &outcome {
+        Outcome::Loaded { job, .. } | Outcome::AlreadyLoaded { job } => job.clone(),
+        Outcome::Failed { job: Some(job), error: Error::Input { .. } } => job.clone(),
+        _ => return outcome,
+    };
+    if let Some(rejects) = rejects
+        && let Err(error) = write_rejects(&job, planned, target, rejects).await
+    {
+        return Outcome::Failed { job: Some(job), error };
+    }
+    let (Some(folder), false) = (&options.archive, matches!(outcome, Outcome::Failed { .. }))
+    else {
+        return outcome;
+    };
+    let (content, folder) = (Arc::clone(&planned.content), folder.clone());
+    match blocking(move || archive(&content, &folder)).await {
+        Ok(moved) => {
+            if let Some(to) = moved {
+                tracing::info!(file = %planned.content.input(), to = %to.display(), "archived");
+            }
+            outcome
+        }
+        Err(error) => Outcome::Failed { job: Some(job), error },
+    }
+}
+
+async fn write_rejects(
+    job: &Job,
+    planned: &Planned,
+    target: &Target,
+    rejects: &mut RejectsFile,
+) -> Result<(), Error> {
+    let file = planned.content.input().to_string();
+    let write = |reject: lambda_core::postgres::jobs::JobReject| {
+        let place = (reject.line, reject.position);
+        rejects.write(&file, place, (&reject.reason, &reject.detail), &reject.payload)
+    };
+    target.jobs.rejects(job, write).await
+}
+
+/// A name that no other run has, and that tells people where to look.
+fn owner() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "a host" } else { host.trim() };
+    let run = uuid::Uuid::new_v4().simple().to_string();
+    format!("{host} pid {} run {}", std::process::id(), &run[..8])
+}

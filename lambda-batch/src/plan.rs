@@ -1,0 +1,345 @@
+//! One pass over a file before anything is stored: what it is (SHA-256), its
+//! header, and its chunks, each ending where a record begins (R19).
+
+use std::mem;
+
+use lambda_core::Error;
+use lambda_core::job::Chunk;
+use sha2::{Digest, Sha256};
+
+use crate::content::Content;
+use crate::frame::{Frame, Framer, TooLong};
+
+/// A chunk is cut at the first record that begins at least so many bytes behind
+/// the chunk's own start. It does not depend on how many workers there are.
+pub const CHUNK_BYTES: u64 = 8 << 20;
+
+/// How much is read at a time: fits the second-level cache, since it is walked
+/// three times.
+const BLOCK_BYTES: usize = 256 << 10;
+
+/// What a file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// SHA-256 of the content, in hex: its name as a source.
+    pub source: String,
+    /// Bytes of the content.
+    pub bytes: u64,
+    /// The first record: the names of the columns.
+    pub header: String,
+    /// The chunks, in order, without gaps, up to the content's end.
+    pub chunks: Vec<Chunk>,
+}
+
+impl Plan {
+    /// Where the first chunk starts.
+    pub fn first_byte(&self) -> i64 {
+        self.chunks.first().map_or(0, |chunk| chunk.start)
+    }
+
+    /// Records behind the header.
+    pub fn records(&self) -> i64 {
+        self.chunks.iter().map(|chunk| chunk.records).sum()
+    }
+}
+
+/// Why a file is refused as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A record without an end.
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
+    /// No record at all.
+    #[error("it is empty: a header line with the names of the columns is required")]
+    Empty,
+    /// A header that is no text.
+    #[error("line {line}: the header is not valid UTF-8, or has a NUL character")]
+    Header {
+        /// Where it is.
+        line: u64,
+    },
+}
+
+/// Plans content that is handed over block by block. Does no I/O.
+#[derive(Debug)]
+pub struct Planner {
+    chunk_bytes: u64,
+    framer: Framer,
+    content: Sha256,
+    header: Header,
+    chunks: Vec<Chunk>,
+    open: Option<OpenChunk>,
+}
+
+#[derive(Debug)]
+enum Header {
+    /// Everything so far.
+    Wanted(Vec<u8>),
+    Found(String),
+}
+
+/// The chunk that is being planned.
+#[derive(Debug)]
+struct OpenChunk {
+    start: u64,
+    first_line: u64,
+    records: i64,
+    digest: Sha256,
+    /// How far `digest` has come.
+    digested: u64,
+}
+
+impl Planner {
+    /// A planner that cuts chunks at `chunk_bytes` ([`CHUNK_BYTES`]).
+    pub fn new(chunk_bytes: u64) -> Self {
+        Self {
+            chunk_bytes,
+            framer: Framer::new(),
+            content: Sha256::new(),
+            header: Header::Wanted(Vec::new()),
+            chunks: Vec::new(),
+            open: None,
+        }
+    }
+
+    /// Takes the content's next bytes.
+    ///
+    /// # Errors
+    /// The file is refused; the planner must not be used any further.
+    pub fn push(&mut self, block: &[u8]) -> Result<(), Refusal> {
+        self.content.update(block);
+        let block = Block { bytes: block, start: self.framer.position() };
+        if let Header::Wanted(seen) = &mut self.header {
+            seen.extend_from_slice(block.bytes);
+        }
+        let mut rest = block.bytes;
+        while let Some(frame) = self.framer.next(&mut rest)? {
+            self.record(&frame, &block)?;
+        }
+        if let (Some((start, line)), Header::Found(_)) = (self.framer.open(), &self.header) {
+            self.begin(start, line, &block);
+        }
+        if let Some(open) = &mut self.open {
+            open.digest_up_to(block.end(), &block);
+        }
+        Ok(())
+    }
+
+    /// The plan, when all of the content was pushed.
+    ///
+    /// # Errors
+    /// The file is refused.
+    pub fn finish(mut self) -> Result<Plan, Refusal> {
+        let bytes = self.framer.position();
+        let nothing = Block { bytes: &[], start: bytes };
+        let framer = mem::take(&mut self.framer);
+        if let Some(frame) = framer.finish()? {
+            self.record(&frame, &nothing)?;
+        }
+        self.close(bytes);
+        let Header::Found(header) = self.header else { return Err(Refusal::Empty) };
+        let source = hex(&self.content.finalize());
+        Ok(Plan { source, bytes, header, chunks: self.chunks })
+    }
+
+    fn record(&mut self, frame: &Frame, block: &Block<'_>) -> Result<(), Refusal> {
+        if let Header::Wanted(seen) = &self.header {
+            let text = &seen[offset(frame.start)..offset(frame.end)];
+            let text = std::str::from_utf8(text).ok().filter(|text| !text.contains('\0'));
+            let text = text.ok_or(Refusal::Header { line: frame.line })?;
+            self.header = Header::Found(text.to_owned());
+            return Ok(());
+        }
+        self.begin(frame.start, frame.line, block);
+        if let Some(open) = &mut self.open {
+            open.records += 1;
+        }
+        Ok(())
+    }
+
+    /// A record begins: a chunk may begin with it. Calling it twice for one record
+    /// does nothing the second time.
+    fn begin(&mut self, start: u64, first_line: u64, block: &Block<'_>) {
+        if let Some(open) = &mut self.open {
+            if start - open.start < self.chunk_bytes {
+                return;
+            }
+            open.digest_up_to(start, block);
+            self.close(start);
+        }
+        self.open = Some(OpenChunk {
+            start,
+            first_line,
+            records: 0,
+            digest: Sha256::new(),
+            digested: start,
+        });
+    }
+
+    fn close(&mut self, end: u64) {
+        if let Some(open) = self.open.take() {
+            self.chunks.push(Chunk {
+                start: open.start.cast_signed(),
+                end: end.cast_signed(),
+                first_line: open.first_line.cast_signed(),
+                records: open.records,
+                digest: open.digest.finalize().into(),
+            });
+        }
+    }
+}
+
+impl OpenChunk {
+    fn digest_up_to(&mut self, end: u64, block: &Block<'_>) {
+        if end > self.digested {
+            self.digest.update(block.range(self.digested, end));
+            self.digested = end;
+        }
+    }
+}
+
+/// A block and where it begins in the content.
+struct Block<'a> {
+    bytes: &'a [u8],
+    start: u64,
+}
+
+impl Block<'_> {
+    fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+
+    fn range(&self, from: u64, to: u64) -> &[u8] {
+        &self.bytes[offset(from - self.start)..offset(to - self.start)]
+    }
+}
+
+/// An offset in what is held in memory.
+fn offset(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(digit).collect()
+}
+
+fn digit(nibble: u8) -> char {
+    char::from_digit(u32::from(nibble), 16).unwrap_or('?')
+}
+
+/// Plans a file, telling `progress` after each block how many bytes of the file
+/// were taken in.
+///
+/// # Errors
+/// `Data` if the file is refused; [`Error::Interrupted`] if it was changed while
+/// it was read; and what `progress` says.
+pub fn plan(
+    content: &Content,
+    chunk_bytes: u64,
+    mut progress: impl FnMut(u64) -> Result<(), Error>,
+) -> Result<Plan, Error> {
+    let refused =
+        |refusal: Refusal| Error::Input { what: format!("{}: {refusal}", content.input()) };
+    let mut reader = content.reader()?;
+    let mut planner = Planner::new(chunk_bytes);
+    let mut block = vec![0; BLOCK_BYTES];
+    loop {
+        let read = reader.read(&mut block)?;
+        planner.push(&block[..read]).map_err(refused)?;
+        progress(reader.consumed())?;
+        if read < block.len() {
+            break;
+        }
+    }
+    let plan = planner.finish().map_err(refused)?;
+    content.unchanged()?;
+    Ok(plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn planned(content: &[u8], block: usize, chunk_bytes: u64) -> Result<Plan, Refusal> {
+        let mut planner = Planner::new(chunk_bytes);
+        for block in content.chunks(block) {
+            planner.push(block)?;
+        }
+        planner.finish()
+    }
+
+    fn records(content: &[u8]) -> Vec<csv::ByteRecord> {
+        let mut reader =
+            csv::ReaderBuilder::new().flexible(true).has_headers(false).from_reader(content);
+        reader.byte_records().map(|record| record.expect("a slice is readable")).collect()
+    }
+
+    fn hostile() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop::sample::select(vec![
+            "\"", "\"\"", ",", "\n", "\r", "\r\n", "a", "bc", "\u{feff}", "\n\n", ",\"", "\",",
+        ]);
+        prop::collection::vec(piece, 1..80).prop_map(|pieces| pieces.concat().into_bytes())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn chunks_read_one_by_one_give_the_records_of_the_whole_file(
+            content in hostile(),
+            block in 1_usize..40,
+            chunk_bytes in 1_u64..40,
+        ) {
+            let all = records(&content);
+            match planned(&content, block, chunk_bytes) {
+                Err(refusal) => {
+                    prop_assert_eq!(refusal, Refusal::Empty);
+                    prop_assert!(all.is_empty());
+                }
+                Ok(plan) => {
+                    prop_assert_eq!(&plan, &planned(&content, content.len(), chunk_bytes).expect("as before"));
+                    let mut seen = 1;
+                    let mut at = plan.first_byte();
+                    for chunk in &plan.chunks {
+                        prop_assert_eq!(chunk.start, at);
+                        at = chunk.end;
+                        let bytes = &content[chunk.start as usize..chunk.end as usize];
+                        prop_assert_eq!(&chunk.digest[..], &Sha256::digest(bytes)[..]);
+                        let lines = content[..chunk.start as usize].iter().filter(|byte| **byte == b'\n');
+                        prop_assert_eq!(chunk.first_line, 1 + lines.count() as i64);
+                        // A line feed in front keeps the reader from taking a byte order mark away.
+                        let shielded = [b"\n", bytes].concat();
+                        let records = records(&shielded);
+                        prop_assert_eq!(records.len() as i64, chunk.records);
+                        for record in records {
+                            prop_assert_eq!(&record, &all[seen]);
+                            seen += 1;
+                        }
+                    }
+                    prop_assert_eq!(seen, all.len());
+                    let end = if plan.chunks.is_empty() { 0 } else { content.len() as i64 };
+                    prop_assert_eq!(at, end);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_source_is_named_as_sha256sum_does() {
+        let plan = planned(b"a,b\n1,2\n", 3, CHUNK_BYTES).expect("a plain file");
+        // printf 'a,b\n1,2\n' | sha256sum
+        let by_sha256sum = "492d5ea496056f1a6a6592241032fab764c321596317930b4fa0e1e8bc3b7470";
+        assert_eq!(plan.source, by_sha256sum);
+        assert_eq!((plan.header.as_str(), plan.records(), plan.bytes), ("a,b", 1, 8));
+    }
+
+    #[test]
+    fn a_file_without_a_header_is_refused_and_one_without_records_is_not() {
+        assert_eq!(planned(b"", 9, 9), Err(Refusal::Empty));
+        assert_eq!(planned(b"\xef\xbb\xbf\r\n\n", 9, 9), Err(Refusal::Empty));
+        assert_eq!(planned(b"\na\xff\n1\n", 9, 9), Err(Refusal::Header { line: 2 }));
+        assert_eq!(planned(b"a,b", 9, 9).map(|plan| plan.chunks), Ok(Vec::new()));
+    }
+}

@@ -1,0 +1,123 @@
+//! What became of each file of a run, and the exit code for all of them.
+
+use std::time::Duration;
+
+use lambda_core::Error;
+use lambda_core::postgres::Job;
+
+/// What became of one file.
+#[derive(Debug)]
+pub struct FileReport {
+    /// Its name, as found.
+    pub file: String,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// How long that took.
+    pub elapsed: Duration,
+}
+
+/// What became of a file.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Its job is completed, by this run.
+    Loaded {
+        /// The job, as stored.
+        job: Box<Job>,
+        /// Records that this run stored: fewer than the job's if it went on with
+        /// what a former run had left.
+        records: i64,
+    },
+    /// Its content was loaded before; nothing was written.
+    AlreadyLoaded {
+        /// By this job.
+        job: Box<Job>,
+    },
+    /// It was looked through only.
+    Checked {
+        /// Records in it.
+        records: i64,
+        /// Those of them that cannot be stored.
+        rejected: i64,
+    },
+    /// It is not loaded, or not archived.
+    Failed {
+        /// Its job, as far as there is one.
+        job: Option<Box<Job>>,
+        /// Why.
+        error: Error,
+    },
+}
+
+impl FileReport {
+    /// Records a second, of those that this run stored or looked through.
+    pub fn records_per_second(&self) -> Option<f64> {
+        let records = match &self.outcome {
+            Outcome::Loaded { records, .. } | Outcome::Checked { records, .. } => *records,
+            Outcome::AlreadyLoaded { .. } | Outcome::Failed { .. } => return None,
+        };
+        let seconds = self.elapsed.as_secs_f64();
+        (seconds > 0.0).then(|| records as f64 / seconds)
+    }
+
+    /// Why it failed.
+    pub fn error(&self) -> Option<&Error> {
+        match &self.outcome {
+            Outcome::Failed { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Exit codes, the worst first (DESIGN section 2).
+const WORST_FIRST: [u8; 4] = [78, 65, 69, 75];
+
+/// The error that decides the exit code of a run over several files.
+pub fn worst(reports: Vec<FileReport>) -> Option<Error> {
+    let rank = |error: &Error| {
+        let code = error.exit_code();
+        WORST_FIRST.iter().position(|worse| *worse == code).unwrap_or(WORST_FIRST.len())
+    };
+    let errors = reports.into_iter().filter_map(|report| match report.outcome {
+        Outcome::Failed { error, .. } => Some(error),
+        _ => None,
+    });
+    errors.min_by_key(rank)
+}
+
+#[cfg(test)]
+mod tests {
+    use lambda_core::error::Server;
+
+    use super::*;
+
+    #[test]
+    fn over_several_files_the_worst_code_counts() {
+        let failed = |code| {
+            let what = String::new();
+            let error = match code {
+                65 => Error::Input { what },
+                69 => Error::Unreachable { server: Server::Postgres, source: "gone".into() },
+                75 => Error::Interrupted { what },
+                _ => Error::misconfigured("", ""),
+            };
+            FileReport {
+                file: String::new(),
+                outcome: Outcome::Failed { job: None, error },
+                elapsed: Duration::ZERO,
+            }
+        };
+        let checked = || FileReport {
+            file: String::new(),
+            outcome: Outcome::Checked { records: 1, rejected: 1 },
+            elapsed: Duration::ZERO,
+        };
+        for (index, worse) in WORST_FIRST.iter().enumerate() {
+            for better in &WORST_FIRST[index..] {
+                let reports = vec![checked(), failed(*better), failed(*worse), failed(*better)];
+                assert_eq!(worst(reports).map(|error| error.exit_code()), Some(*worse));
+            }
+        }
+        assert!(worst(vec![checked(), checked()]).is_none());
+        assert!(worst(Vec::new()).is_none());
+    }
+}

@@ -1,0 +1,162 @@
+//! A run over files, one after the other: each is planned, then loaded as its
+//! content's job or, in a dry run, looked through.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Instant;
+
+use lambda_core::decode::csv::Header;
+use lambda_core::postgres::Jobs;
+use lambda_core::sink::Sink;
+use lambda_core::{Error, Record};
+use tokio::sync::watch;
+
+use crate::config::{Options, Step};
+use crate::content::Content;
+use crate::dry_run;
+use crate::input::Input;
+use crate::load::load_file;
+use crate::plan::{self, Plan};
+use crate::rejects::RejectsFile;
+use crate::report::{FileReport, Outcome};
+
+/// Where files are loaded.
+#[derive(Clone)]
+pub struct Target {
+    /// Stores the records.
+    pub sink: Arc<dyn Sink>,
+    /// Keeps the jobs, in the same database.
+    pub jobs: Jobs,
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Target").field("jobs", &self.jobs).finish_non_exhaustive()
+    }
+}
+
+/// A file that is open, planned, and has the columns it needs.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    pub(crate) content: Arc<Content>,
+    pub(crate) plan: Plan,
+    pub(crate) header: Header,
+}
+
+/// Loads files into the table of `R`, each exactly once whatever happened before
+/// (R21). Goes on with the next file after one that is refused; ends when `stop`
+/// becomes true or the server is gone.
+///
+/// # Errors
+/// `Fatal` if the file of rejects or the archive cannot be used; nothing was
+/// begun. What becomes of single files is in their reports.
+pub async fn load<R: Record>(
+    inputs: &[Input],
+    target: &Target,
+    options: &Options,
+    stop: watch::Receiver<bool>,
+) -> Result<Vec<FileReport>, Error> {
+    if let Some(folder) = &options.archive {
+        fs::create_dir_all(folder).map_err(|error| Error::Misconfigured {
+            what: format!("{} cannot be created", folder.display()),
+            remedy: "name a folder for --archive that this user may write".into(),
+            source: Some(Box::new(error)),
+        })?;
+    }
+    over_files(inputs, options, &stop, async |input, rejects| {
+        let planned = match open::<R>(input, options, &stop).await {
+            Ok(planned) => planned,
+            Err(error) => return Outcome::Failed { job: None, error },
+        };
+        load_file::<R>(planned, target, options, rejects, &stop).await
+    })
+    .await
+}
+
+/// Looks through files as [`load`] would, and stores nothing: a dry run, which
+/// needs no database.
+///
+/// # Errors
+/// As for [`load`].
+pub async fn check<R: Record>(
+    inputs: &[Input],
+    options: &Options,
+    stop: watch::Receiver<bool>,
+) -> Result<Vec<FileReport>, Error> {
+    over_files(inputs, options, &stop, async |input, rejects| {
+        let checked = match open::<R>(input, options, &stop).await {
+            Ok(planned) => dry_run::check_file::<R>(planned, options, rejects, &stop).await,
+            Err(error) => Err(error),
+        };
+        checked.unwrap_or_else(|error| Outcome::Failed { job: None, error })
+    })
+    .await
+}
+
+async fn over_files(
+    inputs: &[Input],
+    options: &Options,
+    stop: &watch::Receiver<bool>,
+    mut one: impl AsyncFnMut(&Input, &mut Option<RejectsFile>) -> Outcome,
+) -> Result<Vec<FileReport>, Error> {
+    let mut rejects = options.rejects.as_deref().map(RejectsFile::create).transpose()?;
+    let mut reports = Vec::with_capacity(inputs.len());
+    for input in inputs {
+        let begun = Instant::now();
+        let outcome = if *stop.borrow() {
+            Outcome::Failed { job: None, error: stopped(input) }
+        } else {
+            one(input, &mut rejects).await
+        };
+        let gone = matches!(
+            outcome,
+            Outcome::Failed { error: Error::Unreachable { .. } | Error::Temporary { .. }, .. }
+        );
+        reports.push(FileReport { file: input.to_string(), outcome, elapsed: begun.elapsed() });
+        if gone {
+            break;
+        }
+    }
+    if let Some(rejects) = &mut rejects {
+        rejects.flush()?;
+    }
+    Ok(reports)
+}
+
+/// Opens and plans a file, off the runtime's threads.
+async fn open<R: Record>(
+    input: &Input,
+    options: &Options,
+    stop: &watch::Receiver<bool>,
+) -> Result<Planned, Error> {
+    let (input, stop) = (input.clone(), stop.clone());
+    let (watch, chunk_bytes) = (Arc::clone(&options.watch), options.chunk_bytes);
+    let planned = move || {
+        let content = Content::open(&input)?;
+        let (file, bytes_total) = (input.to_string(), content.stored_bytes());
+        let plan = plan::plan(&content, chunk_bytes, |bytes| {
+            watch(Step::Planning { file: &file, bytes, bytes_total });
+            if *stop.borrow() { Err(stopped(&input)) } else { Ok(()) }
+        })?;
+        let header = Header::parse(plan.header.as_bytes(), const { &R::TABLE })
+            .map_err(|error| Error::Input { what: format!("{file}: {error}") })?;
+        Ok(Planned { content: Arc::new(content), plan, header })
+    };
+    blocking(planned).await
+}
+
+/// Runs what blocks, off the runtime's threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(Error::Interrupted { what: "the program ends".into() }),
+    }
+}
+
+/// The error for a file that the run did not finish because it was told to stop.
+pub(crate) fn stopped(input: &Input) -> Error {
+    Error::Interrupted { what: format!("{input}: stopped before its end; run it again to go on") }
+}

@@ -1,0 +1,114 @@
+//! What is stored of a job so far, gathered from what its commits said (R10).
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lambda_core::Error;
+use lambda_core::postgres::lease::JobLane;
+use lambda_core::progress::{Counts, LaneId, Progress};
+
+/// What a job has stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Bytes of the chunks.
+    pub bytes: u64,
+    /// Bytes of all its chunks.
+    pub bytes_total: u64,
+    /// What became of its records.
+    pub counts: Counts,
+}
+
+type Tell = dyn Fn(&Stored) + Send + Sync;
+
+/// Adds up a job's lanes, for the limit of rejects and for whoever watches.
+pub struct Tally {
+    lanes: Mutex<HashMap<LaneId, Lane>>,
+    rejects_max: Option<i64>,
+    tell: Arc<Tell>,
+}
+
+#[derive(Debug)]
+struct Lane {
+    start: i64,
+    end: i64,
+    position: i64,
+    counts: Counts,
+}
+
+impl fmt::Debug for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tally")
+            .field("stored", &self.sum())
+            .field("rejects_max", &self.rejects_max)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tally {
+    /// A tally of `lanes` as they stand. `tell` is called whenever more is stored.
+    pub fn new(lanes: &[JobLane], rejects_max: Option<i64>, tell: Arc<Tell>) -> Self {
+        let lane = |lane: &JobLane| {
+            let (chunk, progress) = (&lane.chunk, &lane.progress);
+            let (start, end) = (chunk.start, chunk.end);
+            (
+                progress.lane,
+                Lane { start, end, position: progress.position, counts: progress.counts },
+            )
+        };
+        Self { lanes: Mutex::new(lanes.iter().map(lane).collect()), rejects_max, tell }
+    }
+
+    /// Takes note of what lanes have stored.
+    pub fn stored(&self, progress: &[Progress]) {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        for progress in progress {
+            if let Some(lane) = lanes.get_mut(&progress.lane) {
+                (lane.position, lane.counts) = (progress.position, progress.counts);
+            }
+        }
+        drop(lanes);
+        (self.tell)(&self.sum());
+    }
+
+    /// All lanes together.
+    pub fn sum(&self) -> Stored {
+        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sum = Stored::default();
+        for lane in lanes.values() {
+            sum.bytes += (lane.position - lane.start).cast_unsigned();
+            sum.bytes_total += (lane.end - lane.start).cast_unsigned();
+            sum.counts += lane.counts;
+        }
+        sum
+    }
+
+    /// Whether every lane is at its end.
+    pub fn is_complete(&self) -> bool {
+        let sum = self.sum();
+        sum.bytes == sum.bytes_total
+    }
+
+    /// Whether the job may go on.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if more records were rejected than is allowed.
+    pub fn within_limit(&self) -> Result<(), Error> {
+        let Some(most) = self.rejects_max else { return Ok(()) };
+        let rejected = self.sum().counts.rejected;
+        if rejected <= most {
+            return Ok(());
+        }
+        Err(too_many(rejected, most))
+    }
+}
+
+/// The error for more rejects than allowed.
+pub(crate) fn too_many(rejected: i64, most: i64) -> Error {
+    Error::Input {
+        what: format!(
+            "{rejected} records were rejected and --max-rejects allows {most}: \
+             what was stored stays, a run with a higher limit completes it"
+        ),
+    }
+}

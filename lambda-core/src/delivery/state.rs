@@ -1,0 +1,399 @@
+//! What a flow does next: a pure function of its state and what happened.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::mem;
+use std::sync::Arc;
+
+use crate::batch::{Batch, Span};
+use crate::delivery::bisect::{Parts, Refusals, take_apart};
+use crate::error::{Error, Kind};
+use crate::outcome::Authority;
+use crate::progress::Progress;
+use crate::record::Table;
+use crate::sink::{Committed, Durability};
+use crate::source::Grant;
+
+/// After so many equal failures of one batch on a server that answers, it is
+/// halved: part of it may be what the server chokes on.
+const EQUAL_FAILURES_MAX: u32 = 3;
+
+/// Tells grants of the same partition apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Generation(u64);
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// The source may read these lanes once they are claimed.
+    Granted(Vec<Grant>),
+    /// A claim succeeded.
+    Claimed(Generation, Progress),
+    /// The source yielded records.
+    Batch(Batch),
+    /// The source lost these partitions.
+    Revoked(Vec<i32>),
+    /// The commit in flight succeeded.
+    Committed(Committed),
+    /// The commit in flight failed; nothing of it was stored.
+    CommitFailed(Error),
+    /// The delay before another try is over.
+    Retry,
+    /// It is time to compare memory with what is stored.
+    Check,
+    /// What is stored of the lanes asked for.
+    Stored(Vec<Progress>),
+    /// The source has nothing more.
+    End,
+    /// Somebody asked to stop.
+    Stop,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Claim the lane, for as long as it takes; tell [`Input::Claimed`].
+    Claim(Generation, Grant),
+    /// A claim under way is no longer wanted.
+    CancelClaim(i32),
+    /// Let the source read from here.
+    Start(Progress),
+    /// Let the source stop reading and drop what it holds of the partition.
+    Stop(i32),
+    /// Commit; tell [`Input::Committed`] or [`Input::CommitFailed`].
+    Commit(Arc<Batch>, Durability),
+    /// Wait a little longer each time; then tell [`Input::Retry`].
+    Wait(Error),
+    /// Something worked: waits start short again.
+    ResetWaits,
+    /// Tell the source what is stored.
+    Tell(Vec<Progress>),
+    /// Ask the sink; tell [`Input::Stored`].
+    Check(Vec<Progress>),
+    /// The end.
+    Finish(Result<(), Error>),
+}
+
+/// A lane that the source was granted.
+#[derive(Debug)]
+struct Lane {
+    generation: Generation,
+    grant: Grant,
+    /// What is stored of it, once it is claimed and read.
+    started: Option<Progress>,
+}
+
+/// The state of a flow.
+#[derive(Debug)]
+pub struct State {
+    authority: Authority,
+    table: &'static Table,
+    lanes: BTreeMap<i32, Lane>,
+    next_generation: u64,
+    /// What is left of the batch at hand, in order; the first is being committed.
+    pieces: VecDeque<Arc<Batch>>,
+    failures: Failures,
+    refusals: Refusals,
+    /// Its commit failed and is to be tried again.
+    waiting: bool,
+    phase: Phase,
+    /// The drain's last commit is in flight.
+    draining: bool,
+}
+
+/// Whether there is more to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// The source has ended: what is at hand is stored, for as long as it takes.
+    Ending,
+    /// Somebody waits for the process to end: what cannot be stored at once is
+    /// left to the next one.
+    Stopping,
+}
+
+/// Failures in a row of the piece being committed.
+#[derive(Debug, Default)]
+struct Failures {
+    last: String,
+    equal: u32,
+    any: bool,
+}
+
+impl State {
+    /// A flow without lanes, for records of `authority` into `table`.
+    pub fn new(authority: Authority, table: &'static Table) -> Self {
+        Self {
+            authority,
+            table,
+            lanes: BTreeMap::new(),
+            next_generation: 0,
+            pieces: VecDeque::new(),
+            failures: Failures::default(),
+            refusals: Refusals::default(),
+            waiting: false,
+            phase: Phase::Running,
+            draining: false,
+        }
+    }
+
+    /// Whether a batch may be taken from the source: none is at hand.
+    pub fn wants_events(&self) -> bool {
+        self.pieces.is_empty() && self.phase == Phase::Running
+    }
+
+    /// Takes one input and tells what to do, in order.
+    pub fn step(&mut self, input: Input) -> Vec<Action> {
+        match input {
+            Input::Granted(grants) => self.granted(grants),
+            Input::Claimed(generation, progress) => self.claimed(generation, progress),
+            Input::Batch(batch) => {
+                self.pieces.push_back(Arc::new(batch));
+                self.commit_next()
+            }
+            Input::Revoked(partitions) => self.revoked(&partitions),
+            Input::Committed(committed) => self.committed(committed),
+            Input::CommitFailed(error) => self.commit_failed(error),
+            Input::Retry => self.commit_next(),
+            Input::Check => self.check(),
+            Input::Stored(stored) => self.compare(&stored),
+            Input::End => {
+                self.phase = Phase::Ending;
+                self.commit_next()
+            }
+            Input::Stop => self.stop(),
+        }
+    }
+
+    fn stop(&mut self) -> Vec<Action> {
+        self.phase = Phase::Stopping;
+        // One more try at once for a batch that waits for its next one.
+        if self.pieces.is_empty() || self.waiting { self.commit_next() } else { Vec::new() }
+    }
+
+    fn granted(&mut self, grants: Vec<Grant>) -> Vec<Action> {
+        grants.into_iter().map(|grant| self.claim(grant)).collect()
+    }
+
+    fn claim(&mut self, grant: Grant) -> Action {
+        let generation = Generation(self.next_generation);
+        self.next_generation += 1;
+        let lane = Lane { generation, grant: grant.clone(), started: None };
+        self.lanes.insert(grant.name.partition, lane);
+        Action::Claim(generation, grant)
+    }
+
+    fn claimed(&mut self, generation: Generation, progress: Progress) -> Vec<Action> {
+        match self.lanes.get_mut(&progress.name.partition) {
+            Some(lane) if lane.generation == generation => {
+                lane.started = Some(progress.clone());
+                vec![Action::Start(progress)]
+            }
+            // Revoked meanwhile, and perhaps granted anew.
+            _ => Vec::new(),
+        }
+    }
+
+    fn revoked(&mut self, partitions: &[i32]) -> Vec<Action> {
+        let lost = partitions.iter().filter_map(|partition| self.lanes.remove(partition));
+        lost.filter(|lane| lane.started.is_none())
+            .map(|lane| Action::CancelClaim(lane.grant.name.partition))
+            .collect()
+    }
+
+    fn commit_next(&mut self) -> Vec<Action> {
+        self.waiting = false;
+        match self.pieces.front() {
+            Some(piece) => vec![Action::Commit(Arc::clone(piece), self.durability())],
+            None if self.phase != Phase::Running => self.drain(),
+            None => Vec::new(),
+        }
+    }
+
+    fn durability(&self) -> Durability {
+        if self.draining { Durability::Durable } else { Durability::Visible }
+    }
+
+    fn committed(&mut self, committed: Committed) -> Vec<Action> {
+        let mut actions = vec![Action::ResetWaits];
+        let recovered = mem::take(&mut self.failures).any;
+        if let Some(piece) = self.pieces.pop_front() {
+            self.refusals.note(piece.rows_count() as u64, false);
+        }
+        for progress in &committed.stored {
+            if let Some(lane) = self.lanes.get_mut(&progress.name.partition)
+                && lane.started.as_ref().is_some_and(|started| started.claim == progress.claim)
+            {
+                lane.started = Some(progress.clone());
+            }
+        }
+        for fenced in &committed.fenced {
+            let held = self.lanes.values().find_map(|lane| {
+                lane.started.as_ref().filter(|started| started.lane == *fenced).cloned()
+            });
+            match held {
+                Some(_) if self.phase != Phase::Running => {}
+                Some(progress) => actions.extend(self.let_go(&progress)),
+                // A lane of a batch in flight when it was revoked: nothing to let go of.
+                None if self.authority == Authority::Stream => {}
+                // Somebody took over the job.
+                None => {
+                    let what = fenced.to_string();
+                    actions.push(Action::Finish(Err(Error::Fenced { what })));
+                    return actions;
+                }
+            }
+        }
+        actions.push(Action::Tell(committed.stored));
+        if recovered {
+            actions.extend(self.check());
+        }
+        if self.draining {
+            actions.push(Action::Finish(Ok(())));
+        } else {
+            actions.extend(self.commit_next());
+        }
+        actions
+    }
+
+    /// A lane that somebody else holds, or that stands elsewhere than we thought:
+    /// drop its buffers, and claim it again since it is still granted (R9).
+    fn let_go(&mut self, progress: &Progress) -> Vec<Action> {
+        let partition = progress.name.partition;
+        let Some(lane) = self.lanes.get(&partition) else { return Vec::new() };
+        let grant = lane.grant.clone();
+        self.drop_pieces_of(progress);
+        vec![Action::Stop(partition), self.claim(grant)]
+    }
+
+    /// The rest of the batch at hand must not touch a lane that was let go: it
+    /// would be fenced again, and again claimed.
+    fn drop_pieces_of(&mut self, progress: &Progress) {
+        let pieces = mem::take(&mut self.pieces).into_iter();
+        self.pieces = pieces
+            .map(|piece| Arc::new(piece.retain(|span| span.lane != progress.lane)))
+            .filter(|piece| !piece.spans().is_empty())
+            .collect();
+    }
+
+    fn commit_failed(&mut self, error: Error) -> Vec<Action> {
+        self.failures.any = true;
+        match error {
+            Error::Refused { code, object, .. } => self.refused(&code, &object),
+            Error::Contended { .. } => self.halve_or_wait(error),
+            error if error.kind() == Kind::Transient => self.commit_stalled(error),
+            error => vec![Action::Finish(Err(error))],
+        }
+    }
+
+    fn commit_stalled(&mut self, error: Error) -> Vec<Action> {
+        if self.phase == Phase::Stopping {
+            // What was not stored is read again by whoever comes next.
+            return vec![Action::Finish(Err(error))];
+        }
+        let text = error.to_string();
+        self.failures.equal = if self.failures.last == text { self.failures.equal + 1 } else { 1 };
+        self.failures.last = text;
+        let answers = matches!(error, Error::Temporary { .. });
+        if answers && self.failures.equal >= EQUAL_FAILURES_MAX {
+            self.failures.equal = 0;
+            self.halve_or_wait(error)
+        } else {
+            self.wait(error)
+        }
+    }
+
+    fn wait(&mut self, error: Error) -> Vec<Action> {
+        self.waiting = true;
+        vec![Action::Wait(error)]
+    }
+
+    fn refused(&mut self, code: &str, object: &str) -> Vec<Action> {
+        let Some(piece) = self.pieces.pop_front() else { return Vec::new() };
+        match take_apart(Arc::unwrap_or_clone(piece), code, object) {
+            Parts::Halves(halves) => self.put_halves(*halves),
+            Parts::Rejected(piece) => {
+                self.refusals.note(1, true);
+                if let Err(error) = self.refusals.check(code, object) {
+                    return vec![Action::Finish(Err(error))];
+                }
+                self.pieces.push_front(Arc::from(piece));
+            }
+            Parts::Nothing => {
+                return vec![Action::Finish(Err(Error::misconfigured(
+                    format!("the database refuses progress itself: {code} {object}"),
+                    "look for rules added to ingest_progress",
+                )))];
+            }
+        }
+        self.commit_next()
+    }
+
+    fn halve_or_wait(&mut self, error: Error) -> Vec<Action> {
+        let Some(piece) = self.pieces.pop_front() else { return Vec::new() };
+        if let Some(halves) = piece.halves() {
+            self.put_halves(halves);
+            self.commit_next()
+        } else {
+            self.pieces.push_front(piece);
+            self.wait(error)
+        }
+    }
+
+    fn put_halves(&mut self, (first, second): (Batch, Batch)) {
+        self.pieces.push_front(Arc::new(second));
+        self.pieces.push_front(Arc::new(first));
+    }
+
+    /// The lanes being read.
+    fn started(&self) -> impl Iterator<Item = &Progress> {
+        self.lanes.values().filter_map(|lane| lane.started.as_ref())
+    }
+
+    fn check(&self) -> Vec<Action> {
+        let lanes: Vec<Progress> = self.started().cloned().collect();
+        if lanes.is_empty() { Vec::new() } else { vec![Action::Check(lanes)] }
+    }
+
+    /// Handles lanes that do not stand as we think they do as fenced (R9): a
+    /// crash of the database may have lost commits that were only visible.
+    fn compare(&mut self, stored: &[Progress]) -> Vec<Action> {
+        // A commit in flight moves lanes; its own check of positions decides then.
+        if !self.pieces.is_empty() {
+            return Vec::new();
+        }
+        let differs = |lane: &&Progress| {
+            !stored.iter().any(|stored| {
+                (stored.lane, stored.claim, stored.position)
+                    == (lane.lane, lane.claim, lane.position)
+            })
+        };
+        let differing: Vec<Progress> = self.started().filter(differs).cloned().collect();
+        differing.iter().flat_map(|progress| self.let_go(progress)).collect()
+    }
+
+    /// The last commit makes everything before it durable. It writes a progress
+    /// row, since a commit that wrote nothing waits for nothing (R5).
+    fn drain(&mut self) -> Vec<Action> {
+        let spans: Vec<Span> = self
+            .started()
+            .filter_map(|progress| {
+                Some(Span {
+                    lane: progress.lane,
+                    partition: progress.name.partition,
+                    claim: progress.claim?,
+                    from: progress.position,
+                    to: progress.position,
+                    last: None,
+                })
+            })
+            .collect();
+        if spans.is_empty() {
+            return vec![Action::Finish(Ok(()))];
+        }
+        self.draining = true;
+        let empty = Default::default;
+        let last = Batch::new(self.authority, self.table, spans, Vec::new(), empty(), empty());
+        self.pieces.push_back(Arc::new(last));
+        self.commit_next()
+    }
+}

@@ -1,0 +1,168 @@
+//! Taking a lane from whoever held it (R12, R13, R16).
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use uuid::Uuid;
+
+use crate::error::{Error, Server};
+use crate::postgres::config::DatabaseConfig;
+use crate::postgres::connect::connect;
+use crate::postgres::evict::Backend;
+use crate::postgres::lanes::{self, PROGRESS_COLUMNS};
+use crate::progress::{ClaimId, Progress};
+use crate::remedy;
+use crate::sink::ClaimRequest;
+
+/// Marks claims in `pg_stat_activity`.
+pub(super) const PURPOSE: &str = "claim";
+
+/// How long a claim waits for the lane's lock before it gives up and tries
+/// again.
+const SETTINGS: &str = "set lock_timeout = '2s'; set synchronous_commit = on";
+
+/// How long a claim waits before it ends the backend that holds the lane.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often a claim is tried before its failure is told.
+const TRIES: u32 = 5;
+
+/// A group that stored or claimed within this time is active (R16).
+const ACTIVE: &str = "60 seconds";
+
+/// Claims a lane on a connection of its own.
+///
+/// # Errors
+/// As for [`crate::sink::Sink::claim`].
+pub(super) async fn claim(
+    config: &DatabaseConfig,
+    request: &ClaimRequest,
+) -> Result<Progress, Error> {
+    let waiting = |error| remedy::postgres(error, "claim a lane");
+    let client = connect(config, PURPOSE).await?;
+    client.batch_execute(SETTINGS).await.map_err(waiting)?;
+    let backend = Backend::of(&client).await.map_err(waiting)?;
+    create(&client, request).await.map_err(waiting)?;
+    for _ in 0..TRIES {
+        let current = current(&client, request).await?;
+        let attempt = swap(&client, request, current);
+        tokio::pin!(attempt);
+        let done = match tokio::time::timeout(PATIENCE, &mut attempt).await {
+            Ok(done) => done,
+            Err(_) => {
+                end_blockers(config, &backend, request).await?;
+                attempt.await
+            }
+        };
+        match done {
+            Ok(Some(progress)) => return Ok(progress),
+            // Somebody else claimed it in between, or a lock is held on.
+            Ok(None) => {}
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {}
+            Err(error) => return Err(waiting(error)),
+        }
+    }
+    Err(Error::Temporary {
+        server: Server::Postgres,
+        what: "claim a lane",
+        remedy: "its row in ingest_progress is locked by another program: look at pg_stat_activity",
+        source: request.name.to_string().into(),
+    })
+}
+
+/// Creates the lane's row, unless there is one.
+async fn create(client: &Client, request: &ClaimRequest) -> Result<(), tokio_postgres::Error> {
+    let name = &request.name;
+    let sql = "insert into ingest_progress (pipeline, source, partition, position) \
+               select $1, $2, $3, $4 where not exists ( \
+                   select from ingest_progress where pipeline = $1 and source = $2 and partition = $3) \
+               on conflict do nothing";
+    client
+        .execute(sql, &[&name.pipeline, &name.source, &name.partition, &request.first_position])
+        .await
+        .map(drop)
+}
+
+/// The claim that is to be replaced. Refuses to take a lane from another group
+/// that is active.
+async fn current(client: &Client, request: &ClaimRequest) -> Result<Option<Uuid>, Error> {
+    let name = &request.name;
+    let sql = format!(
+        "select claim, consumer_group, owner, \
+                updated_at > now() - interval '{ACTIVE}' and consumer_group <> $4 as foreign_group \
+         from ingest_progress where pipeline = $1 and source = $2 and partition = $3"
+    );
+    let read = async {
+        let group = request.group.as_deref();
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+            [&name.pipeline, &name.source, &name.partition, &group];
+        let row = client.query_one(&sql, &parameters).await?;
+        let foreign = row.try_get::<_, Option<bool>>("foreign_group")?.unwrap_or_default();
+        let by: (Option<String>, Option<String>) =
+            (row.try_get("consumer_group")?, row.try_get("owner")?);
+        Ok((row.try_get("claim")?, foreign, by))
+    };
+    let (claim, foreign, (group, owner)) =
+        read.await.map_err(|error| remedy::postgres(error, "claim a lane"))?;
+    if foreign && !request.take_over {
+        return Err(Error::misconfigured(
+            format!(
+                "{name} was active within the last {ACTIVE} under the consumer group {} ({})",
+                group.unwrap_or_default(),
+                owner.unwrap_or_default()
+            ),
+            "stop that group, use its KAFKA_GROUP_ID, or start with --take-over",
+        ));
+    }
+    Ok(claim)
+}
+
+/// Replaces the claim `current`, if it is still that one: a ghost of an earlier
+/// try, still waiting in the server, then replaces nothing.
+async fn swap(
+    client: &Client,
+    request: &ClaimRequest,
+    current: Option<Uuid>,
+) -> Result<Option<Progress>, tokio_postgres::Error> {
+    let name = &request.name;
+    let sql = format!(
+        "update ingest_progress set claim = $4, owner = $6, consumer_group = $7, \
+                claimed_at = now(), updated_at = now() \
+         where pipeline = $1 and source = $2 and partition = $3 \
+           and claim is not distinct from $5 \
+         returning {PROGRESS_COLUMNS}"
+    );
+    let claim = ClaimId::random().0;
+    let row = client
+        .query_opt(
+            &sql,
+            &[
+                &name.pipeline,
+                &name.source,
+                &name.partition,
+                &claim,
+                &current,
+                &request.owner,
+                &request.group,
+            ],
+        )
+        .await?;
+    row.as_ref().map(lanes::progress).transpose()
+}
+
+async fn end_blockers(
+    config: &DatabaseConfig,
+    waiting: &Backend,
+    request: &ClaimRequest,
+) -> Result<(), Error> {
+    let client = connect(config, "evict").await?;
+    let ended = waiting
+        .end_blockers(&client)
+        .await
+        .map_err(|error| remedy::postgres(error, "end a backend"))?;
+    if ended > 0 {
+        tracing::warn!(lane = %request.name, ended, "ended backends of a loader that held the lane");
+    }
+    Ok(())
+}

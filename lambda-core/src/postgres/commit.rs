@@ -1,0 +1,168 @@
+//! The commit: one transaction for rows, corrections, dead letters, counts,
+//! sums and positions. Its steps and their order are DESIGN section 3; each
+//! deviation tried led to deadlocks or wrong outcomes.
+
+use tokio_postgres::error::SqlState;
+
+use crate::batch::Batch;
+use crate::error::Error;
+use crate::outcome::Authority;
+use crate::postgres::probe::{JobCache, probe};
+use crate::postgres::session::Session;
+use crate::postgres::{copy, dead_letters, lanes, supersede};
+use crate::progress::Sums;
+use crate::remedy;
+use crate::resolve::{Keys, Resolution};
+use crate::sink::{Committed, Durability};
+
+/// How often the probe path is tried while others insert the same ids.
+const PROBES: u32 = 5;
+
+/// Which path the rows take first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Path {
+    /// COPY straight into the table; the key's index tells repeats.
+    Fast,
+    /// Look first, since repeats keep coming.
+    Probe,
+}
+
+/// A commit that did not succeed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Nothing was stored.
+    Aborted(Error),
+    /// COMMIT was sent and not acknowledged.
+    Unknown(tokio_postgres::Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Aborted(error)
+    }
+}
+
+/// What a commit did, and which path the next one should take.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) committed: Committed,
+    pub(super) next: Path,
+}
+
+/// Commits `batch` on `session`, and leaves no transaction open on it unless
+/// the outcome is unknown.
+pub(super) async fn commit(
+    session: &mut Session,
+    batch: &Batch,
+    durability: Durability,
+    path: Path,
+    jobs: &JobCache,
+) -> Result<Done, Failure> {
+    let result = transact(session, batch, durability, path, jobs).await;
+    if let Err(Failure::Aborted(_)) = result {
+        session.roll_back().await;
+    }
+    result
+}
+
+async fn transact(
+    session: &mut Session,
+    batch: &Batch,
+    durability: Durability,
+    path: Path,
+    jobs: &JobCache,
+) -> Result<Done, Failure> {
+    let storing = |error| remedy::postgres(error, "store a batch");
+    session.begin(durability == Durability::Durable).await.map_err(storing)?;
+    let locked = lanes::lock(session, batch).await?;
+    let fenced: Vec<_> = batch
+        .spans()
+        .iter()
+        .filter(|span| locked.holding(span).is_none())
+        .map(|span| span.lane)
+        .collect();
+    let held = (!fenced.is_empty()).then(|| batch.retain(|span| locked.holding(span).is_some()));
+    let batch = held.as_ref().unwrap_or(batch);
+    if batch.spans().is_empty() {
+        session.roll_back().await;
+        return Ok(Done { committed: Committed { stored: Vec::new(), fenced }, next: path });
+    }
+    let (resolution, sums, next) = store_rows(session, batch, locked.xid, path, jobs).await?;
+    dead_letters::store(
+        session.client(),
+        &session.statements.copy_dead_letters,
+        batch,
+        &resolution.dead_letters,
+    )
+    .await
+    .map_err(storing)?;
+    let stored = lanes::set(session, batch, &locked, &resolution.counts, &sums).await?;
+    session.client().batch_execute("set constraints all immediate").await.map_err(storing)?;
+    session.commit().await.map_err(Failure::Unknown)?;
+    Ok(Done { committed: Committed { stored, fenced }, next })
+}
+
+/// Steps 2 and 3: the rows, by the fast path if it may be tried, else by probing.
+async fn store_rows(
+    session: &Session,
+    batch: &Batch,
+    xid: i64,
+    path: Path,
+    jobs: &JobCache,
+) -> Result<(Resolution, Vec<Sums>, Path), Error> {
+    let keys = Keys::of(batch);
+    if path == Path::Fast {
+        savepoint(session).await?;
+        let resolution = keys.resolve(&[]);
+        if let Some(sums) = insert(session, batch, &resolution, xid).await? {
+            return Ok((resolution, sums, Path::Fast));
+        }
+    }
+    for _ in 0..PROBES {
+        savepoint(session).await?;
+        let lock = matches!(batch.authority, Authority::Batch(_));
+        let found = probe(session, batch.table, &keys, lock, jobs).await?;
+        let resolution = keys.resolve(&found.standing());
+        if let Some(mut sums) = insert(session, batch, &resolution, xid).await? {
+            supersede::apply(session, batch, &resolution, &found, xid, &mut sums).await?;
+            let next = if found.is_empty() { Path::Fast } else { Path::Probe };
+            return Ok((resolution, sums, next));
+        }
+    }
+    Err(Error::Contended { tries: PROBES })
+}
+
+/// Copies the new rows. `None`: one of the ids is taken meanwhile, and the
+/// transaction is back at the savepoint, which frees the probe's locks.
+async fn insert(
+    session: &Session,
+    batch: &Batch,
+    resolution: &Resolution,
+    xid: i64,
+) -> Result<Option<Vec<Sums>>, Error> {
+    let statement = &session.statements.copy_rows;
+    match copy::rows(session.client(), statement, batch, &resolution.inserts, xid).await {
+        Ok(sums) => Ok(Some(sums)),
+        Err(error) if violates_key(session, &error) => {
+            let sql = "rollback to savepoint rows; release savepoint rows";
+            let back = session.client().batch_execute(sql).await;
+            back.map_err(|error| remedy::postgres(error, "store a batch"))?;
+            Ok(None)
+        }
+        Err(error) => Err(remedy::postgres(error, "store a batch")),
+    }
+}
+
+async fn savepoint(session: &Session) -> Result<(), Error> {
+    let done = session.client().batch_execute("savepoint rows").await;
+    done.map_err(|error| remedy::postgres(error, "store a batch"))
+}
+
+fn violates_key(session: &Session, error: &tokio_postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|error| {
+        *error.code() == SqlState::UNIQUE_VIOLATION
+            && error
+                .constraint()
+                .is_some_and(|name| session.statements.key_indexes.iter().any(|key| key == name))
+    })
+}

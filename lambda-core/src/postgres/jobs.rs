@@ -1,0 +1,392 @@
+//! Jobs: found or created once for each content, listed, and looked into.
+//! Starting, holding and ending them is [`crate::postgres::lease`]'s.
+
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use tokio::time::Instant;
+use tokio_postgres::{Client, Row, Transaction};
+
+use crate::delivery::retry::Backoff;
+use crate::error::{Error, Kind};
+use crate::job::{Chunk, JobRef, Status};
+use crate::postgres::config::DatabaseConfig;
+use crate::postgres::connect::{Connection, connect_waiting};
+use crate::progress::Counts;
+use crate::remedy;
+
+/// How long a server that does not answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Everything about jobs is durable before it is believed (R5). A process that
+/// is frozen between two statements must not hold a job's row for ever.
+const SETTINGS: &str =
+    "set synchronous_commit = on; set idle_in_transaction_session_timeout = '10s'";
+
+/// Key of the advisory lock under which jobs get their numbers (R21).
+const NUMBER_LOCK: i64 = 0x6c61_6d62_6461_0002;
+
+/// What [`job`] reads. A completed job's counts are its own, those of any other
+/// are the sums of what its lanes have stored so far (R10).
+const SELECT_JOB: &str = "\
+    select j.id, j.pipeline, j.source, j.status, j.file_name, j.bytes, j.records, j.chunks, \
+           j.run_time, j.as_of, j.attempt, j.owner, j.started_at, j.finished_at, j.error, \
+           j.status = 'completed' as final, s.stored_chunks, \
+           coalesce(j.lease_until > clock_timestamp(), false) as leased, \
+           j.read, j.inserted, j.confirmed, j.corrected, j.superseded, j.duplicate, j.rejected, \
+           s.read as live_read, s.inserted as live_inserted, s.confirmed as live_confirmed, \
+           s.corrected as live_corrected, s.superseded as live_superseded, \
+           s.duplicate as live_duplicate, s.rejected as live_rejected \
+    from batch_jobs j cross join lateral ( \
+        select count(*) filter (where position = end_position) as stored_chunks, \
+               coalesce(sum(read), 0)::bigint as read, \
+               coalesce(sum(inserted), 0)::bigint as inserted, \
+               coalesce(sum(confirmed), 0)::bigint as confirmed, \
+               coalesce(sum(corrected), 0)::bigint as corrected, \
+               coalesce(sum(superseded), 0)::bigint as superseded, \
+               coalesce(sum(duplicate), 0)::bigint as duplicate, \
+               coalesce(sum(rejected), 0)::bigint as rejected \
+        from ingest_progress p where p.pipeline = j.pipeline and p.source = j.source) s";
+
+const INSERT_CHUNKS: &str = "\
+    insert into ingest_progress \
+        (pipeline, source, partition, position, end_position, first_line, records, digest) \
+    select $1, $2, n.* from unnest($3::int4[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], \
+                                   $8::bytea[]) as n";
+
+const INSERT_JOB: &str = "\
+    insert into batch_jobs (pipeline, source, file_name, header, bytes, records, chunks, as_of) \
+    values ($1, $2, $3, $4, $5, $6, $7, coalesce($8, now()))";
+
+/// A job as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Its number.
+    pub number: i64,
+    /// The target table.
+    pub pipeline: String,
+    /// SHA-256 of the content, in hex.
+    pub source: String,
+    /// Where it stands.
+    pub status: Status,
+    /// Whether somebody holds its lease.
+    pub leased: bool,
+    /// The name under which the content was first seen.
+    pub file_name: String,
+    /// Bytes of the content, decompressed.
+    pub bytes: i64,
+    /// Records in the content.
+    pub records: i64,
+    /// Chunks of the content.
+    pub chunks: i32,
+    /// Chunks that are stored.
+    pub stored_chunks: i64,
+    /// The moment whose truth the file tells.
+    pub as_of: jiff::Timestamp,
+    /// When it was created.
+    pub run_time: jiff::Timestamp,
+    /// How often it was started.
+    pub attempt: i32,
+    /// Who started it last.
+    pub owner: Option<String>,
+    /// When it was first started.
+    pub started_at: Option<jiff::Timestamp>,
+    /// When it was completed.
+    pub finished_at: Option<jiff::Timestamp>,
+    /// What stopped it last.
+    pub error: Option<String>,
+    /// What became of its records so far.
+    pub counts: Counts,
+}
+
+impl Job {
+    /// It as an authority.
+    pub fn authority(&self) -> JobRef {
+        JobRef { as_of_micros: self.as_of.as_microsecond(), number: self.number }
+    }
+
+    /// Its name in `job_id` columns.
+    pub fn job_id(&self) -> String {
+        crate::job::job_id(self.number)
+    }
+}
+
+/// What a job is created from.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// The target table.
+    pub pipeline: String,
+    /// SHA-256 of the content, in hex.
+    pub source: String,
+    /// The file's name.
+    pub file_name: String,
+    /// The header line.
+    pub header: String,
+    /// Bytes of the content, decompressed.
+    pub bytes: i64,
+    /// The moment whose truth the file tells, microseconds since the Unix epoch;
+    /// `None`: the database's now.
+    pub as_of_micros: Option<i64>,
+    /// The content's chunks, in order.
+    pub chunks: Vec<Chunk>,
+}
+
+/// A dead letter of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobReject {
+    /// Its first line.
+    pub line: i64,
+    /// Its first byte.
+    pub position: i64,
+    /// Why, as stored.
+    pub reason: String,
+    /// The field and what is expected of it.
+    pub detail: String,
+    /// Its bytes as read.
+    pub payload: Vec<u8>,
+}
+
+/// The jobs of one database. Uses a connection of its own for each call: there
+/// are few, and none may depend on what a former one left behind.
+#[derive(Debug, Clone)]
+pub struct Jobs {
+    database: DatabaseConfig,
+}
+
+impl Jobs {
+    /// The jobs in `database`.
+    pub fn new(database: DatabaseConfig) -> Self {
+        Self { database }
+    }
+
+    /// Where they are stored.
+    pub fn database(&self) -> &DatabaseConfig {
+        &self.database
+    }
+
+    pub(super) async fn connect(&self) -> Result<Connection, Error> {
+        let connection = connect_waiting(&self.database, "job", Some(PATIENCE)).await?;
+        let set = connection.batch_execute(SETTINGS).await;
+        set.map_err(|error| remedy::postgres(error, "prepare a session"))?;
+        Ok(connection)
+    }
+
+    /// The job of a content, creating it with all its chunks' lanes if there is
+    /// none (R19, R21).
+    ///
+    /// # Errors
+    /// `Fatal` if the job has another `as_of` than asked for; `Transient` when the
+    /// server stays away.
+    pub async fn find_or_create(&self, new: &NewJob) -> Result<Job, Error> {
+        let mut patience = Patience::default();
+        loop {
+            match self.try_find_or_create(new).await {
+                Err(error) if patience.again(&error).await => {}
+                Err(error) => return Err(error),
+                Ok(job) => return same_as_of(job, new.as_of_micros),
+            }
+        }
+    }
+
+    async fn try_find_or_create(&self, new: &NewJob) -> Result<Job, Error> {
+        let failed = |error| remedy::postgres(error, "create a job");
+        let mut connection = self.connect().await?;
+        if let Some(job) = find(&connection, new).await.map_err(failed)? {
+            return Ok(job);
+        }
+        let create = async {
+            let transaction = connection.transaction().await?;
+            // Only one at a time looks and inserts, so that no number is burnt.
+            transaction.execute("select pg_advisory_xact_lock($1)", &[&NUMBER_LOCK]).await?;
+            if find(transaction.client(), new).await?.is_none() {
+                insert(&transaction, new).await?;
+            }
+            transaction.commit().await?;
+            find(&connection, new).await
+        };
+        let job = create.await.map_err(failed)?;
+        job.ok_or_else(|| Error::misconfigured("a job vanished", "do not delete jobs"))
+    }
+
+    /// The job with this number.
+    ///
+    /// # Errors
+    /// `Transient` or `Fatal`.
+    pub async fn get(&self, number: i64) -> Result<Option<Job>, Error> {
+        let failed = |error| remedy::postgres(error, "read a job");
+        let connection = self.connect().await?;
+        let sql = format!("{SELECT_JOB} where j.id = $1");
+        let row = connection.query_opt(&sql, &[&number]).await.map_err(failed)?;
+        row.as_ref().map(job).transpose().map_err(failed)
+    }
+
+    /// The latest jobs, newest first, at most `limit`; only those in `status` if
+    /// one is given.
+    ///
+    /// # Errors
+    /// `Transient` or `Fatal`.
+    pub async fn list(&self, status: Option<Status>, limit: u32) -> Result<Vec<Job>, Error> {
+        let failed = |error| remedy::postgres(error, "list the jobs");
+        let connection = self.connect().await?;
+        let sql = format!(
+            "{SELECT_JOB} where $1::text is null or j.status = $1 order by j.id desc limit $2"
+        );
+        let status = status.map(Status::as_str);
+        let rows = connection.query(&sql, &[&status, &i64::from(limit)]).await.map_err(failed)?;
+        rows.iter().map(job).collect::<Result<_, _>>().map_err(failed)
+    }
+
+    /// Hands every dead letter of a job to `each`, in the order of the file, one
+    /// at a time.
+    ///
+    /// # Errors
+    /// `Transient` or `Fatal`, and what `each` says.
+    pub async fn rejects(
+        &self,
+        job: &Job,
+        mut each: impl FnMut(JobReject) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let failed = |error| remedy::postgres(error, "read dead letters");
+        let connection = self.connect().await?;
+        let sql = "select d.line, d.position, d.reason, d.detail, d.payload \
+                   from ingest_progress p join dead_letters d using (lane) \
+                   where p.pipeline = $1 and p.source = $2 order by d.position";
+        let rows = connection.query_raw(sql, [&job.pipeline, &job.source]).await.map_err(failed)?;
+        tokio::pin!(rows);
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            each(reject(&row).map_err(failed)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// An authority never changes (R4a).
+fn same_as_of(job: Job, asked: Option<i64>) -> Result<Job, Error> {
+    match asked {
+        Some(micros) if micros != job.as_of.as_microsecond() => Err(Error::misconfigured(
+            format!("job {} of this content has --as-of {}", job.job_id(), job.as_of),
+            "an authority never changes: leave --as-of out or give the same",
+        )),
+        _ => Ok(job),
+    }
+}
+
+async fn find(client: &Client, new: &NewJob) -> Result<Option<Job>, tokio_postgres::Error> {
+    let sql = format!("{SELECT_JOB} where j.pipeline = $1 and j.source = $2");
+    let row = client.query_opt(&sql, &[&new.pipeline, &new.source]).await?;
+    row.as_ref().map(job).transpose()
+}
+
+/// The lanes first: what fails there has not taken a number yet.
+async fn insert(transaction: &Transaction<'_>, new: &NewJob) -> Result<(), tokio_postgres::Error> {
+    let column = |value: fn(&Chunk) -> i64| new.chunks.iter().map(value).collect::<Vec<i64>>();
+    let count = i32::try_from(new.chunks.len()).unwrap_or(i32::MAX);
+    let partitions: Vec<i32> = (0..count).collect();
+    let digests: Vec<&[u8]> = new.chunks.iter().map(|chunk| &chunk.digest[..]).collect();
+    let records = column(|chunk| chunk.records);
+    transaction
+        .execute(
+            INSERT_CHUNKS,
+            &[
+                &new.pipeline,
+                &new.source,
+                &partitions,
+                &column(|chunk| chunk.start),
+                &column(|chunk| chunk.end),
+                &column(|chunk| chunk.first_line),
+                &records,
+                &digests,
+            ],
+        )
+        .await?;
+    let as_of = new.as_of_micros.and_then(|micros| jiff::Timestamp::from_microsecond(micros).ok());
+    let total: i64 = records.iter().sum();
+    transaction
+        .execute(
+            INSERT_JOB,
+            &[
+                &new.pipeline,
+                &new.source,
+                &new.file_name,
+                &new.header,
+                &new.bytes,
+                &total,
+                &count,
+                &as_of,
+            ],
+        )
+        .await
+        .map(drop)
+}
+
+/// Reads a row of [`SELECT_JOB`].
+fn job(row: &Row) -> Result<Job, tokio_postgres::Error> {
+    let status: String = row.try_get("status")?;
+    let live = if row.try_get("final")? { "" } else { "live_" };
+    let count = |name: &str| row.try_get::<_, i64>(format!("{live}{name}").as_str());
+    Ok(Job {
+        number: row.try_get("id")?,
+        pipeline: row.try_get("pipeline")?,
+        source: row.try_get("source")?,
+        // The column's check admits no other names.
+        status: Status::parse(&status).unwrap_or(Status::Pending),
+        leased: row.try_get("leased")?,
+        file_name: row.try_get("file_name")?,
+        bytes: row.try_get("bytes")?,
+        records: row.try_get("records")?,
+        chunks: row.try_get("chunks")?,
+        stored_chunks: row.try_get("stored_chunks")?,
+        as_of: row.try_get("as_of")?,
+        run_time: row.try_get("run_time")?,
+        attempt: row.try_get("attempt")?,
+        owner: row.try_get("owner")?,
+        started_at: row.try_get("started_at")?,
+        finished_at: row.try_get("finished_at")?,
+        error: row.try_get("error")?,
+        counts: Counts {
+            read: count("read")?,
+            inserted: count("inserted")?,
+            confirmed: count("confirmed")?,
+            corrected: count("corrected")?,
+            superseded: count("superseded")?,
+            duplicate: count("duplicate")?,
+            rejected: count("rejected")?,
+        },
+    })
+}
+
+fn reject(row: &Row) -> Result<JobReject, tokio_postgres::Error> {
+    Ok(JobReject {
+        line: row.try_get::<_, Option<i64>>("line")?.unwrap_or_default(),
+        position: row.try_get("position")?,
+        reason: row.try_get("reason")?,
+        detail: row.try_get("detail")?,
+        payload: row.try_get::<_, Option<Vec<u8>>>("payload")?.unwrap_or_default(),
+    })
+}
+
+/// Tries again for a while what failed because of the environment.
+#[derive(Debug)]
+pub(super) struct Patience {
+    since: Instant,
+    backoff: Backoff,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { since: Instant::now(), backoff: Backoff::default() }
+    }
+}
+
+impl Patience {
+    /// Whether to try again after `error`, having waited.
+    pub(super) async fn again(&mut self, error: &Error) -> bool {
+        if error.kind() != Kind::Transient || self.since.elapsed() >= PATIENCE {
+            return false;
+        }
+        let delay = self.backoff.next_delay();
+        tracing::warn!(error = error.chain(), retry_in = ?delay, "a job's state is asked for again");
+        tokio::time::sleep(delay).await;
+        true
+    }
+}

@@ -1,0 +1,180 @@
+//! Steps 1 and 5 of the commit: the lanes' progress rows, locked and set.
+
+use tokio_postgres::{Client, Row};
+
+use crate::batch::{Batch, Span};
+use crate::error::Error;
+use crate::postgres::session::Session;
+use crate::progress::{ClaimId, Counts, Fingerprint, LaneId, LaneName, Progress, Sums};
+use crate::remedy;
+
+/// Columns that [`progress`] reads.
+pub(super) const PROGRESS_COLUMNS: &str = "\
+    lane, pipeline, source, partition, position, end_position, claim, \
+    read, inserted, confirmed, corrected, superseded, duplicate, rejected, \
+    written, owned, displaced, last_position, last_timestamp_ms, last_checksum";
+
+/// Reads a progress row.
+pub(super) fn progress(row: &Row) -> Result<Progress, tokio_postgres::Error> {
+    let last = (
+        row.try_get("last_position")?,
+        row.try_get("last_timestamp_ms")?,
+        row.try_get("last_checksum")?,
+    );
+    let last = match last {
+        (Some(position), Some(timestamp_ms), Some(checksum)) => {
+            Some(Fingerprint { position, timestamp_ms, checksum })
+        }
+        _ => None,
+    };
+    Ok(Progress {
+        lane: LaneId(row.try_get("lane")?),
+        name: LaneName {
+            pipeline: row.try_get("pipeline")?,
+            source: row.try_get("source")?,
+            partition: row.try_get("partition")?,
+        },
+        position: row.try_get("position")?,
+        end_position: row.try_get("end_position")?,
+        claim: row.try_get::<_, Option<uuid::Uuid>>("claim")?.map(ClaimId),
+        counts: Counts {
+            read: row.try_get("read")?,
+            inserted: row.try_get("inserted")?,
+            confirmed: row.try_get("confirmed")?,
+            corrected: row.try_get("corrected")?,
+            superseded: row.try_get("superseded")?,
+            duplicate: row.try_get("duplicate")?,
+            rejected: row.try_get("rejected")?,
+        },
+        sums: Sums {
+            written: row.try_get("written")?,
+            owned: row.try_get("owned")?,
+            displaced: row.try_get("displaced")?,
+        },
+        last,
+    })
+}
+
+/// The stored progress of lanes, read without locking.
+pub(super) async fn stored(client: &Client, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
+    let numbers: Vec<i32> = lanes.iter().map(|lane| lane.0).collect();
+    let sql = format!(
+        "select {PROGRESS_COLUMNS} from ingest_progress where lane = any($1) \
+         order by array_position($1, lane)"
+    );
+    let read = async {
+        let rows = client.query(&sql, &[&numbers]).await?;
+        rows.iter().map(progress).collect::<Result<_, tokio_postgres::Error>>()
+    };
+    read.await.map_err(|error| remedy::postgres(error, "read progress"))
+}
+
+/// A batch's lanes, locked by the transaction.
+#[derive(Debug)]
+pub(super) struct LockedLanes {
+    /// The transaction's id as rows store it.
+    pub(super) xid: i64,
+    /// The lanes found.
+    rows: Vec<Progress>,
+}
+
+impl LockedLanes {
+    /// The lane's progress, if it is held by the span's claim and stands where
+    /// the span starts.
+    pub(super) fn holding(&self, span: &Span) -> Option<&Progress> {
+        self.rows.iter().find(|lane| {
+            lane.lane == span.lane && lane.claim == Some(span.claim) && lane.position == span.from
+        })
+    }
+}
+
+/// Step 1: locks the lanes of a batch, in order.
+pub(super) async fn lock(session: &Session, batch: &Batch) -> Result<LockedLanes, Error> {
+    let numbers: Vec<i32> = batch.spans().iter().map(|span| span.lane.0).collect();
+    let rows = session
+        .client()
+        .query(&session.statements.lock_lanes, &[&numbers])
+        .await
+        .map_err(|error| remedy::postgres(error, "lock lanes"))?;
+    let read = || {
+        let Some(first) = rows.first() else { return Ok((0, true)) };
+        Ok((first.try_get::<_, i64>("xid")?, first.try_get::<_, bool>("same_cluster")?))
+    };
+    let (xid, same_cluster) = read().map_err(|error| remedy::postgres(error, "lock lanes"))?;
+    if !same_cluster {
+        return Err(Error::misconfigured(
+            "the database was restored into another cluster, its stored transaction ids mean nothing here",
+            "run lambda-db-setup, which moves them",
+        ));
+    }
+    let rows = rows
+        .iter()
+        .map(progress)
+        .collect::<Result<_, _>>()
+        .map_err(|error| remedy::postgres(error, "lock lanes"))?;
+    Ok(LockedLanes { xid, rows })
+}
+
+/// Step 5: moves the lanes of a batch, all of them or none. Gives their progress
+/// as now set.
+pub(super) async fn set(
+    session: &Session,
+    batch: &Batch,
+    locked: &LockedLanes,
+    counts: &[Counts],
+    sums: &[Sums],
+) -> Result<Vec<Progress>, Error> {
+    let mut after = Vec::with_capacity(batch.spans().len());
+    for (index, span) in batch.spans().iter().enumerate() {
+        let mut lane = locked
+            .holding(span)
+            .cloned()
+            .ok_or_else(|| Error::Fenced { what: span.lane.to_string() })?;
+        lane.position = span.to;
+        lane.counts += counts[index];
+        lane.sums.add(sums[index]);
+        lane.last = span.last.or(lane.last);
+        after.push(lane);
+    }
+    let froms: Vec<i64> = batch.spans().iter().map(|span| span.from).collect();
+    let claims: Vec<uuid::Uuid> = batch.spans().iter().map(|span| span.claim.0).collect();
+    let lanes: Vec<i32> = after.iter().map(|lane| lane.lane.0).collect();
+    let column = |value: fn(&Progress) -> i64| after.iter().map(value).collect::<Vec<i64>>();
+    let last = |value: fn(&Fingerprint) -> i64| {
+        after.iter().map(|lane| lane.last.as_ref().map(value)).collect::<Vec<Option<i64>>>()
+    };
+    let updated = session
+        .client()
+        .execute(
+            &session.statements.set_progress,
+            &[
+                &lanes,
+                &claims,
+                &froms,
+                &column(|lane| lane.position),
+                &column(|lane| lane.counts.read),
+                &column(|lane| lane.counts.inserted),
+                &column(|lane| lane.counts.confirmed),
+                &column(|lane| lane.counts.corrected),
+                &column(|lane| lane.counts.superseded),
+                &column(|lane| lane.counts.duplicate),
+                &column(|lane| lane.counts.rejected),
+                &column(|lane| lane.sums.written),
+                &column(|lane| lane.sums.owned),
+                &column(|lane| lane.sums.displaced),
+                &last(|last| last.position),
+                &last(|last| last.timestamp_ms),
+                &last(|last| last.checksum),
+            ],
+        )
+        .await
+        .map_err(|error| remedy::postgres(error, "store progress"))?;
+    if updated == after.len() as u64 {
+        Ok(after)
+    } else {
+        Err(Error::misconfigured(
+            format!("progress of {updated} instead of {} locked lanes could be set", after.len()),
+            "look for triggers or row security on ingest_progress",
+        ))
+    }
+}

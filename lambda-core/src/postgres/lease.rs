@@ -1,0 +1,398 @@
+//! Starting a job, holding it by a lease that is renewed, and ending it (R22,
+//! R23).
+//!
+//! The lease tells others that somebody is at work; it protects nothing. What
+//! does are the claims on the job's lanes and the attempt's number, which every
+//! write to the job carries.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, Row, Transaction};
+
+use crate::error::Error;
+use crate::job::{self, Chunk, End, Found, Start, Status};
+use crate::postgres::config::DatabaseConfig;
+use crate::postgres::connect::connect;
+use crate::postgres::evict::Backend;
+use crate::postgres::jobs::{Job, Jobs, Patience};
+use crate::postgres::lanes::{self, PROGRESS_COLUMNS};
+use crate::progress::{ClaimId, Progress};
+use crate::remedy;
+
+/// How long a lease lasts, by the database's clock.
+pub const LEASE: Duration = Duration::from_secs(15);
+
+/// How often it is renewed.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// How long a start waits for a lane before it ends the backend that holds it.
+const LANE_PATIENCE: Duration = Duration::from_secs(1);
+
+const LOCK_JOB: &str = "\
+    select status, owner, coalesce(lease_until > clock_timestamp(), false) as leased, \
+           coalesce(extract(epoch from lease_until - clock_timestamp()), 0)::float8 as rest \
+    from batch_jobs where id = $1 for update";
+
+const TAKE_JOB: &str = "\
+    update batch_jobs set status = 'running', attempt = attempt + 1, owner = $2, error = null, \
+           lease_until = clock_timestamp() + $3::float8 * interval '1 second', \
+           started_at = coalesce(started_at, now()), finished_at = null \
+    where id = $1 returning attempt";
+
+const LOCK_LANES: &str = "\
+    select from ingest_progress where pipeline = $1 and source = $2 order by lane for update";
+
+const RENEW: &str = "\
+    update batch_jobs set lease_until = clock_timestamp() + $3::float8 * interval '1 second' \
+    where id = $1 and attempt = $2 and status = 'running'";
+
+/// The sums of a job's lanes. The last two tell whether every chunk is stored.
+const SUMS: &str = "\
+    select coalesce(sum(read), 0)::bigint as read, \
+           coalesce(sum(inserted), 0)::bigint as inserted, \
+           coalesce(sum(confirmed), 0)::bigint as confirmed, \
+           coalesce(sum(corrected), 0)::bigint as corrected, \
+           coalesce(sum(superseded), 0)::bigint as superseded, \
+           coalesce(sum(duplicate), 0)::bigint as duplicate, \
+           coalesce(sum(rejected), 0)::bigint as rejected, \
+           count(*) as lanes, count(*) filter (where position = end_position) as stored \
+    from ingest_progress where pipeline = $3 and source = $4";
+
+const SET_COUNTS: &str = "\
+    read = s.read, inserted = s.inserted, confirmed = s.confirmed, corrected = s.corrected, \
+    superseded = s.superseded, duplicate = s.duplicate, rejected = s.rejected";
+
+/// What became of the wish to start a job.
+#[derive(Debug)]
+pub enum Started {
+    /// It is ours.
+    Attempt(Attempt),
+    /// It was loaded before.
+    AlreadyCompleted,
+    /// Another run is at it.
+    Leased {
+        /// Whose.
+        owner: String,
+        /// What is left of its lease.
+        rest: Duration,
+    },
+}
+
+/// One of a job's lanes: what was planned for it, and what is stored of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobLane {
+    /// The plan.
+    pub chunk: Chunk,
+    /// The lane, claimed for this attempt.
+    pub progress: Progress,
+}
+
+/// A started job: its lanes are claimed, its lease is renewed until this is
+/// ended or dropped.
+#[derive(Debug)]
+pub struct Attempt {
+    jobs: Jobs,
+    job: Job,
+    attempt: i32,
+    lanes: Vec<JobLane>,
+    heartbeat: JoinHandle<()>,
+    fenced: watch::Receiver<bool>,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.heartbeat.abort();
+    }
+}
+
+/// Starts `job` as `owner`, a text that no other run has. `first_byte` is where
+/// its first chunk starts.
+///
+/// # Errors
+/// `Transient` when the server stays away; `Fatal`.
+pub async fn start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Result<Started, Error> {
+    let mut patience = Patience::default();
+    loop {
+        match try_start(jobs, job, first_byte, owner).await {
+            Err(error) if patience.again(&error).await => {}
+            result => return result,
+        }
+    }
+}
+
+async fn try_start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Result<Started, Error> {
+    let failed = |error| remedy::postgres(error, "start a job");
+    let mut connection = jobs.connect().await?;
+    let backend = Backend::of(&connection).await.map_err(failed)?;
+    let transaction = connection.transaction().await.map_err(failed)?;
+    let row = transaction.query_one(LOCK_JOB, &[&job.number]).await.map_err(failed)?;
+    let (found, holder, rest) = found(&row, owner).map_err(failed)?;
+    match job::start(found) {
+        Start::AlreadyCompleted => return Ok(Started::AlreadyCompleted),
+        Start::WaitForLease => return Ok(Started::Leased { owner: holder, rest }),
+        Start::TakeOver => {}
+    }
+    let attempt = take_job(&transaction, job, owner).await.map_err(failed)?;
+    let lock = lock_lanes(&transaction, job);
+    ending_blockers(jobs.database(), &backend, lock).await.map_err(failed)?;
+    let rows = claim_lanes(&transaction, job, owner).await.map_err(failed)?;
+    let lanes = job_lanes(&rows, first_byte)?;
+    transaction.commit().await.map_err(failed)?;
+    let (fence, fenced) = watch::channel(false);
+    let heartbeat = Heartbeat { database: jobs.database().clone(), number: job.number, attempt };
+    let heartbeat = tokio::spawn(heartbeat.run(fence));
+    let (jobs, job) = (jobs.clone(), job.clone());
+    Ok(Started::Attempt(Attempt { jobs, job, attempt, lanes, heartbeat, fenced }))
+}
+
+fn found(row: &Row, owner: &str) -> Result<(Found, String, Duration), tokio_postgres::Error> {
+    let status: String = row.try_get("status")?;
+    let holder = row.try_get::<_, Option<String>>("owner")?.unwrap_or_default();
+    let found = Found {
+        status: Status::parse(&status).unwrap_or(Status::Pending),
+        leased: row.try_get("leased")?,
+        mine: holder == owner,
+    };
+    let rest = Duration::try_from_secs_f64(row.try_get("rest")?).unwrap_or_default();
+    Ok((found, holder, rest))
+}
+
+async fn take_job(
+    transaction: &Transaction<'_>,
+    job: &Job,
+    owner: &str,
+) -> Result<i32, tokio_postgres::Error> {
+    let seconds = LEASE.as_secs_f64();
+    transaction.query_one(TAKE_JOB, &[&job.number, &owner, &seconds]).await?.try_get(0)
+}
+
+async fn lock_lanes(transaction: &Transaction<'_>, job: &Job) -> Result<(), tokio_postgres::Error> {
+    transaction.execute(LOCK_LANES, &[&job.pipeline, &job.source]).await.map(drop)
+}
+
+/// The former attempt may be frozen inside COPY, where nothing but the end of its
+/// backend frees its lanes (R13).
+async fn ending_blockers<T>(
+    database: &DatabaseConfig,
+    waiting: &Backend,
+    work: impl Future<Output = T>,
+) -> T {
+    tokio::pin!(work);
+    loop {
+        if let Ok(done) = tokio::time::timeout(LANE_PATIENCE, &mut work).await {
+            return done;
+        }
+        let end = async {
+            let client = connect(database, "evict").await?;
+            let ended = waiting.end_blockers(&client).await;
+            ended.map_err(|error| remedy::postgres(error, "end a backend"))
+        };
+        match end.await {
+            Ok(ended) => tracing::warn!(ended, "ended backends of a loader that held the job"),
+            Err(error) => tracing::warn!(error = error.chain(), "a job's lanes stay locked"),
+        }
+    }
+}
+
+async fn claim_lanes(
+    transaction: &Transaction<'_>,
+    job: &Job,
+    owner: &str,
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let sql = format!(
+        "with claimed as ( \
+             update ingest_progress set claim = $3, owner = $4, claimed_at = now(), updated_at = now() \
+             where pipeline = $1 and source = $2 \
+             returning {PROGRESS_COLUMNS}, first_line, records, digest) \
+         select * from claimed order by partition"
+    );
+    let claim = ClaimId::random().0;
+    transaction.query(&sql, &[&job.pipeline, &job.source, &claim, &owner]).await
+}
+
+/// A chunk starts where the one before ends.
+fn job_lanes(rows: &[Row], first_byte: i64) -> Result<Vec<JobLane>, Error> {
+    let read = |row: &Row| {
+        let plan: (Option<i64>, Option<i64>, Option<Vec<u8>>) =
+            (row.try_get("first_line")?, row.try_get("records")?, row.try_get("digest")?);
+        Ok((lanes::progress(row)?, plan))
+    };
+    let mut start = first_byte;
+    let mut all = Vec::with_capacity(rows.len());
+    for row in rows {
+        let (progress, plan) = read(row).map_err(|error| remedy::postgres(error, "start a job"))?;
+        let (Some(first_line), Some(records), Some(digest)) = plan else { return Err(no_plan()) };
+        let (Some(end), Ok(digest)) = (progress.end_position, digest.try_into()) else {
+            return Err(no_plan());
+        };
+        all.push(JobLane { chunk: Chunk { start, end, first_line, records, digest }, progress });
+        start = end;
+    }
+    Ok(all)
+}
+
+fn no_plan() -> Error {
+    Error::misconfigured(
+        "a job's chunk has no plan in ingest_progress",
+        "rows there are written by this program only: restore what was changed",
+    )
+}
+
+impl Attempt {
+    /// The job as it was found.
+    pub fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// Its lanes, in the order of the file.
+    pub fn lanes(&self) -> &[JobLane] {
+        &self.lanes
+    }
+
+    /// Becomes true when another attempt has taken the job over.
+    pub fn fenced(&self) -> watch::Receiver<bool> {
+        self.fenced.clone()
+    }
+
+    /// Ends the attempt, durably, and gives the job as it is now stored.
+    ///
+    /// # Errors
+    /// `Fenced` if another attempt has the job; [`Error::Interrupted`] if it was
+    /// to be completed and is not stored whole; `Transient` when the server stays
+    /// away.
+    pub async fn end(self, end: &End) -> Result<Job, Error> {
+        self.heartbeat.abort();
+        let mut patience = Patience::default();
+        loop {
+            match self.try_end(end).await {
+                // Not whole: let go of it, for the next run.
+                Err(error @ Error::Interrupted { .. }) => {
+                    self.try_end(&End::Pending { error: Some(error.chain()) }).await?;
+                    return Err(error);
+                }
+                Err(error) if patience.again(&error).await => {}
+                result => return result,
+            }
+        }
+    }
+
+    async fn try_end(&self, end: &End) -> Result<Job, Error> {
+        let failed = |error| remedy::postgres(error, "end a job");
+        let connection = self.jobs.connect().await?;
+        let written = match end {
+            End::Completed => self.complete(&connection).await.map_err(failed)?,
+            End::Pending { error } => {
+                let error = error.as_deref();
+                self.stop(&connection, Status::Pending, error).await.map_err(failed)?
+            }
+            End::Failed { error } => {
+                self.stop(&connection, Status::Failed, Some(error)).await.map_err(failed)?
+            }
+            End::Fenced => return Err(self.fenced_error()),
+        };
+        let stored = self.jobs.get(self.job.number).await?;
+        let stored = stored.ok_or_else(|| self.fenced_error())?;
+        // Nothing written may also mean that the answer to a first try was lost.
+        match end {
+            _ if written => Ok(stored),
+            End::Completed if stored.status == Status::Completed => Ok(stored),
+            _ if stored.attempt != self.attempt => Err(self.fenced_error()),
+            End::Pending { .. } if stored.status == Status::Pending => Ok(stored),
+            End::Failed { .. } if stored.status == Status::Failed => Ok(stored),
+            _ => Err(Error::Interrupted {
+                what: format!(
+                    "job {}: {} of {} chunks are stored",
+                    stored.job_id(),
+                    stored.stored_chunks,
+                    stored.chunks
+                ),
+            }),
+        }
+    }
+
+    /// Tells whether the job was this attempt's and is now completed: every chunk
+    /// is stored, and the counts are the lanes' sums (R23).
+    async fn complete(&self, client: &Client) -> Result<bool, tokio_postgres::Error> {
+        let sql = format!(
+            "update batch_jobs j set status = 'completed', lease_until = null, error = null, \
+                    finished_at = now(), {SET_COUNTS} \
+             from ({SUMS}) s \
+             where j.id = $1 and j.attempt = $2 and j.status = 'running' \
+               and s.lanes = j.chunks and s.stored = s.lanes"
+        );
+        let job = &self.job;
+        let written =
+            client.execute(&sql, &[&job.number, &self.attempt, &job.pipeline, &job.source]).await?;
+        Ok(written == 1)
+    }
+
+    /// Releases the lease. Tells whether the job was this attempt's.
+    async fn stop(
+        &self,
+        client: &Client,
+        status: Status,
+        error: Option<&str>,
+    ) -> Result<bool, tokio_postgres::Error> {
+        let sql = format!(
+            "update batch_jobs j set status = $5, lease_until = null, error = $6, {SET_COUNTS} \
+             from ({SUMS}) s where j.id = $1 and j.attempt = $2 and j.status = 'running'"
+        );
+        let job = &self.job;
+        let written = client
+            .execute(
+                &sql,
+                &[&job.number, &self.attempt, &job.pipeline, &job.source, &status.as_str(), &error],
+            )
+            .await?;
+        Ok(written == 1)
+    }
+
+    fn fenced_error(&self) -> Error {
+        Error::Fenced { what: format!("job {}", self.job.job_id()) }
+    }
+}
+
+/// Renews a lease, on a connection of its own, so that no commit delays it.
+struct Heartbeat {
+    database: DatabaseConfig,
+    number: i64,
+    attempt: i32,
+}
+
+impl Heartbeat {
+    /// Runs until aborted, or until the job is another attempt's, which `fence`
+    /// is told.
+    async fn run(self, fence: watch::Sender<bool>) {
+        loop {
+            match self.renew().await {
+                Ok(()) => {
+                    tracing::warn!(job = job::job_id(self.number), "another run took the job over");
+                    fence.send_replace(true);
+                    return;
+                }
+                // Claims decide, so the work goes on without the lease.
+                Err(error) => {
+                    tracing::warn!(error = error.chain(), "the lease could not be renewed");
+                }
+            }
+            tokio::time::sleep(HEARTBEAT / 5).await;
+        }
+    }
+
+    /// Renews again and again. Returns when the job is no longer this attempt's.
+    async fn renew(&self) -> Result<(), Error> {
+        let failed = |error| remedy::postgres(error, "renew a lease");
+        let connection = connect(&self.database, "lease").await?;
+        let mut ticks = tokio::time::interval(HEARTBEAT);
+        let seconds = LEASE.as_secs_f64();
+        loop {
+            ticks.tick().await;
+            let renewed = connection.execute(RENEW, &[&self.number, &self.attempt, &seconds]).await;
+            if renewed.map_err(failed)? == 0 {
+                return Ok(());
+            }
+        }
+    }
+}

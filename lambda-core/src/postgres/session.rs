@@ -1,0 +1,103 @@
+//! A pooled connection: its client, its backend's pid, and whether a
+//! transaction is open on it.
+
+use tokio_postgres::Client;
+
+use crate::error::Error;
+use crate::postgres::config::DatabaseConfig;
+use crate::postgres::connect::{Connection, connect};
+use crate::postgres::evict::Backend;
+use crate::postgres::statements::Statements;
+use crate::record::Table;
+use crate::remedy;
+
+/// Session settings of a loader. Ordinary commits do not wait for the disk:
+/// progress lives with the data, so what a crash loses is read again (R5).
+const SETTINGS: &str = "set synchronous_commit = off; set plan_cache_mode = force_generic_plan";
+
+/// One pooled connection.
+#[derive(Debug)]
+pub(super) struct Session {
+    connection: Connection,
+    /// Its backend.
+    pub(super) backend: Backend,
+    /// Prepared once for this connection.
+    pub(super) statements: Statements,
+    /// From `begin` until the acknowledged end. A session that is dropped or
+    /// given back in between is closed (R7).
+    in_transaction: bool,
+}
+
+impl Session {
+    /// The client.
+    pub(super) fn client(&self) -> &Client {
+        &self.connection
+    }
+
+    /// Opens a transaction.
+    pub(super) async fn begin(&mut self, durable: bool) -> Result<(), tokio_postgres::Error> {
+        self.in_transaction = true;
+        let begin = if durable { "begin; set local synchronous_commit = on" } else { "begin" };
+        self.connection.batch_execute(begin).await
+    }
+
+    /// Commits. An error means that the outcome is unknown (R6), and leaves the
+    /// session unfit for reuse.
+    pub(super) async fn commit(&mut self) -> Result<(), tokio_postgres::Error> {
+        self.connection.batch_execute("commit").await?;
+        self.in_transaction = false;
+        Ok(())
+    }
+
+    /// Rolls back; if even that fails, the session is unfit for reuse and the
+    /// closed connection rolls back.
+    pub(super) async fn roll_back(&mut self) {
+        if self.connection.batch_execute("rollback").await.is_ok() {
+            self.in_transaction = false;
+        }
+    }
+}
+
+/// Makes [`Session`]s for a pool.
+#[derive(Debug)]
+pub(super) struct SessionManager {
+    /// Where to.
+    pub(super) config: DatabaseConfig,
+    /// What people see in `pg_stat_activity`.
+    pub(super) purpose: String,
+    /// The table whose statements are prepared.
+    pub(super) table: &'static Table,
+}
+
+impl bb8::ManageConnection for SessionManager {
+    type Connection = Session;
+    type Error = Error;
+
+    async fn connect(&self) -> Result<Session, Error> {
+        let connection = connect(&self.config, &self.purpose).await?;
+        let prepare = async {
+            connection.batch_execute(SETTINGS).await?;
+            let backend = Backend::of(&connection).await?;
+            Ok((backend, Statements::prepare(&connection, self.table).await?))
+        };
+        let (backend, statements) =
+            prepare.await.map_err(|error| remedy::postgres(error, "prepare a session"))?;
+        if statements.key_indexes.is_empty() {
+            let key = self.table.key_column().name;
+            return Err(Error::misconfigured(
+                format!("{} has no unique index on {key} alone", self.table.name),
+                "the key must be unique, without it nothing is stored exactly once",
+            ));
+        }
+        Ok(Session { connection, backend, statements, in_transaction: false })
+    }
+
+    async fn is_valid(&self, session: &mut Session) -> Result<(), Error> {
+        let ping = session.client().batch_execute("").await;
+        ping.map_err(|error| remedy::postgres(error, "answer"))
+    }
+
+    fn has_broken(&self, session: &mut Session) -> bool {
+        session.in_transaction || session.client().is_closed()
+    }
+}

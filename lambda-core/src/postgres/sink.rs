@@ -1,0 +1,180 @@
+//! [`Sink`] on PostgreSQL: a pool of sessions around the commit.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bb8::{Pool, PooledConnection, RunError};
+
+use crate::batch::Batch;
+use crate::delivery::retry::Backoff;
+use crate::error::{Error, Kind, Server};
+use crate::postgres::claim;
+use crate::postgres::commit::{self, Failure, Path};
+use crate::postgres::config::DatabaseConfig;
+use crate::postgres::connect::{connect, connect_waiting};
+use crate::postgres::evict::Backend;
+use crate::postgres::lanes;
+use crate::postgres::probe::JobCache;
+use crate::postgres::session::SessionManager;
+use crate::progress::{LaneId, Progress};
+use crate::record::Table;
+use crate::remedy;
+use crate::sink::{ClaimRequest, Committed, Durability, Sink};
+
+/// How long a commit waits for a free connection before it says why there is
+/// none.
+const CHECKOUT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Stores batches of one table in PostgreSQL.
+#[derive(Debug)]
+pub struct PostgresSink {
+    config: DatabaseConfig,
+    pool: Pool<SessionManager>,
+    /// Whether repeats keep coming, so that the commit looks before it copies.
+    probe_first: AtomicBool,
+    jobs: JobCache,
+}
+
+impl PostgresSink {
+    /// A sink for `table` with up to `connections` commits at a time. `purpose`
+    /// is a word that people see in `pg_stat_activity`. Waits for a server that
+    /// is not there yet, at most `patience` (`None`: for ever).
+    ///
+    /// # Errors
+    /// `Transient` when patience is over; `Fatal` for a wrong login, or a schema
+    /// that does not fit.
+    pub async fn connect(
+        config: DatabaseConfig,
+        table: &'static Table,
+        purpose: &str,
+        connections: u32,
+        patience: Option<Duration>,
+    ) -> Result<Self, Error> {
+        connect_waiting(&config, purpose, patience).await?;
+        let manager = SessionManager { config: config.clone(), purpose: purpose.to_owned(), table };
+        // The first session tells at once whether table and schema fit.
+        let first = bb8::ManageConnection::connect(&manager).await?;
+        drop(first);
+        let pool = Pool::builder()
+            .max_size(connections)
+            .test_on_check_out(false)
+            .connection_timeout(CHECKOUT_TIMEOUT)
+            .build_unchecked(manager);
+        Ok(Self { config, pool, probe_first: AtomicBool::new(false), jobs: JobCache::default() })
+    }
+
+    /// Where it stores.
+    pub fn config(&self) -> &DatabaseConfig {
+        &self.config
+    }
+
+    async fn session(&self) -> Result<PooledConnection<'_, SessionManager>, Error> {
+        match self.pool.get().await {
+            Ok(session) => Ok(session),
+            Err(RunError::User(error)) => Err(error),
+            // The pool does not tell why: a plain connection does.
+            Err(RunError::TimedOut) => match connect(&self.config, "probe").await {
+                Err(error) => Err(error),
+                Ok(_) => Err(Error::Temporary {
+                    server: Server::Postgres,
+                    what: "give us a session",
+                    remedy: "all connections of the pool are busy, or the schema does not fit",
+                    source: Box::new(RunError::<Error>::TimedOut),
+                }),
+            },
+        }
+    }
+
+    /// Finds out what became of a commit whose answer was lost, for as long as it
+    /// takes (R6).
+    async fn settle(
+        &self,
+        backend: &Backend,
+        batch: &Batch,
+        lost: &tokio_postgres::Error,
+    ) -> Result<Committed, Error> {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.try_settle(backend, batch).await {
+                Ok(Some(committed)) => return Ok(committed),
+                Ok(None) => {
+                    let source = format!("the answer to a commit was lost: {lost}").into();
+                    return Err(Error::Unreachable { server: Server::Postgres, source });
+                }
+                Err(error) if error.kind() != Kind::Transient => return Err(error),
+                Err(error) => {
+                    let delay = backoff.next_delay();
+                    tracing::warn!(
+                        error = error.chain(), retry_in = ?delay,
+                        "the answer to a commit was lost; asking what became of it"
+                    );
+                    tokio::time::sleep(delay).await;
+                }
+            }
+        }
+    }
+
+    /// Ends the old backend, which may still be committing, then reads progress
+    /// with a lock: a plain read could see the old position. `None`: the commit
+    /// did not happen.
+    async fn try_settle(
+        &self,
+        backend: &Backend,
+        batch: &Batch,
+    ) -> Result<Option<Committed>, Error> {
+        let mut client = connect(&self.config, "settle").await?;
+        let asking = |error| remedy::postgres(error, "tell what became of a commit");
+        backend.end(&client).await.map_err(asking)?;
+        let transaction = client.transaction().await.map_err(asking)?;
+        let lanes: Vec<LaneId> = batch.spans().iter().map(|span| span.lane).collect();
+        let numbers: Vec<i32> = lanes.iter().map(|lane| lane.0).collect();
+        let lock = "select from ingest_progress where lane = any($1) order by lane for update";
+        transaction.execute(lock, &[&numbers]).await.map_err(asking)?;
+        let stored = lanes::stored(transaction.client(), &lanes).await?;
+        transaction.rollback().await.map_err(asking)?;
+        let mut committed = Committed::default();
+        for span in batch.spans() {
+            match stored.iter().find(|progress| progress.lane == span.lane) {
+                Some(progress) if progress.claim == Some(span.claim) => {
+                    if progress.position == span.from && span.from != span.to {
+                        return Ok(None);
+                    }
+                    committed.stored.push(progress.clone());
+                }
+                _ => committed.fenced.push(span.lane),
+            }
+        }
+        Ok(Some(committed))
+    }
+}
+
+#[async_trait]
+impl Sink for PostgresSink {
+    async fn claim(&self, request: &ClaimRequest) -> Result<Progress, Error> {
+        claim::claim(&self.config, request).await
+    }
+
+    async fn commit(&self, batch: &Batch, durability: Durability) -> Result<Committed, Error> {
+        let mut session = self.session().await?;
+        let path = if self.probe_first.load(Ordering::Relaxed) { Path::Probe } else { Path::Fast };
+        match commit::commit(&mut session, batch, durability, path, &self.jobs).await {
+            Ok(done) => {
+                self.probe_first.store(done.next == Path::Probe, Ordering::Relaxed);
+                Ok(done.committed)
+            }
+            Err(Failure::Aborted(error)) => Err(error),
+            Err(Failure::Unknown(lost)) => {
+                let backend = session.backend.clone();
+                // Closes the connection: it is still marked as in a transaction.
+                drop(session);
+                self.settle(&backend, batch, &lost).await
+            }
+        }
+    }
+
+    async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
+        let session = self.session().await?;
+        lanes::stored(session.client(), lanes).await
+    }
+}

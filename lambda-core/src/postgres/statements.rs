@@ -1,0 +1,174 @@
+//! The SQL of the commit for one table, in one place, prepared once for each
+//! connection.
+
+use tokio_postgres::{Client, Statement};
+
+use crate::postgres::lanes::PROGRESS_COLUMNS;
+use crate::record::Table;
+
+/// The evidence columns in the order in which COPY sends them, behind the
+/// record's own. Lane and position come first, so that what the checksum covers
+/// lies in one piece.
+const EVIDENCE: &str = "lane, position, checksum, written_xid, job_id, ingestion_type";
+
+/// How many columns [`EVIDENCE`] has.
+pub(super) const EVIDENCE_COLUMNS: usize = 6;
+
+/// Step 5: positions, counts and sums, set and not added: the rows are locked,
+/// and `bigint` does not wrap.
+const SET_PROGRESS: &str = "\
+    update ingest_progress p set updated_at = now(), position = n.position, \
+        read = n.read, inserted = n.inserted, confirmed = n.confirmed, corrected = n.corrected, \
+        superseded = n.superseded, duplicate = n.duplicate, rejected = n.rejected, \
+        written = n.written, owned = n.owned, displaced = n.displaced, \
+        last_position = n.last_position, last_timestamp_ms = n.last_timestamp_ms, \
+        last_checksum = n.last_checksum \
+    from unnest($1::int4[], $2::uuid[], $3::int8[], $4::int8[], $5::int8[], $6::int8[], \
+                $7::int8[], $8::int8[], $9::int8[], $10::int8[], $11::int8[], $12::int8[], \
+                $13::int8[], $14::int8[], $15::int8[], $16::int8[], $17::int8[]) \
+        as n(lane, claim, from_position, position, read, inserted, confirmed, corrected, \
+             superseded, duplicate, rejected, written, owned, displaced, \
+             last_position, last_timestamp_ms, last_checksum) \
+    where p.lane = n.lane and p.claim = n.claim and p.position = n.from_position";
+
+/// Step 1: locks the lanes and tells the transaction's id, and whether the
+/// database is the one that the stored ids belong to.
+fn lock_lanes() -> String {
+    format!(
+        "select {PROGRESS_COLUMNS}, \
+                (select pg_current_xact_id()::text::bigint + value from xid_offset) as xid, \
+                (select system_identifier from xid_offset) \
+                    = (select system_identifier from pg_control_system()) as same_cluster \
+         from ingest_progress where lane = any($1) order by lane for update"
+    )
+}
+
+/// The unique indexes on the key alone: the constraint that a violation of the
+/// id key names is one of these.
+const KEY_INDEXES: &str = "\
+    select c.relname::text from pg_index i \
+    join pg_class c on c.oid = i.indexrelid \
+    join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0] \
+    where i.indrelid = $1::text::regclass and i.indisunique and i.indnatts = 1 \
+      and i.indpred is null and a.attname = $2::text";
+
+const JOBS: &str = "\
+    select job_id, id, (extract(epoch from as_of) * 1000000)::bigint \
+    from batch_jobs where job_id = any($1)";
+
+const COPY_DEAD_LETTERS: &str = "\
+    copy dead_letters (lane, position, line, key, payload, reason, detail, job_id) \
+    from stdin (format binary)";
+
+/// The prepared statements of a session.
+#[derive(Debug)]
+pub(super) struct Statements {
+    /// Locks lanes: `$1` their numbers.
+    pub(super) lock_lanes: Statement,
+    /// Stores progress.
+    pub(super) set_progress: Statement,
+    /// Binary COPY into the table.
+    pub(super) copy_rows: Statement,
+    /// Binary COPY into the dead letters.
+    pub(super) copy_dead_letters: Statement,
+    /// The rows under the keys `$1`, in order.
+    pub(super) probe: Statement,
+    /// The same, locked.
+    pub(super) probe_for_update: Statement,
+    /// The jobs named `$1`.
+    pub(super) jobs: Statement,
+    /// Gives the rows under the keys `$1` to the job `$2`.
+    pub(super) confirm: Statement,
+    /// Replaces rows and keeps what they were as corrections.
+    pub(super) correct: Statement,
+    /// Names of the unique indexes on the key.
+    pub(super) key_indexes: Vec<String>,
+}
+
+impl Statements {
+    /// Prepares all statements for `table`.
+    pub(super) async fn prepare(
+        client: &Client,
+        table: &Table,
+    ) -> Result<Self, tokio_postgres::Error> {
+        let key_indexes =
+            client.query(KEY_INDEXES, &[&table.name, &table.key_column().name]).await?;
+        Ok(Self {
+            key_indexes: key_indexes.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?,
+            lock_lanes: client.prepare(&lock_lanes()).await?,
+            set_progress: client.prepare(SET_PROGRESS).await?,
+            copy_rows: client.prepare(&copy_rows(table)).await?,
+            copy_dead_letters: client.prepare(COPY_DEAD_LETTERS).await?,
+            probe: client.prepare(&probe(table)).await?,
+            probe_for_update: client.prepare(&format!("{} for update", probe(table))).await?,
+            jobs: client.prepare(JOBS).await?,
+            confirm: client.prepare(&confirm(table)).await?,
+            correct: client.prepare(&correct(table)).await?,
+        })
+    }
+}
+
+fn columns(table: &Table) -> String {
+    table.columns.iter().map(|column| column.name).collect::<Vec<_>>().join(", ")
+}
+
+fn copy_rows(table: &Table) -> String {
+    format!("copy {} ({}, {EVIDENCE}) from stdin (format binary)", table.name, columns(table))
+}
+
+/// Never joined to another table: after waiting for a lock, a join would keep
+/// the other table's old row (R4).
+fn probe(table: &Table) -> String {
+    let key = table.key_column().name;
+    format!(
+        "select {}, {EVIDENCE} from {} where {key} = any($1) order by {key}",
+        columns(table),
+        table.name
+    )
+}
+
+fn confirm(table: &Table) -> String {
+    format!(
+        "update {} set job_id = $2, ingestion_type = 'BATCH' where {} = any($1)",
+        table.name,
+        table.key_column().name
+    )
+}
+
+/// Parameters: an array for each column, then lanes, positions, checksums, the
+/// job's id and the transaction's. The rows are locked by the probe, so that all
+/// parts see the same ones.
+fn correct(table: &Table) -> String {
+    let count = table.columns.len();
+    let (name, key) = (table.name, table.key_column().name);
+    let arrays: Vec<String> = table
+        .columns
+        .iter()
+        .enumerate()
+        .map(|(index, column)| format!("${}::{}[]", index + 1, column.kind.sql()))
+        .collect();
+    let sets: Vec<String> = table
+        .columns
+        .iter()
+        .filter(|column| column.name != key)
+        .map(|column| format!("{0} = n.{0}", column.name))
+        .collect();
+    let [lane, position, checksum, job, xid] = [1, 2, 3, 4, 5].map(|offset| count + offset);
+    format!(
+        "with n as ( \
+             select * from unnest({arrays}, ${lane}::int4[], ${position}::int8[], ${checksum}::int8[]) \
+             as n({columns}, lane, position, checksum)), \
+         before as (select t.* from {name} t join n using ({key})), \
+         after as ( \
+             update {name} t set {sets}, lane = n.lane, position = n.position, checksum = n.checksum, \
+                 job_id = ${job}::text, ingestion_type = 'BATCH' \
+             from n where t.{key} = n.{key} returning t.*) \
+         insert into corrections (pipeline, key, job_id, before, after, before_xid, written_xid) \
+         select '{name}', before.{key}, ${job}::text, to_jsonb(before), to_jsonb(after), \
+                before.written_xid, ${xid}::bigint \
+         from before join after using ({key}) order by before.{key}",
+        arrays = arrays.join(", "),
+        columns = columns(table),
+        sets = sets.join(", "),
+    )
+}

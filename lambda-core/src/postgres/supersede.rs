@@ -1,0 +1,120 @@
+//! Rows that a job takes over, unchanged or replaced. The probe has locked them,
+//! so nothing here waits.
+
+use tokio_postgres::types::ToSql;
+
+use crate::batch::{Batch, Body};
+use crate::error::Error;
+use crate::outcome::Authority;
+use crate::postgres::probe::Found;
+use crate::postgres::raw::{RawArray, fields};
+use crate::postgres::session::Session;
+use crate::progress::Sums;
+use crate::record::checksum::{Checksum, displacement, ownership};
+use crate::remedy;
+use crate::resolve::{Change, Resolution};
+
+/// Confirms and corrects rows, and adds what that does to each span's sums.
+pub(super) async fn apply(
+    session: &Session,
+    batch: &Batch,
+    resolution: &Resolution,
+    found: &Found,
+    xid: i64,
+    sums: &mut [Sums],
+) -> Result<(), Error> {
+    let Authority::Batch(job) = batch.authority else { return Ok(()) };
+    let job_id = job.job_id();
+    confirm(session, batch, &resolution.confirms, found, &job_id, sums).await?;
+    correct(session, batch, &resolution.corrections, found, (&job_id, xid), sums).await
+}
+
+async fn confirm(
+    session: &Session,
+    batch: &Batch,
+    confirms: &[Change],
+    found: &Found,
+    job_id: &str,
+    sums: &mut [Sums],
+) -> Result<(), Error> {
+    if confirms.is_empty() {
+        return Ok(());
+    }
+    let mut keys = Vec::with_capacity(confirms.len());
+    for change in confirms {
+        let entry = &batch.entries()[change.entry];
+        let Body::Row { key, .. } = &entry.body else { continue };
+        keys.push(String::from_utf8_lossy(batch.row(*key)));
+        let row = found.row(change.row);
+        let before = ownership(row.checksum, row.job_id.as_deref(), row.written_xid);
+        let after = ownership(row.checksum, Some(job_id), row.written_xid);
+        let owned = after.wrapping_sub(before);
+        sums[entry.span as usize].add(Sums { owned, ..Sums::default() });
+    }
+    let updated = session
+        .client()
+        .execute(&session.statements.confirm, &[&keys, &job_id])
+        .await
+        .map_err(|error| remedy::postgres(error, "confirm rows"))?;
+    expect_rows("confirmed", updated, confirms.len())
+}
+
+async fn correct(
+    session: &Session,
+    batch: &Batch,
+    corrections: &[Change],
+    found: &Found,
+    (job_id, xid): (&str, i64),
+    sums: &mut [Sums],
+) -> Result<(), Error> {
+    if corrections.is_empty() {
+        return Ok(());
+    }
+    let mut columns: Vec<RawArray> =
+        batch.table.columns.iter().map(|_| RawArray::default()).collect();
+    let (mut lanes, mut positions, mut checksums) = (Vec::new(), Vec::new(), Vec::new());
+    for change in corrections {
+        let entry = &batch.entries()[change.entry];
+        let Body::Row { content, .. } = &entry.body else { continue };
+        let content = batch.row(*content);
+        for (column, field) in columns.iter_mut().zip(fields(content)) {
+            column.push_field(field);
+        }
+        let lane = batch.span(entry).lane;
+        let checksum = Checksum::of(content, lane, entry.position);
+        lanes.push(lane.0);
+        positions.push(entry.position);
+        checksums.push(checksum.0);
+        let row = found.row(change.row);
+        let before = (row.checksum, row.job_id.as_deref(), row.written_xid);
+        let owned_before = ownership(row.checksum, row.job_id.as_deref(), row.written_xid);
+        // The row keeps the transaction that inserted it (R4b).
+        let owned_after = ownership(checksum, Some(job_id), row.written_xid);
+        sums[entry.span as usize].add(Sums {
+            written: checksum.0,
+            owned: owned_after.wrapping_sub(owned_before),
+            displaced: displacement(before, (checksum, job_id, xid)),
+        });
+    }
+    let mut parameters: Vec<&(dyn ToSql + Sync)> =
+        columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
+    parameters.extend([&lanes as &(dyn ToSql + Sync), &positions, &checksums, &job_id, &xid]);
+    let stored = session
+        .client()
+        .execute(&session.statements.correct, &parameters)
+        .await
+        .map_err(|error| remedy::postgres(error, "correct rows"))?;
+    expect_rows("corrected", stored, corrections.len())
+}
+
+/// The rows are locked, so a different number means that something beside the
+/// protocol changes the table, a trigger for example.
+fn expect_rows(what: &str, done: u64, expected: usize) -> Result<(), Error> {
+    if done == expected as u64 {
+        return Ok(());
+    }
+    Err(Error::misconfigured(
+        format!("{done} instead of {expected} rows could be {what}"),
+        "look for triggers or row security on the table that keep updates away",
+    ))
+}

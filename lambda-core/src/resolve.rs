@@ -1,0 +1,135 @@
+//! The outcome function applied to a whole batch: pure, so that every sink
+//! resolves alike and a test can drive it without a server.
+
+use crate::batch::{Batch, Body};
+use crate::dead_letter::{Reason, Reject};
+use crate::outcome::{Authority, Outcome, Standing, decide};
+use crate::progress::Counts;
+
+/// A row as it stands in the table under a key that a batch names.
+#[derive(Debug, Clone, Copy)]
+pub struct StandingRow<'a> {
+    /// The key's text.
+    pub key: &'a [u8],
+    /// All fields (see [`crate::record::row`]).
+    pub content: &'a [u8],
+    /// Who wrote it last.
+    pub authority: Authority,
+}
+
+/// A batch's entry, and the row that it changes, as indices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// Index in [`Batch::entries`].
+    pub entry: usize,
+    /// Index in the rows given to [`Keys::resolve`].
+    pub row: usize,
+}
+
+/// What a batch does to the table, and what became of its records.
+#[derive(Debug, Default)]
+pub struct Resolution {
+    /// Entries that become new rows, sorted by key.
+    pub inserts: Vec<usize>,
+    /// Rows taken over unchanged, sorted by key.
+    pub confirms: Vec<Change>,
+    /// Rows replaced, sorted by key.
+    pub corrections: Vec<Change>,
+    /// Entries that become dead letters, sorted by (lane, position).
+    pub dead_letters: Vec<(usize, Reject)>,
+    /// Outcomes, span by span.
+    pub counts: Vec<Counts>,
+}
+
+/// The keys of a batch, sorted as bytes; repeats of a key in the order
+/// (partition, position) (R1).
+#[derive(Debug)]
+pub struct Keys<'a> {
+    batch: &'a Batch,
+    sorted: Vec<(&'a [u8], usize)>,
+}
+
+impl<'a> Keys<'a> {
+    /// Sorts the keys of a batch.
+    pub fn of(batch: &'a Batch) -> Self {
+        let mut sorted: Vec<(&[u8], usize)> = batch
+            .entries()
+            .iter()
+            .enumerate()
+            .filter_map(|(index, entry)| match &entry.body {
+                Body::Row { key, .. } => Some((batch.row(*key), index)),
+                Body::Rejected(_) => None,
+            })
+            .collect();
+        sorted.sort();
+        Self { batch, sorted }
+    }
+
+    /// Each key once, sorted.
+    pub fn distinct(&self) -> impl Iterator<Item = &'a [u8]> + '_ {
+        self.sorted.chunk_by(|a, b| a.0 == b.0).map(|repeats| repeats[0].0)
+    }
+
+    /// Resolves the batch against the rows that stand under its keys, sorted by
+    /// key. No rows means that none of the keys is taken.
+    pub fn resolve(&self, standing: &[StandingRow<'_>]) -> Resolution {
+        let batch = self.batch;
+        let mut resolution = Resolution {
+            counts: vec![Counts::default(); batch.spans().len()],
+            inserts: Vec::with_capacity(self.sorted.len()),
+            ..Resolution::default()
+        };
+        let mut rows = standing.iter().enumerate().peekable();
+        for repeats in self.sorted.chunk_by(|a, b| a.0 == b.0) {
+            let key = repeats[0].0;
+            while rows.next_if(|(_, row)| row.key < key).is_some() {}
+            let row = rows.next_if(|(_, row)| row.key == key);
+            self.resolve_key(repeats, row, &mut resolution);
+        }
+        for (index, entry) in batch.entries().iter().enumerate() {
+            if let Body::Rejected(reject) = &entry.body {
+                resolution.counts[entry.span as usize].add(Outcome::Rejected);
+                resolution.dead_letters.push((index, (**reject).clone()));
+            }
+        }
+        resolution.dead_letters.sort_by_key(|(index, _)| {
+            let entry = &batch.entries()[*index];
+            (batch.span(entry).lane, entry.position)
+        });
+        resolution
+    }
+
+    /// Takes the repeats of one key in order, each against the row as the one
+    /// before left it.
+    fn resolve_key(
+        &self,
+        repeats: &[(&[u8], usize)],
+        row: Option<(usize, &StandingRow<'_>)>,
+        resolution: &mut Resolution,
+    ) {
+        let batch = self.batch;
+        let mut stands = row.map(|(_, row)| (row.authority, row.content));
+        for (_, index) in repeats {
+            let entry = &batch.entries()[*index];
+            let Body::Row { content, .. } = &entry.body else { continue };
+            let content = batch.row(*content);
+            let standing = stands
+                .map(|(authority, stored)| Standing { authority, same_content: stored == content });
+            let outcome = decide(batch.authority, standing);
+            resolution.counts[entry.span as usize].add(outcome);
+            let change = row.map(|(row, _)| Change { entry: *index, row });
+            match outcome {
+                Outcome::Inserted => resolution.inserts.push(*index),
+                Outcome::Confirmed => resolution.confirms.extend(change),
+                Outcome::Corrected => resolution.corrections.extend(change),
+                Outcome::Superseded | Outcome::Duplicate => continue,
+                Outcome::Rejected => {
+                    let detail = "another content of this id is stored already";
+                    resolution.dead_letters.push((*index, Reject::new(Reason::IdConflict, detail)));
+                    continue;
+                }
+            }
+            stands = Some((batch.authority, content));
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Batches made by hand.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use crate::batch::{Batch, Body, Entry, Slice, Span};
+use crate::dead_letter::{Reason, Reject};
+use crate::outcome::Authority;
+use crate::progress::{ClaimId, Progress};
+use crate::record::row::Decimal;
+use crate::record::{Column, ColumnType, Record, RowWriter, Table};
+
+/// A small record with a column of each type that needs no special value.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Sample {
+    /// The key.
+    pub id: String,
+    /// A required number, in hundredths.
+    pub amount: i64,
+    /// A nullable text.
+    pub note: Option<String>,
+    /// A nullable truth.
+    pub flag: Option<bool>,
+    /// A nullable integer.
+    pub rank: Option<i32>,
+}
+
+impl Sample {
+    /// A sample with only the required columns.
+    pub fn new(id: &str, amount: i64) -> Self {
+        Self { id: id.into(), amount, note: None, flag: None, rank: None }
+    }
+}
+
+impl Record for Sample {
+    const TABLE: Table = Table {
+        name: "samples",
+        key: 0,
+        columns: &[
+            Column::new("id", ColumnType::Text),
+            Column::new("amount", ColumnType::Numeric { precision: 12, scale: 2 }),
+            Column::new("note", ColumnType::Text).nullable(),
+            Column::new("flag", ColumnType::Bool).nullable(),
+            Column::new("rank", ColumnType::Int4).nullable(),
+        ],
+    };
+
+    fn write(&self, row: &mut RowWriter<'_>) {
+        row.put(&self.id).put(Decimal { unscaled: self.amount, scale: 2 });
+        row.put(self.note.as_ref()).put(self.flag).put(self.rank);
+    }
+}
+
+/// The table of [`Sample`], for the sinks that need it created.
+pub const SAMPLE_DDL: &str = "\
+    create table samples ( \
+        id text collate \"C\" primary key, amount numeric(12, 2) not null, note text, \
+        flag boolean, rank integer, job_id text collate \"C\", ingestion_type text not null, \
+        lane integer not null, position bigint not null, checksum bigint not null, \
+        written_xid bigint not null)";
+
+/// The table of [`Sample`].
+pub static SAMPLES: Table = Sample::TABLE;
+
+/// A batch in the making.
+#[derive(Debug)]
+pub struct Draft {
+    authority: Authority,
+    table: &'static Table,
+    spans: Vec<Span>,
+    entries: Vec<Entry>,
+    raw: Vec<u8>,
+    rows: Vec<u8>,
+}
+
+impl Draft {
+    /// An empty batch for `table`.
+    pub fn new(authority: Authority, table: &'static Table) -> Self {
+        let (spans, entries) = (Vec::new(), Vec::new());
+        Self { authority, table, spans, entries, raw: Vec::new(), rows: Vec::new() }
+    }
+
+    /// Goes on with records of this lane, from where it is stored to `to`.
+    #[must_use]
+    pub fn lane(mut self, progress: &Progress, to: i64) -> Self {
+        self.spans.push(Span {
+            lane: progress.lane,
+            partition: progress.name.partition,
+            claim: progress.claim.unwrap_or_else(ClaimId::random),
+            from: progress.position,
+            to,
+            last: None,
+        });
+        self
+    }
+
+    /// A record at `position` of the lane, its payload being the key.
+    ///
+    /// # Panics
+    /// If the record cannot be a row, or no lane was started.
+    #[must_use]
+    pub fn record(mut self, position: i64, record: &impl Record) -> Self {
+        let mut writer = RowWriter::new(self.table, &mut self.rows);
+        record.write(&mut writer);
+        let row = writer.finish().expect("a record that can be a row");
+        let payload = self.rows[row.key.clone()].to_vec();
+        let body = Body::Row { content: Slice::new(row.content), key: Slice::new(row.key) };
+        self.entry(position, &payload, body)
+    }
+
+    /// A record that could not be decoded, with its bytes.
+    ///
+    /// # Panics
+    /// If no lane was started.
+    #[must_use]
+    pub fn rejected(self, position: i64, payload: &[u8]) -> Self {
+        let reject = Reject::new(Reason::InvalidJson, "made by hand");
+        self.entry(position, payload, Body::Rejected(Box::new(reject)))
+    }
+
+    fn entry(mut self, position: i64, payload: &[u8], body: Body) -> Self {
+        let span = self.spans.len().checked_sub(1).expect("a lane was started") as u32;
+        let start = self.raw.len();
+        self.raw.extend_from_slice(payload);
+        let payload = Slice::new(start..self.raw.len());
+        let (line, message_key) = (None, None);
+        self.entries.push(Entry { span, position, line, payload, message_key, body });
+        self
+    }
+
+    /// The batch.
+    pub fn build(self) -> Batch {
+        let (raw, rows) = (Arc::new(self.raw), Arc::new(self.rows));
+        Batch::new(self.authority, self.table, self.spans, self.entries, raw, rows)
+    }
+}

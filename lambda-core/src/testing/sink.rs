@@ -1,0 +1,273 @@
+//! What every [`Sink`] must hold, as cases. Run each on a fresh sink for
+//! [`crate::testing::draft::SAMPLES`].
+
+use std::pin::Pin;
+
+use async_trait::async_trait;
+
+use crate::batch::Batch;
+use crate::dead_letter::Reason;
+use crate::job::JobRef;
+use crate::memory::Contents;
+use crate::outcome::Authority;
+use crate::progress::{Counts, LaneName, Progress};
+use crate::sink::{ClaimRequest, Durability, Sink};
+use crate::testing::draft::{Draft, SAMPLES, Sample};
+
+/// A sink under test, and what the test may know about it from outside.
+#[async_trait]
+pub trait Subject: Send + Sync {
+    /// The sink.
+    fn sink(&self) -> &dyn Sink;
+
+    /// A job of that rank, known to the sink.
+    async fn job(&self, as_of_micros: i64) -> JobRef;
+
+    /// Everything stored, read by other means than the sink's.
+    async fn contents(&self) -> Contents;
+}
+
+/// A case's future.
+pub type Running<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// A case: the promise, and the function that holds a sink to it.
+pub type Case = (&'static str, for<'a> fn(&'a dyn Subject) -> Running<'a>);
+
+/// All cases.
+pub const CASES: &[Case] = &[
+    ("a claim creates the lane, and a later one keeps its progress", |s| Box::pin(claims(s))),
+    ("a commit moves rows, counts and position together", |s| Box::pin(commits(s))),
+    ("nothing lands under a replaced claim, nor from another position", |s| Box::pin(fences(s))),
+    ("a fenced lane leaves the batch and the rest goes on", |s| Box::pin(fences_one(s))),
+    ("the same record again is a duplicate, another content an id conflict", |s| {
+        Box::pin(repeats(s))
+    }),
+    ("repeats inside a batch are taken in order", |s| Box::pin(repeats_inside(s))),
+    ("a later job confirms and corrects, an earlier one is superseded", |s| {
+        Box::pin(authorities(s))
+    }),
+    ("an undecodable record is a dead letter with its payload", |s| Box::pin(dead_letters(s))),
+    ("an empty advance moves the position alone", |s| Box::pin(advances(s))),
+    ("halves of a batch, in order, are the batch", |s| Box::pin(halves(s))),
+];
+
+async fn claim(subject: &dyn Subject, partition: i32) -> Progress {
+    let request = ClaimRequest {
+        name: LaneName { pipeline: "samples".into(), source: "suite".into(), partition },
+        first_position: 10,
+        owner: "suite".into(),
+        group: None,
+        take_over: false,
+    };
+    subject.sink().claim(&request).await.expect("a claim")
+}
+
+/// Commits a batch that must be stored whole, and gives the lanes' progress.
+async fn store(subject: &dyn Subject, batch: &Batch) -> Vec<Progress> {
+    let done = subject.sink().commit(batch, Durability::Visible).await.expect("a commit");
+    assert_eq!(done.fenced, [], "no lane is fenced");
+    assert_eq!(done.stored.len(), batch.spans().len(), "every lane is stored");
+    for progress in &done.stored {
+        assert!(progress.counts.balanced(), "{:?}", progress.counts);
+    }
+    done.stored
+}
+
+fn stream() -> Draft {
+    Draft::new(Authority::Stream, &SAMPLES)
+}
+
+fn batch(job: JobRef) -> Draft {
+    Draft::new(Authority::Batch(job), &SAMPLES)
+}
+
+async fn claims(subject: &dyn Subject) {
+    let first = claim(subject, 0).await;
+    assert_eq!(first.position, 10, "a new lane starts where the request says");
+    assert_eq!(first.counts, Counts::default());
+    let stored =
+        store(subject, &stream().lane(&first, 20).record(10, &Sample::new("a", 1)).build()).await;
+    let second = claim(subject, 0).await;
+    assert_ne!(second.claim, first.claim, "each claim is a new one");
+    assert_eq!(
+        Progress { claim: None, ..second.clone() },
+        Progress { claim: None, ..stored[0].clone() }
+    );
+    assert_eq!(claim(subject, 1).await.position, 10, "another partition is another lane");
+    let told = subject.sink().stored(&[second.lane]).await.expect("progress");
+    assert_eq!(told, [second]);
+}
+
+async fn commits(subject: &dyn Subject) {
+    let lane = claim(subject, 0).await;
+    let full = Sample {
+        note: Some("x".into()),
+        flag: Some(true),
+        rank: Some(-7),
+        ..Sample::new("b", -150)
+    };
+    let draft = stream().lane(&lane, 30).record(12, &full).record(17, &Sample::new("a", 0));
+    let stored = store(subject, &draft.build()).await;
+    assert_eq!(stored[0].position, 30);
+    assert_eq!(stored[0].counts, Counts { read: 2, inserted: 2, ..Counts::default() });
+    let contents = subject.contents().await;
+    assert_eq!(contents.rows.keys().map(Vec::as_slice).collect::<Vec<_>>(), [b"a", b"b"]);
+    let row = &contents.rows[&b"b"[..]];
+    assert_eq!((row.lane, row.position, row.authority), (lane.lane, 12, Authority::Stream));
+    assert_eq!(contents.lanes[&lane.lane], stored[0], "what a commit tells is what is stored");
+    let written = contents.rows.values().fold(0_i64, |sum, row| sum.wrapping_add(row.checksum.0));
+    assert_eq!(stored[0].sums.written, written);
+}
+
+async fn fences(subject: &dyn Subject) {
+    let old = claim(subject, 0).await;
+    let new = claim(subject, 0).await;
+    let late = stream().lane(&old, 20).record(11, &Sample::new("a", 1)).build();
+    let done = subject.sink().commit(&late, Durability::Visible).await.expect("an answer");
+    assert_eq!((done.fenced, done.stored), (vec![old.lane], vec![]));
+    let ahead = Progress { position: 15, ..new.clone() };
+    let gap = stream().lane(&ahead, 20).record(16, &Sample::new("a", 1)).build();
+    let done = subject.sink().commit(&gap, Durability::Visible).await.expect("an answer");
+    assert_eq!((done.fenced, done.stored), (vec![old.lane], vec![]));
+    let contents = subject.contents().await;
+    assert!(contents.rows.is_empty(), "nothing was stored");
+    assert_eq!(contents.lanes[&new.lane], new, "nothing moved");
+}
+
+async fn fences_one(subject: &dyn Subject) {
+    let (lost, held) = (claim(subject, 0).await, claim(subject, 1).await);
+    claim(subject, 0).await;
+    let draft = stream()
+        .lane(&lost, 20)
+        .record(11, &Sample::new("lost", 1))
+        .rejected(12, b"lost too")
+        .lane(&held, 30)
+        .record(21, &Sample::new("held", 1));
+    let done = subject.sink().commit(&draft.build(), Durability::Durable).await.expect("a commit");
+    assert_eq!(done.fenced, [lost.lane]);
+    assert_eq!(done.stored.len(), 1);
+    assert_eq!((done.stored[0].lane, done.stored[0].position), (held.lane, 30));
+    let contents = subject.contents().await;
+    assert_eq!(contents.rows.keys().map(Vec::as_slice).collect::<Vec<_>>(), [b"held"]);
+    assert!(contents.dead_letters.is_empty());
+}
+
+async fn repeats(subject: &dyn Subject) {
+    let lane = claim(subject, 0).await;
+    let (one, other) = (Sample::new("a", 1), Sample::new("a", 2));
+    let first = store(subject, &stream().lane(&lane, 20).record(10, &one).build()).await;
+    let again = stream().lane(&first[0], 40).record(20, &one).record(30, &other);
+    let stored = store(subject, &again.record(35, &Sample::new("b", 1)).build()).await;
+    let counts = Counts { read: 4, inserted: 2, duplicate: 1, rejected: 1, ..Counts::default() };
+    assert_eq!(stored[0].counts, counts);
+    let contents = subject.contents().await;
+    assert_eq!(contents.rows[&b"a"[..]].position, 10, "the first one stays");
+    let letter = &contents.dead_letters[&(lane.lane, 30)];
+    assert_eq!((letter.reject.reason, letter.payload.as_slice()), (Reason::IdConflict, &b"a"[..]));
+}
+
+async fn repeats_inside(subject: &dyn Subject) {
+    let (zero, one) = (claim(subject, 0).await, claim(subject, 1).await);
+    // The lane of the lower partition comes first, whatever the order of arrival.
+    let draft = stream()
+        .lane(&one, 20)
+        .record(11, &Sample::new("a", 2))
+        .record(12, &Sample::new("a", 1))
+        .lane(&zero, 20)
+        .record(19, &Sample::new("a", 1));
+    let stored = store(subject, &draft.build()).await;
+    assert_eq!(stored[0].counts, Counts { read: 1, inserted: 1, ..Counts::default() });
+    let counts = Counts { read: 2, rejected: 1, duplicate: 1, ..Counts::default() };
+    assert_eq!(stored[1].counts, counts);
+    let contents = subject.contents().await;
+    assert_eq!(contents.rows[&b"a"[..]].lane, zero.lane);
+}
+
+async fn authorities(subject: &dyn Subject) {
+    let (live, file) = (claim(subject, 0).await, claim(subject, 1).await);
+    let (older, newer) = (subject.job(1_000_000).await, subject.job(2_000_000).await);
+    let (same, wrong, right) =
+        (Sample::new("same", 1), Sample::new("diff", 1), Sample::new("diff", 2));
+    let draft = stream().lane(&live, 20).record(10, &same).record(11, &wrong);
+    let live = store(subject, &draft.build()).await.remove(0);
+    let before = subject.contents().await;
+
+    let draft = batch(newer).lane(&file, 20).record(10, &same).record(11, &right);
+    let file = store(subject, &draft.build()).await.remove(0);
+    let counts = Counts { read: 2, confirmed: 1, corrected: 1, ..Counts::default() };
+    assert_eq!(file.counts, counts);
+    let contents = subject.contents().await;
+    let confirmed = &contents.rows[&b"same"[..]];
+    assert_eq!((confirmed.authority, confirmed.lane), (Authority::Batch(newer), live.lane));
+    let corrected = &contents.rows[&b"diff"[..]];
+    assert_eq!(
+        (corrected.authority, corrected.lane, corrected.position),
+        (Authority::Batch(newer), file.lane, 11)
+    );
+    let was = &before.rows[&b"diff"[..]];
+    assert_eq!(corrected.written_xid, was.written_xid, "a row keeps the id of its insert");
+    assert_eq!(contents.corrections.len(), 1);
+    let correction = &contents.corrections[0];
+    assert_eq!(correction.key, b"diff");
+    assert_eq!((&correction.before, &correction.after), (was, corrected));
+
+    let draft = batch(older).lane(&file, 40).record(30, &right).record(31, &wrong);
+    let file = store(subject, &draft.build()).await.remove(0);
+    assert_eq!(file.counts.superseded, 2, "an earlier job says nothing, right or wrong");
+    let draft = stream().lane(&live, 40).record(30, &right).record(31, &wrong);
+    let live = store(subject, &draft.build()).await.remove(0);
+    assert_eq!(live.counts.superseded, 2, "nor does the stream");
+    assert_eq!(subject.contents().await.rows, contents.rows);
+    let owned = contents.rows.values().fold(0_i64, |sum, row| {
+        let job = row.authority.job().map(|job| job.job_id());
+        sum.wrapping_add(crate::record::checksum::ownership(
+            row.checksum,
+            job.as_deref(),
+            row.written_xid,
+        ))
+    });
+    assert_eq!(
+        live.sums.owned.wrapping_add(file.sums.owned),
+        owned,
+        "who answers for the rows adds up"
+    );
+}
+
+async fn dead_letters(subject: &dyn Subject) {
+    let lane = claim(subject, 0).await;
+    let payload = b"\0 not \xff json";
+    let draft = stream().lane(&lane, 20).rejected(13, payload).record(14, &Sample::new("a", 1));
+    let stored = store(subject, &draft.build()).await;
+    assert_eq!(stored[0].counts, Counts { read: 2, inserted: 1, rejected: 1, ..Counts::default() });
+    let contents = subject.contents().await;
+    assert_eq!(contents.dead_letters[&(lane.lane, 13)].payload, payload);
+}
+
+async fn advances(subject: &dyn Subject) {
+    let lane = claim(subject, 0).await;
+    let stored = store(subject, &stream().lane(&lane, 99).build()).await;
+    assert_eq!((stored[0].position, stored[0].counts), (99, Counts::default()));
+    let same = store(subject, &stream().lane(&stored[0], 99).build()).await;
+    assert_eq!(same, stored);
+}
+
+async fn halves(subject: &dyn Subject) {
+    let (zero, one) = (claim(subject, 0).await, claim(subject, 1).await);
+    let mut draft = stream().lane(&zero, 40);
+    for position in 20..27 {
+        draft = draft.record(position, &Sample::new(&format!("z{position}"), position));
+    }
+    draft = draft.lane(&one, 50).record(30, &Sample::new("one", 1)).rejected(41, b"bad");
+    let mut whole = vec![draft.build()];
+    while let Some(piece) = whole.pop() {
+        match piece.halves() {
+            Some((first, second)) => whole.extend([second, first]),
+            None => drop(store(subject, &piece).await),
+        }
+    }
+    let contents = subject.contents().await;
+    assert_eq!((contents.rows.len(), contents.dead_letters.len()), (8, 1));
+    let (zero, one) = (&contents.lanes[&zero.lane], &contents.lanes[&one.lane]);
+    assert_eq!((zero.position, zero.counts.inserted), (40, 7));
+    assert_eq!((one.position, one.counts.read), (50, 2));
+}

@@ -1,0 +1,193 @@
+//! The flow between a source and a sink, in memory: whatever fails or interferes,
+//! every record is stored once.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lambda_core::batch::{Batch, Body};
+use lambda_core::dead_letter::Reason;
+use lambda_core::delivery::{Flow, FlowConfig};
+use lambda_core::error::{Error, Server};
+use lambda_core::memory::{Contents, MemorySink};
+use lambda_core::outcome::Authority;
+use lambda_core::progress::{LaneId, LaneName, Progress};
+use lambda_core::sink::{ClaimRequest, Committed, Durability, Sink};
+use lambda_core::testing::draft::{SAMPLES, Sample};
+use lambda_core::testing::source::Lists;
+use tokio::sync::watch;
+
+/// A sink that fails now and then, refuses records whose key starts with "bad",
+/// and now and then lets a rival take a lane first.
+struct Trouble {
+    inner: MemorySink,
+    seed: AtomicU64,
+    rivals: bool,
+    failures: bool,
+}
+
+impl Trouble {
+    fn new(seed: u64) -> Self {
+        Self { inner: MemorySink::new(), seed: seed.into(), rivals: true, failures: true }
+    }
+
+    fn chance(&self, one_in: u64) -> bool {
+        let seed = self.seed.fetch_add(1, Ordering::Relaxed);
+        fastrand::Rng::with_seed(seed).u64(0..one_in) == 0
+    }
+}
+
+fn request(name: LaneName) -> ClaimRequest {
+    ClaimRequest { name, first_position: 0, owner: "rival".into(), group: None, take_over: false }
+}
+
+#[async_trait]
+impl Sink for Trouble {
+    async fn claim(&self, request: &ClaimRequest) -> Result<Progress, Error> {
+        if self.failures && self.chance(3) {
+            return Err(unreachable_server());
+        }
+        self.inner.claim(request).await
+    }
+
+    async fn commit(&self, batch: &Batch, durability: Durability) -> Result<Committed, Error> {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        if self.rivals && self.chance(5) {
+            let lanes = self.inner.contents().lanes;
+            let lane = &lanes[&batch.spans()[0].lane];
+            self.inner.claim(&request(lane.name.clone())).await?;
+        }
+        if self.failures && self.chance(4) {
+            return Err(match self.chance(2) {
+                true => unreachable_server(),
+                false => Error::Contended { tries: 5 },
+            });
+        }
+        let bad = |entry: &lambda_core::batch::Entry| match &entry.body {
+            Body::Row { key, .. } => batch.row(*key).starts_with(b"bad"),
+            Body::Rejected(_) => false,
+        };
+        if batch.entries().iter().any(bad) {
+            let (code, object) = ("23514".into(), "samples_check".into());
+            return Err(Error::Refused { code, object, source: "no".into() });
+        }
+        self.inner.commit(batch, durability).await
+    }
+
+    async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
+        self.inner.stored(lanes).await
+    }
+}
+
+fn unreachable_server() -> Error {
+    Error::Unreachable { server: Server::Postgres, source: "gone".into() }
+}
+
+fn config(patience: Option<Duration>) -> FlowConfig {
+    let (owner, group, take_over) = ("test".into(), None, false);
+    FlowConfig { authority: Authority::Stream, table: &SAMPLES, owner, group, take_over, patience }
+}
+
+fn lists(partitions: usize, records: usize, bad_every: usize) -> Vec<Vec<Sample>> {
+    let list = |partition| {
+        let sample = move |index: usize| match index % bad_every {
+            7 => Sample::new(&format!("bad{partition}-{index}"), 1),
+            _ => Sample::new(&format!("good{partition}-{index}"), index as i64),
+        };
+        (0..records).map(sample).collect()
+    };
+    (0..partitions).map(list).collect()
+}
+
+async fn run(lists: Vec<Vec<Sample>>, sink: &Arc<Trouble>, seed: u64) -> Result<(), Error> {
+    let source = Lists::new(lists, fastrand::Rng::with_seed(seed));
+    let (_keep, stop) = watch::channel(false);
+    Flow::new(config(None), source, Arc::clone(sink) as Arc<dyn Sink>).run(stop).await.1
+}
+
+fn keys(lists: &[Vec<Sample>], prefix: &str) -> BTreeSet<Vec<u8>> {
+    let all = lists.iter().flatten().filter(|sample| sample.id.starts_with(prefix));
+    all.map(|sample| sample.id.clone().into_bytes()).collect()
+}
+
+fn assert_each_stored_once(lists: &[Vec<Sample>], contents: &Contents) {
+    assert_eq!(contents.rows.keys().cloned().collect::<BTreeSet<_>>(), keys(lists, "good"));
+    let letters: BTreeSet<_> =
+        contents.dead_letters.values().map(|letter| letter.payload.clone()).collect();
+    assert_eq!(letters, keys(lists, "bad"));
+    for letter in contents.dead_letters.values() {
+        assert_eq!(letter.reject.reason, Reason::Refused);
+        assert!(letter.reject.detail.contains("23514"), "{}", letter.reject.detail);
+    }
+    for progress in contents.lanes.values() {
+        assert_eq!(progress.position, lists[progress.name.partition as usize].len() as i64);
+        assert_eq!(progress.counts.read, progress.position, "each record was counted once");
+        assert!(progress.counts.balanced());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_fails_or_interferes_each_record_is_stored_once() {
+    for seed in 0..100 {
+        let (lists, sink) = (lists(3, 60, 29), Arc::new(Trouble::new(seed * 1_000)));
+        run(lists.clone(), &sink, seed).await.unwrap();
+        assert_each_stored_once(&lists, &sink.inner.contents());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_that_takes_nothing_stops_the_flow_instead_of_filling_the_dead_letters() {
+    let all_bad: Vec<Sample> = (0..2_000).map(|n| Sample::new(&format!("bad{n}"), 1)).collect();
+    let sink = Arc::new(Trouble { rivals: false, failures: false, ..Trouble::new(1) });
+    let error = run(vec![all_bad], &sink, 1).await.unwrap_err();
+    assert_eq!(error.exit_code(), 78, "{}", error.chain());
+    let letters = sink.inner.contents().dead_letters.len();
+    assert!((400..=600).contains(&letters), "{letters} dead letters");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_keeps_what_is_in_flight_and_leaves_the_rest_unread() {
+    let lists = lists(2, 500, 1_000);
+    let sink = Arc::new(Trouble { rivals: false, failures: false, ..Trouble::new(1) });
+    let source = Lists::new(lists.clone(), fastrand::Rng::with_seed(1));
+    let (stop, stopped) = watch::channel(false);
+    let flow = Flow::new(config(None), source, Arc::clone(&sink) as Arc<dyn Sink>);
+    let running = tokio::spawn(flow.run(stopped));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    stop.send(true).unwrap();
+    running.await.unwrap().1.unwrap();
+    let contents = sink.inner.contents();
+    assert!(!contents.rows.is_empty() && contents.rows.len() < 990, "{}", contents.rows.len());
+    let read: i64 = contents.lanes.values().map(|lane| lane.counts.read).sum();
+    assert_eq!(read, contents.lanes.values().map(|lane| lane.position).sum::<i64>());
+    // The next run goes on where this one stopped.
+    run(lists.clone(), &sink, 2).await.unwrap();
+    assert_eq!(sink.inner.contents().rows.len() + sink.inner.contents().dead_letters.len(), 1_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flow_without_patience_left_tells_what_it_waited_for() {
+    struct Away;
+
+    #[async_trait]
+    impl Sink for Away {
+        async fn claim(&self, claim: &ClaimRequest) -> Result<Progress, Error> {
+            MemorySink::new().claim(claim).await
+        }
+        async fn commit(&self, _: &Batch, _: Durability) -> Result<Committed, Error> {
+            Err(unreachable_server())
+        }
+        async fn stored(&self, _: &[LaneId]) -> Result<Vec<Progress>, Error> {
+            Err(unreachable_server())
+        }
+    }
+
+    let source = Lists::new(lists(1, 5, 100), fastrand::Rng::with_seed(1));
+    let (_keep, stop) = watch::channel(false);
+    let patience = Some(Duration::from_secs(30));
+    let (_, result) = Flow::new(config(patience), source, Arc::new(Away)).run(stop).await;
+    assert_eq!(result.unwrap_err().exit_code(), 69);
+}

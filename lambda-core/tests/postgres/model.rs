@@ -1,0 +1,283 @@
+//! The outcome table as a model: concurrent transactions of stream and jobs with
+//! colliding ids, contents and authorities. Whatever the interleaving, each
+//! record's outcome must follow from taking the transactions one after another.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lambda_core::batch::{Batch, Body};
+use lambda_core::error::Error;
+use lambda_core::job::JobRef;
+use lambda_core::memory::Contents;
+use lambda_core::outcome::{Authority, Outcome, Standing, decide};
+use lambda_core::postgres::DatabaseConfig;
+use lambda_core::progress::{Counts, LaneId, LaneName, Progress};
+use lambda_core::record::checksum::{displacement, ownership};
+use lambda_core::sink::{ClaimRequest, Durability, Sink};
+use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
+use lambda_core::testing::sink::Subject;
+
+use crate::subject::Postgres;
+
+const WRITERS: i32 = 8;
+const ROUNDS: usize = 20;
+const COMMITS_A_ROUND: usize = 5;
+/// Each record of a batch has a lane of its own, so that the lane's counts tell
+/// its outcome.
+const RECORDS: i32 = 8;
+
+/// Ids that ICU's English order and byte order sort differently.
+const IDS: [&str; 12] = ["a", "B", "c", "Ä", "a-b", "a_b", "A B", "ab", "AB", "é", "z", "Z"];
+
+/// One record as committed: who said what, and what became of it.
+#[derive(Clone)]
+struct Said {
+    key: Vec<u8>,
+    content: Vec<u8>,
+    authority: Authority,
+    outcome: Outcome,
+}
+
+impl std::fmt::Debug for Said {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} {:?} of {:?}", self.outcome, &self.content[20..24], self.authority)
+    }
+}
+
+/// A transaction's records in the order in which it took them.
+type Transaction = Vec<Said>;
+
+/// Runs the model on a migrated database whose collation is ICU's.
+pub(crate) async fn outcomes_follow_from_a_serial_order(config: DatabaseConfig) {
+    let subject = Arc::new(Postgres::new(&config, WRITERS as u32).await);
+    let mut jobs = Vec::new();
+    for as_of in [1_000, 2_000, 2_000, 3_000] {
+        jobs.push(subject.job(as_of).await);
+    }
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut all = Counts::default();
+    for round in 0..ROUNDS {
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let (subject, jobs, random) = (Arc::clone(&subject), jobs.clone(), random.fork());
+                tokio::spawn(write(subject, jobs, random, writer, round))
+            })
+            .collect();
+        let mut transactions = Vec::new();
+        for writer in writers {
+            transactions.extend(writer.await.expect("a writer"));
+        }
+        let contents = subject.contents().await;
+        explain(&transactions, &contents);
+        for said in transactions.iter().flatten() {
+            all.add(said.outcome);
+        }
+    }
+    check_evidence(&subject.contents().await, &all);
+    let outcomes =
+        [all.inserted, all.confirmed, all.corrected, all.superseded, all.duplicate, all.rejected];
+    for count in outcomes {
+        assert!(count * 20 >= all.read, "each outcome is at least 5%: {all:?}");
+    }
+}
+
+async fn write(
+    subject: Arc<Postgres>,
+    jobs: Vec<JobRef>,
+    mut random: fastrand::Rng,
+    writer: i32,
+    round: usize,
+) -> Vec<Transaction> {
+    let mut lanes = Vec::new();
+    for record in 0..RECORDS {
+        lanes.push(claim(&subject.sink, writer * RECORDS + record).await);
+    }
+    let mut transactions = Vec::new();
+    for commit_number in 0..COMMITS_A_ROUND {
+        // Later commits tend to be of higher authorities, or all would be superseded.
+        let authority = match (commit_number + random.usize(0..4)).checked_sub(3) {
+            Some(job) => Authority::Batch(jobs[job.min(jobs.len() - 1)]),
+            None => Authority::Stream,
+        };
+        let mut draft = Draft::new(authority, &SAMPLES);
+        for lane in &lanes {
+            let id = format!("{}{round}-{}", random.choice(IDS).unwrap_or("x"), random.u8(0..3));
+            let amount = i64::from(random.u8(0..5).saturating_sub(2));
+            draft = draft
+                .lane(lane, lane.position + 1)
+                .record(lane.position, &Sample::new(&id, amount));
+        }
+        let batch = draft.build();
+        let stored = commit(&subject.sink, &batch).await;
+        transactions.push(said(&batch, &lanes, &stored));
+        lanes = stored;
+    }
+    transactions
+}
+
+async fn claim(sink: &dyn Sink, partition: i32) -> Progress {
+    let request = ClaimRequest {
+        name: LaneName { pipeline: "samples".into(), source: "model".into(), partition },
+        first_position: 0,
+        owner: "model".into(),
+        group: None,
+        take_over: false,
+    };
+    sink.claim(&request).await.expect("a claim")
+}
+
+async fn commit(sink: &dyn Sink, batch: &Batch) -> Vec<Progress> {
+    loop {
+        match sink.commit(batch, Durability::Visible).await {
+            Ok(done) => {
+                assert_eq!(done.fenced, []);
+                return done.stored;
+            }
+            // Nothing was stored: trying again is what a flow does with its halves.
+            Err(Error::Contended { .. }) => {}
+            // A deadlock above all.
+            Err(error) => panic!("{}", error.chain()),
+        }
+    }
+}
+
+fn said(batch: &Batch, before: &[Progress], after: &[Progress]) -> Transaction {
+    let lanes = before.iter().zip(after);
+    let outcomes = lanes.map(|(before, after)| outcome(before.counts, after.counts));
+    let entries = batch.entries().iter().zip(outcomes);
+    entries
+        .filter_map(|(entry, outcome)| match &entry.body {
+            Body::Row { content, key } => Some(Said {
+                key: batch.row(*key).to_vec(),
+                content: batch.row(*content).to_vec(),
+                authority: batch.authority,
+                outcome,
+            }),
+            Body::Rejected(_) => None,
+        })
+        .collect()
+}
+
+fn outcome(before: Counts, after: Counts) -> Outcome {
+    let all = [
+        Outcome::Inserted,
+        Outcome::Confirmed,
+        Outcome::Corrected,
+        Outcome::Superseded,
+        Outcome::Duplicate,
+        Outcome::Rejected,
+    ];
+    let one = |outcome: &Outcome| {
+        let mut expected = before;
+        expected.add(*outcome);
+        expected == after
+    };
+    all.into_iter().find(one).expect("one more record with one outcome")
+}
+
+type Row = Option<(Authority, Vec<u8>)>;
+
+/// For each id there is an order of the transactions that gives every outcome
+/// and the row as it stands.
+fn explain(transactions: &[Transaction], contents: &Contents) {
+    let mut by_key: BTreeMap<&[u8], Vec<Vec<&Said>>> = BTreeMap::new();
+    for transaction in transactions {
+        let mut mine: BTreeMap<&[u8], Vec<&Said>> = BTreeMap::new();
+        for said in transaction {
+            mine.entry(&said.key).or_default().push(said);
+        }
+        for (key, said) in mine {
+            by_key.entry(key).or_default().push(said);
+        }
+    }
+    assert!(!by_key.is_empty());
+    for (key, left) in by_key {
+        let row = contents.rows.get(key).expect("each id has a row");
+        let stands = Some((row.authority, row.content.clone()));
+        let key = String::from_utf8_lossy(key);
+        assert!(serial_order_exists(None, left.clone(), &stands), "{key}: {left:#?} {stands:?}");
+    }
+}
+
+fn serial_order_exists(row: Row, mut left: Vec<Vec<&Said>>, stands: &Row) -> bool {
+    // What changes nothing may be taken as soon as it fits.
+    left.retain(|said| replay(row.clone(), said).as_ref() != Some(&row));
+    if left.is_empty() {
+        return row == *stands;
+    }
+    (0..left.len()).any(|next| {
+        let Some(after) = replay(row.clone(), &left[next]) else { return false };
+        let mut rest = left.clone();
+        rest.remove(next);
+        serial_order_exists(after, rest, stands)
+    })
+}
+
+/// The row after a transaction's records, if they fit.
+fn replay(mut row: Row, said: &[&Said]) -> Option<Row> {
+    for said in said {
+        let standing = row.as_ref().map(|(authority, content)| Standing {
+            authority: *authority,
+            same_content: *content == said.content,
+        });
+        if decide(said.authority, standing) != said.outcome {
+            return None;
+        }
+        if matches!(said.outcome, Outcome::Inserted | Outcome::Confirmed | Outcome::Corrected) {
+            row = Some((said.authority, said.content.clone()));
+        }
+    }
+    Some(row)
+}
+
+/// Counts and sums of the progress rows against the rows, corrections and dead
+/// letters themselves.
+fn check_evidence(contents: &Contents, all: &Counts) {
+    let job_id = |authority: &Authority| authority.job().map(|job| job.job_id());
+    let mut owned = 0_i64;
+    let mut total = Counts::default();
+    let mut written: BTreeMap<LaneId, (i64, i64)> = BTreeMap::new();
+    let mut displaced: BTreeMap<LaneId, (i64, i64)> = BTreeMap::new();
+    let add = |sums: &mut BTreeMap<LaneId, (i64, i64)>, lane, value: i64| {
+        let (sum, count) = sums.entry(lane).or_default();
+        *sum = sum.wrapping_add(value);
+        *count += 1;
+    };
+    for row in contents.rows.values() {
+        add(&mut written, row.lane, row.checksum.0);
+        let job = job_id(&row.authority);
+        owned = owned.wrapping_add(ownership(row.checksum, job.as_deref(), row.written_xid));
+    }
+    for correction in &contents.corrections {
+        let (before, after) = (&correction.before, &correction.after);
+        assert_eq!(before.written_xid, after.written_xid);
+        add(&mut written, before.lane, before.checksum.0);
+        let job = job_id(&after.authority).expect("a job corrects");
+        let before_job = job_id(&before.authority);
+        let k = displacement(
+            (before.checksum, before_job.as_deref(), before.written_xid),
+            (after.checksum, &job, correction.written_xid),
+        );
+        add(&mut displaced, after.lane, k);
+    }
+    let mut owned_by_lanes = 0_i64;
+    for (lane, progress) in &contents.lanes {
+        let counts = progress.counts;
+        total += counts;
+        owned_by_lanes = owned_by_lanes.wrapping_add(progress.sums.owned);
+        let (sum, count) = written.get(lane).copied().unwrap_or_default();
+        assert_eq!(
+            (progress.sums.written, counts.inserted + counts.corrected),
+            (sum, count),
+            "{lane}"
+        );
+        let (sum, count) = displaced.get(lane).copied().unwrap_or_default();
+        assert_eq!((progress.sums.displaced, counts.corrected), (sum, count), "{lane}");
+        let letters = contents.dead_letters.keys().filter(|(of, _)| of == lane).count();
+        assert_eq!(counts.rejected, letters as i64, "{lane}");
+    }
+    assert_eq!(owned_by_lanes, owned, "who answers for the rows");
+    assert_eq!(total, *all, "the counts are those of the outcomes");
+}

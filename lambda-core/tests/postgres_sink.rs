@@ -1,0 +1,124 @@
+//! The sink on PostgreSQL, held to its promises on a real server.
+
+#[path = "postgres/model.rs"]
+mod model;
+#[path = "postgres/subject.rs"]
+mod subject;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use lambda_core::outcome::Authority;
+use lambda_core::postgres::connect;
+use lambda_core::progress::LaneName;
+use lambda_core::sink::{ClaimRequest, Durability, Sink};
+use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
+use lambda_core::testing::sink::CASES;
+use lambda_lab::Failure;
+use lambda_lab::harness::{self, Context};
+
+use crate::subject::Postgres;
+
+fn main() -> ExitCode {
+    harness::main(|suite| {
+        for (promise, case) in CASES {
+            suite.postgres(promise, async move |context| {
+                case(&subject(&context).await?).await;
+                Ok(())
+            });
+        }
+        suite.postgres("values come back as they were sent", values_come_back);
+        suite.postgres("a claim ends the backend of a frozen owner", claims_from_a_frozen_owner);
+        suite.postgres("a claim over another active group is refused", refuses_another_group);
+        suite.deadline(240);
+        suite.postgres(
+            "outcomes of concurrent transactions follow from taking them one after another",
+            async |context| {
+                let config = context.icu_database().await?.config().clone();
+                model::outcomes_follow_from_a_serial_order(config).await;
+                Ok(())
+            },
+        );
+    })
+}
+
+async fn subject(context: &Context) -> Result<Postgres, Failure> {
+    Ok(Postgres::new(context.database().await?.config(), 2).await)
+}
+
+fn request(group: &str) -> ClaimRequest {
+    ClaimRequest {
+        name: LaneName { pipeline: "samples".into(), source: "test".into(), partition: 0 },
+        first_position: 0,
+        owner: "test".into(),
+        group: Some(group.into()),
+        take_over: false,
+    }
+}
+
+/// A value must have one form only: what the server gives back is compared byte
+/// by byte with what is sent.
+async fn values_come_back(context: Context) -> Result<(), Failure> {
+    let subject = subject(&context).await?;
+    let mut random = fastrand::Rng::with_seed(7);
+    let edges = [0, 1, -1, 99, 100, 9_999, 10_000, 1_000_000, 999_999_999_999, -999_999_999_999];
+    let amounts: Vec<i64> = edges
+        .into_iter()
+        .chain((0..2_000).map(|digits| random.i64(-1_000_000..1_000_000) * 10_i64.pow(digits % 6)))
+        .collect();
+    let lane = subject.sink.claim(&request("g")).await?;
+    let draft = |lane, to: usize| {
+        let mut draft = Draft::new(Authority::Stream, &SAMPLES).lane(lane, to as i64);
+        for (index, amount) in amounts.iter().enumerate() {
+            let sample = Sample {
+                note: (index % 3 == 0).then(|| format!("käse {index}")),
+                flag: [None, Some(true), Some(false)][index % 3],
+                rank: (index % 2 == 0).then_some(-(index as i32)),
+                ..Sample::new(&format!("{index:05}"), *amount)
+            };
+            draft = draft.record(lane.position + index as i64, &sample);
+        }
+        draft.build()
+    };
+    let count = amounts.len();
+    let first = subject.sink.commit(&draft(&lane, count), Durability::Visible).await?;
+    let again = draft(&first.stored[0], count * 2);
+    let second = subject.sink.commit(&again, Durability::Visible).await?;
+    assert_eq!(second.stored[0].counts.duplicate, count as i64, "{:?}", second.stored[0].counts);
+    let rows = subject.client.query("select amount::text from samples order by id", &[]).await?;
+    let stored: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let sent = amounts.iter().map(|cents| {
+        let sign = if *cents < 0 { "-" } else { "" };
+        format!("{sign}{}.{:02}", cents.unsigned_abs() / 100, cents.unsigned_abs() % 100)
+    });
+    assert_eq!(stored, sent.collect::<Vec<_>>());
+    Ok(())
+}
+
+/// The owner is a loader that holds the lane's row and does nothing more (R13).
+async fn claims_from_a_frozen_owner(context: Context) -> Result<(), Failure> {
+    let database = context.database().await?;
+    let subject = Postgres::new(database.config(), 2).await;
+    let before = subject.sink.claim(&request("g")).await?;
+    let owner = connect(database.config(), "consumer").await?;
+    owner.batch_execute("begin; select from ingest_progress for update").await?;
+    let begun = Instant::now();
+    let after = subject.sink.claim(&request("g")).await?;
+    assert_ne!(after.claim, before.claim);
+    assert!(begun.elapsed() < Duration::from_secs(10), "took {:?}", begun.elapsed());
+    let late = owner.batch_execute("commit").await;
+    assert!(late.is_err(), "the frozen owner's backend was ended");
+    Ok(())
+}
+
+async fn refuses_another_group(context: Context) -> Result<(), Failure> {
+    let subject = subject(&context).await?;
+    let held = subject.sink.claim(&request("one")).await?;
+    let refused = subject.sink.claim(&request("two")).await.expect_err("refused");
+    assert_eq!(refused.exit_code(), 78);
+    assert!(refused.chain().contains("--take-over"), "{}", refused.chain());
+    let told = subject.sink.stored(&[held.lane]).await?;
+    assert_eq!(told, [held], "a refused claim changes nothing");
+    subject.sink.claim(&ClaimRequest { take_over: true, ..request("two") }).await?;
+    Ok(())
+}

@@ -44,7 +44,8 @@ impl Slice {
         Self { start: fit(range.start), end: fit(range.end) }
     }
 
-    fn of(self, buffer: &[u8]) -> &[u8] {
+    /// Its bytes, in the buffer it is a slice of.
+    pub(crate) fn of(self, buffer: &[u8]) -> &[u8] {
         &buffer[self.start as usize..self.end as usize]
     }
 

@@ -6,6 +6,7 @@ pub mod id;
 pub mod kind;
 pub mod risk;
 
+pub mod synthetic;
 pub mod time;
 mod wire;
 

@@ -25,14 +25,13 @@ pub struct Header {
 
 impl Header {
     /// Reads the header line, with or without byte order mark and line end. The
-    /// columns are found by name, in any order; others are ignored.
+    /// columns of `table` are found by name, in any order; others are ignored.
     ///
     /// # Errors
     /// [`Error::Input`] for a line that is no text, and naming a column that is
     /// missing or occurs twice.
-    pub fn parse<R: Record>(line: &[u8]) -> Result<Self, Error> {
+    pub fn parse(line: &[u8], table: &'static Table) -> Result<Self, Error> {
         let input = |what: String| Error::Input { what };
-        let table = const { &R::TABLE };
         let line = line.strip_prefix(BOM).unwrap_or(line);
         let mut names = ByteRecord::new();
         csv::ReaderBuilder::new()

@@ -36,10 +36,15 @@ impl Transaction {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Appends the CSV row under [`CSV_HEADER`], with a line feed.
+    /// Appends the CSV row under [`CSV_HEADER`], without a line end.
     pub fn write_csv(&self, out: &mut Vec<u8>) {
+        put_row(out, &self.texts());
+    }
+
+    /// The text of each field, in the order of [`CSV_HEADER`]; null is empty.
+    pub(super) fn texts(&self) -> [String; 9] {
         let optional = |text: &Option<String>| text.clone().unwrap_or_default();
-        let fields = [
+        [
             self.transaction_id.to_string(),
             self.account_id.to_string(),
             self.transaction_type.to_string(),
@@ -49,14 +54,17 @@ impl Transaction {
             optional(&self.location),
             self.card_present.map(|present| present.to_string()).unwrap_or_default(),
             self.risk_score.map(|score| score.to_string()).unwrap_or_default(),
-        ];
-        for (index, field) in fields.iter().enumerate() {
-            if index > 0 {
-                out.push(b',');
-            }
-            put_csv(out, field);
+        ]
+    }
+}
+
+/// Appends fields as a CSV row, without a line end.
+pub(super) fn put_row(out: &mut Vec<u8>, fields: &[String]) {
+    for (index, field) in fields.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
         }
-        out.push(b'\n');
+        put_csv(out, field);
     }
 }
 

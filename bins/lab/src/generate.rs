@@ -1,0 +1,49 @@
+//! Files of made-up transactions, as `lambda-lab generate` writes them.
+
+use std::io::{self, Write};
+
+use lambda_core::transaction::CSV_HEADER;
+use lambda_core::transaction::synthetic::{Expectation, Format, Options, Synthetic};
+
+/// How many lines of each kind were written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counts {
+    /// New and valid ones.
+    pub valid: u64,
+    /// Repetitions of valid ones, byte for byte.
+    pub duplicate: u64,
+    /// Ones that must be rejected.
+    pub invalid: u64,
+}
+
+/// Writes `rows` lines of the traffic of `seed` to `out`, in memory that does not
+/// grow with them; a CSV file has the header line before them.
+///
+/// # Errors
+/// What writing says.
+pub fn generate(
+    seed: u64,
+    rows: u64,
+    options: Options,
+    format: Format,
+    out: &mut dyn Write,
+) -> io::Result<Counts> {
+    let mut traffic = Synthetic::new(seed).with(options);
+    let mut counts = Counts::default();
+    if format == Format::Csv {
+        out.write_all(CSV_HEADER.as_bytes())?;
+        out.write_all(b"\n")?;
+    }
+    for _ in 0..rows {
+        let mut line = traffic.line(format);
+        line.payload.push(b'\n');
+        out.write_all(&line.payload)?;
+        match line.expectation {
+            Expectation::Valid => counts.valid += 1,
+            Expectation::Duplicate => counts.duplicate += 1,
+            Expectation::Invalid => counts.invalid += 1,
+        }
+    }
+    out.flush()?;
+    Ok(counts)
+}

@@ -1,0 +1,305 @@
+//! Made-up traffic: realistic transactions from a seed, repeated ones and broken
+//! ones among them, in constant memory.
+//!
+//! One seed gives one sequence, so a test knows what it sent by generating it
+//! again.
+
+use std::collections::VecDeque;
+
+use fastrand::Rng;
+
+use super::wire::{CSV_HEADER, put_row};
+use super::{AccountId, Amount, RiskScore, Timestamp, Transaction, TransactionId, TransactionType};
+
+/// Repetitions are taken from so many of the last valid records.
+const RECENT: usize = 1024;
+
+/// 2026-01-01 00:00:00 UTC, in microseconds since the Unix epoch.
+const START_MICROS: i64 = 1_767_225_600_000_000;
+
+const MERCHANTS: [(&str, i64); 8] = [
+    // What they deal in, and a usual amount in cents.
+    ("grocery", 6_500),
+    ("retail", 8_000),
+    ("restaurant", 4_200),
+    ("fuel", 5_500),
+    ("travel", 62_000),
+    ("electronics", 34_000),
+    ("pharmacy", 2_800),
+    ("entertainment", 3_600),
+];
+
+const PLACES: [&str; 8] = [
+    "Nashville TN",
+    "Austin TX",
+    "Portland, OR",
+    "Chicago IL",
+    "Zürich",
+    "São Paulo",
+    "The \"Loop\", Chicago",
+    "Online",
+];
+
+/// How records are spelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A JSON object.
+    Json,
+    /// A row under [`CSV_HEADER`].
+    Csv,
+}
+
+/// What must become of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Expectation {
+    /// It is new and valid.
+    Valid,
+    /// It repeats an earlier valid one, byte for byte.
+    Duplicate,
+    /// It is no record; it must be rejected.
+    Invalid,
+}
+
+/// A record as sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// Its bytes, on one line and without a line end.
+    pub payload: Vec<u8>,
+    /// Its id; for an invalid one the id it might have had.
+    pub id: TransactionId,
+    /// Its account: the message's key.
+    pub key: AccountId,
+    /// What must become of it.
+    pub expectation: Expectation,
+}
+
+/// What traffic to make.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Options {
+    /// How many accounts there are; at least one is taken.
+    pub accounts: u32,
+    /// Which part of the lines repeats an earlier one, from 0 to 1.
+    pub duplicate_ratio: f64,
+    /// Which part of the lines is invalid, from 0 to 1.
+    pub invalid_ratio: f64,
+}
+
+impl Default for Options {
+    /// Ten thousand accounts, nothing repeated and nothing invalid.
+    fn default() -> Self {
+        Self { accounts: 10_000, duplicate_ratio: 0.0, invalid_ratio: 0.0 }
+    }
+}
+
+/// A source of made-up transactions. As an iterator it never ends, and its time
+/// begins with 2026 and advances by up to 20 ms a record.
+#[derive(Debug, Clone)]
+pub struct Synthetic {
+    rng: Rng,
+    options: Options,
+    sequence: u32,
+    clock_micros: i64,
+    recent: VecDeque<Line>,
+}
+
+impl Synthetic {
+    /// The traffic of `seed`, by default options.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            rng: Rng::with_seed(seed),
+            options: Options::default(),
+            sequence: 0,
+            clock_micros: START_MICROS,
+            recent: VecDeque::new(),
+        }
+    }
+
+    /// The same with other options.
+    #[must_use]
+    pub fn with(self, options: Options) -> Self {
+        Self { options, ..self }
+    }
+
+    /// The same with its time beginning at `start`.
+    #[must_use]
+    pub fn starting(self, start: Timestamp) -> Self {
+        Self { clock_micros: start.unix_micros(), ..self }
+    }
+
+    /// The next transaction, taking place now as the caller has it.
+    pub fn transaction_at(&mut self, timestamp: Timestamp) -> Transaction {
+        self.sequence = self.sequence.wrapping_add(1);
+        let rng = &mut self.rng;
+        let (merchant, usual_cents) = MERCHANTS[rng.usize(..MERCHANTS.len())];
+        let transaction_type = match rng.u8(..100) {
+            0..70 => TransactionType::Purchase,
+            70..80 => TransactionType::Withdrawal,
+            80..88 => TransactionType::Transfer,
+            88..93 => TransactionType::Refund,
+            _ => TransactionType::Deposit,
+        };
+        let account = rng.u32(..self.options.accounts.max(1));
+        // The product of two uniform numbers: many small amounts, few large ones.
+        let cents = 1 + rng.i64(..usual_cents * 4) * rng.i64(1..=100) / 100;
+        let card_present = rng.u8(..100) < 80;
+        Transaction {
+            transaction_id: transaction_id(timestamp, self.sequence, rng),
+            account_id: valid(AccountId::parse(&format!("ACC-{account:06}"))),
+            transaction_type,
+            amount: valid(Amount::from_cents(cents)),
+            timestamp,
+            merchant_category: (transaction_type == TransactionType::Purchase)
+                .then(|| merchant.to_owned()),
+            location: (rng.u8(..100) < 97).then(|| PLACES[rng.usize(..PLACES.len())].to_owned()),
+            card_present: (rng.u8(..100) < 98).then_some(card_present),
+            risk_score: (rng.u8(..100) < 98)
+                .then(|| valid(RiskScore::from_hundredths(rng.u8(0..=100) / rng.u8(1..=10)))),
+        }
+    }
+
+    /// The next line, taking place now as the caller has it: by the ratios of the
+    /// options a valid record, a repeated or an invalid one.
+    pub fn line_at(&mut self, timestamp: Timestamp, format: Format) -> Line {
+        let chance = self.rng.f64();
+        let Options { invalid_ratio, duplicate_ratio, .. } = self.options;
+        let repeat = (invalid_ratio..invalid_ratio + duplicate_ratio).contains(&chance);
+        if repeat && !self.recent.is_empty() {
+            let line = self.recent[self.rng.usize(..self.recent.len())].clone();
+            return Line { expectation: Expectation::Duplicate, ..line };
+        }
+        let transaction = self.transaction_at(timestamp);
+        let invalid = chance < invalid_ratio;
+        let payload = match (invalid, format) {
+            (true, _) => invalid_payload(&mut self.rng, &transaction, format),
+            (false, Format::Json) => transaction.to_json(),
+            (false, Format::Csv) => {
+                let mut row = Vec::with_capacity(128);
+                transaction.write_csv(&mut row);
+                row
+            }
+        };
+        let expectation = if invalid { Expectation::Invalid } else { Expectation::Valid };
+        let (id, key) = (transaction.transaction_id, transaction.account_id);
+        let line = Line { payload, id, key, expectation };
+        if !invalid && duplicate_ratio > 0.0 {
+            if self.recent.len() == RECENT {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(line.clone());
+        }
+        line
+    }
+
+    /// The next line, by the traffic's own time.
+    pub fn line(&mut self, format: Format) -> Line {
+        let timestamp = self.tick();
+        self.line_at(timestamp, format)
+    }
+
+    fn tick(&mut self) -> Timestamp {
+        self.clock_micros += self.rng.i64(1..=20_000);
+        Timestamp::from_unix_micros(self.clock_micros).unwrap_or_else(|_| {
+            self.clock_micros = START_MICROS;
+            valid(Timestamp::from_unix_micros(START_MICROS))
+        })
+    }
+}
+
+impl Iterator for Synthetic {
+    type Item = Transaction;
+
+    fn next(&mut self) -> Option<Transaction> {
+        let timestamp = self.tick();
+        Some(self.transaction_at(timestamp))
+    }
+}
+
+/// A value that the generator's own constants make valid.
+fn valid<T, E: std::fmt::Debug>(value: Result<T, E>) -> T {
+    value.expect("the generator's constants are in range")
+}
+
+/// `TXN-` and a UUID of version 7 (RFC 9562, section 6.2, method 1): its
+/// milliseconds, then the record's number, then chance, so that ids of one
+/// generator ascend and those of two differ.
+fn transaction_id(timestamp: Timestamp, sequence: u32, rng: &mut Rng) -> TransactionId {
+    let millis = u64::try_from(timestamp.unix_micros() / 1000).unwrap_or_default();
+    let [.., low_2, low_1] = sequence.to_be_bytes();
+    let mut behind = [0; 10];
+    // The upper half of byte 0 is the version's, the two upper bits of byte 2 the variant's.
+    behind[0] = (sequence >> 30) as u8;
+    behind[1] = (sequence >> 22) as u8;
+    behind[2] = (sequence >> 16) as u8 & 0x3f;
+    behind[3] = low_2;
+    behind[4] = low_1;
+    rng.fill(&mut behind[5..]);
+    let uuid = uuid::Builder::from_unix_timestamp_millis(millis, &behind).into_uuid();
+    valid(TransactionId::parse(&format!("TXN-{uuid}")))
+}
+
+/// Field texts that the rules refuse, in either format: field and text.
+const REFUSED: [(usize, &str); 14] = [
+    (0, ""),
+    (0, "TXN-0123456789012345678901234567890123456789012345678901234567890123456789"),
+    (1, ""),
+    (2, "gift"),
+    (2, "PURCHASE"),
+    (3, ""),
+    (3, "12.345"),
+    (3, "1e8"),
+    (3, "twelve"),
+    (4, "2026-02-30 10:00:00"),
+    (4, "2026-01-01"),
+    (4, "2026-01-01T10:00:00"),
+    (7, "yes"),
+    (8, "1.001"),
+];
+
+/// The transaction, broken in one of many ways.
+fn invalid_payload(rng: &mut Rng, transaction: &Transaction, format: Format) -> Vec<u8> {
+    let mut texts = transaction.texts();
+    let kind = rng.usize(..REFUSED.len() + 5);
+    if let Some((field, text)) = REFUSED.get(kind) {
+        (*text).clone_into(&mut texts[*field]);
+        return spelled(&texts, format);
+    }
+    if kind == REFUSED.len() {
+        "Nash\0ville".clone_into(&mut texts[6]);
+        return spelled(&texts, format);
+    }
+    let mut payload = spelled(&texts, format);
+    match (kind - REFUSED.len(), format) {
+        (1, _) => {
+            // Inside the first field's text in both formats.
+            let at = payload.iter().position(|byte| *byte == b'T').unwrap_or_default();
+            payload[at] = 0xff;
+        }
+        (2, Format::Json) => payload.truncate(payload.len() / 2),
+        (3, Format::Json) => {
+            payload.pop();
+            payload.extend_from_slice(br#","amount":"1.00"}"#);
+        }
+        (_, Format::Json) => payload = b"[]".to_vec(),
+        (2, Format::Csv) => payload.extend_from_slice(b",one more"),
+        (3, Format::Csv) => payload = b"one field".to_vec(),
+        (_, Format::Csv) => payload = CSV_HEADER.into(),
+    }
+    payload
+}
+
+/// The field texts as a line; in JSON all are strings.
+fn spelled(texts: &[String; 9], format: Format) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(256);
+    match format {
+        Format::Csv => put_row(&mut payload, texts),
+        Format::Json => {
+            let object: serde_json::Map<_, _> = CSV_HEADER
+                .split(',')
+                .zip(texts)
+                .map(|(name, text)| (name.to_owned(), text.as_str().into()))
+                .collect();
+            payload.extend_from_slice(serde_json::Value::Object(object).to_string().as_bytes());
+        }
+    }
+    payload
+}

@@ -48,6 +48,7 @@ impl std::fmt::Debug for Said {
 type Transaction = Vec<Said>;
 
 /// Runs the model on a migrated database whose collation is ICU's.
+#[expect(clippy::print_stdout, reason = "a failure is repeated by its seed")]
 pub(crate) async fn outcomes_follow_from_a_serial_order(config: DatabaseConfig) {
     let subject = Arc::new(Postgres::new(&config, WRITERS as u32).await);
     let mut jobs = Vec::new();

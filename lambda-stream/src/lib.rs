@@ -4,6 +4,7 @@
 //! it by the delivery protocol of [`lambda_core::delivery`], until it is told to
 //! stop or, with [`StreamConfig::exit_at_end`], until everything that was in the
 //! topic when it began is stored. Any number of processes may do so side by side.
+//! [`produce`] fills a topic, for demonstrations, tests and load.
 //!
 //! ```no_run
 //! use lambda_core::kafka::KafkaConfig;
@@ -20,6 +21,8 @@
 //! # Ok(())
 //! # }
 //! ```
+
+pub mod produce;
 
 mod config;
 mod drain;

@@ -111,6 +111,22 @@ impl<R> fmt::Debug for Context<R> {
     }
 }
 
+/// The context of a client that only asks: what goes wrong is in its answers.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Asking;
+
+impl ClientContext for Asking {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "Kafka");
+    }
+
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(facility, "librdkafka: {message}");
+    }
+}
+
+impl ConsumerContext for Asking {}
+
 /// Partitions of a topic, as librdkafka wants them.
 pub(super) fn list(topic: &str, partitions: &[i32]) -> TopicPartitionList {
     let mut list = TopicPartitionList::with_capacity(partitions.len());

@@ -17,10 +17,10 @@ use crate::error::{Error, Kind};
 use crate::kafka::config::{KafkaConfig, refused};
 use crate::kafka::context::{Context, list};
 use crate::kafka::idle::{Look, Tails};
-use crate::kafka::position::StartAt;
+use crate::kafka::position::{Kept, StartAt};
 use crate::kafka::rebalance::Start;
 use crate::kafka::shared::{Shared, Wish};
-use crate::kafka::topic;
+use crate::kafka::topic::{self, Observer};
 use crate::progress::Progress;
 use crate::record::Record;
 use crate::remedy;
@@ -71,15 +71,20 @@ impl<R: Record> Poller<R> {
 
     fn consume(&self) -> Result<(), Error> {
         let mut backoff = Backoff::default();
+        // On the consumer's own connection an answer waits behind the fetch under
+        // way, a tenth of a second on a quiet topic.
+        let observer = topic::observer(&self.config)?;
+        if !self.wait_for_topic(&observer)? {
+            return Ok(());
+        }
         loop {
             let context = Context::new(self.config.topic().to_owned(), Arc::clone(&self.shared));
             let settings = self.config.consumer();
             let consumer: BaseConsumer<Context<R>> =
                 settings.create_with_context(context).map_err(|error| refused(&error))?;
-            let given_up = match self.subscribe(&consumer)? {
-                Some(()) => Polling::new(self, &consumer).poll()?,
-                None => GivenUp::Closing,
-            };
+            let subscribed = consumer.subscribe(&[self.config.topic()]);
+            subscribed.map_err(|error| remedy::kafka(error, "let us subscribe to the topic"))?;
+            let given_up = Polling::new(self, &consumer, &observer).poll()?;
             // Leaves the group, and so gives back what it holds.
             drop(consumer);
             self.shared.lock().assignment.lost();
@@ -95,11 +100,11 @@ impl<R: Record> Poller<R> {
         }
     }
 
-    /// Joins the group, once the topic is there. `None`: closed before.
-    fn subscribe(&self, consumer: &BaseConsumer<Context<R>>) -> Result<Option<()>, Error> {
+    /// Finds the topic, however long it takes. False: closed before.
+    fn wait_for_topic(&self, observer: &Observer) -> Result<bool, Error> {
         let mut backoff = Backoff::default();
         loop {
-            match topic::describe(consumer.client(), self.config.topic()) {
+            match topic::describe(observer.client(), self.config.topic()) {
                 Ok(topic) => {
                     tracing::info!(
                         source = topic.source,
@@ -108,22 +113,18 @@ impl<R: Record> Poller<R> {
                         "joining the group"
                     );
                     self.shared.lock().source = Some(topic.source);
-                    break;
+                    return Ok(true);
                 }
                 Err(error) if error.kind() == Kind::Transient => {
                     let retry_in = backoff.next_delay();
                     tracing::warn!(error = error.chain(), ?retry_in, "waiting for {}", self.config);
-                    // Keeps librdkafka's own events from piling up.
-                    consumer.poll(Duration::ZERO);
                     if self.shared.wait_for_close(retry_in) {
-                        return Ok(None);
+                        return Ok(false);
                     }
                 }
                 Err(error) => return Err(error),
             }
         }
-        let subscribed = consumer.subscribe(&[self.config.topic()]);
-        subscribed.map(Some).map_err(|error| remedy::kafka(error, "subscribe to the topic"))
     }
 }
 
@@ -133,6 +134,7 @@ struct Polling<'a, R: Record> {
     start: StartAt,
     shared: &'a Shared<R>,
     consumer: &'a BaseConsumer<Context<R>>,
+    observer: &'a Observer,
     /// Partitions that are quiet at their ends.
     tails: Tails,
     /// Whether what is assigned is paused.
@@ -142,13 +144,18 @@ struct Polling<'a, R: Record> {
 }
 
 impl<'a, R: Record> Polling<'a, R> {
-    fn new(poller: &'a Poller<R>, consumer: &'a BaseConsumer<Context<R>>) -> Self {
+    fn new(
+        poller: &'a Poller<R>,
+        consumer: &'a BaseConsumer<Context<R>>,
+        observer: &'a Observer,
+    ) -> Self {
         let now = Instant::now();
         Self {
             topic: poller.config.topic(),
             start: poller.start,
             shared: &poller.shared,
             consumer,
+            observer,
             tails: Tails::default(),
             paused: false,
             report_at: now + REPORT_EVERY,
@@ -242,7 +249,7 @@ impl<'a, R: Record> Polling<'a, R> {
         let assigned = self.shared.lock().assignment.assigned();
         for partition in assigned {
             let Some(next) = self.shared.lock().batcher.position(partition) else { continue };
-            match topic::kept(self.consumer.client(), self.topic, partition) {
+            match self.kept(partition) {
                 Ok(kept) if !kept.holds(next) => {
                     return kept.out_of_range(self.topic, partition, next);
                 }
@@ -342,21 +349,28 @@ impl<'a, R: Record> Polling<'a, R> {
         complain(done, "letting go of a partition");
     }
 
-    /// Finds out where a granted partition starts if it was never read before, so
-    /// that the flow can be told of it. One between two polls.
+    /// Finds out where granted partitions start if they were never read before, so
+    /// that the flow can be told of them.
     fn locate_granted(&mut self) -> Result<(), Error> {
-        let now = Instant::now();
-        let wanted = self.shared.lock().assignment.without_first_position();
-        let Some(partition) = wanted.filter(|_| now >= self.ask_at) else { return Ok(()) };
-        match topic::kept(self.consumer.client(), self.topic, partition) {
-            Ok(kept) => {
-                let first = self.start.position(kept);
-                self.shared.lock().assignment.first_position(partition, first);
-                self.shared.notify();
-                Ok(())
+        while Instant::now() >= self.ask_at {
+            let wanted = self.shared.lock().assignment.without_first_position();
+            let Some(partition) = wanted else { break };
+            match self.kept(partition) {
+                Ok(kept) => {
+                    let first = self.start.position(kept);
+                    self.shared.lock().assignment.first_position(partition, first);
+                    self.shared.notify();
+                }
+                Err(error) => return self.ask_later(error),
             }
-            Err(error) => self.ask_later(error),
         }
+        Ok(())
+    }
+
+    fn kept(&self, partition: i32) -> Result<Kept, Error> {
+        // Its log and errors are the consumer's too; they must not pile up.
+        self.observer.poll(Duration::ZERO);
+        topic::kept(self.observer.client(), self.topic, partition)
     }
 
     fn ask_later(&mut self, error: Error) -> Result<(), Error> {
@@ -373,7 +387,7 @@ impl<'a, R: Record> Polling<'a, R> {
         let now = Instant::now();
         let Some(next) = self.shared.lock().batcher.position(partition) else { return Ok(()) };
         let Some(sought) = self.tails.ended(partition, next, now) else { return Ok(()) };
-        match topic::kept(self.consumer.client(), self.topic, partition) {
+        match self.kept(partition) {
             Ok(kept) if kept.high == sought => {
                 self.shared.lock().batcher.advance(partition, sought);
                 self.shared.notify();
@@ -396,7 +410,7 @@ impl<'a, R: Record> Polling<'a, R> {
             return Ok(());
         };
         let next = self.shared.lock().batcher.position(partition);
-        match topic::kept(self.consumer.client(), self.topic, partition) {
+        match self.kept(partition) {
             Ok(kept) => {
                 let look = self.tails.looked(partition, next, kept.high);
                 if let (Look::Refetch, Some(next)) = (look, next) {

@@ -12,6 +12,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use crate::delivery::retry::Backoff;
 use crate::error::{Error, Kind, Server};
 use crate::kafka::config::{KafkaConfig, refused};
+use crate::kafka::context::Asking;
 use crate::kafka::position::Kept;
 use crate::remedy;
 
@@ -39,6 +40,14 @@ pub struct Ends {
     pub source: String,
     /// One behind the last offset of each partition that a reader can see now.
     pub ends: BTreeMap<i32, i64>,
+}
+
+/// A client outside the group that asks about the topic.
+pub(super) type Observer = BaseConsumer<Asking>;
+
+/// Makes an [`Observer`].
+pub(super) fn observer(config: &KafkaConfig) -> Result<Observer, Error> {
+    config.observer().create_with_context(Asking).map_err(|error| refused(&error))
 }
 
 /// Asks for a topic.
@@ -116,7 +125,7 @@ pub async fn ends(config: &KafkaConfig) -> Result<Ends, Error> {
 }
 
 fn ask_ends(config: &KafkaConfig) -> Result<Ends, Error> {
-    let client: BaseConsumer = config.observer().create().map_err(|error| refused(&error))?;
+    let client = observer(config)?;
     let topic = describe(client.client(), config.topic())?;
     let mut ends = BTreeMap::new();
     for partition in topic.partitions {

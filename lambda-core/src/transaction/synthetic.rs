@@ -140,7 +140,7 @@ impl Synthetic {
         };
         let account = rng.u32(..self.options.accounts.max(1));
         // The product of two uniform numbers: many small amounts, few large ones.
-        let cents = 1 + rng.i64(..usual_cents * 4) * rng.i64(1..=100) / 100;
+        let cents = 1 + rng.i64(0..usual_cents * 4) * rng.i64(1..=100) / 100;
         let card_present = rng.u8(..100) < 80;
         Transaction {
             transaction_id: transaction_id(timestamp, self.sequence, rng),

@@ -90,6 +90,12 @@ impl MemorySink {
         self.lock().clone()
     }
 
+    /// Goes back to `earlier` contents, as a database does that crashed and lost
+    /// its last commits. A claim is durable: `earlier` must not be from before one.
+    pub fn rewind(&self, earlier: Contents) {
+        *self.lock() = earlier;
+    }
+
     fn lock(&self) -> MutexGuard<'_, Contents> {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -25,8 +25,12 @@ pub fn of_sqlstate(code: &str) -> Verdict {
             verdict(Fatal, "the schema is not this version's: run lambda-db-setup")
         }
         "42501" => verdict(Fatal, "the role lacks a grant: run lambda-db-setup"),
-        "23502" => {
-            verdict(Fatal, "a column without a default was made not null: give it a default")
+        "25P03" | "25P04" => {
+            verdict(Transient, "a timeout ended the transaction: check transaction_timeout")
+        }
+        "54000" => verdict(Data, "a record is too large for an index: see the dead letters"),
+        "0A000" | "26000" => {
+            verdict(Transient, "the schema changed underneath: the next session sees it")
         }
         "25006" => verdict(Transient, "the server is read-only: check that this is the primary"),
         "53100" => verdict(Transient, "the disk is full: make room on the database server"),
@@ -148,6 +152,8 @@ pub use self::of_postgres::{connecting, postgres};
 
 #[cfg(feature = "postgres")]
 mod of_postgres {
+    use std::error::Error as _;
+
     use super::{Error, Kind, Verdict, of_sqlstate};
     use crate::error::Server;
     use crate::postgres::config::DatabaseConfig;
@@ -157,13 +163,16 @@ mod of_postgres {
     /// The server's detail and context hold values of rows, so only its code,
     /// message and the constraint's or column's name are kept.
     pub fn postgres(error: tokio_postgres::Error, what: &'static str) -> Error {
-        let Some(db) = error.as_db_error() else {
-            return Error::Unreachable { server: Server::Postgres, source: Box::new(error) };
-        };
+        let Some(db) = error.as_db_error() else { return without_code(error, what) };
         let code = db.code().code().to_owned();
         let Verdict { kind, remedy } = of_sqlstate(&code);
         let cause = format!("{} (SQLSTATE {code})", db.message());
         match kind {
+            // It is there and lets nobody in.
+            Kind::Transient if matches!(code.as_str(), "53300" | "57P01" | "57P02" | "57P03") => {
+                let source = format!("{cause}; {remedy}").into();
+                Error::Unreachable { server: Server::Postgres, source }
+            }
             Kind::Data => Error::Refused {
                 code,
                 object: db.constraint().or(db.column()).unwrap_or_default().to_owned(),
@@ -177,6 +186,22 @@ mod of_postgres {
                 remedy: remedy.into(),
                 source: Some(cause.into()),
             },
+        }
+    }
+
+    /// An error that the server did not tell: the connection broke, or what came
+    /// was not what was expected.
+    fn without_code(error: tokio_postgres::Error, what: &'static str) -> Error {
+        let broken = error.is_closed()
+            || error.source().is_some_and(<dyn std::error::Error>::is::<std::io::Error>);
+        if broken {
+            return Error::Unreachable { server: Server::Postgres, source: Box::new(error) };
+        }
+        Error::Misconfigured {
+            what: format!("PostgreSQL cannot {what}"),
+            remedy: "check the login; else the schema is not this version's: run lambda-db-setup"
+                .into(),
+            source: Some(Box::new(error)),
         }
     }
 

@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,9 +21,11 @@ use lambda_core::testing::source::Lists;
 use tokio::sync::watch;
 
 /// A sink that fails now and then, refuses records whose key starts with "bad",
-/// and now and then lets a rival take a lane first.
+/// now and then lets a rival take a lane first, and now and then crashes, which
+/// loses what was committed since the last claim.
 struct Trouble {
     inner: MemorySink,
+    durable: Mutex<Contents>,
     seed: AtomicU64,
     rivals: bool,
     failures: bool,
@@ -31,7 +33,8 @@ struct Trouble {
 
 impl Trouble {
     fn new(seed: u64) -> Self {
-        Self { inner: MemorySink::new(), seed: seed.into(), rivals: true, failures: true }
+        let (inner, durable) = (MemorySink::new(), Mutex::default());
+        Self { inner, durable, seed: seed.into(), rivals: true, failures: true }
     }
 
     fn chance(&self, one_in: u64) -> bool {
@@ -50,7 +53,9 @@ impl Sink for Trouble {
         if self.failures && self.chance(3) {
             return Err(unreachable_server());
         }
-        self.inner.claim(request).await
+        let claimed = self.inner.claim(request).await;
+        *self.durable.lock().unwrap() = self.inner.contents();
+        claimed
     }
 
     async fn commit(&self, batch: &Batch, durability: Durability) -> Result<Committed, Error> {
@@ -59,6 +64,11 @@ impl Sink for Trouble {
             let lanes = self.inner.contents().lanes;
             let lane = &lanes[&batch.spans()[0].lane];
             self.inner.claim(&request(lane.name.clone())).await?;
+            *self.durable.lock().unwrap() = self.inner.contents();
+        }
+        if self.failures && self.chance(9) {
+            self.inner.rewind(self.durable.lock().unwrap().clone());
+            return Err(unreachable_server());
         }
         if self.failures && self.chance(4) {
             let contended = self.chance(2);

@@ -18,7 +18,7 @@ pub enum Parts {
     Halves(Box<(Batch, Batch)>),
     /// It was one record, now a dead letter.
     Rejected(Box<Batch>),
-    /// It has no record that could be the reason.
+    /// It has no row that could be the reason.
     Nothing,
 }
 
@@ -27,7 +27,7 @@ pub fn take_apart(batch: Batch, code: &str, object: &str) -> Parts {
     if let Some(halves) = batch.halves() {
         return Parts::Halves(Box::new(halves));
     }
-    if batch.entries().is_empty() {
+    if batch.rows_count() == 0 {
         return Parts::Nothing;
     }
     let place = if object.is_empty() { String::new() } else { format!(" at {object}") };
@@ -49,6 +49,9 @@ pub struct Refusals {
 impl Refusals {
     /// Notes that `records` more were stored or refused.
     pub fn note(&mut self, records: u64, refused: bool) {
+        if records == 0 {
+            return;
+        }
         self.runs.push_back((records, refused));
         self.records += records;
         if refused {

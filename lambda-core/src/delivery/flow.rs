@@ -7,21 +7,28 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::delivery::retry::Backoff;
 use crate::delivery::state::{Action, Generation, Input, State};
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Server};
 use crate::outcome::Authority;
-use crate::progress::{LaneId, Progress};
+use crate::progress::Progress;
 use crate::record::Table;
 use crate::sink::{ClaimRequest, Committed, Sink};
 use crate::source::{Event, Grant, Source};
 
 /// How often an idle flow compares what is stored with what it thinks (R9).
 const CHECK_EVERY: Duration = Duration::from_secs(30);
+
+/// How many claims go on at once.
+const CLAIMS_AT_ONCE: usize = 4;
+
+/// How long a flow that is to stop waits for the commit in flight: well within
+/// the 30 s that Kubernetes gives a process.
+const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Who a flow is, and how long it waits.
 #[derive(Debug, Clone)]
@@ -50,8 +57,12 @@ pub struct Flow<S> {
     sink: Arc<dyn Sink>,
     state: State,
     commit: Option<Commit>,
+    /// When the commit in flight is given up.
+    give_up_at: Option<Instant>,
     claims: JoinSet<Claim>,
-    claiming: HashMap<i32, AbortHandle>,
+    claiming: HashMap<i32, (Generation, AbortHandle)>,
+    /// Claims go on a few at a time, each on connections of its own.
+    claim_permits: Arc<Semaphore>,
     backoff: Backoff,
     /// When to try the commit again.
     retry_at: Option<Instant>,
@@ -78,8 +89,10 @@ impl<S: Source> Flow<S> {
             source,
             sink,
             commit: None,
+            give_up_at: None,
             claims: JoinSet::new(),
             claiming: HashMap::new(),
+            claim_permits: Arc::new(Semaphore::new(CLAIMS_AT_ONCE)),
             backoff: Backoff::default(),
             retry_at: None,
             stalled_since: None,
@@ -107,12 +120,16 @@ impl<S: Source> Flow<S> {
                 () = stopped(&mut stop), if !stopping => {
                     stopping = true;
                     self.claims.abort_all();
+                    self.give_up_within(STOP_PATIENCE);
                     self.take(Input::Stop).await;
                 }
                 done = wait_for(&mut self.commit) => {
-                    self.commit = None;
+                    (self.commit, self.give_up_at) = (None, None);
                     let input = done.map_or_else(Input::CommitFailed, Input::Committed);
                     self.take(input).await;
+                }
+                () = sleep_until(self.give_up_at) => {
+                    self.result = Some(Err(unanswered()));
                 }
                 Some(claimed) = self.claims.join_next() => self.claimed(claimed).await,
                 () = sleep_until(self.retry_at) => {
@@ -143,7 +160,10 @@ impl<S: Source> Flow<S> {
     async fn claimed(&mut self, claimed: Result<Claim, tokio::task::JoinError>) {
         match claimed {
             Ok((generation, Ok(progress))) => {
-                self.claiming.remove(&progress.name.partition);
+                let partition = progress.name.partition;
+                if self.claiming.get(&partition).is_some_and(|(of, _)| *of == generation) {
+                    self.claiming.remove(&partition);
+                }
                 tracing::info!(
                     lane = %progress.name, number = progress.lane.0, position = progress.position,
                     "claimed"
@@ -151,29 +171,26 @@ impl<S: Source> Flow<S> {
                 self.take(Input::Claimed(generation, progress)).await;
             }
             Ok((_, Err(error))) => self.result = Some(Err(error)),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // Cancelled: the grant was revoked.
             Err(_) => {}
         }
     }
 
-    /// Lets the state take an input, and does what it says, with what follows.
+    /// Lets the state take an input, and does what it says.
     async fn take(&mut self, input: Input) {
-        let mut inputs = vec![input];
-        while let Some(input) = inputs.pop() {
-            for action in self.state.step(input) {
-                match self.act(action).await {
-                    Ok(follows) => inputs.extend(follows),
-                    Err(error) => self.result = Some(Err(error)),
-                }
+        for action in self.state.step(input) {
+            if let Err(error) = self.act(action).await {
+                self.result = Some(Err(error));
             }
         }
     }
 
-    async fn act(&mut self, action: Action) -> Result<Option<Input>, Error> {
+    async fn act(&mut self, action: Action) -> Result<(), Error> {
         match action {
             Action::Claim(generation, grant) => self.claim(generation, grant),
             Action::CancelClaim(partition) => {
-                if let Some(claim) = self.claiming.remove(&partition) {
+                if let Some((_, claim)) = self.claiming.remove(&partition) {
                     claim.abort();
                 }
             }
@@ -187,6 +204,10 @@ impl<S: Source> Flow<S> {
             }
             Action::Commit(batch, durability) => {
                 let sink = Arc::clone(&self.sink);
+                self.retry_at = None;
+                if let Some(patience) = self.config.patience {
+                    self.give_up_within(patience);
+                }
                 self.commit = Some(Box::pin(async move { sink.commit(&batch, durability).await }));
             }
             Action::Wait(error) => self.wait(error)?,
@@ -195,18 +216,9 @@ impl<S: Source> Flow<S> {
                 self.stalled_since = None;
             }
             Action::Tell(progress) => self.source.stored(&progress),
-            Action::Check(lanes) => {
-                let lanes: Vec<LaneId> = lanes.iter().map(|lane| lane.lane).collect();
-                match self.sink.stored(&lanes).await {
-                    Ok(stored) => return Ok(Some(Input::Stored(stored))),
-                    Err(error) => {
-                        tracing::warn!(error = error.chain(), "progress could not be compared");
-                    }
-                }
-            }
             Action::Finish(result) => self.result = Some(result),
         }
-        Ok(None)
+        Ok(())
     }
 
     fn wait(&mut self, error: Error) -> Result<(), Error> {
@@ -230,11 +242,16 @@ impl<S: Source> Flow<S> {
             name: grant.name,
         };
         let partition = request.name.partition;
-        let sink = Arc::clone(&self.sink);
+        let (sink, permits) = (Arc::clone(&self.sink), Arc::clone(&self.claim_permits));
         let claim = async move {
             let mut backoff = Backoff::default();
             loop {
-                match sink.claim(&request).await {
+                let claimed = match permits.acquire().await {
+                    Ok(_permit) => sink.claim(&request).await,
+                    // The semaphore is never closed.
+                    Err(_) => std::future::pending().await,
+                };
+                match claimed {
                     Err(error) if error.kind() == Kind::Transient => {
                         let delay = backoff.next_delay();
                         tracing::warn!(
@@ -247,9 +264,25 @@ impl<S: Source> Flow<S> {
                 }
             }
         };
-        if let Some(former) = self.claiming.insert(partition, self.claims.spawn(claim)) {
+        let claiming = (generation, self.claims.spawn(claim));
+        if let Some((_, former)) = self.claiming.insert(partition, claiming) {
             former.abort();
         }
+    }
+
+    fn give_up_within(&mut self, patience: Duration) {
+        let then = Instant::now() + patience;
+        self.give_up_at = Some(self.give_up_at.map_or(then, |earlier| earlier.min(then)));
+    }
+}
+
+/// What became of the commit in flight is not known. Nothing depends on it: the
+/// next owner of the lanes goes on from what is stored.
+fn unanswered() -> Error {
+    Error::Unreachable {
+        server: Server::Postgres,
+        source: "the commit in flight was not answered; the next run goes on from what is stored"
+            .into(),
     }
 }
 

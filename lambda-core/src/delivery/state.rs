@@ -40,8 +40,6 @@ pub enum Input {
     Retry,
     /// It is time to compare memory with what is stored.
     Check,
-    /// What is stored of the lanes asked for.
-    Stored(Vec<Progress>),
     /// The source has nothing more.
     End,
     /// Somebody asked to stop.
@@ -67,8 +65,6 @@ pub enum Action {
     ResetWaits,
     /// Tell the source what is stored.
     Tell(Vec<Progress>),
-    /// Ask the sink; tell [`Input::Stored`].
-    Check(Vec<Progress>),
     /// The end.
     Finish(Result<(), Error>),
 }
@@ -153,9 +149,9 @@ impl State {
             Input::Revoked(partitions) => self.revoked(&partitions),
             Input::Committed(committed) => self.committed(committed),
             Input::CommitFailed(error) => self.commit_failed(error),
-            Input::Retry => self.commit_next(),
-            Input::Check => self.check(),
-            Input::Stored(stored) => self.compare(&stored),
+            Input::Retry if self.waiting => self.commit_next(),
+            Input::Check if self.wants_events() => self.check(),
+            Input::Retry | Input::Check => Vec::new(),
             Input::End => {
                 self.phase = Phase::Ending;
                 self.commit_next()
@@ -231,8 +227,12 @@ impl State {
                 lane.started.as_ref().filter(|started| started.lane == *fenced).cloned()
             });
             match held {
-                Some(_) if self.phase != Phase::Running => {}
-                Some(progress) => actions.extend(self.let_go(&progress)),
+                Some(_) if self.phase == Phase::Stopping => {}
+                Some(progress) => {
+                    // A source that has ended reads again what was lost since.
+                    (self.phase, self.draining) = (Phase::Running, false);
+                    actions.extend(self.let_go(&progress));
+                }
                 // A lane of a batch in flight when it was revoked: nothing to let go of.
                 None if self.authority == Authority::Stream => {}
                 // Somebody took over the job.
@@ -244,12 +244,12 @@ impl State {
             }
         }
         actions.push(Action::Tell(committed.stored));
-        if recovered {
-            actions.extend(self.check());
-        }
         if self.draining {
             actions.push(Action::Finish(Ok(())));
+        } else if recovered && self.pieces.is_empty() {
+            actions.extend(self.check());
         } else {
+            self.failures.any = recovered;
             actions.extend(self.commit_next());
         }
         actions
@@ -320,8 +320,9 @@ impl State {
             }
             Parts::Nothing => {
                 return vec![Action::Finish(Err(Error::misconfigured(
-                    format!("the database refuses progress itself: {code} {object}"),
-                    "look for rules added to ingest_progress",
+                    format!("the database refuses progress or a dead letter: {code} {object}"),
+                    "look for rules added to ingest_progress and dead_letters, and for a lane whose \
+                     position was set back over its dead letters",
                 )))];
             }
         }
@@ -344,56 +345,41 @@ impl State {
         self.pieces.push_front(Arc::new(first));
     }
 
-    /// The lanes being read.
-    fn started(&self) -> impl Iterator<Item = &Progress> {
-        self.lanes.values().filter_map(|lane| lane.started.as_ref())
-    }
-
-    fn check(&self) -> Vec<Action> {
-        let lanes: Vec<Progress> = self.started().cloned().collect();
-        if lanes.is_empty() { Vec::new() } else { vec![Action::Check(lanes)] }
-    }
-
-    /// Handles lanes that do not stand as we think they do as fenced (R9): a
-    /// crash of the database may have lost commits that were only visible.
-    fn compare(&mut self, stored: &[Progress]) -> Vec<Action> {
-        // A commit in flight moves lanes; its own check of positions decides then.
-        if !self.pieces.is_empty() {
-            return Vec::new();
-        }
-        let differs = |lane: &&Progress| {
-            !stored.iter().any(|stored| {
-                (stored.lane, stored.claim, stored.position)
-                    == (lane.lane, lane.claim, lane.position)
-            })
-        };
-        let differing: Vec<Progress> = self.started().filter(differs).cloned().collect();
-        differing.iter().flat_map(|progress| self.let_go(progress)).collect()
+    /// Compares what is stored with what we think, by committing nothing: lanes
+    /// that stand elsewhere come back as fenced (R9). A crash of the database may
+    /// have lost commits that were only visible. It also shows other groups that
+    /// this one is alive (R16).
+    fn check(&mut self) -> Vec<Action> {
+        self.pieces.extend(self.nothing());
+        self.commit_next()
     }
 
     /// The last commit makes everything before it durable. It writes a progress
     /// row, since a commit that wrote nothing waits for nothing (R5).
     fn drain(&mut self) -> Vec<Action> {
-        let spans: Vec<Span> = self
-            .started()
-            .filter_map(|progress| {
-                Some(Span {
-                    lane: progress.lane,
-                    partition: progress.name.partition,
-                    claim: progress.claim?,
-                    from: progress.position,
-                    to: progress.position,
-                    last: None,
-                })
-            })
-            .collect();
-        if spans.is_empty() {
-            return vec![Action::Finish(Ok(()))];
-        }
+        let Some(last) = self.nothing() else { return vec![Action::Finish(Ok(()))] };
         self.draining = true;
-        let empty = Default::default;
-        let last = Batch::new(self.authority, self.table, spans, Vec::new(), empty(), empty());
-        self.pieces.push_back(Arc::new(last));
+        self.pieces.push_back(last);
         self.commit_next()
+    }
+
+    /// A batch that leaves all lanes being read where they are.
+    fn nothing(&self) -> Option<Arc<Batch>> {
+        let stay = |progress: &Progress| {
+            Some(Span {
+                lane: progress.lane,
+                partition: progress.name.partition,
+                claim: progress.claim?,
+                from: progress.position,
+                to: progress.position,
+                last: None,
+            })
+        };
+        let lanes = self.lanes.values().filter_map(|lane| lane.started.as_ref());
+        let spans: Vec<Span> = lanes.filter_map(stay).collect();
+        let empty = Arc::default;
+        (!spans.is_empty()).then(|| {
+            Arc::new(Batch::new(self.authority, self.table, spans, Vec::new(), empty(), empty()))
+        })
     }
 }

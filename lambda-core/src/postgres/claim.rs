@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::error::{Error, Server};
 use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::connect;
-use crate::postgres::evict::Backend;
+use crate::postgres::evict::{self, Backend};
 use crate::postgres::lanes::{self, PROGRESS_COLUMNS};
 use crate::progress::{ClaimId, Progress};
 use crate::remedy;
@@ -47,13 +47,7 @@ pub(super) async fn claim(
     for _ in 0..TRIES {
         let current = current(&client, request).await?;
         let attempt = swap(&client, request, current);
-        tokio::pin!(attempt);
-        let done = if let Ok(done) = tokio::time::timeout(PATIENCE, &mut attempt).await {
-            done
-        } else {
-            end_blockers(config, &backend, request).await?;
-            attempt.await
-        };
+        let done = evict::ending_blockers(config, &backend, PATIENCE, attempt).await;
         match done {
             Ok(Some(progress)) => return Ok(progress),
             // Somebody else claimed it in between, or a lock is held on.
@@ -148,20 +142,4 @@ async fn swap(
         )
         .await?;
     row.as_ref().map(lanes::progress).transpose()
-}
-
-async fn end_blockers(
-    config: &DatabaseConfig,
-    waiting: &Backend,
-    request: &ClaimRequest,
-) -> Result<(), Error> {
-    let client = connect(config, "evict").await?;
-    let ended = waiting
-        .end_blockers(&client)
-        .await
-        .map_err(|error| remedy::postgres(error, "end a backend"))?;
-    if ended > 0 {
-        tracing::warn!(lane = %request.name, ended, "ended backends of a loader that held the lane");
-    }
-    Ok(())
 }

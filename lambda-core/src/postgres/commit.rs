@@ -11,6 +11,7 @@ use crate::postgres::probe::{JobCache, probe};
 use crate::postgres::session::Session;
 use crate::postgres::{copy, dead_letters, lanes, supersede};
 use crate::progress::Sums;
+use crate::record::Table;
 use crate::remedy;
 use crate::resolve::{Keys, Resolution};
 use crate::sink::{Committed, Durability};
@@ -88,7 +89,7 @@ async fn transact(
         return Ok(Done { committed: Committed { stored: Vec::new(), fenced }, next: path });
     }
     let (resolution, sums, next) = store_rows(session, batch, locked.xid, path, jobs).await?;
-    dead_letters::store(
+    let letters = dead_letters::store(
         session.client(),
         &session.statements.copy_dead_letters,
         batch,
@@ -96,6 +97,7 @@ async fn transact(
     )
     .await
     .map_err(storing)?;
+    lanes::expect_rows("copied into dead_letters", letters, resolution.dead_letters.len())?;
     let stored = lanes::set(session, batch, &locked, &resolution.counts, &sums).await?;
     session.client().batch_execute("set constraints all immediate").await.map_err(storing)?;
     session.commit().await.map_err(Failure::Unknown)?;
@@ -142,14 +144,32 @@ async fn insert(
 ) -> Result<Option<Vec<Sums>>, Error> {
     let statement = &session.statements.copy_rows;
     match copy::rows(session.client(), statement, batch, &resolution.inserts, xid).await {
-        Ok(sums) => Ok(Some(sums)),
+        Ok((sums, stored)) => {
+            let expected = resolution.inserts.len();
+            lanes::expect_rows("copied into the table", stored, expected)?;
+            Ok(Some(sums))
+        }
         Err(error) if violates_key(session, &error) => {
             let sql = "rollback to savepoint rows; release savepoint rows";
             let back = session.client().batch_execute(sql).await;
             back.map_err(|error| remedy::postgres(error, "store a batch"))?;
             Ok(None)
         }
-        Err(error) => Err(remedy::postgres(error, "store a batch")),
+        Err(error) => Err(refused(batch.table, error)),
+    }
+}
+
+/// A missing value is the record's fault only if the column is the record's: one
+/// that it does not have was added to the table without a default (R11).
+fn refused(table: &Table, error: tokio_postgres::Error) -> Error {
+    let foreign = error.as_db_error().filter(|error| *error.code() == SqlState::NOT_NULL_VIOLATION);
+    let foreign = foreign.and_then(|error| error.column()).map(ToOwned::to_owned);
+    match foreign.filter(|name| table.columns.iter().all(|column| column.name != name)) {
+        Some(column) => Error::misconfigured(
+            format!("{}.{column} is not null, and no record has it", table.name),
+            "give the column a default, or allow null",
+        ),
+        None => remedy::postgres(error, "store a batch"),
     }
 }
 

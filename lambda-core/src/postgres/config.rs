@@ -1,6 +1,7 @@
 //! Which database, as whom.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::error::Error;
 
@@ -59,7 +60,12 @@ impl DatabaseConfig {
     pub(crate) fn for_purpose(&self, purpose: &str) -> tokio_postgres::Config {
         let mut config = self.config.clone();
         config.application_name(format!("{APPLICATION_PREFIX}-{purpose}"));
-        config.connect_timeout(std::time::Duration::from_secs(5));
+        config.connect_timeout(Duration::from_secs(5));
+        // A server or link that goes silent is noticed within half a minute.
+        config.keepalives_idle(Duration::from_secs(10));
+        config.keepalives_interval(Duration::from_secs(5));
+        config.keepalives_retries(4);
+        config.tcp_user_timeout(Duration::from_secs(30));
         config
     }
 }

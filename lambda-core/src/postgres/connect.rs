@@ -7,9 +7,12 @@ use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 
 use crate::delivery::retry::Backoff;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Server};
 use crate::postgres::config::DatabaseConfig;
 use crate::remedy;
+
+/// How long a server may take to let us log in.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection of its own, outside any pool.
 #[derive(Debug)]
@@ -46,10 +49,14 @@ impl Drop for Connection {
 /// `Transient` when the server is not there or not ready; `Fatal` for a wrong
 /// password, user or database.
 pub async fn connect(config: &DatabaseConfig, purpose: &str) -> Result<Connection, Error> {
-    let (client, connection) = config
-        .for_purpose(purpose)
-        .connect(NoTls)
-        .await
+    let settings = config.for_purpose(purpose);
+    // The connect timeout of the settings ends where the server begins to answer.
+    let connected = tokio::time::timeout(LOGIN_TIMEOUT, settings.connect(NoTls)).await;
+    let (client, connection) = connected
+        .map_err(|_| Error::Unreachable {
+            server: Server::Postgres,
+            source: format!("no answer from {config} within {LOGIN_TIMEOUT:?}").into(),
+        })?
         .map_err(|error| remedy::connecting(error, config))?;
     let task = tokio::spawn(async move {
         if let Err(error) = connection.await {

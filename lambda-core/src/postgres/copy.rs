@@ -72,18 +72,18 @@ impl CopyStream {
     }
 }
 
-/// Copies the entries `inserts` of `batch` into its table, in that order, and
-/// gives what they add to each span's sums.
+/// Copies the entries `inserts` of `batch` into its table, in that order. Gives
+/// what they add to each span's sums, and how many rows the server stored.
 pub(super) async fn rows(
     client: &Client,
     statement: &Statement,
     batch: &Batch,
     inserts: &[usize],
     xid: i64,
-) -> Result<Vec<Sums>, Error> {
+) -> Result<(Vec<Sums>, u64), Error> {
     let mut sums = vec![Sums::default(); batch.spans().len()];
     if inserts.is_empty() {
-        return Ok(sums);
+        return Ok((sums, 0));
     }
     let table: &Table = batch.table;
     let job_id = batch.authority.job().map(|job| job.job_id());
@@ -110,6 +110,6 @@ pub(super) async fn rows(
             displaced: 0,
         });
     }
-    copy.finish().await?;
-    Ok(sums)
+    let stored = copy.finish().await?;
+    Ok((sums, stored))
 }

@@ -6,15 +6,16 @@ use crate::batch::Batch;
 use crate::dead_letter::Reject;
 use crate::postgres::copy::CopyStream;
 
-/// Copies dead letters, given in the order (lane, position).
+/// Copies dead letters, given in the order (lane, position), and tells how many
+/// the server stored.
 pub(super) async fn store(
     client: &Client,
     statement: &Statement,
     batch: &Batch,
     dead_letters: &[(usize, Reject)],
-) -> Result<(), Error> {
+) -> Result<u64, Error> {
     if dead_letters.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     let job_id = batch.authority.job().map(|job| job.job_id());
     let mut copy = CopyStream::open(client, statement).await?;
@@ -33,6 +34,5 @@ pub(super) async fn store(
         copy.field(job_id.as_deref().map(str::as_bytes));
         copy.end_row().await?;
     }
-    copy.finish().await?;
-    Ok(())
+    copy.finish().await
 }

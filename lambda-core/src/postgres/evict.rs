@@ -2,9 +2,13 @@
 //! ever otherwise: from a backend inside COPY FROM STDIN only
 //! `pg_terminate_backend` frees them (R13).
 
+use std::time::Duration;
+
 use tokio_postgres::{Client, Error};
 
-use crate::postgres::config::APPLICATION_PREFIX;
+use crate::postgres::config::{APPLICATION_PREFIX, DatabaseConfig};
+use crate::postgres::connect::connect;
+use crate::remedy;
 
 /// A backend. Its start tells it from a later one with the same pid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,15 +34,53 @@ impl Backend {
         client.query(sql, &[&self.pid, &self.started]).await.map(drop)
     }
 
-    /// Ends the loaders' backends of our own role that this one waits for, and
-    /// tells how many. Claims are spared: they wait for each other briefly.
-    pub(super) async fn end_blockers(&self, client: &Client) -> Result<usize, Error> {
+    /// Ends the loaders' backends of our own role that this one waits for and whose
+    /// transactions are `older_than` that, and tells how many. Claims are spared:
+    /// they wait for each other briefly.
+    pub(super) async fn end_blockers(
+        &self,
+        client: &Client,
+        older_than: Duration,
+    ) -> Result<usize, Error> {
         let sql = "select pg_terminate_backend(pid, 1000) from pg_stat_activity \
                    where pid = any(pg_blocking_pids($1)) and usename = current_user \
-                     and application_name like $2 and application_name <> $3";
+                     and application_name like $2 and application_name <> $3 \
+                     and xact_start < clock_timestamp() - make_interval(secs => $4)";
         let loaders = format!("{APPLICATION_PREFIX}-%");
-        let ended = client.query(sql, &[&self.pid, &loaders, &claim_application()]).await?;
+        let seconds = older_than.as_secs_f64();
+        let ended =
+            client.query(sql, &[&self.pid, &loaders, &claim_application(), &seconds]).await?;
         Ok(ended.len())
+    }
+}
+
+/// Runs `work`, which goes on at `waiting`, and each time that it has not ended
+/// within `patience` ends the loaders that block it with transactions as old.
+pub(super) async fn ending_blockers<T>(
+    config: &DatabaseConfig,
+    waiting: &Backend,
+    patience: Duration,
+    work: impl Future<Output = T>,
+) -> T {
+    tokio::pin!(work);
+    loop {
+        if let Ok(done) = tokio::time::timeout(patience, &mut work).await {
+            return done;
+        }
+        let (config, waiting) = (config.clone(), waiting.clone());
+        // On a task of its own, so that the work goes on meanwhile.
+        tokio::spawn(async move {
+            let ended = async {
+                let client = connect(&config, "evict").await?;
+                let ended = waiting.end_blockers(&client, patience).await;
+                ended.map_err(|error| remedy::postgres(error, "end a backend"))
+            };
+            match ended.await {
+                Ok(0) => tracing::debug!("waiting, but for no other loader"),
+                Ok(ended) => tracing::warn!(ended, "ended backends of loaders that held locks"),
+                Err(error) => tracing::warn!(error = error.chain(), "cannot end what blocks us"),
+            }
+        });
     }
 }
 

@@ -169,12 +169,18 @@ pub(super) async fn set(
         )
         .await
         .map_err(|error| remedy::postgres(error, "store progress"))?;
-    if updated == after.len() as u64 {
-        Ok(after)
-    } else {
-        Err(Error::misconfigured(
-            format!("progress of {updated} instead of {} locked lanes could be set", after.len()),
-            "look for triggers or row security on ingest_progress",
-        ))
+    expect_rows("set in ingest_progress", updated, after.len())?;
+    Ok(after)
+}
+
+/// Everything is locked and sorted out before it is written, so a different number
+/// means that something beside the protocol has its hand in, a trigger for example.
+pub(super) fn expect_rows(what: &str, done: u64, expected: usize) -> Result<(), Error> {
+    if done == expected as u64 {
+        return Ok(());
     }
+    Err(Error::misconfigured(
+        format!("{done} instead of {expected} rows could be {what}"),
+        "look for triggers, rules or row security on the table; nothing of the batch was stored",
+    ))
 }

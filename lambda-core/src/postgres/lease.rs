@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::job::{self, Chunk, End, Found, Start, Status};
 use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::connect;
-use crate::postgres::evict::Backend;
+use crate::postgres::evict::{Backend, ending_blockers};
 use crate::postgres::jobs::{Job, Jobs, Patience};
 use crate::postgres::lanes::{self, PROGRESS_COLUMNS};
 use crate::progress::{ClaimId, Progress};
@@ -136,7 +136,9 @@ async fn try_start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Resu
     }
     let attempt = take_job(&transaction, job, owner).await.map_err(failed)?;
     let lock = lock_lanes(&transaction, job);
-    ending_blockers(jobs.database(), &backend, lock).await.map_err(failed)?;
+    // The former attempt may be frozen inside COPY (R13).
+    let locked = ending_blockers(jobs.database(), &backend, LANE_PATIENCE, lock);
+    locked.await.map_err(failed)?;
     let rows = claim_lanes(&transaction, job, owner).await.map_err(failed)?;
     let lanes = job_lanes(&rows, first_byte)?;
     transaction.commit().await.map_err(failed)?;
@@ -170,30 +172,6 @@ async fn take_job(
 
 async fn lock_lanes(transaction: &Transaction<'_>, job: &Job) -> Result<(), tokio_postgres::Error> {
     transaction.execute(LOCK_LANES, &[&job.pipeline, &job.source]).await.map(drop)
-}
-
-/// The former attempt may be frozen inside COPY, where nothing but the end of its
-/// backend frees its lanes (R13).
-async fn ending_blockers<T>(
-    database: &DatabaseConfig,
-    waiting: &Backend,
-    work: impl Future<Output = T>,
-) -> T {
-    tokio::pin!(work);
-    loop {
-        if let Ok(done) = tokio::time::timeout(LANE_PATIENCE, &mut work).await {
-            return done;
-        }
-        let end = async {
-            let client = connect(database, "evict").await?;
-            let ended = waiting.end_blockers(&client).await;
-            ended.map_err(|error| remedy::postgres(error, "end a backend"))
-        };
-        match end.await {
-            Ok(ended) => tracing::warn!(ended, "ended backends of a loader that held the job"),
-            Err(error) => tracing::warn!(error = error.chain(), "a job's lanes stay locked"),
-        }
-    }
 }
 
 async fn claim_lanes(

@@ -23,6 +23,8 @@ pub(super) struct Session {
     pub(super) backend: Backend,
     /// Prepared once for this connection.
     pub(super) statements: Statements,
+    /// Whether it may be used again.
+    retired: bool,
     /// From `begin` until the acknowledged end. A session that is dropped or
     /// given back in between is closed (R7).
     in_transaction: bool,
@@ -32,6 +34,12 @@ impl Session {
     /// The client.
     pub(super) fn client(&self) -> &Client {
         &self.connection
+    }
+
+    /// Lets the next one be a new connection: what failed on this one may lie in
+    /// what it has prepared.
+    pub(super) fn retire(&mut self) {
+        self.retired = true;
     }
 
     /// Opens a transaction.
@@ -85,11 +93,11 @@ impl bb8::ManageConnection for SessionManager {
         if statements.key_indexes.is_empty() {
             let key = self.table.key_column().name;
             return Err(Error::misconfigured(
-                format!("{} has no unique index on {key} alone", self.table.name),
-                "the key must be unique, without it nothing is stored exactly once",
+                format!("{} has no unique index on {key} alone in byte order", self.table.name),
+                "the key must be text collate \"C\" and unique, not deferrable",
             ));
         }
-        Ok(Session { connection, backend, statements, in_transaction: false })
+        Ok(Session { connection, backend, statements, retired: false, in_transaction: false })
     }
 
     async fn is_valid(&self, session: &mut Session) -> Result<(), Error> {
@@ -98,6 +106,6 @@ impl bb8::ManageConnection for SessionManager {
     }
 
     fn has_broken(&self, session: &mut Session) -> bool {
-        session.in_transaction || session.client().is_closed()
+        session.retired || session.in_transaction || session.client().is_closed()
     }
 }

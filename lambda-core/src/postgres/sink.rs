@@ -13,7 +13,7 @@ use crate::postgres::claim;
 use crate::postgres::commit::{self, Failure, Path};
 use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::{connect, connect_waiting};
-use crate::postgres::evict::Backend;
+use crate::postgres::evict::{self, Backend};
 use crate::postgres::lanes;
 use crate::postgres::probe::JobCache;
 use crate::postgres::session::SessionManager;
@@ -25,6 +25,13 @@ use crate::sink::{ClaimRequest, Committed, Durability, Sink};
 /// How long a commit waits for a free connection before it says why there is
 /// none.
 const CHECKOUT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a commit waits for other loaders before it ends those whose
+/// transactions are as old (R13).
+const BLOCKED_AFTER: Duration = Duration::from_secs(30);
+
+/// How long a plain question may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Stores batches of one table in PostgreSQL.
 #[derive(Debug)]
@@ -86,6 +93,19 @@ impl PostgresSink {
         }
     }
 
+    /// Ends the backend of a connection that broke before COMMIT was sent: it
+    /// stores nothing any more, but may hold its locks until it notices.
+    async fn end_ghost(&self, backend: &Backend) {
+        let ended = async {
+            let client = connect(&self.config, "evict").await?;
+            let ended = backend.end(&client).await;
+            ended.map_err(|error| remedy::postgres(error, "end a backend"))
+        };
+        if let Err(error) = ended.await {
+            tracing::debug!(error = error.chain(), "the backend of a broken connection was left");
+        }
+    }
+
     /// Finds out what became of a commit whose answer was lost, for as long as it
     /// takes (R6).
     async fn settle(
@@ -135,13 +155,15 @@ impl PostgresSink {
         transaction.rollback().await.map_err(asking)?;
         let mut committed = Committed::default();
         for span in batch.spans() {
-            match stored.iter().find(|progress| progress.lane == span.lane) {
-                Some(progress) if progress.claim == Some(span.claim) => {
-                    if progress.position == span.from && span.from != span.to {
-                        return Ok(None);
-                    }
+            let held =
+                stored.iter().find(|lane| lane.lane == span.lane && lane.claim == Some(span.claim));
+            match held {
+                // Also for a batch that moves nothing: it may be committed again.
+                Some(progress) if progress.position == span.from => return Ok(None),
+                Some(progress) if progress.position == span.to => {
                     committed.stored.push(progress.clone());
                 }
+                // Taken over, or rewound by a crash that lost earlier commits too.
                 _ => committed.fenced.push(span.lane),
             }
         }
@@ -158,14 +180,25 @@ impl Sink for PostgresSink {
     async fn commit(&self, batch: &Batch, durability: Durability) -> Result<Committed, Error> {
         let mut session = self.session().await?;
         let path = if self.probe_first.load(Ordering::Relaxed) { Path::Probe } else { Path::Fast };
-        match commit::commit(&mut session, batch, durability, path, &self.jobs).await {
+        let backend = session.backend.clone();
+        let attempt = commit::commit(&mut session, batch, durability, path, &self.jobs);
+        match evict::ending_blockers(&self.config, &backend, BLOCKED_AFTER, attempt).await {
             Ok(done) => {
                 self.probe_first.store(done.next == Path::Probe, Ordering::Relaxed);
                 Ok(done.committed)
             }
-            Err(Failure::Aborted(error)) => Err(error),
+            Err(Failure::Aborted(error)) => {
+                let lost = session.client().is_closed();
+                if !matches!(error, Error::Refused { .. } | Error::Contended { .. }) {
+                    session.retire();
+                }
+                drop(session);
+                if lost {
+                    self.end_ghost(&backend).await;
+                }
+                Err(error)
+            }
             Err(Failure::Unknown(lost)) => {
-                let backend = session.backend.clone();
                 // Closes the connection: it is still marked as in a transaction.
                 drop(session);
                 self.settle(&backend, batch, &lost).await
@@ -175,6 +208,10 @@ impl Sink for PostgresSink {
 
     async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
         let session = self.session().await?;
-        lanes::stored(session.client(), lanes).await
+        let asked = tokio::time::timeout(ANSWER_TIMEOUT, lanes::stored(session.client(), lanes));
+        asked.await.map_err(|_| Error::Unreachable {
+            server: Server::Postgres,
+            source: format!("no answer within {ANSWER_TIMEOUT:?}").into(),
+        })?
     }
 }

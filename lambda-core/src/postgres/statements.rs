@@ -43,14 +43,15 @@ fn lock_lanes() -> String {
     )
 }
 
-/// The unique indexes on the key alone: the constraint that a violation of the
-/// id key names is one of these.
+/// The unique indexes on the key alone, in byte order and not deferrable: the
+/// constraint that a violation of the id key names is one of these.
 const KEY_INDEXES: &str = "\
     select c.relname::text from pg_index i \
     join pg_class c on c.oid = i.indexrelid \
     join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0] \
-    where i.indrelid = $1::text::regclass and i.indisunique and i.indnatts = 1 \
-      and i.indpred is null and a.attname = $2::text";
+    where i.indrelid = $1::text::regclass and i.indisunique and i.indimmediate \
+      and i.indnatts = 1 and i.indpred is null and a.attname = $2::text \
+      and i.indcollation[0] = '\"C\"'::regcollation";
 
 const JOBS: &str = "\
     select job_id, id, (extract(epoch from as_of) * 1000000)::bigint \

@@ -6,6 +6,7 @@ use tokio_postgres::types::ToSql;
 use crate::batch::{Batch, Body};
 use crate::error::Error;
 use crate::outcome::Authority;
+use crate::postgres::lanes;
 use crate::postgres::probe::Found;
 use crate::postgres::raw::{RawArray, fields};
 use crate::postgres::session::Session;
@@ -56,7 +57,7 @@ async fn confirm(
         .execute(&session.statements.confirm, &[&keys, &job_id])
         .await
         .map_err(|error| remedy::postgres(error, "confirm rows"))?;
-    expect_rows("confirmed", updated, confirms.len())
+    lanes::expect_rows("confirmed", updated, confirms.len())
 }
 
 async fn correct(
@@ -104,17 +105,5 @@ async fn correct(
         .execute(&session.statements.correct, &parameters)
         .await
         .map_err(|error| remedy::postgres(error, "correct rows"))?;
-    expect_rows("corrected", stored, corrections.len())
-}
-
-/// The rows are locked, so a different number means that something beside the
-/// protocol changes the table, a trigger for example.
-fn expect_rows(what: &str, done: u64, expected: usize) -> Result<(), Error> {
-    if done == expected as u64 {
-        return Ok(());
-    }
-    Err(Error::misconfigured(
-        format!("{done} instead of {expected} rows could be {what}"),
-        "look for triggers or row security on the table that keep updates away",
-    ))
+    lanes::expect_rows("corrected", stored, corrections.len())
 }

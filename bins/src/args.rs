@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use lambda_core::Error;
+use lambda_core::kafka::KafkaConfig;
 use lambda_core::postgres::DatabaseConfig;
 
 /// Which database, as whom. `DATABASE_URL` beats all of it.
@@ -94,10 +95,15 @@ pub struct KafkaArgs {
 }
 
 impl KafkaArgs {
-    /// Further librdkafka settings, `key=value` lines. They may hold secrets, so
-    /// they come from the environment only.
-    pub fn extra(&self) -> String {
-        env::var("KAFKA_CONFIG").unwrap_or_default()
+    /// The topic and group, with the librdkafka settings of `KAFKA_CONFIG`, which
+    /// may hold secrets and so come from the environment only.
+    ///
+    /// # Errors
+    /// `Fatal`: an empty name, an unknown setting, or one that the delivery
+    /// protocol cannot live with.
+    pub fn config(&self) -> Result<KafkaConfig, Error> {
+        let extra = env::var("KAFKA_CONFIG").unwrap_or_default();
+        KafkaConfig::new(&self.bootstrap_servers, &self.topic, &self.group_id, &extra)
     }
 }
 

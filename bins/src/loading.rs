@@ -110,7 +110,10 @@ fn line(report: &FileReport) -> String {
         Outcome::Checked { records, rejected } => format!(
             "{file}: {records} read, {rejected} would be rejected; nothing was written ({took})"
         ),
-        Outcome::Failed { job: None, error } => format!("{file}: not loaded: {}", error.chain()),
+        Outcome::Failed { job: None, error } => {
+            let (reason, named) = (error.chain(), format!("{file}: "));
+            format!("{file}: not loaded: {}", reason.strip_prefix(&named).unwrap_or(&reason))
+        }
         Outcome::Failed { job: Some(job), error } => format!(
             "{file}: job {} is {}: {} of {} records so far: {}",
             job.job_id(),

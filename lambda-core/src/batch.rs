@@ -44,7 +44,8 @@ impl Slice {
         Self { start: fit(range.start), end: fit(range.end) }
     }
 
-    fn of(self, buffer: &[u8]) -> &[u8] {
+    /// Its bytes, in the buffer it is a slice of.
+    pub(crate) fn of(self, buffer: &[u8]) -> &[u8] {
         &buffer[self.start as usize..self.end as usize]
     }
 
@@ -110,23 +111,17 @@ impl Batch {
     pub fn new(
         authority: Authority,
         table: &'static Table,
-        spans: Vec<Span>,
+        mut spans: Vec<Span>,
         mut entries: Vec<Entry>,
         raw: Arc<Vec<u8>>,
         rows: Arc<Vec<u8>>,
     ) -> Self {
-        let mut order: Vec<u32> = (0..spans.len() as u32).collect();
-        order.sort_by_key(|index| spans[*index as usize].partition);
-        if !order.is_sorted() {
-            let mut rank = vec![0; order.len()];
-            for (rank_of, index) in order.iter().enumerate() {
-                rank[*index as usize] = rank_of as u32;
-            }
-            for entry in &mut entries {
-                entry.span = rank[entry.span as usize];
-            }
+        let partitions: Vec<i32> = spans.iter().map(|span| span.partition).collect();
+        spans.sort_by_key(|span| span.partition);
+        for entry in &mut entries {
+            let partition = partitions[entry.span as usize];
+            entry.span = spans.partition_point(|span| span.partition < partition) as u32;
         }
-        let spans = order.iter().map(|index| spans[*index as usize].clone()).collect();
         entries.sort_by_key(|entry| (entry.span, entry.position));
         Self { authority, table, spans, entries, raw, rows }
     }

@@ -3,11 +3,12 @@
 //! ```text
 //!   Source --granted, batch, revoked, end--> flow --claim, commit--> Sink
 //!          <------------start, stop--------   |   <--progress------
-//!                                           state      pure: what to do next
+//!   batcher  pure: messages into batches      state      pure: what to do next
 //!                                           bisect     pure: a refused batch, taken apart
 //!                                           retry      pure: when to try again
 //! ```
 
+pub mod batcher;
 pub mod bisect;
 pub mod flow;
 pub mod retry;

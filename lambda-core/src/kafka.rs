@@ -1,1 +1,27 @@
-//! The source on Kafka.
+//! The source on Kafka, and the producer that feeds a topic.
+//!
+//! ```text
+//!   librdkafka ──poll──▶ poll thread ──decode──▶ batcher ──take──▶ KafkaSource
+//!       ▲                    │  ▲                (shared, bounded)      │
+//!       └── assign, unassign ┘  └──────────── start, stop ◀─────────────┘
+//! ```
+//!
+//! The rebalance callback only takes notes (R14): a granted partition is read
+//! once the flow has claimed its lane and says where it stands. Kafka's own
+//! offsets are written for monitoring and never read.
+
+pub mod config;
+pub mod position;
+pub mod producer;
+pub mod source;
+pub mod topic;
+
+mod context;
+mod idle;
+mod poll;
+mod rebalance;
+mod shared;
+
+pub use self::config::KafkaConfig;
+pub use self::position::StartAt;
+pub use self::source::{KafkaSource, SourceOptions};

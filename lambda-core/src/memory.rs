@@ -166,7 +166,7 @@ impl Contents {
             .collect()
     }
 
-    fn row(&self, batch: &Batch, index: usize, written_xid: i64) -> Option<(Vec<u8>, StoredRow)> {
+    fn row(batch: &Batch, index: usize, written_xid: i64) -> Option<(Vec<u8>, StoredRow)> {
         let entry = &batch.entries()[index];
         let Body::Row { content, key } = &entry.body else { return None };
         let lane = batch.span(entry).lane;
@@ -179,7 +179,7 @@ impl Contents {
 
     fn insert(&mut self, batch: &Batch, resolution: &Resolution, sums: &mut [Sums]) {
         for index in &resolution.inserts {
-            let Some((key, row)) = self.row(batch, *index, self.commits) else { continue };
+            let Some((key, row)) = Self::row(batch, *index, self.commits) else { continue };
             sums[batch.entries()[*index].span as usize].add(Sums {
                 written: row.checksum.0,
                 owned: owned(&row),
@@ -206,7 +206,7 @@ impl Contents {
         }
         for change in &resolution.corrections {
             let (key, before) = &taken[change.row];
-            let Some((_, after)) = self.row(batch, change.entry, before.written_xid) else {
+            let Some((_, after)) = Self::row(batch, change.entry, before.written_xid) else {
                 continue;
             };
             let (job_before, job) = (job_id(before), job_id(&after).unwrap_or_default());

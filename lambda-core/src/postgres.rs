@@ -14,6 +14,8 @@ pub mod lease;
 pub mod migrate;
 mod probe;
 mod raw;
+pub mod restore;
+pub mod roles;
 mod session;
 pub mod sink;
 mod statements;

@@ -51,6 +51,98 @@ pub fn of_sqlstate(code: &str) -> Verdict {
     }
 }
 
+#[cfg(feature = "kafka")]
+pub use self::of_kafka::{kafka, of_kafka};
+
+#[cfg(feature = "kafka")]
+mod of_kafka {
+    use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+    use super::{Error, Kind, Verdict, verdict};
+    use crate::error::Server;
+
+    /// What a code of librdkafka or of a broker means for a reader or a producer.
+    ///
+    /// What is not known to need a person is transient: brokers come and go, and a
+    /// client that gives up helps nobody.
+    pub fn of_kafka(code: RDKafkaErrorCode) -> Verdict {
+        use Kind::{Data, Fatal, Transient};
+        use RDKafkaErrorCode as Code;
+        match code {
+            Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::NoOffset => verdict(
+                Fatal,
+                "the topic no longer holds what was to be read next: it was recreated, or messages \
+                 expired unread; look at the topic's retention before you start anew",
+            ),
+            Code::Authentication | Code::SaslAuthenticationFailed | Code::IllegalSASLState => {
+                verdict(Fatal, "check sasl.username and sasl.password in KAFKA_CONFIG")
+            }
+            Code::UnsupportedSASLMechanism => {
+                verdict(Fatal, "set sasl.mechanism in KAFKA_CONFIG to one that the brokers offer")
+            }
+            Code::TopicAuthorizationFailed => {
+                verdict(Fatal, "grant this user Read (a producer: Write) and Describe on the topic")
+            }
+            Code::GroupAuthorizationFailed => {
+                verdict(Fatal, "grant this user Read on the consumer group")
+            }
+            Code::ClusterAuthorizationFailed => {
+                verdict(Fatal, "grant this user IdempotentWrite on the cluster")
+            }
+            Code::InconsistentGroupProtocol => verdict(
+                Fatal,
+                "another member of this consumer group uses another assignor: stop it, or use \
+                 another KAFKA_GROUP_ID",
+            ),
+            Code::InvalidTopic | Code::InvalidGroupId | Code::InvalidSessionTimeout => {
+                verdict(Fatal, "check KAFKA_TOPIC, KAFKA_GROUP_ID and session.timeout.ms")
+            }
+            Code::UnsupportedVersion | Code::UnsupportedFeature | Code::UnsupportedAssignor => {
+                verdict(Fatal, "the brokers are too old for a setting in KAFKA_CONFIG")
+            }
+            Code::MessageSizeTooLarge | Code::InvalidRecord | Code::InvalidMessageSize => {
+                verdict(Data, "the brokers refuse the message: compare message.max.bytes")
+            }
+            Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => {
+                verdict(Transient, "create the topic, or check KAFKA_TOPIC")
+            }
+            Code::SSL => verdict(Transient, "check the TLS settings in KAFKA_CONFIG"),
+            Code::Resolve
+            | Code::AllBrokersDown
+            | Code::BrokerTransportFailure
+            | Code::OperationTimedOut => {
+                verdict(Transient, "check KAFKA_BOOTSTRAP_SERVERS and the network to the brokers")
+            }
+            _ => verdict(Transient, "look at the brokers' logs"),
+        }
+    }
+
+    /// An error met while doing `what` ("read the topic's metadata").
+    pub fn kafka(error: KafkaError, what: &'static str) -> Error {
+        use RDKafkaErrorCode as Code;
+        let code = error.rdkafka_error_code();
+        let Verdict { kind, remedy } =
+            code.map_or(verdict(Kind::Transient, "look at the brokers' logs"), of_kafka);
+        match (kind, code) {
+            (Kind::Fatal | Kind::Data, _) => Error::Misconfigured {
+                what: format!("Kafka cannot {what}"),
+                remedy: remedy.into(),
+                source: Some(Box::new(error)),
+            },
+            (
+                _,
+                Some(
+                    Code::Resolve
+                    | Code::AllBrokersDown
+                    | Code::BrokerTransportFailure
+                    | Code::OperationTimedOut,
+                ),
+            ) => Error::Unreachable { server: Server::Kafka, source: Box::new(error) },
+            _ => Error::Temporary { server: Server::Kafka, what, remedy, source: Box::new(error) },
+        }
+    }
+}
+
 #[cfg(feature = "postgres")]
 pub use self::of_postgres::{connecting, postgres};
 

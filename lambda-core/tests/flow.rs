@@ -61,9 +61,11 @@ impl Sink for Trouble {
             self.inner.claim(&request(lane.name.clone())).await?;
         }
         if self.failures && self.chance(4) {
-            return Err(match self.chance(2) {
-                true => unreachable_server(),
-                false => Error::Contended { tries: 5 },
+            let contended = self.chance(2);
+            return Err(if contended {
+                Error::Contended { tries: 5 }
+            } else {
+                unreachable_server()
             });
         }
         let bad = |entry: &lambda_core::batch::Entry| match &entry.body {

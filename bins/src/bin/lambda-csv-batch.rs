@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{ArgAction, Parser};
 use lambda_batch::{FileReport, Options, Target, input, report};
 use lambda_bins::args::{DatabaseArgs, OutputArgs};
 use lambda_bins::{CancellationToken, Failure, loading};
@@ -17,15 +17,10 @@ use tokio::sync::watch;
 /// How long a server that is not there yet is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Loads CSV files (also .gz, .zst) into PostgreSQL, each exactly once.
-///
-/// Run it again after whatever happened: it goes on where it was, and a file
-/// that was loaded is not loaded again, whatever its name.
+/// Loads CSV files (also .gz, .zst) into PostgreSQL, each exactly once: run again
+/// after whatever happened, it goes on where it was.
 #[derive(Debug, Parser)]
-#[command(
-    version,
-    after_help = "Exit codes: 0 loaded; 65 refused; 69 no server; 75 run it again; 78 configuration"
-)]
+#[command(version, disable_help_flag = true, after_help = EXIT_CODES)]
 struct Args {
     /// Files, folders, patterns, or - for standard input
     #[arg(required = true, value_name = "PATH")]
@@ -52,7 +47,13 @@ struct Args {
     database: DatabaseArgs,
     #[command(flatten)]
     output: OutputArgs,
+    /// Print help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    help: Option<bool>,
 }
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 loaded; 65 refused; 69 no server; 75 run it again; 78 configuration";
 
 fn main() -> ExitCode {
     let args = Args::parse();

@@ -200,7 +200,7 @@ impl<S: Source> Flow<S> {
                 match self.sink.stored(&lanes).await {
                     Ok(stored) => return Ok(Some(Input::Stored(stored))),
                     Err(error) => {
-                        tracing::warn!(error = error.chain(), "progress could not be compared")
+                        tracing::warn!(error = error.chain(), "progress could not be compared");
                     }
                 }
             }

@@ -48,12 +48,11 @@ pub(super) async fn claim(
         let current = current(&client, request).await?;
         let attempt = swap(&client, request, current);
         tokio::pin!(attempt);
-        let done = match tokio::time::timeout(PATIENCE, &mut attempt).await {
-            Ok(done) => done,
-            Err(_) => {
-                end_blockers(config, &backend, request).await?;
-                attempt.await
-            }
+        let done = if let Ok(done) = tokio::time::timeout(PATIENCE, &mut attempt).await {
+            done
+        } else {
+            end_blockers(config, &backend, request).await?;
+            attempt.await
         };
         match done {
             Ok(Some(progress)) => return Ok(progress),

@@ -14,7 +14,7 @@ use crate::testing::draft::{Draft, SAMPLES, Sample};
 /// index. Grants all partitions at once, and ends when all are read and stored.
 #[derive(Debug)]
 pub struct Lists {
-    lists: Vec<Vec<Sample>>,
+    partitions: Vec<Vec<Sample>>,
     granted: bool,
     started: BTreeMap<i32, Progress>,
     stored: BTreeMap<i32, i64>,
@@ -25,14 +25,14 @@ impl Lists {
     /// A source of these lists; `random` decides how much each batch takes.
     pub fn new(lists: Vec<Vec<Sample>>, random: fastrand::Rng) -> Self {
         let (started, stored) = (BTreeMap::new(), BTreeMap::new());
-        Self { lists, granted: false, started, stored, random }
+        Self { partitions: lists, granted: false, started, stored, random }
     }
 
     /// The source's name in lanes.
     pub const SOURCE: &str = "lists";
 
     fn grants(&self) -> Vec<Grant> {
-        let partitions = 0..self.lists.len() as i32;
+        let partitions = 0..self.partitions.len() as i32;
         let name = |partition| LaneName {
             pipeline: SAMPLES.name.into(),
             source: Self::SOURCE.into(),
@@ -42,7 +42,7 @@ impl Lists {
     }
 
     fn is_stored(&self) -> bool {
-        let mut lists = self.lists.iter().enumerate();
+        let mut lists = self.partitions.iter().enumerate();
         lists.all(|(partition, list)| {
             self.stored.get(&(partition as i32)).copied().unwrap_or_default() >= list.len() as i64
         })
@@ -52,7 +52,7 @@ impl Lists {
         let mut draft = Draft::new(Authority::Stream, &SAMPLES);
         let mut any = false;
         for (partition, progress) in &mut self.started {
-            let list = &self.lists[*partition as usize];
+            let list = &self.partitions[*partition as usize];
             let from = progress.position as usize;
             let to = (from + self.random.usize(0..6)).min(list.len());
             if from == to {

@@ -43,8 +43,8 @@ impl Subject for Postgres {
     async fn job(&self, as_of_micros: i64) -> JobRef {
         let sql = "insert into batch_jobs (pipeline, source, file_name, header, bytes, records, chunks, as_of) \
                    values ('samples', gen_random_uuid()::text, 'f', 'h', 0, 0, 0, \
-                           timestamptz 'epoch' + $1 * interval '1 microsecond') returning id";
-        let row = self.client.query_one(sql, &[&(as_of_micros as f64)]).await.expect("a job");
+                           timestamptz 'epoch' + $1::bigint * interval '1 microsecond') returning id";
+        let row = self.client.query_one(sql, &[&as_of_micros]).await.expect("a job");
         JobRef { as_of_micros, number: row.get(0) }
     }
 

@@ -1,0 +1,59 @@
+//! `lambda-consumer`: a Kafka topic into PostgreSQL, live and exactly once.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use lambda_bins::args::{DatabaseArgs, KafkaArgs, Output, OutputArgs};
+use lambda_bins::{Failure, print};
+use lambda_core::Transaction;
+use lambda_core::kafka::StartAt;
+use lambda_stream::{StreamConfig, Summary, consume};
+
+/// Stores the transactions of a Kafka topic in PostgreSQL, each exactly once
+#[derive(Debug, Parser)]
+#[command(name = "lambda-consumer", version)]
+struct Args {
+    /// Where partitions start that were never read: earliest or latest
+    #[arg(long, default_value_t, value_name = "WHERE")]
+    start: StartAt,
+    /// Take lanes even from another group active in the last minute
+    #[arg(long)]
+    take_over: bool,
+    /// Stop when all is stored that the topic holds now
+    #[arg(long)]
+    exit_at_end: bool,
+    #[command(flatten)]
+    kafka: KafkaArgs,
+    #[command(flatten)]
+    database: DatabaseArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl Args {
+    fn config(&self) -> Result<StreamConfig, Failure> {
+        let mut config = StreamConfig::new(self.kafka.config()?, self.database.config()?);
+        config.start = self.start;
+        config.take_over = self.take_over;
+        config.exit_at_end = self.exit_at_end;
+        Ok(config)
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    lambda_bins::run("lambda-consumer", async |shutdown| {
+        let summary = consume::<Transaction>(&args.config()?, shutdown.cancelled()).await?;
+        report(&summary, args.output.output)
+    })
+}
+
+fn report(summary: &Summary, output: Output) -> Result<(), Failure> {
+    match output {
+        Output::Human => print(summary),
+        Output::Json => {
+            let json = serde_json::to_string(summary);
+            print(json.map_err(|error| Failure::unexpected("write the summary", error))?)
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Brings a database to this version: schema, roles, grants; and adopts one that
+//! was restored into another cluster.
+
+use std::env;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use lambda_bins::args::{DatabaseArgs, Output, OutputArgs, secret_file};
+use lambda_bins::{CancellationToken, Failure, print};
+use lambda_core::postgres::roles::{Access, Change, Role};
+use lambda_core::postgres::{connect, migrate, restore, roles};
+use lambda_core::{Error, Record, Transaction};
+use serde_json::{Value, json};
+
+const ROLES_HELP: &str = "\
+Roles: DB_LOADER_USER and DB_LOADER_PASSWORD, DB_READER_USER and DB_READER_PASSWORD
+(or …_PASSWORD_FILE). A role that is not named is left as it is.";
+
+/// Set up the platform's database: schema, roles and grants. Safe to run again.
+#[derive(Parser)]
+#[command(version, after_help = ROLES_HELP)]
+struct Args {
+    #[command(flatten)]
+    database: DatabaseArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    /// How long to wait for the database, in seconds
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    wait: u64,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    lambda_bins::run("lambda-db-setup", async |shutdown| {
+        tokio::select! {
+            done = set_up(&args) => done,
+            () = stop(&shutdown) => Err(Error::Interrupted { what: "the setup".into() }.into()),
+        }
+    })
+}
+
+async fn stop(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+}
+
+async fn set_up(args: &Args) -> Result<(), Failure> {
+    let config = args.database.config()?;
+    let roles = wanted_roles(|name| env::var(name).ok().filter(|value| !value.is_empty()))?;
+    let tables = [Transaction::TABLE];
+    let patience = Duration::from_secs(args.wait);
+    drop(connect::connect_waiting(&config, "setup", Some(patience)).await?);
+
+    let applied = migrate::migrate(&config).await?;
+    let adopted = restore::adopt(&config, &tables).await?;
+    let changes = roles::ensure(&config, &tables, &roles).await?;
+
+    match args.output.output {
+        Output::Json => print(json!({
+            "database": config.to_string(),
+            "migrations": applied,
+            "restored": adopted.map(|adopted| json!({
+                "xid_offset": adopted.xid_offset,
+                "claims_cleared": adopted.claims_cleared,
+            })),
+            "roles": roles.iter().zip(&changes).map(role_json).collect::<Vec<_>>(),
+        })),
+        Output::Human => {
+            match applied.as_slice() {
+                [] => print(format_args!("{config}: the schema is up to date"))?,
+                applied => print(format_args!("{config}: applied {}", applied.join(", ")))?,
+            }
+            if let Some(restore::Adopted { xid_offset, claims_cleared }) = adopted {
+                print(format_args!(
+                    "restored from another cluster: transaction ids moved by {xid_offset}, \
+                     {claims_cleared} claims cleared"
+                ))?;
+            }
+            for (role, change) in roles.iter().zip(&changes) {
+                print(format_args!("{} role {}: {}", role.access, role.name, verb(*change)))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn verb(change: Change) -> &'static str {
+    match change {
+        Change::Created => "created",
+        Change::Updated => "updated",
+    }
+}
+
+fn role_json((role, change): (&Role, &Change)) -> Value {
+    json!({ "access": role.access.to_string(), "name": role.name, "change": verb(*change) })
+}
+
+/// The roles that the environment names, each with its password.
+fn wanted_roles(variable: impl Fn(&str) -> Option<String>) -> Result<Vec<Role>, Error> {
+    let mut roles = Vec::new();
+    for (access, prefix) in [(Access::Loader, "DB_LOADER"), (Access::Reader, "DB_READER")] {
+        let Some(name) = variable(&format!("{prefix}_USER")) else { continue };
+        let setting = format!("{prefix}_PASSWORD");
+        let file = format!("{setting}_FILE");
+        let password = match (variable(&file), variable(&setting)) {
+            (Some(path), _) => secret_file(Path::new(&path), &file)?,
+            (None, Some(password)) => password,
+            (None, None) => {
+                let what = format!("{access} role {name} has no password");
+                return Err(Error::misconfigured(what, format!("set {setting} or {file}")));
+            }
+        };
+        roles.push(Role { access, name, password });
+    }
+    Ok(roles)
+}

@@ -1,0 +1,82 @@
+//! `lambda-producer-stream`: fills a Kafka topic with transactions.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use lambda_bins::args::{KafkaArgs, Output, OutputArgs};
+use lambda_bins::{Failure, print};
+use lambda_stream::produce::{From, ProduceConfig, Produced, produce};
+
+/// Sends transactions to a Kafka topic: made-up ones, or those of a file
+#[derive(Debug, Parser)]
+#[command(name = "lambda-producer-stream", version)]
+struct Args {
+    /// Messages a second; 0: as many as the brokers take
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    rate: u64,
+    /// How many messages; without it, no end
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    /// Send the records of a CSV file or of JSON lines
+    #[arg(long, value_name = "FILE.csv|.jsonl", conflicts_with_all = ["seed", "duplicate_ratio", "invalid_ratio"])]
+    from: Option<PathBuf>,
+    /// The same seed makes the same messages; without it, they are new
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Which part repeats an earlier message, 0 to 1
+    #[arg(long, default_value_t = 0.0, value_parser = ratio, value_name = "PART")]
+    duplicate_ratio: f64,
+    /// Which part is invalid, 0 to 1
+    #[arg(long, default_value_t = 0.0, value_parser = ratio, value_name = "PART")]
+    invalid_ratio: f64,
+    /// Write a JSON line for each delivered message
+    #[arg(long, value_name = "FILE")]
+    ledger: Option<PathBuf>,
+    #[command(flatten)]
+    kafka: KafkaArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl Args {
+    fn config(self) -> Result<ProduceConfig, Failure> {
+        let Self { seed, duplicate_ratio, invalid_ratio, .. } = self;
+        let traffic = From::Traffic { seed, duplicate_ratio, invalid_ratio };
+        Ok(ProduceConfig {
+            kafka: self.kafka.config()?,
+            from: self.from.map_or(traffic, From::File),
+            rate: self.rate,
+            count: self.count,
+            ledger: self.ledger,
+        })
+    }
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
+        _ => Err("expected a number from 0 to 1".into()),
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    lambda_bins::run("lambda-producer-stream", async |shutdown| {
+        let output = args.output.output;
+        let config = args.config()?;
+        let work = move || produce(&config, || shutdown.is_cancelled());
+        let produced = tokio::task::spawn_blocking(work).await;
+        report(&produced.map_err(|panic| Failure::unexpected("produce", panic))??, output)
+    })
+}
+
+fn report(produced: &Produced, output: Output) -> Result<(), Failure> {
+    match output {
+        Output::Human => print(produced),
+        Output::Json => {
+            let json = serde_json::to_string(produced);
+            print(json.map_err(|error| Failure::unexpected("write the summary", error))?)
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! `lambda-csv-batch` end to end: the real binary, a real database, real signals.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use lambda_core::postgres::Connection;
+use lambda_lab::Failure;
+use lambda_lab::harness::Context;
+use lambda_lab::processes::{Process, Program, Signal};
+use lambda_lab::servers::Database;
+use serde_json::Value;
+
+const SAMPLE: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../k8s/base/batch/sample/financial_transactions.csv");
+
+const HEADER: &str = "transaction_id,account_id,transaction_type,amount,timestamp,\
+                      merchant_category,location,card_present,risk_score\n";
+
+/// Enough for several chunks, and for signals to arrive half-way.
+const MANY: usize = 400_000;
+
+/// How long a run may take, a lease that has to end included.
+const DEADLINE: Duration = Duration::from_secs(90);
+
+fn main() -> ExitCode {
+    lambda_lab::harness::main(|suite| {
+        suite.deadline(240);
+        suite.postgres("the sample is loaded once, whatever its name and compression", sample);
+        suite.postgres("a bad row is a dead letter with line, reason and bytes", bad_rows);
+        suite.postgres("a file that is no such CSV is refused and leaves nothing behind", refused);
+        suite.postgres("nothing to load is success, a missing file is not", nothing);
+        suite.postgres("too many rejects fail the job, a higher limit completes it", limit);
+        suite.plain("a dry run counts and needs no database", dry_run);
+        suite.postgres("another --as-of for the same content is refused", as_of);
+        suite.postgres("a loaded file is moved to the archive", archived);
+        suite.postgres("a file changed while it is loaded completes nothing", changed);
+        suite.postgres("SIGTERM half-way leaves the job pending, the next run ends it", sigterm);
+        suite.postgres("killed at random moments, a load still ends exact", sigkill);
+        suite.postgres("a frozen run is taken over, and does no harm when it wakes", frozen);
+        suite.postgres("two runs of one file at once load it once", two_at_once);
+    })
+}
+
+/// What every test here works with.
+struct Bench {
+    context: Context,
+    database: Database,
+    sql: Connection,
+    folder: PathBuf,
+}
+
+impl Bench {
+    async fn new(context: Context) -> Result<Self, Failure> {
+        let database = context.database().await?;
+        let (sql, folder) = (database.connect().await?, context.folder()?);
+        Ok(Self { context, database, sql, folder })
+    }
+
+    fn program(&self, paths: &[&Path]) -> Program {
+        self.context
+            .program(env!("CARGO_BIN_EXE_lambda-csv-batch"))
+            .envs(self.database.environment())
+            .args(["--output", "json"])
+            .args(paths)
+    }
+
+    /// Runs to the end and gives what it says about its only file.
+    async fn load(&self, path: &Path, flags: &[&str], code: i32) -> Result<Value, Failure> {
+        let ended = self.program(&[path]).args(flags).run(DEADLINE).await?.expect_code(code)?;
+        let summary: Value = serde_json::from_str(&ended.stdout)?;
+        Ok(summary["files"][0].clone())
+    }
+
+    fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> Result<PathBuf, Failure> {
+        let path = self.folder.join(name);
+        fs::write(&path, bytes)?;
+        Ok(path)
+    }
+
+    async fn number(&self, sql: &str) -> Result<i64, Failure> {
+        Ok(self.sql.query_one(sql, &[]).await?.try_get(0)?)
+    }
+
+    /// Waits until some records are stored.
+    async fn wait_for_progress(&self) -> Result<(), Failure> {
+        let read = "select coalesce(sum(read), 0)::bigint from ingest_progress";
+        while self.number(read).await? == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    /// As if the time of a lease had passed.
+    async fn end_lease(&self) -> Result<(), Failure> {
+        let sql = "update batch_jobs set lease_until = now() where lease_until > now()";
+        self.sql.execute(sql, &[]).await?;
+        Ok(())
+    }
+
+    /// One job, completed, whose counts are those of `records` new rows, which
+    /// are all there.
+    async fn is_exact(&self, records: usize) -> Result<(), Failure> {
+        let records = records as i64;
+        assert_eq!(self.number("select count(*) from transactions").await?, records);
+        let job = "select job_id, status, read, inserted, records from batch_jobs";
+        let row = self.sql.query_one(job, &[]).await?;
+        assert_eq!(row.try_get::<_, &str>("job_id")?, "BAT00001");
+        assert_eq!(row.try_get::<_, &str>("status")?, "completed");
+        for count in ["read", "inserted", "records"] {
+            assert_eq!(row.try_get::<_, i64>(count)?, records, "{count}");
+        }
+        let unfinished = "select count(*) from ingest_progress where position <> end_position";
+        assert_eq!(self.number(unfinished).await?, 0);
+        let others = "select count(*) from transactions where job_id <> 'BAT00001'";
+        assert_eq!(self.number(others).await?, 0);
+        Ok(())
+    }
+
+    async fn is_empty(&self) -> Result<(), Failure> {
+        for table in ["transactions", "batch_jobs", "ingest_progress", "dead_letters"] {
+            assert_eq!(self.number(&format!("select count(*) from {table}")).await?, 0, "{table}");
+        }
+        Ok(())
+    }
+}
+
+fn row(number: usize) -> String {
+    format!(
+        "TXN-{number:012},ACC-{:05},purchase,{}.{:02},2025-06-19 10:00:{:02}.5,groceries,\
+         \"Paris, FR\",true,0.25\n",
+        number % 1_000,
+        number % 10_000,
+        number % 100,
+        number % 60,
+    )
+}
+
+fn rows(count: usize) -> String {
+    let mut text = HEADER.to_owned();
+    (0..count).for_each(|number| text.push_str(&row(number)));
+    text
+}
+
+async fn sample(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let first = bench.load(Path::new(SAMPLE), &[], 0).await?;
+    assert_eq!(first["outcome"], "loaded");
+    assert_eq!(first["job"]["job_id"], "BAT00001");
+    bench.is_exact(30).await?;
+
+    let text = fs::read(SAMPLE)?;
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&text)?;
+    let again = [
+        bench.file("other name.csv", &text)?,
+        bench.file("zipped.csv.gz", gzip.finish()?)?,
+        bench.file("zipped.csv.zst", zstd::encode_all(&text[..], 1)?)?,
+        PathBuf::from(SAMPLE),
+    ];
+    // A row that was written again has another transaction's id.
+    let written = "select sum(xmin::text::bigint)::bigint from \
+                   (select xmin from batch_jobs union all select xmin from ingest_progress) t";
+    let before = bench.number(written).await?;
+    for path in again {
+        let second = bench.load(&path, &[], 0).await?;
+        assert_eq!(second["outcome"], "already_loaded", "{}", path.display());
+        assert_eq!(second["job"]["job_id"], "BAT00001");
+    }
+    assert_eq!(bench.number(written).await?, before, "the job and its lanes are untouched");
+    bench.is_exact(30).await
+}
+
+async fn bad_rows(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let bad = "TXN-bad,ACC-1,purchase,\"1\n.2.3\",2025-06-19 10:00:00,,,,";
+    let text = format!("{HEADER}{}{bad}\r\n{}TXN-short,ACC-1\n", row(1), row(2));
+    let path = bench.file("a.csv", &text)?;
+    let rejects = bench.folder.join("rejects");
+    let flags = ["--rejects", &rejects.display().to_string()];
+    let report = bench.load(&path, &flags, 0).await?;
+    assert_eq!(report["job"]["counts"]["inserted"], 2);
+    assert_eq!(report["job"]["counts"]["rejected"], 2);
+
+    let sql = "select line, position, payload, reason, job_id from dead_letters order by position";
+    let found = bench.sql.query(sql, &[]).await?;
+    let found: Vec<(i64, i64, Vec<u8>, String, String)> = found
+        .iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4)))
+        .collect();
+    let at = |part: &str| text.find(part).map_or(-1, |at| at as i64);
+    let job = "BAT00001".to_owned();
+    let expected = [
+        (3, at("TXN-bad"), bad.into(), "invalid_field".into(), job.clone()),
+        (6, at("TXN-short"), "TXN-short,ACC-1".into(), "ragged_row".into(), job),
+    ];
+    assert_eq!(found, expected);
+
+    let mut reader = csv::Reader::from_path(rejects)?;
+    let listed: Vec<csv::StringRecord> = reader.records().collect::<Result<_, _>>()?;
+    let column = |index: usize| listed.iter().map(|row| row[index].to_owned()).collect::<Vec<_>>();
+    assert_eq!(column(0), [path.display().to_string(), path.display().to_string()]);
+    assert_eq!(column(1), ["3", "6"]);
+    assert_eq!(column(3), ["invalid_field", "ragged_row"]);
+    assert_eq!(column(5), [bad, "TXN-short,ACC-1"]);
+    Ok(())
+}
+
+async fn refused(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let mut endless = format!("{HEADER}{}TXN-2,\"open\n", row(1));
+    endless.extend(std::iter::repeat_n("x\n", 3 << 20));
+    let mut truncated = zstd::encode_all(rows(100).as_bytes(), 1)?;
+    truncated.truncate(truncated.len() - 5);
+    let files = [
+        ("columns.csv", b"transaction_id,account_id\n1,2\n".to_vec(), "transaction_type"),
+        ("empty.csv", Vec::new(), "empty"),
+        ("endless.csv", endless.into_bytes(), "line 3"),
+        ("truncated.csv.zst", truncated, "byte"),
+        ("plain.csv.gz", rows(1).into_bytes(), "gz"),
+    ];
+    for (name, bytes, says) in files {
+        let report = bench.load(&bench.file(name, bytes)?, &[], 65).await?;
+        let error = report["error"].as_str().unwrap_or_default();
+        assert!(error.contains(says), "{name}: {error}");
+    }
+    bench.is_empty().await
+}
+
+async fn nothing(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    bench.file("unfinished.csv.part", rows(1))?;
+    bench.program(&[&bench.folder]).run(DEADLINE).await?.expect_code(0)?;
+    bench.program(&[&bench.folder.join("missing.csv")]).run(DEADLINE).await?.expect_code(78)?;
+    bench.is_empty().await?;
+    let only_header = bench.file("header.csv", HEADER)?;
+    let report = bench.load(&only_header, &[], 0).await?;
+    assert_eq!(report["job"]["status"], "completed");
+    // Standard input counts like any file, and a worse file decides the code.
+    let path = bench.file("stdin.csv", rows(3))?;
+    let bad = bench.file("bad.csv", "no,columns\n")?;
+    let program = bench.program(&[&bad, Path::new("-")]).input(path);
+    program.run(DEADLINE).await?.expect_code(65)?;
+    assert_eq!(bench.number("select count(*) from transactions").await?, 3);
+    Ok(())
+}
+
+async fn limit(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(50_000) + &"short,row\n".repeat(3))?;
+    let report = bench.load(&path, &["--max-rejects", "2"], 65).await?;
+    assert_eq!(report["job"]["status"], "failed");
+    assert_eq!(report["job"]["counts"]["rejected"], 3);
+    let stored = bench.number("select count(*) from transactions").await?;
+    assert_eq!(stored, 50_000, "what was stored stays");
+    // The limit holds for the job, not for what one run adds.
+    bench.load(&path, &["--max-rejects", "2"], 65).await?;
+    let report = bench.load(&path, &["--max-rejects", "3"], 0).await?;
+    assert_eq!(report["job"]["status"], "completed");
+    assert_eq!(report["job"]["attempt"], 3);
+    assert_eq!(report["job"]["counts"]["inserted"], 50_000);
+    Ok(())
+}
+
+async fn dry_run(context: Context) -> Result<(), Failure> {
+    let folder = context.folder()?;
+    let (path, rejects) = (folder.join("a.csv"), folder.join("rejects"));
+    fs::write(&path, rows(1_000) + "short,row\n")?;
+    let program = context
+        .program(env!("CARGO_BIN_EXE_lambda-csv-batch"))
+        .args(["--output", "json", "--dry-run", "--rejects"])
+        .args([&rejects, &path]);
+    let ended = program.run(DEADLINE).await?.expect_code(0)?;
+    let summary: Value = serde_json::from_str(&ended.stdout)?;
+    assert_eq!(summary["files"][0]["counts"]["read"], 1_001);
+    assert_eq!(summary["files"][0]["counts"]["rejected"], 1);
+    assert!(fs::read_to_string(rejects)?.contains(",1002,"));
+    program.arg("--max-rejects=0").run(DEADLINE).await?.expect_code(65)?;
+    Ok(())
+}
+
+async fn as_of(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(2))?;
+    let report = bench.load(&path, &["--as-of", "2025-06-19T02:00:00+02:00"], 0).await?;
+    assert_eq!(report["job"]["as_of"], "2025-06-19T00:00:00Z");
+    bench.load(&path, &["--as-of", "2025-06-19 00:00:00"], 0).await?;
+    bench.load(&path, &[], 0).await?;
+    bench.load(&path, &["--as-of", "2025-06-20 00:00:00"], 78).await?;
+    bench.is_exact(2).await
+}
+
+async fn archived(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let archive = bench.folder.join("archive");
+    let flags = ["--archive", &archive.display().to_string()];
+    for name in ["a.csv", "again.csv"] {
+        let path = bench.file(name, rows(5))?;
+        bench.load(&path, &flags, 0).await?;
+        assert!(!path.exists());
+        assert!(archive.join(name).exists());
+    }
+    let bad = bench.file("bad.csv", "no,columns\n")?;
+    bench.load(&bad, &flags, 65).await?;
+    assert!(bad.exists());
+    bench.is_exact(5).await
+}
+
+async fn changed(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(MANY))?;
+    let process = bench.program(&[&path]).start()?;
+    bench.wait_for_progress().await?;
+    fs::OpenOptions::new().append(true).open(&path)?.write_all(row(MANY).as_bytes())?;
+    let ended = process.wait(DEADLINE).await?.expect_code(75)?;
+    assert!(ended.stderr.contains("changed"), "{}", ended.stderr);
+    let completed = "select count(*) from batch_jobs where status = 'completed'";
+    assert_eq!(bench.number(completed).await?, 0);
+    Ok(())
+}
+
+async fn sigterm(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(MANY))?;
+    let process = bench.program(&[&path]).start()?;
+    bench.wait_for_progress().await?;
+    process.signal(Signal::TERM)?;
+    process.wait(DEADLINE).await?.expect_code(75)?;
+    let job = "select status, lease_until is null as released, read from batch_jobs";
+    let row = bench.sql.query_one(job, &[]).await?;
+    assert_eq!(row.try_get::<_, &str>("status")?, "pending");
+    assert!(row.try_get::<_, bool>("released")?);
+    let stored: i64 = row.try_get("read")?;
+    assert!(stored > 0 && stored < MANY as i64, "stopped half-way: {stored}");
+    assert_eq!(bench.number("select count(*) from transactions").await?, stored);
+    let report = bench.load(&path, &["--workers", "3"], 0).await?;
+    assert_eq!(report["job"]["attempt"], 2);
+    bench.is_exact(MANY).await
+}
+
+async fn sigkill(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(MANY))?;
+    let mut story = String::new();
+    for workers in ["1", "3", "2"] {
+        let process = bench.program(&[&path]).args(["--workers", workers]).start()?;
+        let wait = Duration::from_millis(fastrand::u64(20..900));
+        tokio::time::sleep(wait).await;
+        process.kill().await?;
+        let stored = bench.number("select count(*) from transactions").await?;
+        write!(story, "after {wait:?} with {workers} workers {stored} rows; ")?;
+        bench.end_lease().await?;
+    }
+    bench.load(&path, &["--workers", "4"], 0).await?;
+    tracing::info!("{story}");
+    bench.is_exact(MANY).await.map_err(|error| format!("{story}: {error}").into())
+}
+
+async fn frozen(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(MANY))?;
+    let process = bench.program(&[&path]).start()?;
+    freeze_inside_copy(&bench, &process).await?;
+    // No lease is ended by hand here: the next run waits for it.
+    let report = bench.load(&path, &[], 0).await?;
+    assert_eq!(report["job"]["attempt"], 2);
+    bench.is_exact(MANY).await?;
+    process.thaw()?;
+    process.wait(DEADLINE).await?.expect_code(75)?;
+    bench.is_exact(MANY).await
+}
+
+/// Freezes a loader when one of its backends waits for more rows.
+async fn freeze_inside_copy(bench: &Bench, process: &Process) -> Result<(), Failure> {
+    let inside = "select count(*) from pg_stat_activity where datname = current_database() \
+                  and application_name = 'lambda-batch' and state = 'active' \
+                  and query ilike 'copy %' and wait_event = 'ClientRead'";
+    bench.wait_for_progress().await?;
+    for _ in 0..500 {
+        process.freeze().await?;
+        // What was on its way has arrived by then.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if bench.number(inside).await? > 0 {
+            return Ok(());
+        }
+        process.thaw()?;
+        tokio::time::sleep(Duration::from_millis(7)).await;
+    }
+    Err("the loader was never caught inside COPY".into())
+}
+
+async fn two_at_once(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(MANY / 2))?;
+    let program = bench.program(&[&path]);
+    let (first, second) = (program.start()?, program.start()?);
+    let (first, second) = (first.wait(DEADLINE).await?, second.wait(DEADLINE).await?);
+    let (first, second) = (first.expect_code(0)?, second.expect_code(0)?);
+    let outcomes = first.stdout + &second.stdout;
+    assert!(outcomes.contains("\"outcome\":\"loaded\""), "{outcomes}");
+    assert!(outcomes.contains("\"outcome\":\"already_loaded\""), "{outcomes}");
+    bench.is_exact(MANY / 2).await
+}

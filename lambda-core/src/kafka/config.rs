@@ -1,0 +1,345 @@
+//! Which cluster, topic and group, and the librdkafka settings that the protocol
+//! rests on.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+
+use crate::error::Error;
+
+/// What a consumer sets, unless `KAFKA_CONFIG` says otherwise. Memory and takeover
+/// times follow from these: the prefetch is bounded by the queue (R25), and its
+/// backoff of a second by default would leave the queue empty most of the time.
+const CONSUMER_DEFAULTS: &[(&str, &str)] = &[
+    ("fetch.max.bytes", "4194304"),
+    ("fetch.queue.backoff.ms", "5"),
+    ("fetch.wait.max.ms", "100"),
+    ("queued.max.messages.kbytes", "8192"),
+];
+
+/// The same, for the classic group protocol only (R15): a frozen member is
+/// replaced after its session, in seconds instead of three quarters of a minute.
+const CLASSIC_DEFAULTS: &[(&str, &str)] = &[
+    ("heartbeat.interval.ms", "2000"),
+    ("partition.assignment.strategy", "cooperative-sticky"),
+    ("session.timeout.ms", "6000"),
+];
+
+/// What a consumer sets whatever `KAFKA_CONFIG` says: positions live in the
+/// database, so Kafka must neither move nor guess one (R17).
+const CONSUMER_FORCED: &[(&str, &str)] = &[
+    ("auto.offset.reset", "error"),
+    ("enable.auto.commit", "false"),
+    ("enable.auto.offset.store", "false"),
+    ("enable.partition.eof", "true"),
+];
+
+/// What a producer sets, unless `KAFKA_CONFIG` says otherwise. Two milliseconds
+/// of linger cost less latency at the tail than none.
+const PRODUCER_DEFAULTS: &[(&str, &str)] = &[
+    ("compression.type", "lz4"),
+    ("linger.ms", "2"),
+    ("queue.buffering.max.kbytes", "32768"),
+    ("queue.buffering.max.messages", "100000"),
+];
+
+/// What a producer sets whatever `KAFKA_CONFIG` says.
+const PRODUCER_FORCED: &[(&str, &str)] = &[("enable.idempotence", "true")];
+
+/// Keys of `KAFKA_CONFIG` that have a setting of their own, and which.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("bootstrap.servers", "KAFKA_BOOTSTRAP_SERVERS"),
+    ("metadata.broker.list", "KAFKA_BOOTSTRAP_SERVERS"),
+    ("group.id", "KAFKA_GROUP_ID"),
+];
+
+/// Which cluster, topic and group. Its `Debug` shows no value of `KAFKA_CONFIG`,
+/// which holds passwords.
+#[derive(Clone)]
+pub struct KafkaConfig {
+    bootstrap: String,
+    topic: String,
+    group_id: String,
+    extra: BTreeMap<String, String>,
+}
+
+impl KafkaConfig {
+    /// A topic of the cluster behind `bootstrap` (`host:port`, several separated by
+    /// commas), to be read as the group `group_id`. `extra` are further librdkafka
+    /// settings, one `key=value` a line; blank lines and lines that start with `#`
+    /// are skipped.
+    ///
+    /// # Errors
+    /// [`Error::Misconfigured`] if a name is empty, a line is no `key=value`, a key
+    /// is unknown to librdkafka, or a setting contradicts the delivery protocol.
+    pub fn new(bootstrap: &str, topic: &str, group_id: &str, extra: &str) -> Result<Self, Error> {
+        let named = [
+            ("KAFKA_BOOTSTRAP_SERVERS", bootstrap),
+            ("KAFKA_TOPIC", topic),
+            ("KAFKA_GROUP_ID", group_id),
+        ];
+        for (variable, value) in named {
+            if value.trim().is_empty() || value.contains('\0') {
+                return Err(Error::misconfigured(
+                    format!("{variable} is empty or holds a NUL"),
+                    format!("set {variable}"),
+                ));
+            }
+        }
+        let config = Self {
+            bootstrap: bootstrap.trim().into(),
+            topic: topic.trim().into(),
+            group_id: group_id.trim().into(),
+            extra: parse_extra(extra)?,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The brokers asked first.
+    pub fn bootstrap(&self) -> &str {
+        &self.bootstrap
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// The consumer group.
+    pub fn group_id(&self) -> &str {
+        &self.group_id
+    }
+
+    /// Whether groups are coordinated by the broker (KIP-848) instead of by one of
+    /// their members.
+    fn broker_side_groups(&self) -> bool {
+        self.extra.get("group.protocol").is_some_and(|it| it.eq_ignore_ascii_case("consumer"))
+    }
+
+    /// The settings of a consumer in the group.
+    pub(crate) fn consumer(&self) -> ClientConfig {
+        let mut config = self.base(CONSUMER_DEFAULTS);
+        if !self.broker_side_groups() {
+            // The broker-side protocol refuses these three outright.
+            self.defaults(&mut config, CLASSIC_DEFAULTS);
+        }
+        config.set("group.id", &self.group_id);
+        force(&mut config, CONSUMER_FORCED);
+        config
+    }
+
+    /// The settings of a client that asks about the topic, outside any group.
+    pub(crate) fn observer(&self) -> ClientConfig {
+        let mut config = self.base(&[]);
+        config.remove("group.protocol").remove("group.instance.id");
+        force(&mut config, CONSUMER_FORCED);
+        config
+    }
+
+    /// The settings of a producer.
+    pub(crate) fn producer(&self) -> ClientConfig {
+        let mut config = self.base(PRODUCER_DEFAULTS);
+        force(&mut config, PRODUCER_FORCED);
+        config
+    }
+
+    fn base(&self, defaults: &[(&str, &str)]) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.bootstrap).set("client.id", "lambda");
+        for (key, value) in &self.extra {
+            config.set(key, value);
+        }
+        self.defaults(&mut config, defaults);
+        config
+    }
+
+    fn defaults(&self, config: &mut ClientConfig, defaults: &[(&str, &str)]) {
+        for (key, value) in defaults {
+            if !self.extra.contains_key(*key) {
+                config.set(*key, *value);
+            }
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        for (key, value) in &self.extra {
+            if let Some((_, variable)) = ELSEWHERE.iter().find(|(other, _)| other == key) {
+                return Err(Error::misconfigured(
+                    format!("KAFKA_CONFIG sets {key}"),
+                    format!("set {variable} instead"),
+                ));
+            }
+            let forced = CONSUMER_FORCED.iter().chain(PRODUCER_FORCED);
+            for (_, wanted) in forced.filter(|(other, wanted)| other == key && wanted != value) {
+                return Err(Error::misconfigured(
+                    format!("KAFKA_CONFIG sets {key}, on which exactly-once delivery rests"),
+                    format!("leave it out; it is always {wanted}"),
+                ));
+            }
+        }
+        self.check_assignors()?;
+        // librdkafka tells unknown keys and values apart only when it builds a client's settings.
+        self.consumer().create_native_config().map_err(|error| refused(&error))?;
+        self.producer().create_native_config().map_err(|error| refused(&error))?;
+        Ok(())
+    }
+
+    fn check_assignors(&self) -> Result<(), Error> {
+        let Some(strategy) = self.extra.get("partition.assignment.strategy") else {
+            return Ok(());
+        };
+        if self.broker_side_groups() {
+            return Err(Error::misconfigured(
+                "KAFKA_CONFIG sets partition.assignment.strategy beside group.protocol=consumer",
+                "leave it out; the broker assigns",
+            ));
+        }
+        match strategy.split(',').map(str::trim).find(|name| *name != "cooperative-sticky") {
+            None => Ok(()),
+            Some(name) => Err(Error::misconfigured(
+                format!("KAFKA_CONFIG sets the partition assignor {name}"),
+                "use cooperative-sticky: an eager assignor stops every consumer at each rebalance",
+            )),
+        }
+    }
+}
+
+fn parse_extra(text: &str) -> Result<BTreeMap<String, String>, Error> {
+    let mut extra = BTreeMap::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        // The line itself may hold a password, so only its number is told.
+        let pair = line.split_once('=').map(|(key, value)| (key.trim(), value.trim()));
+        match pair {
+            Some((key, value)) if !key.is_empty() && !line.contains('\0') => {
+                extra.insert(key.to_owned(), value.to_owned());
+            }
+            _ => {
+                return Err(Error::misconfigured(
+                    format!("line {} of KAFKA_CONFIG is no setting", index + 1),
+                    "write key=value, one a line",
+                ));
+            }
+        }
+    }
+    Ok(extra)
+}
+
+fn force(config: &mut ClientConfig, settings: &[(&str, &str)]) {
+    for (key, value) in settings {
+        config.set(*key, *value);
+    }
+}
+
+/// An error of librdkafka about a setting, without the setting's value.
+pub(crate) fn refused(error: &KafkaError) -> Error {
+    match error {
+        KafkaError::ClientConfig(_, _, key, _) => Error::misconfigured(
+            format!("librdkafka refuses the setting {key}"),
+            "check KAFKA_CONFIG against librdkafka's CONFIGURATION.md; \
+             SASL and TLS need a build with them",
+        ),
+        other => Error::Misconfigured {
+            what: "librdkafka refuses its settings".into(),
+            remedy: "check KAFKA_CONFIG".into(),
+            source: Some(other.to_string().into()),
+        },
+    }
+}
+
+impl fmt::Debug for KafkaConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaConfig")
+            .field("bootstrap", &self.bootstrap)
+            .field("topic", &self.topic)
+            .field("group_id", &self.group_id)
+            .field("extra", &self.extra.keys().collect::<Vec<_>>())
+            .finish()
+    }
+}
+
+impl fmt::Display for KafkaConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "topic {} at {}", self.topic, self.bootstrap)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use super::*;
+
+    fn with(extra: &str) -> Result<KafkaConfig, Error> {
+        KafkaConfig::new("localhost:9092", "transactions", "lambda", extra)
+    }
+
+    fn remedy_of(extra: &str) -> String {
+        let error = with(extra).unwrap_err();
+        assert_eq!(error.exit_code(), 78, "{error}");
+        error.remedy().unwrap().to_owned()
+    }
+
+    #[test]
+    fn positions_are_never_kafkas_to_choose() {
+        let consumer = with("").unwrap().consumer();
+        assert_eq!(consumer.get("auto.offset.reset"), Some("error"));
+        assert_eq!(consumer.get("enable.auto.commit"), Some("false"));
+        assert!(remedy_of("auto.offset.reset=latest").contains("always error"));
+        assert!(remedy_of("enable.idempotence=false").contains("always true"));
+    }
+
+    #[test]
+    fn eager_assignors_are_refused() {
+        for extra in [
+            "partition.assignment.strategy=range",
+            "partition.assignment.strategy=cooperative-sticky,roundrobin",
+        ] {
+            assert!(remedy_of(extra).contains("cooperative-sticky"), "{extra}");
+        }
+        assert!(with("partition.assignment.strategy=cooperative-sticky").is_ok());
+    }
+
+    #[test]
+    fn the_broker_side_protocol_gets_no_classic_setting() {
+        let consumer = with("group.protocol=consumer").unwrap().consumer();
+        for (key, _) in CLASSIC_DEFAULTS {
+            assert_eq!(consumer.get(key), None, "{key}");
+        }
+        assert!(
+            remedy_of("group.protocol=consumer\npartition.assignment.strategy=cooperative-sticky")
+                .contains("leave it out")
+        );
+    }
+
+    #[test]
+    fn settings_are_read_line_by_line_and_checked_at_once() {
+        let config = with("# comment\n\n socket.keepalive.enable = true \n").unwrap();
+        assert_eq!(config.consumer().get("socket.keepalive.enable"), Some("true"));
+        assert!(
+            with("session.timeout.ms=45000").unwrap().consumer().get("session.timeout.ms")
+                == Some("45000")
+        );
+        assert!(with("no.such.setting=1").unwrap_err().to_string().contains("no.such.setting"));
+        assert!(with("a=b\nnonsense").unwrap_err().to_string().contains("line 2"));
+        assert!(remedy_of("group.id=other").contains("KAFKA_GROUP_ID"));
+        assert_eq!(KafkaConfig::new("", "t", "g", "").unwrap_err().exit_code(), 78);
+    }
+
+    #[test]
+    fn no_secret_is_ever_shown() {
+        let config = with("sasl.username=me\nsasl.password=hunter2");
+        let shown = match config {
+            Ok(config) => format!("{config:?} {config}"),
+            Err(error) => error.chain(),
+        };
+        assert!(!shown.contains("hunter2"), "{shown}");
+        let refused = with("sasl.mechanism=hunter2\nno=hunter2").unwrap_err();
+        assert!(!refused.chain().contains("hunter2"), "{}", refused.chain());
+    }
+}

@@ -1,0 +1,178 @@
+//! librdkafka's callbacks, as thin as they can be: the rebalance takes notes
+//! (R14), errors and logs go to the log.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
+
+use crate::error::Error;
+use crate::kafka::shared::Shared;
+use crate::record::Record;
+use crate::remedy;
+
+/// The same error is told at most this often.
+const REPEAT_AFTER: Duration = Duration::from_secs(30);
+
+/// The context of a consumer of one topic.
+pub(super) struct Context<R> {
+    topic: String,
+    shared: Arc<Shared<R>>,
+    complaints: Complaints,
+}
+
+impl<R: Record> Context<R> {
+    pub(super) fn new(topic: String, shared: Arc<Shared<R>>) -> Self {
+        Self { topic, shared, complaints: Complaints::default() }
+    }
+
+    fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &[i32]) -> KafkaResult<()> {
+        tracing::info!(topic = self.topic, ?partitions, "the group grants partitions");
+        self.shared.lock().assignment.granted(partitions);
+        // Nothing is read before it is claimed; the empty list only tells
+        // librdkafka that the rebalance is dealt with.
+        consumer.incremental_assign(&TopicPartitionList::new())
+    }
+
+    fn revoked(&self, consumer: &BaseConsumer<Self>, partitions: &[i32]) -> KafkaResult<()> {
+        let lost = consumer.assignment_lost();
+        tracing::info!(topic = self.topic, ?partitions, lost, "the group takes partitions back");
+        let unassign = {
+            let mut state = self.shared.lock();
+            for partition in partitions {
+                state.batcher.drop_partition(*partition);
+                state.wishes.remove(partition);
+                state.stored.remove(partition);
+            }
+            state.assignment.revoked(partitions)
+        };
+        self.shared.notify();
+        consumer.incremental_unassign(&list(&self.topic, &unassign))
+    }
+
+    fn refuse_eager(&self, consumer: &BaseConsumer<Self>) -> KafkaResult<()> {
+        self.shared.fail(Error::misconfigured(
+            "the consumer group uses an eager assignor",
+            "stop its other members, or use another KAFKA_GROUP_ID",
+        ));
+        consumer.unassign()
+    }
+}
+
+impl<R: Record> ConsumerContext for Context<R> {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        err: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let elements = partitions.elements();
+        let ours = elements.iter().filter(|element| element.topic() == self.topic);
+        let ours: Vec<i32> = ours.map(|element| element.partition()).collect();
+        let assigns = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        let done = match consumer.rebalance_protocol() {
+            RebalanceProtocol::Eager => self.refuse_eager(consumer),
+            _ if assigns => self.assigned(consumer, &ours),
+            _ => self.revoked(consumer, &ours),
+        };
+        if let Err(error) = done {
+            tracing::warn!(%error, "librdkafka did not take the answer to a rebalance");
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        // For monitoring only (R17): nothing depends on it.
+        if let Err(error) = result {
+            tracing::debug!(%error, "Kafka did not take our positions");
+        }
+    }
+}
+
+impl<R: Record> ClientContext for Context<R> {
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.complaints.note(&error, reason);
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+}
+
+impl<R> fmt::Debug for Context<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("topic", &self.topic).finish_non_exhaustive()
+    }
+}
+
+/// The context of a client that only asks: what goes wrong is in its answers.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Asking;
+
+impl ClientContext for Asking {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "Kafka");
+    }
+
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(facility, "librdkafka: {message}");
+    }
+}
+
+impl ConsumerContext for Asking {}
+
+/// Partitions of a topic, as librdkafka wants them.
+pub(super) fn list(topic: &str, partitions: &[i32]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for partition in partitions {
+        list.add_partition(topic, *partition);
+    }
+    list
+}
+
+/// Passes librdkafka's log on.
+pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg
+        | RDKafkaLogLevel::Alert
+        | RDKafkaLogLevel::Critical
+        | RDKafkaLogLevel::Error
+        | RDKafkaLogLevel::Warning => tracing::warn!(facility, "librdkafka: {message}"),
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
+            tracing::debug!(facility, "librdkafka: {message}");
+        }
+    }
+}
+
+/// Errors that librdkafka deals with by itself, told once in a while: it repeats
+/// them for as long as a broker is away.
+#[derive(Debug, Default)]
+pub(super) struct Complaints {
+    /// By code, since librdkafka's codes have no hash.
+    last: Mutex<HashMap<i32, Instant>>,
+}
+
+impl Complaints {
+    pub(super) fn note(&self, error: &KafkaError, reason: &str) {
+        let Some(code) = error.rdkafka_error_code() else { return };
+        if code == RDKafkaErrorCode::PartitionEOF {
+            return;
+        }
+        let now = Instant::now();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let told_lately = last
+            .get(&(code as i32))
+            .is_some_and(|told| now.saturating_duration_since(*told) < REPEAT_AFTER);
+        if !told_lately {
+            last.insert(code as i32, now);
+            let remedy = remedy::of_kafka(code).remedy;
+            tracing::warn!(%code, remedy, "Kafka: {reason}");
+        }
+    }
+}

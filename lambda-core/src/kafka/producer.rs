@@ -1,0 +1,209 @@
+//! Sends messages to a topic and tells what became of each one.
+//!
+//! ```text
+//!   send ──▶ librdkafka's queue (bounded) ──▶ brokers
+//!                                               │
+//!   on_delivery(tag, partition, offset) ◀─ poll ┘
+//! ```
+//!
+//! Idempotent: a message is in the topic once, in the order of its key, however
+//! often the network made librdkafka send it. Blocking: use it on a thread.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{DeliveryResult, Message as _};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
+use rdkafka::types::RDKafkaErrorCode;
+
+use crate::delivery::retry::Backoff;
+use crate::error::{Error, Kind, Server};
+use crate::kafka::config::{KafkaConfig, refused};
+use crate::kafka::context::{self, Complaints};
+use crate::kafka::topic;
+use crate::remedy;
+
+/// How long one poll waits for room in a full queue.
+const ROOM: Duration = Duration::from_millis(1);
+
+/// A message that is in the topic.
+#[derive(Debug)]
+pub struct Delivered<T> {
+    /// What was sent with it.
+    pub tag: T,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+}
+
+/// An idempotent producer for one topic. Each message carries a tag of type `T`,
+/// which comes back with its delivery report.
+pub struct Producer<T: Send + Sync + 'static> {
+    topic: String,
+    producer: BaseProducer<Reports<T>>,
+}
+
+impl<T: Send + Sync + 'static> Producer<T> {
+    /// A producer for the configured topic; nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`Error::Misconfigured`] when librdkafka refuses the settings.
+    pub fn new(config: &KafkaConfig) -> Result<Self, Error> {
+        let producer = config.producer().create_with_context(Reports::default());
+        let producer = producer.map_err(|error| refused(&error))?;
+        Ok(Self { topic: config.topic().to_owned(), producer })
+    }
+
+    /// Waits, with backoff and a message, for the topic to exist. `stopped` is
+    /// asked now and then; false is returned once it says so.
+    ///
+    /// # Errors
+    /// `Fatal` only.
+    pub fn wait_for_topic(&self, stopped: impl Fn() -> bool) -> Result<bool, Error> {
+        let mut backoff = Backoff::default();
+        while !stopped() {
+            match topic::describe(self.producer.client(), &self.topic) {
+                Ok(_) => return Ok(true),
+                Err(error) if error.kind() == Kind::Transient => {
+                    let retry_in = backoff.next_delay();
+                    tracing::warn!(error = error.chain(), ?retry_in, "waiting for {}", self.topic);
+                    self.pause(retry_in, &stopped);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    fn pause(&self, delay: Duration, stopped: impl Fn() -> bool) {
+        let mut left = delay;
+        while !left.is_zero() && !stopped() {
+            let step = left.min(Duration::from_millis(100));
+            self.producer.poll(step);
+            left -= step;
+        }
+    }
+
+    /// Puts a message into librdkafka's queue, waiting while it is full: that is
+    /// what bounds the messages in flight.
+    ///
+    /// # Errors
+    /// [`Error::Misconfigured`] when the message can never be sent (it is too
+    /// large, say); else as for [`Producer::delivered`].
+    pub fn send(&self, key: &[u8], payload: Option<&[u8]>, tag: T) -> Result<(), Error> {
+        let mut record = BaseRecord::with_opaque_to(&self.topic, Box::new(tag)).key(key);
+        if let Some(payload) = payload {
+            record = record.payload(payload);
+        }
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), unsent)) => {
+                    record = unsent;
+                    self.producer.poll(ROOM);
+                    self.failure()?;
+                }
+                Err((error, _)) => return Err(remedy::kafka(error, "take a message")),
+            }
+        }
+    }
+
+    /// Delivery reports that arrived since the last call or arrive within
+    /// `patience`. Call it often: reports are kept until then.
+    ///
+    /// # Errors
+    /// The first message that could not be delivered: later ones may be in the
+    /// topic, so whoever wants all must start over.
+    pub fn delivered(&self, patience: Duration) -> Result<Vec<Delivered<T>>, Error> {
+        self.producer.poll(patience);
+        self.failure()?;
+        Ok(std::mem::take(&mut *self.producer.context().delivered()))
+    }
+
+    /// Messages sent whose report has not arrived.
+    pub fn in_flight(&self) -> usize {
+        usize::try_from(self.producer.in_flight_count()).unwrap_or_default()
+    }
+
+    /// Waits until every message sent has its report, and tells the last ones.
+    ///
+    /// # Errors
+    /// As for [`Producer::delivered`]; `Unreachable` when `patience` is over.
+    pub fn flush(&self, patience: Duration) -> Result<Vec<Delivered<T>>, Error> {
+        self.producer
+            .flush(patience)
+            .map_err(|error| Error::Unreachable { server: Server::Kafka, source: error.into() })?;
+        self.delivered(Duration::ZERO)
+    }
+
+    fn failure(&self) -> Result<(), Error> {
+        let failed = self.producer.context().failed.lock();
+        match failed.unwrap_or_else(PoisonError::into_inner).take() {
+            Some(error) => Err(remedy::kafka(error, "take a message")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for Producer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Producer").field("topic", &self.topic).finish_non_exhaustive()
+    }
+}
+
+/// Where librdkafka's delivery reports go.
+#[derive(Debug)]
+struct Reports<T> {
+    delivered: Mutex<Vec<Delivered<T>>>,
+    failed: Mutex<Option<KafkaError>>,
+    complaints: Complaints,
+}
+
+impl<T> Default for Reports<T> {
+    fn default() -> Self {
+        Self {
+            delivered: Mutex::default(),
+            failed: Mutex::default(),
+            complaints: Complaints::default(),
+        }
+    }
+}
+
+impl<T> Reports<T> {
+    fn delivered(&self) -> std::sync::MutexGuard<'_, Vec<Delivered<T>>> {
+        self.delivered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Send + Sync> ClientContext for Reports<T> {
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.complaints.note(&error, reason);
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        context::log(level, facility, message);
+    }
+}
+
+impl<T: Send + Sync + 'static> ProducerContext for Reports<T> {
+    type DeliveryOpaque = Box<T>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, tag: Box<T>) {
+        match result {
+            Ok(message) => self.delivered().push(Delivered {
+                tag: *tag,
+                partition: message.partition(),
+                offset: message.offset(),
+            }),
+            Err((error, _)) => {
+                let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+                failed.get_or_insert_with(|| error.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Which partitions the group has granted, and what is done with each: a pure
+//! value (R14). librdkafka's rebalance callback and the poll loop do as it says.
+//!
+//! A partition goes through: granted by the group; told to the flow, once its
+//! first position is known; read, once the flow has claimed its lane. A grant that
+//! is taken back before it was told was never there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A partition that the group has granted to this process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Hold {
+    /// Where its lane starts if it was never read before, once asked for.
+    first_position: Option<i64>,
+    /// Whether the flow knows of the grant.
+    told: bool,
+    /// Whether it is assigned in librdkafka.
+    assigned: bool,
+}
+
+/// What the flow is to be told next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum News {
+    /// These are gone.
+    Revoked(Vec<i32>),
+    /// These are here, with their first positions.
+    Granted(Vec<(i32, i64)>),
+}
+
+/// How to start reading a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// Its grant is gone, or not the one that was claimed: leave it.
+    Ignore,
+    /// Assign it.
+    Assign,
+    /// Unassign it, which drops what was fetched of it, then assign it.
+    Reassign,
+}
+
+/// The partitions of one topic in this process. Bounded by their number, however
+/// often the group changes its mind.
+#[derive(Debug, Default)]
+pub(super) struct Assignment {
+    holds: BTreeMap<i32, Hold>,
+    /// Gone, but the flow does not know yet.
+    revoked: BTreeSet<i32>,
+}
+
+impl Assignment {
+    /// The group grants these.
+    pub(super) fn granted(&mut self, partitions: &[i32]) {
+        for partition in partitions {
+            self.holds.entry(*partition).or_default();
+        }
+    }
+
+    /// The group takes these back. Tells which of them to unassign in librdkafka:
+    /// only those that are assigned there, since a foreign one fails the whole
+    /// call.
+    pub(super) fn revoked(&mut self, partitions: &[i32]) -> Vec<i32> {
+        let mut unassign = Vec::new();
+        for partition in partitions {
+            let Some(hold) = self.holds.remove(partition) else { continue };
+            if hold.told {
+                self.revoked.insert(*partition);
+            }
+            if hold.assigned {
+                unassign.push(*partition);
+            }
+        }
+        unassign
+    }
+
+    /// The consumer that held them all is gone.
+    pub(super) fn lost(&mut self) {
+        let all: Vec<i32> = self.holds.keys().copied().collect();
+        self.revoked(&all);
+    }
+
+    /// A granted partition whose first position is not known yet.
+    pub(super) fn without_first_position(&self) -> Option<i32> {
+        let mut holds = self.holds.iter();
+        holds.find(|(_, hold)| hold.first_position.is_none()).map(|(partition, _)| *partition)
+    }
+
+    /// A partition's first position.
+    pub(super) fn first_position(&mut self, partition: i32, position: i64) {
+        if let Some(hold) = self.holds.get_mut(&partition) {
+            hold.first_position = Some(position);
+        }
+    }
+
+    /// What the flow is to be told next, which it then knows. Revocations come
+    /// first, so that a partition that went and came back is claimed anew.
+    pub(super) fn news(&mut self) -> Option<News> {
+        if !self.revoked.is_empty() {
+            return Some(News::Revoked(std::mem::take(&mut self.revoked).into_iter().collect()));
+        }
+        let mut granted = Vec::new();
+        for (partition, hold) in &mut self.holds {
+            if let (Some(position), false) = (hold.first_position, hold.told) {
+                hold.told = true;
+                granted.push((*partition, position));
+            }
+        }
+        (!granted.is_empty()).then_some(News::Granted(granted))
+    }
+
+    /// The flow wants a partition read.
+    pub(super) fn start(&mut self, partition: i32) -> Start {
+        match self.holds.get_mut(&partition) {
+            Some(hold) if hold.told && !hold.assigned => {
+                hold.assigned = true;
+                Start::Assign
+            }
+            Some(hold) if hold.told => Start::Reassign,
+            _ => Start::Ignore,
+        }
+    }
+
+    /// A partition is not assigned in librdkafka any more, or could not be.
+    /// Whether it was.
+    pub(super) fn unassigned(&mut self, partition: i32) -> bool {
+        let hold = self.holds.get_mut(&partition);
+        hold.is_some_and(|hold| std::mem::take(&mut hold.assigned))
+    }
+
+    /// The partitions assigned in librdkafka.
+    pub(super) fn assigned(&self) -> Vec<i32> {
+        let holds = self.holds.iter().filter(|(_, hold)| hold.assigned);
+        holds.map(|(partition, _)| *partition).collect()
+    }
+
+    /// Whether the group grants a partition to this process.
+    pub(super) fn holds(&self, partition: i32) -> bool {
+        self.holds.contains_key(&partition)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Grant(Vec<i32>),
+        Revoke(Vec<i32>),
+        Lose,
+        Locate(i64),
+        Tell,
+        Start(i32),
+        Stop(i32),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let partitions = prop::collection::vec(0..4_i32, 0..4);
+        prop_oneof![
+            partitions.clone().prop_map(Step::Grant),
+            partitions.prop_map(Step::Revoke),
+            Just(Step::Lose),
+            (0..100_i64).prop_map(Step::Locate),
+            Just(Step::Tell),
+            Just(Step::Tell),
+            (0..4_i32).prop_map(Step::Start),
+            (0..4_i32).prop_map(Step::Stop),
+        ]
+    }
+
+    /// The world around an assignment: what the group, librdkafka and the flow
+    /// hold true.
+    #[derive(Debug, Default)]
+    struct World {
+        group: BTreeSet<i32>,
+        librdkafka: BTreeSet<i32>,
+        flow: BTreeSet<i32>,
+    }
+
+    impl World {
+        fn tell(&mut self, news: News) {
+            match news {
+                News::Revoked(partitions) => {
+                    for partition in partitions {
+                        assert!(self.flow.remove(&partition), "revoked only what was told");
+                    }
+                }
+                News::Granted(partitions) => {
+                    for (partition, _) in partitions {
+                        assert!(self.flow.insert(partition), "told once a grant");
+                        assert!(self.group.contains(&partition), "told only what is granted");
+                    }
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn librdkafka_is_asked_only_what_it_can_do_and_the_flow_ends_up_with_the_groups_view(
+            steps in prop::collection::vec(step(), 1..80),
+        ) {
+            let mut assignment = Assignment::default();
+            let mut world = World::default();
+            for step in steps {
+                match step {
+                    Step::Grant(partitions) => {
+                        assignment.granted(&partitions);
+                        world.group.extend(partitions);
+                    }
+                    Step::Revoke(partitions) => {
+                        for partition in assignment.revoked(&partitions) {
+                            prop_assert!(world.librdkafka.remove(&partition));
+                        }
+                        for partition in &partitions {
+                            world.group.remove(partition);
+                            prop_assert!(!world.librdkafka.contains(partition));
+                        }
+                    }
+                    Step::Lose => {
+                        assignment.lost();
+                        world.group.clear();
+                        world.librdkafka.clear();
+                    }
+                    Step::Locate(position) => {
+                        if let Some(partition) = assignment.without_first_position() {
+                            assignment.first_position(partition, position);
+                        }
+                    }
+                    Step::Tell => if let Some(news) = assignment.news() { world.tell(news) },
+                    Step::Start(partition) => match assignment.start(partition) {
+                        Start::Ignore => prop_assert!(!world.librdkafka.contains(&partition)),
+                        Start::Assign => {
+                            prop_assert!(world.group.contains(&partition));
+                            prop_assert!(world.librdkafka.insert(partition), "never twice");
+                        }
+                        Start::Reassign => prop_assert!(world.librdkafka.contains(&partition)),
+                    },
+                    Step::Stop(partition) => {
+                        let was = assignment.unassigned(partition);
+                        prop_assert_eq!(was, world.librdkafka.remove(&partition));
+                    }
+                }
+                let assigned: BTreeSet<i32> = assignment.assigned().into_iter().collect();
+                prop_assert_eq!(&assigned, &world.librdkafka);
+                prop_assert!(world.librdkafka.is_subset(&world.group));
+            }
+            while let Some(partition) = assignment.without_first_position() {
+                assignment.first_position(partition, 0);
+            }
+            while let Some(news) = assignment.news() {
+                world.tell(news);
+            }
+            prop_assert_eq!(&world.flow, &world.group);
+        }
+    }
+
+    #[test]
+    fn a_partition_that_went_and_came_back_is_claimed_anew_before_it_is_read() {
+        let mut assignment = Assignment::default();
+        assignment.granted(&[3]);
+        assignment.first_position(3, 10);
+        assert_eq!(assignment.news(), Some(News::Granted(vec![(3, 10)])));
+        assert_eq!(assignment.revoked(&[3]), Vec::<i32>::new());
+        assignment.granted(&[3]);
+        // The claim of the first grant may be over by now.
+        assert_eq!(assignment.start(3), Start::Ignore);
+        assert_eq!(assignment.news(), Some(News::Revoked(vec![3])));
+        assert_eq!(assignment.news(), None);
+        assignment.first_position(3, 12);
+        assert_eq!(assignment.news(), Some(News::Granted(vec![(3, 12)])));
+        assert_eq!(assignment.start(3), Start::Assign);
+    }
+}

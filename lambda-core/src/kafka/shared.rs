@@ -1,0 +1,161 @@
+//! What the poll thread and the flow's task share: the batcher, the assignment,
+//! and what each wants of the other. Everything in it is bounded: by the batcher's
+//! limits, or by the number of partitions (R25).
+
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::batch::Batch;
+use crate::delivery::batcher::{Batcher, Limits};
+use crate::error::Error;
+use crate::kafka::rebalance::{Assignment, News};
+use crate::progress::Progress;
+use crate::record::Record;
+
+/// What the flow wants of the poll thread, at most one thing for a partition: the
+/// latest wins.
+#[derive(Debug, Clone)]
+pub(super) enum Wish {
+    /// Read it from here.
+    Start(Progress),
+    /// Stop reading it.
+    Stop,
+}
+
+/// What the poll thread has for the flow.
+#[derive(Debug)]
+pub(super) enum Yield {
+    News(News),
+    Batch(Batch),
+    Failed(Error),
+    /// The thread has ended.
+    Ended,
+}
+
+/// State under the lock.
+#[derive(Debug)]
+pub(super) struct State<R> {
+    pub(super) assignment: Assignment,
+    pub(super) batcher: Batcher<R>,
+    pub(super) wishes: BTreeMap<i32, Wish>,
+    /// Stored positions that Kafka was not told yet.
+    pub(super) stored: BTreeMap<i32, i64>,
+    /// `<cluster id>/<topic>`, once known.
+    pub(super) source: Option<String>,
+    failure: Option<Error>,
+    closing: bool,
+    ended: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Shared<R> {
+    state: Mutex<State<R>>,
+    /// There is something for the flow.
+    news: Notify,
+    /// There is something for the poll thread: room, a wish, or the end.
+    wake: Condvar,
+}
+
+impl<R: Record> Shared<R> {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            state: Mutex::new(State {
+                assignment: Assignment::default(),
+                batcher: Batcher::new(limits),
+                wishes: BTreeMap::new(),
+                stored: BTreeMap::new(),
+                source: None,
+                failure: None,
+                closing: false,
+                ended: false,
+            }),
+            news: Notify::new(),
+            wake: Condvar::new(),
+        }
+    }
+
+    /// A panic under the lock would be a bug of ours, and the state behind it is
+    /// still whole: every change to it is one assignment or one call.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<R>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the flow that there is something for it.
+    pub(super) fn notify(&self) {
+        self.news.notify_one();
+    }
+
+    /// Waits until [`Shared::notify`] is called, or was since the last wait.
+    pub(super) async fn notified(&self) {
+        self.news.notified().await;
+    }
+
+    /// What there is for the flow, most pressing first.
+    pub(super) fn next(&self) -> Option<Yield> {
+        let mut state = self.lock();
+        if let Some(error) = state.failure.take() {
+            return Some(Yield::Failed(error));
+        }
+        if let Some(news) = state.assignment.news() {
+            return Some(Yield::News(news));
+        }
+        if let Some(batch) = state.batcher.take() {
+            self.wake.notify_all();
+            return Some(Yield::Batch(batch));
+        }
+        state.ended.then_some(Yield::Ended)
+    }
+
+    /// Lets the poll thread do something about a partition.
+    pub(super) fn wish(&self, partition: i32, wish: Wish) {
+        let mut state = self.lock();
+        if matches!(wish, Wish::Stop) {
+            state.batcher.drop_partition(partition);
+        }
+        state.wishes.insert(partition, wish);
+        self.wake.notify_all();
+    }
+
+    /// Tells the flow of an error, the first one if there are several.
+    pub(super) fn fail(&self, error: Error) {
+        self.lock().failure.get_or_insert(error);
+        self.notify();
+    }
+
+    /// Asks the poll thread to end.
+    pub(super) fn close(&self) {
+        self.lock().closing = true;
+        self.wake.notify_all();
+    }
+
+    pub(super) fn closing(&self) -> bool {
+        self.lock().closing
+    }
+
+    /// The poll thread has ended.
+    pub(super) fn end(&self) {
+        self.lock().ended = true;
+        self.notify();
+    }
+
+    /// Waits, at most for `patience`, while the batcher is full and nobody wants
+    /// anything. Whether it is still full.
+    pub(super) fn wait_for_room(&self, patience: Duration) -> bool {
+        let full = |state: &mut State<R>| {
+            state.batcher.is_full() && state.wishes.is_empty() && !state.closing
+        };
+        let waited = self.wake.wait_timeout_while(self.lock(), patience, full);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.batcher.is_full()
+    }
+
+    /// Waits until the end is asked for, at most for `patience`. Whether it is.
+    pub(super) fn wait_for_close(&self, patience: Duration) -> bool {
+        let waited = self.wake.wait_timeout_while(self.lock(), patience, |state| !state.closing);
+        waited.unwrap_or_else(PoisonError::into_inner).0.closing
+    }
+}

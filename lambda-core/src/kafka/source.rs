@@ -1,0 +1,147 @@
+//! [`Source`] on a Kafka topic.
+
+use std::fmt;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::delivery::batcher::Limits;
+use crate::error::{Error, Server};
+use crate::kafka::config::KafkaConfig;
+use crate::kafka::poll::Poller;
+use crate::kafka::position::StartAt;
+use crate::kafka::rebalance::News;
+use crate::kafka::shared::{Shared, Wish, Yield};
+use crate::progress::{LaneName, Progress};
+use crate::record::Record;
+use crate::source::{Event, Grant, Source};
+
+/// How long a source that is closed waits for the brokers to hear of it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How a topic is read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SourceOptions {
+    /// Where partitions start that were never read before.
+    pub start: StartAt,
+    /// How large a batch may grow.
+    pub limits: Limits,
+}
+
+/// The messages of a topic, as records of type `R`: one member of a consumer
+/// group, polled on a thread of its own.
+///
+/// Waits for a broker or topic that is not there, with messages in the log.
+/// [`Source::next`] fails for what needs a person only: refused settings or
+/// grants, an eager group, a topic that no longer holds what comes next (R18).
+/// Lets the group go when it is closed or dropped.
+pub struct KafkaSource<R: Record> {
+    shared: Arc<Shared<R>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<R: Record> KafkaSource<R> {
+    /// Joins the group.
+    ///
+    /// # Errors
+    /// `Temporary` when the machine gives no thread; everything else is told by
+    /// [`Source::next`].
+    pub fn open(config: KafkaConfig, options: SourceOptions) -> Result<Self, Error> {
+        let shared = Arc::new(Shared::new(options.limits));
+        let poller = Poller { config, start: options.start, shared: Arc::clone(&shared) };
+        let thread = thread::Builder::new()
+            .name("kafka-poll".into())
+            .spawn(|| poller.run())
+            .map_err(|error| Error::Temporary {
+                server: Server::Kafka,
+                what: "be polled",
+                remedy: "the machine gives no more threads: raise its limits",
+                source: Box::new(error),
+            })?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// `<cluster id>/<topic>`, once the topic was found.
+    pub fn name(&self) -> Option<String> {
+        self.shared.lock().source.clone()
+    }
+
+    /// Leaves the group, so that others take over at once instead of after a
+    /// session timeout. Gives up after a few seconds when no broker answers.
+    pub async fn close(mut self) {
+        self.shared.close();
+        let Some(thread) = self.thread.take() else { return };
+        let ended = tokio::task::spawn_blocking(|| thread.join());
+        match tokio::time::timeout(CLOSE_TIMEOUT, ended).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(_) => tracing::error!("the thread that polled Kafka panicked: this is a bug"),
+            Err(_) => tracing::warn!("no broker heard that this member leaves its group"),
+        }
+    }
+
+    fn event(&self, news: News) -> Event {
+        let granted = match news {
+            News::Revoked(partitions) => return Event::Revoked(partitions),
+            News::Granted(granted) => granted,
+        };
+        let source = self.name().unwrap_or_default();
+        let grant = |(partition, first_position)| Grant {
+            name: LaneName {
+                pipeline: R::TABLE.name.to_owned(),
+                source: source.clone(),
+                partition,
+            },
+            first_position,
+        };
+        Event::Granted(granted.into_iter().map(grant).collect())
+    }
+}
+
+#[async_trait]
+impl<R: Record> Source for KafkaSource<R> {
+    async fn next(&mut self) -> Result<Event, Error> {
+        loop {
+            match self.shared.next() {
+                Some(Yield::Failed(error)) => return Err(error),
+                Some(Yield::News(news)) => return Ok(self.event(news)),
+                Some(Yield::Batch(batch)) => return Ok(Event::Batch(batch)),
+                Some(Yield::Ended) => return Ok(Event::End),
+                None => self.shared.notified().await,
+            }
+        }
+    }
+
+    async fn start(&mut self, progress: &Progress) -> Result<(), Error> {
+        self.shared.wish(progress.name.partition, Wish::Start(progress.clone()));
+        Ok(())
+    }
+
+    async fn stop(&mut self, partition: i32) -> Result<(), Error> {
+        self.shared.wish(partition, Wish::Stop);
+        Ok(())
+    }
+
+    fn stored(&mut self, progress: &[Progress]) {
+        let mut state = self.shared.lock();
+        for lane in progress {
+            if state.assignment.holds(lane.name.partition) {
+                state.stored.insert(lane.name.partition, lane.position);
+            }
+        }
+    }
+}
+
+impl<R: Record> Drop for KafkaSource<R> {
+    /// The thread ends by itself; [`KafkaSource::close`] waits for it.
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+impl<R: Record> fmt::Debug for KafkaSource<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaSource").finish_non_exhaustive()
+    }
+}

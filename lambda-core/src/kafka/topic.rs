@@ -1,0 +1,135 @@
+//! What a cluster tells about a topic: its name as a source, its partitions,
+//! where they begin and end.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode;
+
+use crate::delivery::retry::Backoff;
+use crate::error::{Error, Kind, Server};
+use crate::kafka::config::{KafkaConfig, refused};
+use crate::kafka::context::Asking;
+use crate::kafka::position::Kept;
+use crate::remedy;
+
+/// How long one question may take. The group goes on without the poll loop for
+/// minutes, but a person at a terminal waits for it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the poll loop waits for the offsets of one partition.
+const OFFSETS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A topic as a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    /// `<cluster id>/<topic>`: the same topic of another cluster is another source
+    /// (R18).
+    pub source: String,
+    /// Its partitions.
+    pub partitions: Vec<i32>,
+}
+
+/// Where a topic's partitions end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ends {
+    /// The topic's name as a source (see [`Topic::source`]).
+    pub source: String,
+    /// One behind the last offset of each partition that a reader can see now.
+    pub ends: BTreeMap<i32, i64>,
+}
+
+/// A client outside the group that asks about the topic.
+pub(super) type Observer = BaseConsumer<Asking>;
+
+/// Makes an [`Observer`].
+pub(super) fn observer(config: &KafkaConfig) -> Result<Observer, Error> {
+    config.observer().create_with_context(Asking).map_err(|error| refused(&error))
+}
+
+/// Asks for a topic.
+///
+/// # Errors
+/// `Transient` when it does not exist (yet) or no broker answers; `Fatal` when it
+/// may not be read.
+pub(super) fn describe<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<Topic, Error> {
+    const WHAT: &str = "tell about the topic";
+    let metadata = client
+        .fetch_metadata(Some(topic), ANSWER_TIMEOUT)
+        .map_err(|error| remedy::kafka(error, WHAT))?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    let missing = RDKafkaErrorCode::UnknownTopicOrPartition;
+    let found = found.ok_or_else(|| remedy::kafka(KafkaError::MetadataFetch(missing), WHAT))?;
+    if let Some(code) = found.error() {
+        return Err(remedy::kafka(KafkaError::MetadataFetch(code.into()), WHAT));
+    }
+    let partitions: Vec<i32> = found.partitions().iter().map(|partition| partition.id()).collect();
+    if partitions.is_empty() {
+        return Err(remedy::kafka(KafkaError::MetadataFetch(missing), WHAT));
+    }
+    // librdkafka's binding leaks this answer, so it is asked for last and once.
+    let cluster = client.fetch_cluster_id(ANSWER_TIMEOUT).ok_or_else(|| Error::Temporary {
+        server: Server::Kafka,
+        what: "tell the cluster's id",
+        remedy: "brokers older than 0.10.1 have none",
+        source: topic.to_owned().into(),
+    })?;
+    Ok(Topic { source: format!("{cluster}/{topic}"), partitions })
+}
+
+/// Asks which offsets a partition keeps.
+///
+/// # Errors
+/// As for [`describe`].
+pub(super) fn kept<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    partition: i32,
+) -> Result<Kept, Error> {
+    let (low, high) = client
+        .fetch_watermarks(topic, partition, OFFSETS_TIMEOUT)
+        .map_err(|error| remedy::kafka(error, "tell a partition's offsets"))?;
+    Ok(Kept { low, high })
+}
+
+/// Where the topic's partitions end now. Waits with backoff and a message for a
+/// broker or a topic that is not there.
+///
+/// # Errors
+/// `Fatal` only.
+pub async fn ends(config: &KafkaConfig) -> Result<Ends, Error> {
+    let mut backoff = Backoff::default();
+    loop {
+        let asked = config.clone();
+        let answer = tokio::task::spawn_blocking(move || ask_ends(&asked)).await;
+        let answer = answer.unwrap_or_else(|panicked| {
+            Err(Error::Temporary {
+                server: Server::Kafka,
+                what: "tell where the topic ends",
+                remedy: "this is a bug",
+                source: Box::new(panicked),
+            })
+        });
+        match answer {
+            Err(error) if error.kind() == Kind::Transient => {
+                let retry_in = backoff.next_delay();
+                tracing::warn!(error = error.chain(), ?retry_in, "waiting for {config}");
+                tokio::time::sleep(retry_in).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+fn ask_ends(config: &KafkaConfig) -> Result<Ends, Error> {
+    let client = observer(config)?;
+    let topic = describe(client.client(), config.topic())?;
+    let mut ends = BTreeMap::new();
+    for partition in topic.partitions {
+        ends.insert(partition, kept(client.client(), config.topic(), partition)?.high);
+    }
+    Ok(Ends { source: topic.source, ends })
+}

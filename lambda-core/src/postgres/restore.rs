@@ -1,0 +1,68 @@
+//! A database that was dumped and restored into another cluster: its stored
+//! transaction ids mean nothing there until they are moved.
+
+use crate::error::Error;
+use crate::postgres::config::DatabaseConfig;
+use crate::postgres::connect::connect;
+use crate::record::Table;
+use crate::remedy;
+
+/// What [`adopt`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Adopted {
+    /// What is now added to each transaction id before it is stored.
+    pub xid_offset: i64,
+    /// How many lanes lost their claim.
+    pub claims_cleared: u64,
+}
+
+/// Makes this cluster the one that the database's transaction ids belong to, if
+/// it is not: raises the offset so that every id from now on is above all stored
+/// ones, of `pipelines` too, and clears every claim. A running loader's next
+/// commit is fenced. `None` when the database was never moved.
+///
+/// # Errors
+/// As for [`connect`]; `Fatal` when the role may not do it.
+pub async fn adopt(config: &DatabaseConfig, pipelines: &[Table]) -> Result<Option<Adopted>, Error> {
+    let mut connection = connect(config, "setup").await?;
+    let adopt = async {
+        let transaction = connection.transaction().await?;
+        let moved = "\
+            select 1 from xid_offset \
+            where system_identifier <> (select system_identifier from pg_control_system()) \
+            for update";
+        if transaction.query_opt(moved, &[]).await?.is_none() {
+            return Ok(None);
+        }
+        // Lanes first: a commit holds its lanes while it stores ids under the old offset.
+        let clear = "update ingest_progress set claim = null, owner = null, consumer_group = null \
+                     where claim is not null";
+        transaction.batch_execute("lock table ingest_progress in exclusive mode").await?;
+        let claims_cleared = transaction.execute(clear, &[]).await?;
+        let row = transaction.query_one(&raise(pipelines), &[]).await?;
+        transaction.commit().await?;
+        Ok(Some(Adopted { xid_offset: row.try_get(0)?, claims_cleared }))
+    };
+    adopt.await.map_err(|error: tokio_postgres::Error| {
+        remedy::postgres(error, "move stored transaction ids to this cluster")
+    })
+}
+
+/// The offset that puts every id to come above every stored one. An upgraded
+/// cluster goes on counting where it was: there the old offset is high enough.
+fn raise(pipelines: &[Table]) -> String {
+    let stored: Vec<String> = pipelines
+        .iter()
+        .map(|table| table.name)
+        .chain(["corrections"])
+        .map(|name| format!("(select max(written_xid) from {name})"))
+        .collect();
+    format!(
+        "update xid_offset set \
+             system_identifier = (select system_identifier from pg_control_system()), \
+             value = greatest(value, \
+                 greatest({}) - pg_snapshot_xmin(pg_current_snapshot())::text::bigint + 1) \
+         returning value",
+        stored.join(", ")
+    )
+}

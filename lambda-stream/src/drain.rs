@@ -1,0 +1,49 @@
+//! Whether everything that was in the topic at the start is stored.
+
+use lambda_core::kafka::topic::Ends;
+
+use crate::stored::StoredLane;
+
+/// What is left to store of what a topic held at some moment, by whoever stores
+/// it.
+///
+/// Offsets are counted, not messages: markers and compacted messages are
+/// included.
+pub(crate) fn left(ends: &Ends, lanes: &[StoredLane]) -> i64 {
+    let left = ends.ends.iter().map(|(partition, end)| {
+        let lane =
+            lanes.iter().find(|lane| lane.source == ends.source && lane.partition == *partition);
+        // A lane that nobody has claimed yet counts, so that an empty partition is
+        // waited for until it is somebody's.
+        lane.map_or_else(|| (*end).max(1), |lane| (end - lane.position).max(0))
+    });
+    left.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use lambda_core::progress::Counts;
+
+    use super::*;
+
+    fn lane(source: &str, partition: i32, position: i64) -> StoredLane {
+        StoredLane { source: source.into(), partition, position, counts: Counts::default() }
+    }
+
+    #[test]
+    fn a_topic_is_drained_when_every_partition_is_stored_up_to_its_end() {
+        let ends = Ends { source: "a/t".into(), ends: [(0, 10), (1, 0), (2, 7)].into() };
+        assert_eq!(left(&ends, &[]), 18);
+        let mut lanes = vec![lane("a/t", 0, 10), lane("a/t", 1, 0), lane("a/t", 2, 3)];
+        assert_eq!(left(&ends, &lanes), 4);
+        lanes[2].position = 9;
+        assert_eq!(left(&ends, &lanes), 0, "more may have come since");
+        assert_eq!(left(&ends, &lanes[..2]), 7);
+    }
+
+    #[test]
+    fn another_topic_or_cluster_does_not_count() {
+        let ends = Ends { source: "a/t".into(), ends: [(0, 10)].into() };
+        assert_eq!(left(&ends, &[lane("b/t", 0, 10), lane("a/u", 0, 10)]), 10);
+    }
+}

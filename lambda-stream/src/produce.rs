@@ -1,0 +1,230 @@
+//! Fills a topic: with made-up traffic or the records of a file, at a given rate,
+//! each delivery report checked and, if asked for, written into a ledger.
+
+mod input;
+mod ledger;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use lambda_core::Error;
+use lambda_core::kafka::KafkaConfig;
+use lambda_core::kafka::producer::{Delivered, Producer};
+use lambda_core::record::checksum::Checksum;
+use lambda_core::transaction::synthetic::Expectation;
+use serde::Serialize;
+
+use self::input::{Input, Outgoing};
+use self::ledger::{Entry, Ledger};
+
+/// How often a line about progress is written.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// How long the last messages may take to be delivered, within the 30 seconds
+/// that Kubernetes gives a process to end.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(25);
+
+/// Messages between two looks at delivery reports.
+const BURST: u64 = 1_000;
+
+/// Longest wait at once, so that a stop is noticed.
+const STEP: Duration = Duration::from_millis(50);
+
+/// Where the messages come from.
+#[derive(Debug, Clone)]
+pub enum From {
+    /// Made up as they go.
+    Traffic {
+        /// The same seed gives the same messages; without one, they are new and
+        /// carry the current time.
+        seed: Option<u64>,
+        /// Which part repeats an earlier message, from 0 to 1.
+        duplicate_ratio: f64,
+        /// Which part is invalid, from 0 to 1.
+        invalid_ratio: f64,
+    },
+    /// A file: `.csv` with a header, or JSON lines. What is wrong with a row is the
+    /// consumer's to find out.
+    File(PathBuf),
+}
+
+/// What a producer is told.
+#[derive(Debug, Clone)]
+pub struct ProduceConfig {
+    /// The topic; the group is not used.
+    pub kafka: KafkaConfig,
+    /// Where the messages come from.
+    pub from: From,
+    /// Messages a second; 0 for as many as the brokers take.
+    pub rate: u64,
+    /// How many messages; without it all of the file, or without end.
+    pub count: Option<u64>,
+    /// Where a line for each delivered message goes.
+    pub ledger: Option<PathBuf>,
+}
+
+/// What was delivered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Produced {
+    /// Messages that are in the topic.
+    pub delivered: u64,
+    /// Of these, valid and new.
+    pub valid: u64,
+    /// Of these, repetitions.
+    pub duplicate: u64,
+    /// Of these, invalid.
+    pub invalid: u64,
+    /// How long it took, seconds.
+    pub seconds: f64,
+}
+
+impl fmt::Display for Produced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { delivered, valid, duplicate, invalid, seconds } = self;
+        #[expect(clippy::cast_precision_loss, reason = "a rate, for people")]
+        let rate = *delivered as f64 / seconds.max(f64::EPSILON);
+        write!(
+            f,
+            "{delivered} delivered ({valid} valid, {duplicate} duplicate, {invalid} invalid) \
+             in {seconds:.1} s: {rate:.0}/s"
+        )
+    }
+}
+
+/// What travels with a message and comes back with its report.
+#[derive(Debug)]
+struct Tag {
+    id: String,
+    kind: Expectation,
+    payload: Checksum,
+}
+
+/// Sends what is asked for, waiting for a topic or brokers that are not there.
+/// Blocks; `stopped` is asked now and then, and once it says so everything sent is
+/// still delivered and written down.
+///
+/// # Errors
+/// `Fatal`; [`Error::Input`] for an unreadable file; `Transient` when messages
+/// could not be delivered. [`Error::Interrupted`] when it was stopped before the
+/// end of the file or the count. The ledger holds what was delivered before.
+pub fn produce(config: &ProduceConfig, stopped: impl Fn() -> bool) -> Result<Produced, Error> {
+    let producer = Producer::new(&config.kafka)?;
+    let mut run = Run {
+        config,
+        producer: &producer,
+        ledger: config.ledger.as_deref().map(Ledger::create).transpose()?,
+        begun: Instant::now(),
+        told: Instant::now(),
+        produced: Produced::default(),
+    };
+    let mut input = Input::open(&config.from)?;
+    let sent = if producer.wait_for_topic(&stopped)? {
+        run.begun = Instant::now();
+        run.send_all(&mut input, &stopped)
+    } else {
+        Ok(Sent::Stopped)
+    };
+    let flushed = run.flush();
+    let sent = sent?;
+    flushed?;
+    run.produced.seconds = run.begun.elapsed().as_secs_f64();
+    let bounded = config.count.is_some() || matches!(config.from, From::File(_));
+    if sent == Sent::Stopped && bounded {
+        let what = format!("stopped before the end: {}", run.produced);
+        return Err(Error::Interrupted { what });
+    }
+    Ok(run.produced)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    All,
+    Stopped,
+}
+
+struct Run<'a> {
+    config: &'a ProduceConfig,
+    producer: &'a Producer<Tag>,
+    ledger: Option<Ledger>,
+    begun: Instant,
+    told: Instant,
+    produced: Produced,
+}
+
+impl Run<'_> {
+    fn send_all(&mut self, input: &mut Input, stopped: impl Fn() -> bool) -> Result<Sent, Error> {
+        for number in 0..self.config.count.unwrap_or(u64::MAX) {
+            if number % BURST == 0 {
+                self.collect(Duration::ZERO)?;
+            }
+            if !self.keep_pace(number, &stopped)? || (number % BURST == 0 && stopped()) {
+                return Ok(Sent::Stopped);
+            }
+            let Some(outgoing) = input.next()? else { break };
+            self.send(outgoing)?;
+        }
+        Ok(Sent::All)
+    }
+
+    /// Waits until message `number` is due. Whether it may be sent.
+    fn keep_pace(&mut self, number: u64, stopped: impl Fn() -> bool) -> Result<bool, Error> {
+        if self.config.rate == 0 {
+            return Ok(true);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "exact for centuries of messages")]
+        let due = Duration::from_secs_f64(number as f64 / self.config.rate as f64);
+        loop {
+            let early = due.saturating_sub(self.begun.elapsed());
+            if early.is_zero() {
+                return Ok(true);
+            }
+            if stopped() {
+                return Ok(false);
+            }
+            self.collect(early.min(STEP))?;
+        }
+    }
+
+    fn send(&self, outgoing: Outgoing) -> Result<(), Error> {
+        let Outgoing { key, payload, id, kind } = outgoing;
+        let tag = Tag { id, kind, payload: Checksum::of_sent(&payload) };
+        self.producer.send(&key, Some(&payload), tag)
+    }
+
+    /// Writes down what was delivered.
+    fn collect(&mut self, patience: Duration) -> Result<(), Error> {
+        let delivered = self.producer.delivered(patience)?;
+        self.note(&delivered)?;
+        if self.told.elapsed() >= TELL_EVERY {
+            self.told = Instant::now();
+            let Produced { delivered, .. } = self.produced;
+            tracing::info!(delivered, in_flight = self.producer.in_flight(), "producing");
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, delivered: &[Delivered<Tag>]) -> Result<(), Error> {
+        for Delivered { tag, partition, offset } in delivered {
+            self.produced.delivered += 1;
+            *match tag.kind {
+                Expectation::Valid => &mut self.produced.valid,
+                Expectation::Duplicate => &mut self.produced.duplicate,
+                Expectation::Invalid => &mut self.produced.invalid,
+            } += 1;
+            if let Some(ledger) = &mut self.ledger {
+                let (partition, offset) = (*partition, *offset);
+                ledger.write(&Entry::new(&tag.id, partition, offset, tag.kind, tag.payload))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the last reports. The ledger is written out whatever happens.
+    fn flush(&mut self) -> Result<(), Error> {
+        let flushed = self.producer.flush(FLUSH_PATIENCE);
+        let noted = flushed.and_then(|delivered| self.note(&delivered));
+        let written = self.ledger.as_mut().map_or(Ok(()), Ledger::flush);
+        noted.and(written)
+    }
+}

@@ -1,0 +1,253 @@
+//! Where messages come from: traffic made up, or a file.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use lambda_core::decode::json;
+use lambda_core::transaction::Timestamp;
+use lambda_core::transaction::synthetic::{Expectation, Format, Line, Options, Synthetic};
+use lambda_core::{Error, Transaction};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::From;
+
+/// A message to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Outgoing {
+    pub(super) key: Vec<u8>,
+    pub(super) payload: Vec<u8>,
+    /// The transaction's id, or what stands in its place.
+    pub(super) id: String,
+    pub(super) kind: Expectation,
+}
+
+/// An open source of messages.
+pub(super) enum Input {
+    /// Traffic by its own time, repeatable.
+    Seeded(Box<Synthetic>),
+    /// Traffic that happens now.
+    Live(Box<Synthetic>),
+    Json(JsonLines),
+    Csv(Box<CsvRows>),
+}
+
+impl Input {
+    pub(super) fn open(from: &From) -> Result<Self, Error> {
+        match from {
+            From::Traffic { seed, duplicate_ratio, invalid_ratio } => {
+                let options = Options {
+                    duplicate_ratio: *duplicate_ratio,
+                    invalid_ratio: *invalid_ratio,
+                    ..Options::default()
+                };
+                let traffic = |seed| Box::new(Synthetic::new(seed).with(options));
+                Ok(match seed {
+                    Some(seed) => Self::Seeded(traffic(*seed)),
+                    None => Self::Live(traffic(Uuid::new_v4().as_u64_pair().0)),
+                })
+            }
+            From::File(path) if path.extension().is_some_and(|extension| extension == "csv") => {
+                CsvRows::open(path).map(|rows| Self::Csv(Box::new(rows)))
+            }
+            From::File(path) => JsonLines::open(path).map(Self::Json),
+        }
+    }
+
+    /// The next message, if there is one.
+    pub(super) fn next(&mut self) -> Result<Option<Outgoing>, Error> {
+        match self {
+            Self::Seeded(traffic) => Ok(Some(made_up(traffic.line(Format::Json)))),
+            Self::Live(traffic) => Ok(Some(made_up(traffic.line_at(now()?, Format::Json)))),
+            Self::Json(lines) => lines.next(),
+            Self::Csv(rows) => rows.next(),
+        }
+    }
+}
+
+fn made_up(line: Line) -> Outgoing {
+    Outgoing {
+        key: line.key.as_str().into(),
+        payload: line.payload,
+        id: line.id.as_str().into(),
+        kind: line.expectation,
+    }
+}
+
+fn now() -> Result<Timestamp, Error> {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let micros = i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX);
+    Timestamp::from_unix_micros(micros)
+        .map_err(|_| Error::misconfigured("this machine's clock is out of range", "set the clock"))
+}
+
+/// What of a record its message needs, whatever else is wrong with it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Names {
+    transaction_id: Option<String>,
+    account_id: Option<String>,
+}
+
+/// A record of a file, as a message. Its rows may be wrong: they are sent as they
+/// are, and noted as invalid.
+fn read_from_file(payload: Vec<u8>, scratch: &mut Vec<u8>) -> Outgoing {
+    scratch.clear();
+    let kind = match json::decode::<Transaction>(Some(&payload), scratch) {
+        Ok(_) => Expectation::Valid,
+        Err(_) => Expectation::Invalid,
+    };
+    let names: Names = serde_json::from_slice(&payload).unwrap_or_default();
+    Outgoing {
+        key: names.account_id.unwrap_or_default().into(),
+        id: names.transaction_id.unwrap_or_default(),
+        payload,
+        kind,
+    }
+}
+
+/// A file of JSON lines; blank ones are skipped.
+pub(super) struct JsonLines {
+    path: PathBuf,
+    lines: BufReader<File>,
+    number: u64,
+    scratch: Vec<u8>,
+}
+
+impl JsonLines {
+    fn open(path: &Path) -> Result<Self, Error> {
+        let lines = BufReader::new(open(path)?);
+        Ok(Self { path: path.to_owned(), lines, number: 0, scratch: Vec::new() })
+    }
+
+    fn next(&mut self) -> Result<Option<Outgoing>, Error> {
+        loop {
+            self.number += 1;
+            let mut line = Vec::new();
+            let read = self.lines.read_until(b'\n', &mut line);
+            if read.map_err(|error| unreadable(&self.path, self.number, &error))? == 0 {
+                return Ok(None);
+            }
+            line.truncate(line.trim_ascii_end().len());
+            if !line.is_empty() {
+                return Ok(Some(read_from_file(line, &mut self.scratch)));
+            }
+        }
+    }
+}
+
+/// A CSV file with a header, whose rows become JSON objects of strings.
+pub(super) struct CsvRows {
+    path: PathBuf,
+    reader: csv::Reader<File>,
+    header: Vec<String>,
+    record: csv::ByteRecord,
+    scratch: Vec<u8>,
+}
+
+impl CsvRows {
+    fn open(path: &Path) -> Result<Self, Error> {
+        let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(open(path)?);
+        let header = reader.headers().map_err(|error| unreadable(path, 1, &error))?;
+        let header = header.iter().map(ToOwned::to_owned).collect();
+        let (record, scratch) = Default::default();
+        Ok(Self { path: path.to_owned(), reader, header, record, scratch })
+    }
+
+    fn next(&mut self) -> Result<Option<Outgoing>, Error> {
+        let line = self.reader.position().line();
+        let read = self.reader.read_byte_record(&mut self.record);
+        if !read.map_err(|error| unreadable(&self.path, line, &error))? {
+            return Ok(None);
+        }
+        let fields = self.header.iter().zip(self.record.iter());
+        let object: serde_json::Map<String, serde_json::Value> =
+            fields.map(|(name, field)| (name.clone(), value(name, field))).collect();
+        let payload = serde_json::Value::Object(object).to_string().into_bytes();
+        Ok(Some(read_from_file(payload, &mut self.scratch)))
+    }
+}
+
+/// A field as JSON: text, but null if empty, and the one boolean as such.
+fn value(name: &str, field: &[u8]) -> serde_json::Value {
+    let text = String::from_utf8_lossy(field);
+    match (name, &*text) {
+        (_, "") => serde_json::Value::Null,
+        ("card_present", text) if text.eq_ignore_ascii_case("true") => true.into(),
+        ("card_present", text) if text.eq_ignore_ascii_case("false") => false.into(),
+        (_, text) => text.into(),
+    }
+}
+
+fn open(path: &Path) -> Result<File, Error> {
+    File::open(path).map_err(|error| Error::Misconfigured {
+        what: format!("cannot open {}", path.display()),
+        remedy: "give --from a readable file".into(),
+        source: Some(Box::new(error)),
+    })
+}
+
+fn unreadable(path: &Path, line: u64, error: &dyn std::error::Error) -> Error {
+    Error::Input { what: format!("cannot read {} at line {line}: {error}", path.display()) }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn all(suffix: &str, content: &str) -> Vec<Outgoing> {
+        let mut file = tempfile::Builder::new().suffix(suffix).tempfile().unwrap();
+        file.write_all(content.as_bytes()).unwrap();
+        let mut input = Input::open(&From::File(file.path().to_owned())).unwrap();
+        std::iter::from_fn(|| input.next().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_csv_row_and_the_same_json_line_are_messages_of_the_same_record() {
+        let rows = all(
+            ".csv",
+            "transaction_id,account_id,transaction_type,amount,timestamp,merchant_category,\
+             location,card_present,risk_score\n\
+             T1,A1,purchase,12.50,2026-01-02 03:04:05,,\"Portland, OR\",True,0.1\n",
+        );
+        let lines = all(
+            ".jsonl",
+            "\n{\"transaction_id\":\"T1\",\"account_id\":\"A1\",\"transaction_type\":\"purchase\",\
+             \"amount\":12.5,\"timestamp\":\"2026-01-02T03:04:05Z\",\"location\":\"Portland, OR\",\
+             \"card_present\":true,\"risk_score\":0.1}\r\n",
+        );
+        assert_eq!((rows.len(), lines.len()), (1, 1));
+        let decoded = [&rows[0], &lines[0]].map(|outgoing| {
+            assert_eq!((&outgoing.key[..], &*outgoing.id), (&b"A1"[..], "T1"));
+            assert_eq!(outgoing.kind, Expectation::Valid);
+            let mut row = Vec::new();
+            json::decode::<Transaction>(Some(&outgoing.payload), &mut row).unwrap();
+            row
+        });
+        assert_eq!(decoded[0], decoded[1]);
+    }
+
+    #[test]
+    fn a_wrong_record_is_sent_as_it_is_and_noted() {
+        let lines = all(".jsonl", "{\"account_id\":\"A1\"}\nnonsense\n");
+        let kinds: Vec<Expectation> = lines.iter().map(|line| line.kind).collect();
+        assert_eq!(kinds, [Expectation::Invalid, Expectation::Invalid]);
+        assert_eq!((&lines[0].key[..], &lines[1].payload[..]), (&b"A1"[..], &b"nonsense"[..]));
+    }
+
+    #[test]
+    fn a_seed_makes_the_same_messages_again_and_live_traffic_never_does() {
+        let messages = |seed| {
+            let from = From::Traffic { seed, duplicate_ratio: 0.1, invalid_ratio: 0.1 };
+            let mut input = Input::open(&from).unwrap();
+            (0..50).map(|_| input.next().unwrap().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(messages(Some(7)), messages(Some(7)));
+        assert_ne!(messages(None), messages(None));
+    }
+}

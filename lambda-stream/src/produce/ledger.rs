@@ -1,0 +1,72 @@
+//! The ledger: a JSON line for each message that is in the topic, for those who
+//! want to compare it with the table.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use lambda_core::Error;
+use lambda_core::record::checksum::Checksum;
+use lambda_core::transaction::synthetic::Expectation;
+use serde::Serialize;
+
+/// A line of the ledger.
+#[derive(Debug, Serialize)]
+pub(super) struct Entry<'a> {
+    id: &'a str,
+    partition: i32,
+    offset: i64,
+    kind: &'static str,
+    /// XXH3-64 of the payload, 16 hexadecimal digits.
+    payload_xxh3: String,
+}
+
+impl<'a> Entry<'a> {
+    pub(super) fn new(
+        id: &'a str,
+        partition: i32,
+        offset: i64,
+        kind: Expectation,
+        payload: Checksum,
+    ) -> Self {
+        let kind = match kind {
+            Expectation::Valid => "valid",
+            Expectation::Duplicate => "duplicate",
+            Expectation::Invalid => "invalid",
+        };
+        Self { id, partition, offset, kind, payload_xxh3: format!("{:016x}", payload.0) }
+    }
+}
+
+/// A ledger being written.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    path: PathBuf,
+    out: BufWriter<File>,
+}
+
+impl Ledger {
+    pub(super) fn create(path: &Path) -> Result<Self, Error> {
+        let out = File::create(path).map_err(|error| cannot("create", path, error))?;
+        Ok(Self { path: path.to_owned(), out: BufWriter::with_capacity(1 << 16, out) })
+    }
+
+    pub(super) fn write(&mut self, entry: &Entry<'_>) -> Result<(), Error> {
+        let written = serde_json::to_writer(&mut self.out, entry).map_err(std::io::Error::from);
+        written
+            .and_then(|()| self.out.write_all(b"\n"))
+            .map_err(|error| cannot("write", &self.path, error))
+    }
+
+    pub(super) fn flush(&mut self) -> Result<(), Error> {
+        self.out.flush().map_err(|error| cannot("write", &self.path, error))
+    }
+}
+
+fn cannot(what: &str, path: &Path, error: std::io::Error) -> Error {
+    Error::Misconfigured {
+        what: format!("cannot {what} the ledger {}", path.display()),
+        remedy: "give --ledger a file that can be written, on a disk with room".into(),
+        source: Some(Box::new(error)),
+    }
+}

@@ -1,0 +1,48 @@
+//! What a run did, as the database tells it.
+
+use std::fmt;
+use std::time::Duration;
+
+use lambda_core::progress::Counts;
+use serde::Serialize;
+
+/// What was stored of a topic, by all consumers together.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// `<cluster id>/<topic>`; empty if the topic was never seen.
+    pub source: String,
+    /// Outcomes of all its records, ever.
+    pub counts: Counts,
+    /// Records read while this run lasted.
+    pub read: i64,
+    /// How long it lasted, seconds.
+    pub seconds: f64,
+    /// Records a second, from the start of the process.
+    pub rows_per_second: f64,
+}
+
+impl Summary {
+    pub(crate) fn new(source: String, before: Counts, counts: Counts, lasted: Duration) -> Self {
+        let read = counts.read - before.read;
+        let seconds = lasted.as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "a rate, for people")]
+        let rows_per_second = if seconds > 0.0 { read as f64 / seconds } else { 0.0 };
+        Self { source, counts, read, seconds, rows_per_second }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts { read, inserted, confirmed, corrected, superseded, duplicate, rejected } =
+            self.counts;
+        let source = if self.source.is_empty() { "(no topic)" } else { &self.source };
+        writeln!(f, "{source}: {read} read in all")?;
+        writeln!(f, "  inserted {inserted}, duplicate {duplicate}, rejected {rejected}")?;
+        writeln!(f, "  confirmed {confirmed}, corrected {corrected}, superseded {superseded}")?;
+        write!(
+            f,
+            "  {} read in {:.1} s: {:.0} rows/s",
+            self.read, self.seconds, self.rows_per_second
+        )
+    }
+}

@@ -1,0 +1,185 @@
+//! A source, a sink and a flow between them, until it is time to stop.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lambda_core::delivery::{Flow, FlowConfig};
+use lambda_core::kafka::topic::{self, Ends};
+use lambda_core::kafka::{KafkaSource, SourceOptions};
+use lambda_core::outcome::Authority;
+use lambda_core::postgres::PostgresSink;
+use lambda_core::progress::Counts;
+use lambda_core::{Error, Record};
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use crate::config::StreamConfig;
+use crate::drain;
+use crate::stored::{Stored, StoredLane, total};
+use crate::summary::Summary;
+
+/// How often the end is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// How often a line about progress is written.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// Commits are one at a time; the second connection asks what is stored.
+const CONNECTIONS: u32 = 2;
+
+/// Stores a topic's records until `stop` is done, or until the end that
+/// [`StreamConfig::exit_at_end`] asks for; then finishes the commit in flight and
+/// makes everything durable. Waits for servers that are not there.
+///
+/// # Errors
+/// `Fatal`, with a remedy. [`Error::Interrupted`] when `stop` came before the end
+/// that was asked for. `Transient` when the database was away at the stop: what
+/// was not stored is read again by the next run.
+pub async fn consume<R: Record>(
+    config: &StreamConfig,
+    stop: impl Future<Output = ()>,
+) -> Result<Summary, Error> {
+    tokio::pin!(stop);
+    let begun = Instant::now();
+    let ready = tokio::select! {
+        () = &mut stop => None,
+        ready = prepare::<R>(config) => Some(ready?),
+    };
+    let Some(mut run) = ready else {
+        return match config.exit_at_end {
+            true => Err(interrupted(None)),
+            false => Ok(Summary::new(
+                String::new(),
+                Counts::default(),
+                Counts::default(),
+                begun.elapsed(),
+            )),
+        };
+    };
+    let (source, result) = run.until::<R>(config, stop).await?;
+    let name = source.name().unwrap_or_default();
+    source.close().await;
+    result?;
+    let lanes = run.stored.lanes().await?;
+    if let Some(left) = run.left(&lanes).filter(|left| *left > 0) {
+        return Err(interrupted(Some(left)));
+    }
+    let (before, after) = (total(&run.before, &name), total(&lanes, &name));
+    Ok(Summary::new(name, before, after, begun.elapsed()))
+}
+
+fn interrupted(left: Option<i64>) -> Error {
+    let left = left.map_or_else(|| "everything".into(), |left| format!("{left} offsets"));
+    Error::Interrupted {
+        what: format!(
+            "stopped before the end of the topic was stored, {left} left; run it again to finish"
+        ),
+    }
+}
+
+/// What is there before the first message is read.
+struct Run {
+    sink: Arc<PostgresSink>,
+    stored: Stored,
+    before: Vec<StoredLane>,
+    ends: Option<Ends>,
+    table: &'static lambda_core::record::Table,
+}
+
+async fn prepare<R: Record>(config: &StreamConfig) -> Result<Run, Error> {
+    let table = const { &R::TABLE };
+    let database = config.database.clone();
+    let sink = PostgresSink::connect(database.clone(), table, "stream", CONNECTIONS, None).await?;
+    let mut stored = Stored::new(database, table.name);
+    let before = stored.lanes().await?;
+    let ends = match config.exit_at_end {
+        true => Some(topic::ends(&config.kafka).await?),
+        false => None,
+    };
+    Ok(Run { sink: Arc::new(sink), stored, before, ends, table })
+}
+
+type Ran<R> = (KafkaSource<R>, Result<(), Error>);
+
+impl Run {
+    /// Runs the flow until it ends by itself, `stop` is done, or everything is
+    /// stored.
+    async fn until<R: Record>(
+        &mut self,
+        config: &StreamConfig,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Ran<R>, Error> {
+        let options = SourceOptions { start: config.start, limits: config.limits };
+        let source = KafkaSource::<R>::open(config.kafka.clone(), options)?;
+        let flow = FlowConfig {
+            authority: Authority::Stream,
+            table: self.table,
+            owner: config.owner.clone(),
+            group: Some(config.kafka.group_id().to_owned()),
+            take_over: config.take_over,
+            patience: None,
+        };
+        let sink: Arc<PostgresSink> = Arc::clone(&self.sink);
+        let (stopper, stopped) = watch::channel(false);
+        let flow = Flow::new(flow, source, sink).run(stopped);
+        let until = async {
+            tokio::select! {
+                () = stop => {}
+                () = self.watch() => {}
+            }
+            stopper.send_replace(true);
+            // The flow ends by itself from here on.
+            std::future::pending::<Infallible>().await
+        };
+        tokio::select! {
+            ran = flow => Ok(ran),
+            never = until => match never {},
+        }
+    }
+
+    /// Writes a line about progress now and then; done when the end that is
+    /// looked for is stored.
+    async fn watch(&mut self) {
+        let every = if self.ends.is_some() { LOOK_EVERY } else { TELL_EVERY };
+        let mut look = tokio::time::interval(every);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = (Instant::now(), self.read(&self.before));
+        loop {
+            look.tick().await;
+            let lanes = match self.stored.lanes().await {
+                Ok(lanes) => lanes,
+                // The flow meets the same error, and knows what to do about it.
+                Err(error) => {
+                    tracing::debug!(error = error.chain(), "progress could not be read");
+                    continue;
+                }
+            };
+            let left = self.left(&lanes);
+            if left == Some(0) {
+                return;
+            }
+            if told.0.elapsed() >= TELL_EVERY {
+                told = self.tell(told, self.read(&lanes), left);
+            }
+        }
+    }
+
+    fn tell(&self, (at, before): (Instant, i64), read: i64, left: Option<i64>) -> (Instant, i64) {
+        if read != before {
+            #[expect(clippy::cast_precision_loss, reason = "a rate, for people")]
+            let rows_per_second = ((read - before) as f64 / at.elapsed().as_secs_f64()).round();
+            tracing::info!(pipeline = self.table.name, read, rows_per_second, left, "stored");
+        }
+        (Instant::now(), read)
+    }
+
+    /// Records of all topics that go into the pipeline, as one figure.
+    fn read(&self, lanes: &[StoredLane]) -> i64 {
+        lanes.iter().map(|lane| lane.counts.read).sum()
+    }
+
+    fn left(&self, lanes: &[StoredLane]) -> Option<i64> {
+        self.ends.as_ref().map(|ends| drain::left(ends, lanes))
+    }
+}

@@ -327,9 +327,9 @@ fn rows_are_read_as_the_csv_crate_reads_them() {
         ("T,A,deposit,1,2026-01-01 00:00:00,,,,\nT,A\n", ""),
         ("T,A,deposit,1,2026-01-01 00:00:00,,,,", "T"),
     ] {
-        let decoded = kept(|rows| decoder.decode(row.as_bytes(), rows));
-        assert_eq!(decoded.is_ok(), !id.is_empty(), "{row:?}: {decoded:?}");
-        if let Ok(content) = decoded {
+        let verdict = kept(|rows| decoder.decode(row.as_bytes(), rows));
+        assert_eq!(verdict.is_ok(), !id.is_empty(), "{row:?}: {verdict:?}");
+        if let Ok(content) = verdict {
             assert!(content[4..].starts_with(id.as_bytes()), "{row:?}");
         }
     }

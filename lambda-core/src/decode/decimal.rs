@@ -161,7 +161,13 @@ fn exponent(rest: &[u8]) -> Result<i64, NumberError> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test")]
+    #![expect(
+        clippy::unwrap_used,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        reason = "a test of short texts"
+    )]
 
     use proptest::prelude::*;
 

@@ -204,28 +204,31 @@ impl Field for Decimal {
             cell.defect = Some(Reject::field(Reason::InvalidField, cell.column.field, detail));
         }
         // Whole groups of four digits behind the point.
-        let groups_behind = u32::from(scale).div_ceil(4);
-        let padding = groups_behind * 4 - u32::from(scale);
+        let groups_behind = scale.div_ceil(4);
+        let padding = u32::from(groups_behind * 4 - scale);
         let mut rest = u128::from(self.unscaled.unsigned_abs()) * 10_u128.pow(padding);
+        // From the lowest group to the highest.
         let mut groups = [0_i16; 10];
-        let mut count = 0;
+        let mut count = 0_u8;
         while rest > 0 {
-            groups[count] = i16::try_from(rest % 10_000).unwrap_or_default();
+            groups[usize::from(count)] = i16::try_from(rest % 10_000).unwrap_or_default();
             rest /= 10_000;
             count += 1;
         }
-        let trailing = groups[..count].iter().take_while(|group| **group == 0).count();
-        let digits = &groups[trailing..count];
-        let weight =
-            if digits.is_empty() { 0 } else { count as i64 - i64::from(groups_behind) - 1 };
+        let mut zeros = 0_u8;
+        while zeros < count && groups[usize::from(zeros)] == 0 {
+            zeros += 1;
+        }
+        let digits = &groups[usize::from(zeros)..usize::from(count)];
+        let weight = if count == 0 { 0 } else { i16::from(count) - i16::from(groups_behind) - 1 };
         let sign: u16 = if self.unscaled < 0 { 0x4000 } else { 0 };
         let mut bytes = [0_u8; 28];
-        bytes[0..2].copy_from_slice(&(digits.len() as u16).to_be_bytes());
-        bytes[2..4].copy_from_slice(&(weight as i16).to_be_bytes());
+        bytes[0..2].copy_from_slice(&u16::from(count - zeros).to_be_bytes());
+        bytes[2..4].copy_from_slice(&weight.to_be_bytes());
         bytes[4..6].copy_from_slice(&sign.to_be_bytes());
         bytes[6..8].copy_from_slice(&u16::from(scale).to_be_bytes());
-        for (index, group) in digits.iter().rev().enumerate() {
-            bytes[8 + index * 2..10 + index * 2].copy_from_slice(&group.to_be_bytes());
+        for (place, group) in bytes[8..].chunks_exact_mut(2).zip(digits.iter().rev()) {
+            place.copy_from_slice(&group.to_be_bytes());
         }
         cell.bytes(true, &bytes[..8 + digits.len() * 2]);
     }
@@ -233,7 +236,12 @@ impl Field for Decimal {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test")]
+    #![expect(
+        clippy::unwrap_used,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        reason = "a test of small numbers"
+    )]
 
     use proptest::prelude::*;
 

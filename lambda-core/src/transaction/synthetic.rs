@@ -224,14 +224,10 @@ fn valid<T, E: std::fmt::Debug>(value: Result<T, E>) -> T {
 /// generator ascend and those of two differ.
 fn transaction_id(timestamp: Timestamp, sequence: u32, rng: &mut Rng) -> TransactionId {
     let millis = u64::try_from(timestamp.unix_micros() / 1000).unwrap_or_default();
-    let [.., low_2, low_1] = sequence.to_be_bytes();
-    let mut behind = [0; 10];
-    // The upper half of byte 0 is the version's, the two upper bits of byte 2 the variant's.
-    behind[0] = (sequence >> 30) as u8;
-    behind[1] = (sequence >> 22) as u8;
-    behind[2] = (sequence >> 16) as u8 & 0x3f;
-    behind[3] = low_2;
-    behind[4] = low_1;
+    // The upper half of byte 0 is the version's, the two upper bits of byte 2 the
+    // variant's: the number's 32 bits go into the 4 + 8 + 6 + 16 around them.
+    let [b4, b3, b2, b1] = sequence.to_be_bytes();
+    let mut behind = [b4 >> 6, b4 << 2 | b3 >> 6, b3 & 0x3f, b2, b1, 0, 0, 0, 0, 0];
     rng.fill(&mut behind[5..]);
     let uuid = uuid::Builder::from_unix_timestamp_millis(millis, &behind).into_uuid();
     valid(TransactionId::parse(&format!("TXN-{uuid}")))

@@ -205,7 +205,7 @@ impl Reader {
                 Ok(0) => break,
                 Ok(read) => filled += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.refused(error)),
+                Err(error) => return Err(self.refused(&error)),
             }
         }
         self.at += filled as u64;
@@ -233,11 +233,11 @@ impl Reader {
         self.consumed.load(Ordering::Relaxed)
     }
 
-    fn refused(&self, error: io::Error) -> Error {
+    fn refused(&self, error: &io::Error) -> Error {
         let from_disk =
             error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<DiskError>);
         let Some(kind) = self.encoding.extension().filter(|_| !from_disk) else {
-            return unusable(&self.input, &error);
+            return unusable(&self.input, error);
         };
         let defect = match error.kind() {
             io::ErrorKind::UnexpectedEof => "truncated",

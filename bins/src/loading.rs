@@ -127,20 +127,18 @@ fn line(report: &FileReport) -> String {
 
 /// Counts as people read them: those that are zero left out.
 fn counted(counts: &Counts) -> String {
-    let mut text = format!("{} read", counts.read);
-    for (count, name) in [
+    let outcomes = [
         (counts.inserted, "inserted"),
         (counts.confirmed, "confirmed"),
         (counts.corrected, "corrected"),
         (counts.superseded, "superseded"),
         (counts.duplicate, "duplicate"),
         (counts.rejected, "rejected"),
-    ] {
-        if count > 0 {
-            text.push_str(&format!(", {count} {name}"));
-        }
-    }
-    text
+    ];
+    let outcomes = outcomes.into_iter().filter(|(count, _)| *count > 0);
+    outcomes.fold(format!("{} read", counts.read), |text, (count, name)| {
+        format!("{text}, {count} {name}")
+    })
 }
 
 fn object(report: &FileReport) -> Value {

@@ -101,11 +101,11 @@ impl OpenChunk {
             .progress
             .claim
             .ok_or_else(|| Error::Fenced { what: lane.progress.lane.to_string() })?;
-        let (start, line) = (lane.chunk.start, lane.chunk.first_line);
+        let (start, first_line) = (lane.chunk.start, lane.chunk.first_line);
         let mut chunk = Self {
             claim,
             bytes: Arc::new(bytes),
-            framer: Framer::resume(start.cast_unsigned(), line.cast_unsigned()),
+            framer: Framer::resume(start.cast_unsigned(), first_line.cast_unsigned()),
             framed: 0,
             next: None,
             position: lane.progress.position.max(start),

@@ -89,7 +89,7 @@ impl Content {
             let read = fill(&file, &mut first, 0)?;
             Ok((Encoding::of(&first[..read]), Stamp::of(&file.metadata()?)?))
         };
-        let (encoding, stamp) = look().map_err(|error| unusable(input, error))?;
+        let (encoding, stamp) = look().map_err(|error| unusable(input, &error))?;
         refuse_wrong_name(input, encoding)?;
         Ok(Self { input: input.clone(), file: Arc::new(file), encoding, stamp })
     }
@@ -123,7 +123,7 @@ impl Content {
             )),
             Encoding::Zstandard => {
                 let decoder = zstd::stream::read::Decoder::new(disk);
-                Box::new(decoder.map_err(|error| unusable(&self.input, error))?)
+                Box::new(decoder.map_err(|error| unusable(&self.input, &error))?)
             }
         };
         Ok(Reader { input: self.input.clone(), encoding: self.encoding, bytes, consumed, at: 0 })
@@ -138,7 +138,7 @@ impl Content {
         match fill(&self.file, &mut bytes, range.start) {
             Ok(read) if read == bytes.len() => Ok(bytes),
             Ok(_) => Err(self.changed()),
-            Err(error) => Err(unusable(&self.input, error)),
+            Err(error) => Err(unusable(&self.input, &error)),
         }
     }
 
@@ -151,7 +151,7 @@ impl Content {
         match now {
             Ok(now) if now == self.stamp => Ok(()),
             Ok(_) => Err(self.changed()),
-            Err(error) => Err(unusable(&self.input, error)),
+            Err(error) => Err(unusable(&self.input, &error)),
         }
     }
 
@@ -185,7 +185,10 @@ pub struct Reader {
 
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reader").field("input", &self.input).field("at", &self.at).finish()
+        f.debug_struct("Reader")
+            .field("input", &self.input)
+            .field("at", &self.at)
+            .finish_non_exhaustive()
     }
 }
 
@@ -202,7 +205,7 @@ impl Reader {
                 Ok(0) => break,
                 Ok(read) => filled += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.refused(error)),
+                Err(error) => return Err(self.refused(&error)),
             }
         }
         self.at += filled as u64;
@@ -230,8 +233,9 @@ impl Reader {
         self.consumed.load(Ordering::Relaxed)
     }
 
-    fn refused(&self, error: io::Error) -> Error {
-        let from_disk = error.get_ref().is_some_and(|cause| cause.is::<DiskError>());
+    fn refused(&self, error: &io::Error) -> Error {
+        let from_disk =
+            error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<DiskError>);
         let Some(kind) = self.encoding.extension().filter(|_| !from_disk) else {
             return unusable(&self.input, error);
         };
@@ -317,7 +321,7 @@ fn refuse_wrong_name(input: &Input, encoding: Encoding) -> Result<(), Error> {
 }
 
 /// A file that could be opened and cannot be read: another run may.
-fn unusable(input: &Input, error: io::Error) -> Error {
+fn unusable(input: &Input, error: &io::Error) -> Error {
     Error::Interrupted { what: format!("{input} cannot be read: {error}") }
 }
 

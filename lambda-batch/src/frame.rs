@@ -117,7 +117,7 @@ impl Framer {
                 State::Between => self.between(rest)?,
                 State::Plain { field_start } => {
                     if let Some(frame) = self.plain(field_start, rest) {
-                        return self.checked(frame).map(Some);
+                        return Self::checked(frame).map(Some);
                     }
                 }
                 State::Quoted => self.quoted(rest),
@@ -142,11 +142,11 @@ impl Framer {
         }
         match self.open() {
             None => Ok(None),
-            Some((start, line)) => self.checked(Frame { start, end: self.at, line }).map(Some),
+            Some((start, line)) => Self::checked(Frame { start, end: self.at, line }).map(Some),
         }
     }
 
-    fn checked(&self, frame: Frame) -> Result<Frame, TooLong> {
+    fn checked(frame: Frame) -> Result<Frame, TooLong> {
         if frame.end - frame.start > RECORD_BYTES_MAX {
             return Err(TooLong::Record { line: frame.line });
         }
@@ -244,20 +244,20 @@ mod tests {
     /// All records of `content`, handed over in blocks of these sizes in turn.
     fn frames(content: &[u8], sizes: &[usize]) -> Result<Vec<Frame>, TooLong> {
         let mut framer = Framer::new();
-        let mut frames = Vec::new();
+        let mut found = Vec::new();
         let (mut at, mut turn) = (0, 0);
         while at < content.len() {
             let size = sizes[turn % sizes.len()].min(content.len() - at);
             let mut block = &content[at..at + size];
             while let Some(frame) = framer.next(&mut block)? {
-                frames.push(frame);
+                found.push(frame);
             }
             assert!(block.is_empty());
             (at, turn) = (at + size, turn + 1);
             assert_eq!(framer.position(), at as u64);
         }
-        frames.extend(framer.finish()?);
-        Ok(frames)
+        found.extend(framer.finish()?);
+        Ok(found)
     }
 
     fn reader(content: &[u8]) -> csv::Reader<&[u8]> {

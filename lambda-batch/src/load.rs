@@ -23,7 +23,7 @@ use crate::run::{Planned, Target, blocking, stopped};
 use crate::tally::Tally;
 
 /// How long a worker goes on while the server is away.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How often a job that somebody else holds is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -104,7 +104,7 @@ async fn start(
     let mut told = false;
     loop {
         let (holder, rest) = match lease::start(&target.jobs, job, first_byte, owner).await? {
-            Started::Attempt(attempt) => return Ok(Some(attempt)),
+            Started::Attempt(attempt) => return Ok(Some(*attempt)),
             Started::AlreadyCompleted => return Ok(None),
             Started::Leased { owner, rest } => (owner, rest),
         };
@@ -215,8 +215,9 @@ async fn follow_up(
     rejects: &mut Option<RejectsFile>,
 ) -> Outcome {
     let job = match &outcome {
-        Outcome::Loaded { job, .. } | Outcome::AlreadyLoaded { job } => job.clone(),
-        Outcome::Failed { job: Some(job), error: Error::Input { .. } } => job.clone(),
+        Outcome::Loaded { job, .. }
+        | Outcome::AlreadyLoaded { job }
+        | Outcome::Failed { job: Some(job), error: Error::Input { .. } } => job.clone(),
         _ => return outcome,
     };
     if let Some(rejects) = rejects

@@ -53,6 +53,7 @@ pub enum Outcome {
 impl FileReport {
     /// Records a second, of those that this run stored or looked through, planning
     /// included and waiting not.
+    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     pub fn records_per_second(&self) -> Option<f64> {
         let (records, waited) = match &self.outcome {
             Outcome::Loaded { records, waited, .. } => (*records, *waited),

@@ -15,7 +15,7 @@ use lambda_core::{Record, Transaction};
 use tokio::sync::watch;
 
 /// How long a server that is not there yet is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Loads CSV files (also .gz, .zst) into PostgreSQL, each exactly once: run again
 /// after whatever happened, it goes on where it was.

@@ -16,7 +16,7 @@ use crate::progress::Counts;
 use crate::remedy;
 
 /// How long a server that does not answer is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Everything about jobs is durable before it is believed (R5). A process that
 /// is frozen between two statements must not hold a job's row for ever.

@@ -68,7 +68,7 @@ const SET_COUNTS: &str = "\
 #[derive(Debug)]
 pub enum Started {
     /// It is ours.
-    Attempt(Attempt),
+    Attempt(Box<Attempt>),
     /// It was loaded before.
     AlreadyCompleted,
     /// Another run is at it.
@@ -95,7 +95,7 @@ pub struct JobLane {
 pub struct Attempt {
     jobs: Jobs,
     job: Job,
-    attempt: i32,
+    number: i32,
     lanes: Vec<JobLane>,
     heartbeat: JoinHandle<()>,
     fenced: watch::Receiver<bool>,
@@ -146,7 +146,8 @@ async fn try_start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Resu
     let heartbeat = Heartbeat { database: jobs.database().clone(), number: job.number, attempt };
     let heartbeat = tokio::spawn(heartbeat.run(fence));
     let (jobs, job) = (jobs.clone(), job.clone());
-    Ok(Started::Attempt(Attempt { jobs, job, attempt, lanes, heartbeat, fenced }))
+    let attempt = Attempt { jobs, job, number: attempt, lanes, heartbeat, fenced };
+    Ok(Started::Attempt(Box::new(attempt)))
 }
 
 fn found(row: &Row, owner: &str) -> Result<(Found, String, Duration), tokio_postgres::Error> {
@@ -276,7 +277,7 @@ impl Attempt {
         match end {
             _ if written => Ok(stored),
             End::Completed if stored.status == Status::Completed => Ok(stored),
-            _ if stored.attempt != self.attempt => Err(self.fenced_error()),
+            _ if stored.attempt != self.number => Err(self.fenced_error()),
             End::Pending { .. } if stored.status == Status::Pending => Ok(stored),
             End::Failed { .. } if stored.status == Status::Failed => Ok(stored),
             _ => Err(Error::Interrupted {
@@ -302,7 +303,7 @@ impl Attempt {
         );
         let job = &self.job;
         let written =
-            client.execute(&sql, &[&job.number, &self.attempt, &job.pipeline, &job.source]).await?;
+            client.execute(&sql, &[&job.number, &self.number, &job.pipeline, &job.source]).await?;
         Ok(written == 1)
     }
 
@@ -321,7 +322,7 @@ impl Attempt {
         let written = client
             .execute(
                 &sql,
-                &[&job.number, &self.attempt, &job.pipeline, &job.source, &status.as_str(), &error],
+                &[&job.number, &self.number, &job.pipeline, &job.source, &status.as_str(), &error],
             )
             .await?;
         Ok(written == 1)

@@ -35,10 +35,12 @@ pub(super) async fn act(
     sql: &Connection,
     narrator: &mut Narrator<'_>,
 ) -> Result<(), Failure> {
-    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join(SAMPLE).canonicalize()?;
     let load = stage.loader("lambda-csv-batch");
+    // Paths in the demo's own folder say nothing to anybody.
     let shown = |output: String| output.replace(&format!("{}/", stage.folder().display()), "");
-    narrator.output("lambda-csv-batch", &stage.run(&load.clone().arg(&sample)).await?)?;
+    let sample = stage.folder().join("financial_transactions.csv");
+    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join(SAMPLE), &sample)?;
+    narrator.output("lambda-csv-batch", &shown(stage.run(&load.clone().arg(&sample)).await?))?;
 
     let again = stage.folder().join("the-same-under-another-name.csv");
     std::fs::copy(&sample, &again)?;

@@ -53,8 +53,8 @@ pub(super) async fn act(
     kill_one(sql, &mut consumers, narrator).await?;
 
     producer.signal(Signal::TERM)?;
-    let produced = producer.wait(PATIENCE).await?.expect_code(0)?;
-    narrator.output("lambda-producer", &produced.stdout)?;
+    let ended = producer.wait(PATIENCE).await?.expect_code(0)?;
+    narrator.output("lambda-producer", &ended.stdout)?;
     let ledger = Ledger::read(&ledger_file)?;
     drain(sql, &ledger, consumers, narrator).await?;
     Ok(ledger)
@@ -91,7 +91,7 @@ async fn kill_one(
             frozen.misses + 1
         ),
     )?;
-    let positions: Vec<String> = lanes.iter().map(|lane| lane.to_string()).collect();
+    let positions: Vec<String> = lanes.iter().map(ToString::to_string).collect();
     narrator.more(format_args!("stored positions: {}", positions.join(", ")))?;
 
     let (pid, killed) = (victim.pid(), Instant::now());

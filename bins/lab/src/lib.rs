@@ -2,6 +2,7 @@
 //! under test, generated input. Never published and in no image.
 
 pub mod harness;
+pub mod ledger;
 pub mod processes;
 pub mod servers;
 

@@ -138,7 +138,7 @@ async fn open<R: Record>(
             watch(Step::Planning { file: &file, bytes, bytes_total });
             if *stop.borrow() { Err(stopped(&input)) } else { Ok(()) }
         })?;
-        let header = Header::parse::<R>(plan.header.as_bytes())
+        let header = Header::parse(plan.header.as_bytes(), const { &R::TABLE })
             .map_err(|error| Error::Input { what: format!("{file}: {error}") })?;
         Ok(Planned { content: Arc::new(content), plan, header })
     };

@@ -86,3 +86,19 @@ impl fmt::Display for Reject {
         write!(f, "{}: {}", self.reason, self.detail)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_detail_is_storable(detail in any::<String>(), repeat in 1..200_usize) {
+            let reject = Reject::new(Reason::InvalidField, detail.repeat(repeat));
+            prop_assert!(reject.detail.len() <= DETAIL_BYTES_MAX);
+            prop_assert!(!reject.detail.contains('\0'));
+        }
+    }
+}

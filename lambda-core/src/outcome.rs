@@ -64,3 +64,38 @@ pub fn decide(record: Authority, row: Option<Standing>) -> Outcome {
         (Less, _) => Outcome::Superseded,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Outcome::{Confirmed, Corrected, Duplicate, Inserted, Rejected, Superseded};
+
+    #[test]
+    fn every_combination_has_the_outcome_of_the_table() {
+        let job = |number, as_of_micros| Authority::Batch(JobRef { as_of_micros, number });
+        // From the lowest authority to the highest; of two jobs of one moment the
+        // later one counts more, whatever the ids of others.
+        let authorities = [Authority::Stream, job(9, 10), job(1, 20), job(2, 20), job(3, 30)];
+        // The record's rank against the row's, same content, other content.
+        let table = [
+            (std::cmp::Ordering::Greater, Confirmed, Corrected),
+            (std::cmp::Ordering::Equal, Duplicate, Rejected),
+            (std::cmp::Ordering::Less, Superseded, Superseded),
+        ];
+        let mut met = 0;
+        for (rank, record) in authorities.into_iter().enumerate() {
+            assert_eq!(decide(record, None), Inserted);
+            for (standing, authority) in authorities.into_iter().enumerate() {
+                for (order, same, other) in table {
+                    if rank.cmp(&standing) == order {
+                        let row = |same_content| Some(Standing { authority, same_content });
+                        assert_eq!(decide(record, row(true)), same, "{record:?} {authority:?}");
+                        assert_eq!(decide(record, row(false)), other, "{record:?} {authority:?}");
+                        met += 1;
+                    }
+                }
+            }
+        }
+        assert_eq!(met, 25);
+    }
+}

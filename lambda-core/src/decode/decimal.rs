@@ -158,3 +158,121 @@ fn exponent(rest: &[u8]) -> Result<i64, NumberError> {
     });
     Ok(if negative { -value } else { value })
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The value as schoolbook digits: sign, digits without leading and trailing
+    /// zeros, and the power of ten of the last one.
+    fn reference(text: &str) -> Option<(bool, String, i64)> {
+        let (negative, rest) = match text.as_bytes().first()? {
+            b'-' => (true, &text[1..]),
+            b'+' => (false, &text[1..]),
+            _ => (false, text),
+        };
+        let (mantissa, power) = match rest.find(['e', 'E']) {
+            Some(at) => (&rest[..at], rest[at + 1..].parse::<i64>().ok()?),
+            None => (rest, 0),
+        };
+        let (whole, behind) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let digits = format!("{whole}{behind}");
+        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let kept = digits.trim_end_matches('0');
+        let power = power - behind.len() as i64 + (digits.len() - kept.len()) as i64;
+        let kept = kept.trim_start_matches('0');
+        let power = if kept.is_empty() { 0 } else { power };
+        Some((negative, kept.to_owned(), power))
+    }
+
+    /// The value times 10^scale: its whole digits and its digits behind the point.
+    fn shifted((_, digits, power): &(bool, String, i64), scale: i64) -> (String, String) {
+        let power = power + scale;
+        if digits.is_empty() {
+            return (String::new(), String::new());
+        }
+        if power >= 0 {
+            return (format!("{digits}{}", "0".repeat(power as usize)), String::new());
+        }
+        let behind = power.unsigned_abs() as usize;
+        let padded = format!("{}{digits}", "0".repeat(behind.saturating_sub(digits.len())));
+        let (whole, fraction) = padded.split_at(padded.len() - behind);
+        (whole.to_owned(), fraction.to_owned())
+    }
+
+    fn number(digits: &str) -> Option<i64> {
+        let digits = digits.trim_start_matches('0');
+        let digits = if digits.is_empty() { "0" } else { digits };
+        (digits.len() <= 18).then(|| digits.parse().ok()).flatten()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        #[test]
+        fn agrees_with_schoolbook_arithmetic(
+            text in "[+-]?[0-9]{0,12}0{0,12}[0-9]{0,9}(\\.0{0,12}[0-9]{0,12}0{0,9}[0-9]{0,2})?([eE][+-]?[0-9]{1,2})?",
+            scale in 0..=6_u8,
+        ) {
+            let Some(value) = reference(&text) else {
+                prop_assert_eq!(Number::parse(&text), Err(NumberError::Syntax));
+                return Ok(());
+            };
+            let parsed = Number::parse(&text).unwrap();
+            let (whole, behind) = shifted(&value, i64::from(scale));
+            let sign = if value.0 { -1 } else { 1 };
+            let exact = number(&whole).filter(|_| behind.is_empty()).map(|digits| sign * digits);
+            prop_assert_eq!(parsed.exact(scale).ok(), exact, "{} at {}", text, scale);
+            let up = i64::from(behind.starts_with(|digit| digit >= '5'));
+            let one = value.1 == "1" && value.2 == 0;
+            let below_one = shifted(&value, 0).0.bytes().all(|digit| digit == b'0');
+            let inside = value.1.is_empty() || !value.0 && (one || below_one);
+            prop_assert_eq!(parsed.is_fraction(), inside, "{}", text);
+            if inside {
+                let rounded = number(&whole).map(|digits| digits + up);
+                prop_assert_eq!(parsed.rounded(scale).ok(), rounded, "{} at {}", text, scale);
+            }
+        }
+
+        #[test]
+        fn no_text_panics(text in "[-+0-9.eE]{0,40}", scale in 0..=18_u8) {
+            let parsed = Number::parse(&text);
+            prop_assert_eq!(parsed.is_ok(), reference(&text).is_some() || huge(&text));
+            if let Ok(number) = parsed {
+                let (exact, rounded) = (number.exact(scale), number.rounded(scale));
+                prop_assert!(exact.is_err() || exact == rounded);
+            }
+        }
+    }
+
+    /// Whether only the exponent is too large for the reference.
+    fn huge(text: &str) -> bool {
+        text.find(['e', 'E']).is_some_and(|at| {
+            let exponent = text[at + 1..].trim_start_matches(['-', '+']);
+            let one_sign = text[at + 1..].len() - exponent.len() <= 1;
+            one_sign
+                && exponent.len() > 18
+                && exponent.bytes().all(|byte| byte.is_ascii_digit())
+                && reference(&text[..at]).is_some()
+        })
+    }
+
+    #[test]
+    fn huge_exponents_neither_overflow_nor_loop() {
+        let exact = |text: &str| Number::parse(text).unwrap().exact(2);
+        assert_eq!(exact("0e999999999"), Ok(0));
+        assert_eq!(exact("-0.000e-99999999999999999999999"), Ok(0));
+        assert_eq!(exact("1e-400"), Err(NumberError::Decimals));
+        assert_eq!(exact("1e99999999999999999999999999"), Err(NumberError::Range));
+        assert_eq!(exact("1e-99999999999999999999999999"), Err(NumberError::Decimals));
+        let rounded = |text: &str| Number::parse(text).unwrap().rounded(2);
+        assert_eq!(rounded("9e-99999999999999999999999999"), Ok(0));
+        assert_eq!(rounded("1e99999999999999999999999999"), Err(NumberError::Range));
+    }
+}

@@ -75,3 +75,55 @@ fn hash(parts: &[&[u8]]) -> i64 {
     }
     xxh3_64(&all).cast_signed()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_checksum_tells_any_changed_byte_lane_or_position(
+            content in proptest::collection::vec(any::<u8>(), 1..200),
+            at in any::<proptest::sample::Index>(), flip in 1..=255_u8,
+            lane in any::<i32>(), position in 0..i64::MAX,
+        ) {
+            let of = |content: &[u8], lane, position| Checksum::of(content, LaneId(lane), position);
+            let checksum = of(&content, lane, position);
+            prop_assert_eq!(checksum, of(&content, lane, position));
+            prop_assert_ne!(checksum, of(&content, lane.wrapping_add(1), position));
+            prop_assert_ne!(checksum, of(&content, lane, position + 1));
+            let mut changed = content.clone();
+            changed[at.index(content.len())] ^= flip;
+            prop_assert_ne!(checksum, of(&changed, lane, position));
+            prop_assert_ne!(checksum, of(&content[1..], lane, position));
+        }
+
+        #[test]
+        fn ownership_and_displacement_tell_any_changed_part(
+            checksum in any::<i64>(), xid in any::<i64>(), other in any::<i64>(),
+        ) {
+            prop_assume!(other != checksum);
+            let sum = Checksum(checksum);
+            let owned = ownership(sum, Some("BAT00001"), xid);
+            prop_assert_ne!(owned, ownership(Checksum(other), Some("BAT00001"), xid));
+            prop_assert_ne!(owned, ownership(sum, Some("BAT00002"), xid));
+            prop_assert_ne!(owned, ownership(sum, None, xid));
+            prop_assert_ne!(owned, ownership(sum, Some("BAT00001"), xid.wrapping_add(1)));
+            let moved = displacement((sum, None, xid), (Checksum(other), "BAT00001", xid));
+            prop_assert_ne!(
+                moved,
+                displacement((Checksum(other), None, xid), (sum, "BAT00001", xid))
+            );
+            prop_assert_ne!(
+                moved,
+                displacement((sum, Some("BAT00001"), xid), (Checksum(other), "BAT00001", xid))
+            );
+            prop_assert_ne!(
+                moved,
+                displacement((sum, None, xid), (Checksum(other), "BAT00002", xid))
+            );
+        }
+    }
+}

@@ -230,3 +230,119 @@ impl Field for Decimal {
         cell.bytes(true, &bytes[..8 + digits.len() * 2]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// One numeric column of 18 digits, for each scale.
+    fn table(scale: u8) -> &'static Table {
+        static KEYS: std::sync::OnceLock<Vec<Table>> = std::sync::OnceLock::new();
+        let tables = KEYS.get_or_init(|| {
+            let column = |scale| {
+                Column::new("value", ColumnType::Numeric { precision: 18, scale }).nullable()
+            };
+            (0..=18)
+                .map(|scale| Table {
+                    name: "numbers",
+                    key: 0,
+                    columns: Box::leak(Box::new([column(scale)])),
+                })
+                .collect()
+        });
+        &tables[usize::from(scale)]
+    }
+
+    fn encoded(unscaled: i64, scale: u8) -> Result<Vec<u8>, Reject> {
+        let mut out = Vec::new();
+        let mut row = RowWriter::new(table(scale), &mut out);
+        row.put(Decimal { unscaled, scale });
+        let row = row.finish()?;
+        Ok(out[row.content].to_vec())
+    }
+
+    /// PostgreSQL's `numeric_send`, from the decimal text: groups of four digits
+    /// to both sides of the point, zero groups stripped at both ends.
+    fn reference(unscaled: i64, scale: u8) -> Vec<u8> {
+        let scale = usize::from(scale);
+        let digits = format!("{:0>1$}", unscaled.unsigned_abs(), scale + 1);
+        let (whole, behind) = digits.split_at(digits.len() - scale);
+        let whole = format!("{}{whole}", "0".repeat((4 - whole.len() % 4) % 4));
+        let behind = format!("{behind}{}", "0".repeat((4 - behind.len() % 4) % 4));
+        let all = format!("{whole}{behind}");
+        let mut groups: Vec<i16> =
+            (0..all.len()).step_by(4).map(|at| all[at..at + 4].parse().unwrap()).collect();
+        let mut weight = whole.len() as i16 / 4 - 1;
+        while groups.first() == Some(&0) {
+            groups.remove(0);
+            weight -= 1;
+        }
+        while groups.last() == Some(&0) {
+            groups.pop();
+        }
+        if groups.is_empty() {
+            weight = 0;
+        }
+        let mut bytes = (8 + 2 * groups.len() as i32).to_be_bytes().to_vec();
+        bytes.extend((groups.len() as i16).to_be_bytes());
+        bytes.extend(weight.to_be_bytes());
+        bytes.extend(if unscaled < 0 { [0x40, 0] } else { [0, 0] });
+        bytes.extend((scale as i16).to_be_bytes());
+        bytes.extend(groups.iter().flat_map(|group| group.to_be_bytes()));
+        bytes
+    }
+
+    const END: i64 = 1_000_000_000_000_000_000;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        #[test]
+        fn numerics_are_as_postgresql_sends_them(
+            value in 1 - END..END, cut in 0..18_u32, zeros in 0..18_u32, scale in 0..=18_u8,
+        ) {
+            // Small values and round ones as often as long ones.
+            let value = value / 10_i64.pow(cut);
+            let value = value / 10_i64.pow(zeros) * 10_i64.pow(zeros);
+            prop_assert_eq!(encoded(value, scale).unwrap(), reference(value, scale));
+        }
+    }
+
+    #[test]
+    fn numerics_at_the_edges_are_exact_or_rejected() {
+        for scale in 0..=18 {
+            for value in [0, 1, -1, 9_999, 10_000, -10_000, END - 1, 1 - END] {
+                assert_eq!(encoded(value, scale).unwrap(), reference(value, scale));
+            }
+            for value in [END, -END, i64::MAX, i64::MIN] {
+                assert_eq!(encoded(value, scale).unwrap_err().reason, Reason::InvalidField);
+            }
+        }
+    }
+
+    #[test]
+    fn a_rejected_row_leaves_the_buffer_as_it_was() {
+        static TABLE: Table = Table {
+            name: "notes",
+            key: 0,
+            columns: &[Column::new("note", ColumnType::Text), Column::new("n", ColumnType::Int8)],
+        };
+        let mut out = b"before".to_vec();
+        let mut row = RowWriter::new(&TABLE, &mut out);
+        row.put("a\0b").put(None::<i64>);
+        assert_eq!(row.finish().unwrap_err().reason, Reason::NulCharacter);
+        let mut row = RowWriter::new(&TABLE, &mut out);
+        row.put("a").put(None::<i64>);
+        assert_eq!(row.finish().unwrap_err().reason, Reason::MissingField);
+        assert_eq!(out, b"before");
+        let mut row = RowWriter::new(&TABLE, &mut out);
+        row.put("a").put(7_i64);
+        let row = row.finish().unwrap();
+        assert_eq!(&out[row.key], b"a");
+        assert_eq!(row.content, 6..out.len());
+    }
+}

@@ -148,3 +148,103 @@ fn date_of(days: i64) -> (i64, i64, i64) {
     let month = (march_month + 2) % 12 + 1;
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn micros(text: &str) -> Option<i64> {
+        Timestamp::parse(text).ok().map(Timestamp::unix_micros)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        #[test]
+        fn every_moment_reads_back(micros in FIRST..END) {
+            let moment = Timestamp::from_unix_micros(micros).unwrap();
+            prop_assert_eq!(Timestamp::parse(&moment.to_string()), Ok(moment));
+        }
+
+        #[test]
+        fn agrees_with_jiff(
+            year in 1..=9999_i16, month in 0..=13_i8, day in 0..=32_i8,
+            hour in 0..=24_i8, minute in 0..=60_i8, second in 0..=60_i8,
+            fraction in "[0-9]{1,6}", zone in -1439..=1439_i64,
+        ) {
+            let clock = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
+            let micros_behind: i64 = format!("{fraction:0<6}").parse().unwrap();
+            let sign = if zone < 0 { '-' } else { '+' };
+            let (hours, minutes) = (zone.abs() / 60, zone.abs() % 60);
+            let text = format!("{clock}.{fraction}{sign}{hours:02}:{minutes:02}");
+            let expected = jiff::civil::DateTime::new(year, month, day, hour, minute, second, 0)
+                .ok()
+                .map(|civil| civil.duration_since(jiff::civil::date(1970, 1, 1).at(0, 0, 0, 0)))
+                .map(|since| (since.as_secs() - zone * 60) * MICROS_PER_SECOND + micros_behind)
+                .filter(|micros| (FIRST..END).contains(micros));
+            prop_assert_eq!(micros(&text), expected, "{}", text);
+        }
+
+        #[test]
+        fn no_text_panics(text in "\\PC{0,40}", mutation in 0..40_usize, by in any::<char>()) {
+            let _ = Timestamp::parse(&text);
+            let mut characters: Vec<char> = "2026-01-31 23:59:58.123456+02:00".chars().collect();
+            if let Some(place) = characters.get_mut(mutation) {
+                *place = by;
+            }
+            let mutated: String = characters.into_iter().collect();
+            if let Ok(moment) = Timestamp::parse(&mutated) {
+                prop_assert_eq!(Timestamp::parse(&moment.to_string()), Ok(moment));
+            }
+        }
+    }
+
+    #[test]
+    fn both_forms_and_cut_fractions_are_read() {
+        let second = 1_750_000_000 * MICROS_PER_SECOND;
+        for text in [
+            "2025-06-15 15:06:40",
+            "2025-06-15 15:06:40.0000009",
+            "2025-06-15T15:06:40Z",
+            "2025-06-15t15:06:40z",
+            "2025-06-15T17:06:40+02:00",
+            "2025-06-15 11:06:40-04:00",
+        ] {
+            assert_eq!(micros(text), Some(second), "{text}");
+        }
+        assert_eq!(micros("2025-06-15 15:06:40.1234567"), Some(second + 123_456));
+        assert_eq!(micros("1969-12-31 23:59:59.9"), Some(-100_000));
+    }
+
+    #[test]
+    fn what_is_no_moment_is_refused() {
+        for text in [
+            "",
+            "2025-06-15",
+            "2025-06-15T15:06:40",
+            "2025-06-15 24:00:00",
+            "2025-06-15 15:06:60",
+            "2025-06-15 15:06",
+            "2025-06-15 15:06:40.",
+            "2025-06-15 15:06:40 ",
+            "2025-06-15 15:06:40 UTC",
+            "2025-06-15T15:06:40+0200",
+            "2025-06-15T15:06:40+24:00",
+            "2025-06-15T15:06:40Z[UTC]",
+            "2025-02-29 00:00:00",
+            "1900-02-29 00:00:00",
+            "0000-01-01 00:00:00",
+            "0001-01-01T00:00:00+00:01",
+            "9999-12-31T23:59:59-00:01",
+            "+2025-06-15 15:06:40",
+            " 2025-06-15 15:06:40",
+            "2025-06-15 1\u{661}:06:40",
+        ] {
+            assert_eq!(micros(text), None, "{text}");
+        }
+    }
+}

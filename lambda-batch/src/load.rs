@@ -72,11 +72,12 @@ async fn work<R: Record>(
     options: &Options,
     stop: &watch::Receiver<bool>,
 ) -> Result<Outcome, Error> {
-    let owner = owner();
+    let (owner, begun) = (owner(), Instant::now());
     let Some(attempt) = start(planned, job, target, &owner, stop).await? else {
         let job = target.jobs.get(job.number).await?.unwrap_or_else(|| job.clone());
         return Ok(Outcome::AlreadyLoaded { job: Box::new(job) });
     };
+    let waited = begun.elapsed();
     let before: i64 = attempt.lanes().iter().map(|lane| lane.progress.counts.read).sum();
     tracing::info!(job = job.job_id(), records = job.records, stored = before, "loading");
     let result = store::<R>(planned, &attempt, target, options, owner, stop).await;
@@ -86,7 +87,7 @@ async fn work<R: Record>(
     result?;
     let job = ended?;
     let records = job.counts.read - before;
-    Ok(Outcome::Loaded { job: Box::new(job), records })
+    Ok(Outcome::Loaded { job: Box::new(job), records, waited })
 }
 
 /// Starts the job, or waits as long as a lease lasts for whoever is at it: a dead
@@ -100,6 +101,7 @@ async fn start(
 ) -> Result<Option<Attempt>, Error> {
     let give_up = Instant::now() + LEASE + LOOK_EVERY;
     let first_byte = planned.plan.first_byte();
+    let mut told = false;
     loop {
         let (holder, rest) = match lease::start(&target.jobs, job, first_byte, owner).await? {
             Started::Attempt(attempt) => return Ok(Some(attempt)),
@@ -114,7 +116,10 @@ async fn start(
                 ),
             });
         }
-        tracing::info!(job = job.job_id(), holder, lease_ends_in = ?rest, "waiting for the job");
+        if !told {
+            tracing::info!(job = job.job_id(), holder, lease_ends_in = ?rest, "waiting for the job");
+            told = true;
+        }
         let mut stop = stop.clone();
         tokio::select! {
             () = tokio::time::sleep(rest.clamp(LOOK_EVERY / 10, LOOK_EVERY)) => {}

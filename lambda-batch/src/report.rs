@@ -26,6 +26,8 @@ pub enum Outcome {
         /// Records that this run stored: fewer than the job's if it went on with
         /// what a former run had left.
         records: i64,
+        /// How long it waited for another run to let go of the job.
+        waited: Duration,
     },
     /// Its content was loaded before; nothing was written.
     AlreadyLoaded {
@@ -49,13 +51,15 @@ pub enum Outcome {
 }
 
 impl FileReport {
-    /// Records a second, of those that this run stored or looked through.
+    /// Records a second, of those that this run stored or looked through, planning
+    /// included and waiting not.
     pub fn records_per_second(&self) -> Option<f64> {
-        let records = match &self.outcome {
-            Outcome::Loaded { records, .. } | Outcome::Checked { records, .. } => *records,
+        let (records, waited) = match &self.outcome {
+            Outcome::Loaded { records, waited, .. } => (*records, *waited),
+            Outcome::Checked { records, .. } => (*records, Duration::ZERO),
             Outcome::AlreadyLoaded { .. } | Outcome::Failed { .. } => return None,
         };
-        let seconds = self.elapsed.as_secs_f64();
+        let seconds = self.elapsed.saturating_sub(waited).as_secs_f64();
         (seconds > 0.0).then(|| records as f64 / seconds)
     }
 

@@ -1,0 +1,13 @@
+//! The example of a record type of one's own does what it says.
+
+#[expect(dead_code, unreachable_pub, reason = "an example is a program")]
+#[path = "../examples/own_record.rs"]
+mod own_record;
+
+#[tokio::test]
+async fn a_message_and_a_row_of_the_same_reading_are_one_row()
+-> Result<(), Box<dyn std::error::Error>> {
+    let counts = own_record::run().await?;
+    assert_eq!((counts.read, counts.inserted, counts.duplicate), (2, 1, 1));
+    Ok(())
+}

@@ -1,8 +1,10 @@
 //! The laboratory: servers for tests and the demo, the test harness, processes
 //! under test, generated input. Never published and in no image.
 
+pub mod demo;
 pub mod generate;
 pub mod harness;
+pub mod ledger;
 pub mod processes;
 pub mod servers;
 

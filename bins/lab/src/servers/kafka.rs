@@ -50,12 +50,17 @@ impl Kafka {
     /// When none of them can be used.
     pub async fn start(scratch: &Arc<Scratch>) -> Result<Self, Failure> {
         if let Ok(bootstrap) = env::var(SERVERS) {
-            return Ok(Self::of(bootstrap, Broker::Given));
+            return Ok(Self::at(&bootstrap));
         }
         if docker::available().await? {
             return Self::container(scratch).await;
         }
         Self::in_process()
+    }
+
+    /// A cluster that is there.
+    pub fn at(bootstrap: &str) -> Self {
+        Self::of(bootstrap.to_owned(), Broker::Given)
     }
 
     /// Whether [`Kafka::start`] would give a real broker.

@@ -59,15 +59,23 @@ impl Postgres {
     /// When none of them can be used.
     pub async fn start(scratch: &Arc<Scratch>) -> Result<Self, Failure> {
         if let Ok(url) = env::var(URL) {
-            let admin = Login::from_url(&url)?;
-            let given = Self::of(admin, Server::Given);
-            given.drop_stale().await?;
-            return Ok(given);
+            return Self::at(&url).await;
         }
         if docker::available().await? {
             return Self::container(scratch).await;
         }
         Self::local(scratch).await
+    }
+
+    /// A server that is there; databases that killed processes left on it are
+    /// dropped.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or refuses.
+    pub async fn at(url: &str) -> Result<Self, Failure> {
+        let given = Self::of(Login::from_url(url)?, Server::Given);
+        given.drop_stale().await?;
+        Ok(given)
     }
 
     /// A local server, whatever else there is.

@@ -1,0 +1,86 @@
+//! `cargo demo`: both layers on servers of its own. A consumer is frozen inside
+//! COPY and killed, a file is loaded twice, a batch record corrects a streamed
+//! one, and plain SQL is compared with what the producer's ledger says.
+
+mod files;
+mod freeze;
+mod stage;
+mod stream;
+mod verdict;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::ValueEnum;
+
+use self::stage::{Narrator, Stage};
+pub use self::verdict::Verdict;
+use crate::Failure;
+
+/// What to show.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the platform's programs are; without it, they are built first.
+    pub programs: Option<PathBuf>,
+    /// How many transactions are produced in a second.
+    pub rate: u64,
+    /// What to damage before the comparison, to see that it is noticed.
+    pub damage: Option<Damage>,
+    /// A PostgreSQL server to use, in a database of the demo's own.
+    pub database_url: Option<String>,
+    /// A Kafka cluster to use, with a topic of the demo's own.
+    pub bootstrap_servers: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let (programs, damage, database_url, bootstrap_servers) = (None, None, None, None);
+        Self { programs, rate: 20_000, damage, database_url, bootstrap_servers }
+    }
+}
+
+/// A damage that breaks one invariant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Damage {
+    /// A streamed row is deleted.
+    LostRow,
+    /// A row is planted.
+    PlantedRow,
+    /// A dead letter is deleted.
+    LostDeadLetter,
+    /// A lane counts a record too many.
+    WrongCount,
+}
+
+/// Plays the demo and tells it to `out`.
+///
+/// # Errors
+/// When something could not be shown. That an invariant is broken is no error
+/// but the verdict.
+pub async fn play(options: &Options, out: &mut (dyn Write + Send)) -> Result<Verdict, Failure> {
+    let began = Instant::now();
+    let mut narrator = Narrator::new(out, began);
+    let stage = Stage::set(options, &mut narrator).await?;
+    let verdict = act(options, &stage, &mut narrator).await;
+    stage.clear().await;
+    let verdict = verdict?;
+    narrator.end(verdict.holds(), began.elapsed())?;
+    Ok(verdict)
+}
+
+async fn act(
+    options: &Options,
+    stage: &Stage,
+    narrator: &mut Narrator<'_>,
+) -> Result<Verdict, Failure> {
+    let sql = stage.database().connect().await?;
+    let ledger = stream::act(options, stage, &sql, narrator).await?;
+    files::act(stage, &sql, narrator).await?;
+    if let Some(damage) = options.damage {
+        verdict::damage(damage, &sql, narrator).await?;
+    }
+    let verdict = Verdict::of(&ledger, &sql).await?;
+    narrator.verdict(&verdict)?;
+    Ok(verdict)
+}

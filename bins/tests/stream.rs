@@ -1,0 +1,332 @@
+//! The way from a topic to the table, end to end: the real binaries, a real
+//! database, real signals.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use lambda_core::postgres::Connection;
+use lambda_lab::Failure;
+use lambda_lab::harness::Context;
+use lambda_lab::ledger::Ledger;
+use lambda_lab::processes::{Process, Program, Signal};
+use lambda_lab::servers::Database;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use serde_json::Value;
+
+/// How long anything may take, a session that has to time out included.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    lambda_lab::harness::main(|suite| {
+        suite.deadline(180);
+        suite.kafka("three consumers store every message once, ledger and table agree", three);
+        suite.kafka("a consumer killed half-way is replaced by another", killed);
+        suite.kafka("SIGTERM drains, exits 0, and the next run goes on from there", sigterm);
+        suite.kafka("a run to the end that is stopped early exits 75", stopped_early);
+        suite.kafka("a consumer that finds no topic waits, and stops when told", no_topic);
+        suite.kafka("a position that the topic does not hold stops with a remedy", out_of_range);
+        suite.kafka("another group's active lanes are not taken without --take-over", groups);
+        suite.kafka("a file of JSON lines or CSV is produced record by record", from_file);
+        suite.real_kafka("a topic that ends in transaction markers is read to its end", markers);
+        suite.real_kafka("the broker-side group protocol works by configuration", broker_side);
+    })
+}
+
+/// What every test here works with.
+struct Bench {
+    context: Context,
+    database: Database,
+    sql: Connection,
+    topic: String,
+    bootstrap: String,
+    ledger: PathBuf,
+}
+
+impl Bench {
+    async fn new(context: Context, partitions: i32) -> Result<Self, Failure> {
+        let topic = context.topic("transactions", partitions).await?;
+        Self::on(context, topic).await
+    }
+
+    async fn on(context: Context, topic: String) -> Result<Self, Failure> {
+        let database = context.database().await?;
+        let sql = database.connect().await?;
+        let bootstrap = context.bootstrap().await?;
+        let ledger = context.folder()?.join("ledger.jsonl");
+        Ok(Self { context, database, sql, topic, bootstrap, ledger })
+    }
+
+    fn program(&self, path: &str) -> Program {
+        self.context
+            .program(path)
+            .env("KAFKA_BOOTSTRAP_SERVERS", &self.bootstrap)
+            .env("KAFKA_TOPIC", &self.topic)
+            .env("KAFKA_GROUP_ID", format!("{}-group", self.topic))
+            .args(["--output", "json"])
+    }
+
+    fn consumer(&self) -> Program {
+        let program = self.program(env!("CARGO_BIN_EXE_lambda-consumer"));
+        program.envs(self.database.environment())
+    }
+
+    /// A producer of repeatable traffic with repeated and invalid messages.
+    fn producer(&self, count: u32, rate: u32) -> Program {
+        self.program(env!("CARGO_BIN_EXE_lambda-producer-stream"))
+            .args(["--seed", "7", "--duplicate-ratio", "0.02", "--invalid-ratio", "0.01"])
+            .args(["--count", &count.to_string(), "--rate", &rate.to_string()])
+            .arg("--ledger")
+            .arg(&self.ledger)
+    }
+
+    async fn produce(&self, count: u32) -> Result<Ledger, Failure> {
+        self.producer(count, 0).run(DEADLINE).await?.expect_code(0)?;
+        let ledger = Ledger::read(&self.ledger)?;
+        assert_eq!(ledger.kinds().all(), i64::from(count));
+        Ok(ledger)
+    }
+
+    async fn consume_to_end(&self) -> Result<Value, Failure> {
+        let ended = self.consumer().arg("--exit-at-end").run(DEADLINE).await?.expect_code(0)?;
+        Ok(serde_json::from_str(&ended.stdout)?)
+    }
+
+    async fn number(&self, sql: &str) -> Result<i64, Failure> {
+        Ok(self.sql.query_one(sql, &[]).await?.try_get(0)?)
+    }
+
+    async fn read(&self) -> Result<i64, Failure> {
+        self.number("select coalesce(sum(read), 0)::bigint from ingest_progress").await
+    }
+
+    /// Waits until at least so many messages are stored.
+    async fn stored(&self, at_least: i64) -> Result<(), Failure> {
+        let waited = tokio::time::timeout(DEADLINE, async {
+            while self.read().await? < at_least {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Ok::<_, Failure>(())
+        });
+        match waited.await {
+            Ok(done) => done,
+            Err(_) => Err(format!("only {} of {at_least} were stored", self.read().await?).into()),
+        }
+    }
+
+    /// Waits until the process holds lanes, by the name it writes beside claims.
+    async fn holds_lanes(&self, process: &Process) -> Result<(), Failure> {
+        let sql = format!(
+            "select count(*) from ingest_progress where owner like '% pid {}'",
+            process.pid()
+        );
+        let waited = tokio::time::timeout(DEADLINE, async {
+            while self.number(&sql).await? == 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Ok::<_, Failure>(())
+        });
+        waited.await.map_err(|_| format!("no lane was claimed:\n{}", process.stderr()))?
+    }
+
+    /// Everything delivered is stored once, and nothing else: by the counts, by the
+    /// ids, by the dead letters' places and bytes, and by the positions.
+    async fn is_exact(&self, ledger: &Ledger) -> Result<(), Failure> {
+        let sum = "select sum(read)::bigint, sum(inserted)::bigint, sum(duplicate)::bigint, \
+                   sum(rejected)::bigint from ingest_progress";
+        let row = self.sql.query_one(sum, &[]).await?;
+        let counts: [i64; 4] = [row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?];
+        let kinds = ledger.kinds();
+        assert_eq!(counts, [kinds.all(), kinds.valid, kinds.duplicate, kinds.invalid]);
+        let differences = ledger.compare(&self.sql).await?;
+        assert!(differences.is_empty(), "{differences}");
+        let unexplained = "select count(*) from dead_letters where reason = '' or detail = ''";
+        assert_eq!(self.number(unexplained).await?, 0);
+        for row in self.sql.query("select partition, position from ingest_progress", &[]).await? {
+            let (partition, position): (i32, i64) = (row.try_get(0)?, row.try_get(1)?);
+            assert_eq!(position, ledger.ends().get(&partition).copied().unwrap_or_default());
+        }
+        Ok(())
+    }
+}
+
+async fn three(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context, 12).await?;
+    let ledger = bench.produce(30_000).await?;
+    assert!(ledger.kinds().invalid > 100 && ledger.kinds().duplicate > 200);
+    let consumer = bench.consumer().arg("--exit-at-end");
+    let consumers = [consumer.start()?, consumer.start()?, consumer.start()?];
+    for consumer in consumers {
+        let ended = consumer.wait(DEADLINE).await?.expect_code(0)?;
+        let summary: Value = serde_json::from_str(&ended.stdout)?;
+        // The counts of the table, whoever stored them.
+        assert_eq!(summary["counts"]["read"], 30_000);
+        assert_eq!(summary["counts"]["rejected"], ledger.kinds().invalid);
+    }
+    bench.is_exact(&ledger).await
+}
+
+async fn killed(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context, 6).await?;
+    let (first, second) = (bench.consumer().start()?, bench.consumer().start()?);
+    bench.holds_lanes(&first).await?;
+    bench.holds_lanes(&second).await?;
+    let producer = bench.producer(30_000, 5_000).start()?;
+    bench.stored(2_000).await?;
+    first.kill().await?;
+    producer.wait(DEADLINE).await?.expect_code(0)?;
+    bench.stored(30_000).await?;
+    second.signal(Signal::TERM)?;
+    second.wait(DEADLINE).await?.expect_code(0)?;
+    bench.is_exact(&Ledger::read(&bench.ledger)?).await
+}
+
+async fn sigterm(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context, 4).await?;
+    let producer = bench.producer(20_000, 5_000).start()?;
+    let consumer = bench.consumer().start()?;
+    bench.stored(1_000).await?;
+    consumer.signal(Signal::TERM)?;
+    let ended = consumer.wait(DEADLINE).await?.expect_code(0)?;
+    let summary: Value = serde_json::from_str(&ended.stdout)?;
+    let stored = bench.read().await?;
+    assert_eq!(summary["counts"]["read"], stored, "nothing is stored after the summary");
+    producer.wait(DEADLINE).await?.expect_code(0)?;
+    let summary = bench.consume_to_end().await?;
+    assert_eq!(summary["read"], 20_000 - stored, "what was stored is not read again");
+    bench.is_exact(&Ledger::read(&bench.ledger)?).await
+}
+
+async fn stopped_early(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context, 4).await?;
+    let ledger = bench.produce(60_000).await?;
+    bench.sql.batch_execute("begin; lock table transactions in share mode").await?;
+    let consumer = bench.consumer().arg("--exit-at-end").start()?;
+    let blocked = "select count(*) from pg_locks where relation = 'transactions'::regclass \
+                   and not granted";
+    while bench.number(blocked).await? == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    consumer.signal(Signal::TERM)?;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    bench.sql.batch_execute("commit").await?;
+    let ended = consumer.wait(DEADLINE).await?.expect_code(75)?;
+    assert!(ended.stderr.contains("run it again"), "{}", ended.stderr);
+    let stored = bench.read().await?;
+    assert!(stored < 60_000, "one batch at most was in flight");
+    assert_eq!(bench.consume_to_end().await?["read"], 60_000 - stored);
+    bench.is_exact(&ledger).await
+}
+
+async fn no_topic(context: Context) -> Result<(), Failure> {
+    // The in-process broker makes a topic of any name that is asked for, so it is
+    // the broker that is missing.
+    let bench = Bench { bootstrap: "127.0.0.1:1".into(), ..Bench::new(context, 1).await? };
+    for (flags, code) in [(&[][..], 0), (&["--exit-at-end"][..], 75)] {
+        let mut consumer = bench.consumer().args(flags).start()?;
+        consumer.says("waiting for topic", DEADLINE).await?;
+        consumer.signal(Signal::TERM)?;
+        consumer.wait(DEADLINE).await?.expect_code(code)?;
+    }
+    let mut producer = bench.producer(1, 0).start()?;
+    producer.says("waiting for", DEADLINE).await?;
+    producer.signal(Signal::TERM)?;
+    producer.wait(DEADLINE).await?.expect_code(75)?;
+    Ok(())
+}
+
+async fn out_of_range(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context, 2).await?;
+    bench.produce(2_000).await?;
+    bench.consume_to_end().await?;
+    bench.sql.execute("update ingest_progress set position = position + 1000", &[]).await?;
+    let ended = bench.consumer().run(DEADLINE).await?.expect_code(78)?;
+    assert!(ended.stderr.contains("recreated"), "{}", ended.stderr);
+    assert_eq!(bench.read().await?, 2_000, "nothing was skipped or read again");
+    Ok(())
+}
+
+async fn groups(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context, 2).await?;
+    let ledger = bench.produce(1_000).await?;
+    bench.consume_to_end().await?;
+    let other = bench.consumer().env("KAFKA_GROUP_ID", "other").arg("--exit-at-end");
+    let ended = other.run(DEADLINE).await?.expect_code(78)?;
+    assert!(ended.stderr.contains("--take-over"), "{}", ended.stderr);
+    other.arg("--take-over").run(DEADLINE).await?.expect_code(0)?;
+    bench.is_exact(&ledger).await
+}
+
+async fn from_file(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context, 3).await?;
+    let sample =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../k8s/base/batch/sample/financial_transactions.csv");
+    let producer = bench.program(env!("CARGO_BIN_EXE_lambda-producer-stream"));
+    let producer = producer.args(["--rate", "0", "--from", sample, "--ledger"]).arg(&bench.ledger);
+    producer.run(DEADLINE).await?.expect_code(0)?;
+    bench.consume_to_end().await?;
+    let ledger = Ledger::read(&bench.ledger)?;
+    assert_eq!(ledger.kinds().valid, 30);
+    bench.is_exact(&ledger).await
+}
+
+/// A transaction of a few messages in partition 0, committed or aborted.
+fn transact(bench: &Bench, id: &str, messages: i32, commit: bool) -> Result<(), Failure> {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &bench.bootstrap)
+        .set("transactional.id", format!("{}-{id}", bench.topic))
+        .create()?;
+    producer.init_transactions(DEADLINE)?;
+    producer.begin_transaction()?;
+    for number in 0..messages {
+        let payload = format!(
+            r#"{{"transaction_id":"{id}-{number}","account_id":"A","transaction_type":"deposit","amount":1,"timestamp":"2026-01-01 00:00:00"}}"#
+        );
+        let record = BaseRecord::to(&bench.topic).partition(0).key("A").payload(&payload);
+        producer.send(record).map_err(|(error, _)| error)?;
+    }
+    producer.flush(DEADLINE)?;
+    if commit {
+        producer.commit_transaction(DEADLINE)?;
+    } else {
+        producer.abort_transaction(DEADLINE)?;
+    }
+    Ok(())
+}
+
+async fn markers(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context, 2).await?;
+    let bench = tokio::task::spawn_blocking(move || {
+        transact(&bench, "kept", 5, true)?;
+        transact(&bench, "dropped", 3, false)?;
+        Ok::<_, Failure>(bench)
+    })
+    .await??;
+    assert_eq!(bench.consume_to_end().await?["counts"]["read"], 5);
+    let position = "select position from ingest_progress where partition = 0";
+    // Five and three messages, and the marker behind each of the two transactions.
+    assert_eq!(bench.number(position).await?, 10);
+    assert_eq!(bench.number("select count(*) from transactions").await?, 5);
+    // Behind the markers nothing is missed.
+    let bench = tokio::task::spawn_blocking(move || {
+        transact(&bench, "more", 4, true)?;
+        Ok::<_, Failure>(bench)
+    })
+    .await??;
+    assert_eq!(bench.consume_to_end().await?["read"], 4);
+    assert_eq!(bench.number(position).await?, 15);
+    Ok(())
+}
+
+async fn broker_side(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context, 6).await?;
+    let ledger = bench.produce(10_000).await?;
+    let consumer = bench.consumer().env("KAFKA_CONFIG", "group.protocol=consumer");
+    let consumer = consumer.arg("--exit-at-end");
+    let consumers = [consumer.start()?, consumer.start()?];
+    for consumer in consumers {
+        consumer.wait(DEADLINE).await?.expect_code(0)?;
+    }
+    bench.is_exact(&ledger).await
+}

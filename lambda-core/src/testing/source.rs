@@ -95,6 +95,8 @@ impl Source for Lists {
     }
 
     async fn stop(&mut self, partition: i32) -> Result<(), Error> {
+        // What was stored of it may be lost: the next start tells.
+        self.stored.remove(&partition);
         self.started.remove(&partition);
         Ok(())
     }

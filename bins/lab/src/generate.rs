@@ -47,3 +47,29 @@ pub fn generate(
     out.flush()?;
     Ok(counts)
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test")]
+
+    use super::*;
+
+    #[test]
+    fn a_seed_gives_one_file_whose_lines_are_as_counted() {
+        let options = Options { accounts: 10, duplicate_ratio: 0.1, invalid_ratio: 0.1 };
+        for (format, header_lines) in [(Format::Json, 0), (Format::Csv, 1)] {
+            let write = |seed| {
+                let mut file = Vec::new();
+                let counts = generate(seed, 1000, options, format, &mut file).unwrap();
+                (counts, file)
+            };
+            let (counts, file) = write(7);
+            assert_eq!(counts.valid + counts.duplicate + counts.invalid, 1000);
+            assert!(counts.duplicate > 50 && counts.invalid > 50, "{counts:?}");
+            let lines = file.split_inclusive(|byte| *byte == b'\n').count();
+            assert_eq!(lines, 1000 + header_lines);
+            assert_eq!((counts, &file), (write(7).0, &write(7).1));
+            assert_ne!(file, write(8).1);
+        }
+    }
+}

@@ -22,6 +22,7 @@
 //! ignored, never as passed.
 
 use std::any::Any;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tokio::runtime::Runtime;
+use tracing_subscriber::EnvFilter;
 
 use crate::Failure;
 use crate::processes::Program;
@@ -123,6 +125,11 @@ impl Suite {
 /// Runs the tests that `define` adds, as the command line selects them.
 pub fn main(define: impl FnOnce(&mut Suite)) -> ExitCode {
     let arguments = Arguments::from_args();
+    // Silent but for errors, unless RUST_LOG asks for more.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::from_default_env())
+        .with_writer(io::stderr)
+        .try_init();
     let shared = match start() {
         Ok(shared) => Arc::new(shared),
         Err(error) => {

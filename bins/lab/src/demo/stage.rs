@@ -134,7 +134,9 @@ fn build() -> Result<PathBuf, Failure> {
     };
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--package", "lambda-bins", "--bins", "--profile", profile])
+        // Named together, so that their dependencies have the same features and are built once.
+        .args(["build", "--package", "lambda-bins", "--package", "lambda-lab", "--bins"])
+        .args(["--profile", profile])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::null())
         .status()

@@ -84,10 +84,10 @@ async fn kill_one(
     narrator.tell(
         "frozen",
         format_args!(
-            "consumer {} by SIGSTOP, inside COPY: backend {} holds {} uncommitted rows ({} tries)",
+            "consumer {} by SIGSTOP, inside COPY: backend {} holds {} ({} tries)",
             victim.pid(),
             frozen.backend,
-            frozen.rows,
+            in_flight(frozen.rows),
             frozen.misses + 1
         ),
     )?;
@@ -98,7 +98,7 @@ async fn kill_one(
     victim.kill().await?;
     narrator.tell(
         "killed",
-        format_args!("consumer {pid} by SIGKILL: its {} rows were never there", frozen.rows),
+        format_args!("consumer {pid} by SIGKILL: what was in flight was never there"),
     )?;
 
     let partitions: Vec<i32> = lanes.iter().map(|lane| lane.partition).collect();
@@ -115,6 +115,14 @@ async fn kill_one(
         format_args!("after {seconds:.1} s the others go on from those positions"),
     )?;
     Ok(())
+}
+
+/// Rows that a session holds, of which the server counts full thousands.
+fn in_flight(rows: i64) -> String {
+    match rows {
+        0 => "its first uncommitted rows".into(),
+        rows => format!("{rows} uncommitted rows"),
+    }
 }
 
 /// A partition and its stored position.

@@ -251,10 +251,13 @@ async fn groups(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context, 2).await?;
     let ledger = bench.produce(1_000).await?;
     bench.consume_to_end().await?;
-    let other = bench.consumer().env("KAFKA_GROUP_ID", "other").arg("--exit-at-end");
+    let other = bench.consumer().env("KAFKA_GROUP_ID", "other");
     let ended = other.run(DEADLINE).await?.expect_code(78)?;
     assert!(ended.stderr.contains("--take-over"), "{}", ended.stderr);
-    other.arg("--take-over").run(DEADLINE).await?.expect_code(0)?;
+    let other = other.arg("--take-over").start()?;
+    bench.holds_lanes(&other).await?;
+    other.signal(Signal::TERM)?;
+    other.wait(DEADLINE).await?.expect_code(0)?;
     bench.is_exact(&ledger).await
 }
 

@@ -58,7 +58,8 @@ pub async fn consume<R: Record>(
         };
     };
     let (source, result) = run.until::<R>(config, stop).await?;
-    let name = source.name().unwrap_or_default();
+    let sought = run.ends.as_ref().map(|ends| ends.source.clone());
+    let name = source.name().or(sought).unwrap_or_default();
     source.close().await;
     result?;
     let lanes = run.stored.lanes().await?;

@@ -34,7 +34,9 @@ impl<R: Record> Context<R> {
     }
 
     fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &[i32]) -> KafkaResult<()> {
-        tracing::info!(topic = self.topic, ?partitions, "the group grants partitions");
+        if !partitions.is_empty() {
+            tracing::info!(topic = self.topic, ?partitions, "the group grants partitions");
+        }
         self.shared.lock().assignment.granted(partitions);
         // Nothing is read before it is claimed; the empty list only tells
         // librdkafka that the rebalance is dealt with.

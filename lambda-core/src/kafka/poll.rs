@@ -63,10 +63,20 @@ pub(super) struct Poller<R> {
 impl<R: Record> Poller<R> {
     /// Polls until the flow closes the source or an error needs a person.
     pub(super) fn run(self) {
-        if let Err(error) = self.consume() {
-            self.shared.fail(error);
+        // Also if this thread panics: the flow must not wait for it for ever.
+        let _ended = Ended(&self.shared);
+        let mut backoff = Backoff::default();
+        while let Err(error) = self.consume() {
+            if error.kind() != Kind::Transient {
+                self.shared.fail(error);
+                return;
+            }
+            let retry_in = backoff.next_delay();
+            tracing::warn!(error = error.chain(), ?retry_in, "starting another consumer");
+            if self.shared.wait_for_close(retry_in) {
+                return;
+            }
         }
-        self.shared.end();
     }
 
     fn consume(&self) -> Result<(), Error> {
@@ -125,6 +135,15 @@ impl<R: Record> Poller<R> {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+/// Tells the flow, when it is dropped, that the poll thread has ended.
+struct Ended<'a, R: Record>(&'a Shared<R>);
+
+impl<R: Record> Drop for Ended<'_, R> {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 

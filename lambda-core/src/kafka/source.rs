@@ -107,7 +107,13 @@ impl<R: Record> Source for KafkaSource<R> {
                 Some(Yield::Failed(error)) => return Err(error),
                 Some(Yield::News(news)) => return Ok(self.event(news)),
                 Some(Yield::Batch(batch)) => return Ok(Event::Batch(batch)),
-                Some(Yield::Ended) => return Ok(Event::End),
+                Some(Yield::Ended) if self.shared.closing() => return Ok(Event::End),
+                Some(Yield::Ended) => {
+                    return Err(Error::misconfigured(
+                        "the thread that polled Kafka has ended",
+                        "start again; if it panicked, the log above says where: report it",
+                    ));
+                }
                 None => self.shared.notified().await,
             }
         }

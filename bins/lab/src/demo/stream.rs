@@ -120,7 +120,7 @@ async fn kill_one(
 /// Rows that a session holds, of which the server counts full thousands.
 fn in_flight(rows: i64) -> String {
     match rows {
-        0 => "its first uncommitted rows".into(),
+        0 => "fewer than 1000 uncommitted rows, perhaps none".into(),
         rows => format!("{rows} uncommitted rows"),
     }
 }

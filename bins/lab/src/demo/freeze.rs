@@ -35,7 +35,7 @@ pub(super) struct Frozen {
 /// A session of these ports inside COPY. The server counts received rows by the
 /// thousand.
 const INSIDE_COPY: &str = "\
-    select a.pid, c.tuples_processed, a.state = 'active' and a.wait_event = 'ClientRead' \
+    select a.pid, c.tuples_processed, coalesce(a.state = 'active' and a.wait_event = 'ClientRead', false) \
     from pg_stat_activity a join pg_stat_progress_copy c using (pid) \
     where a.client_port = any($1) and c.relid = 'transactions'::regclass";
 

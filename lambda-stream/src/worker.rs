@@ -42,20 +42,16 @@ pub async fn consume<R: Record>(
 ) -> Result<Summary, Error> {
     tokio::pin!(stop);
     let begun = Instant::now();
-    let ready = tokio::select! {
+    let prepared = tokio::select! {
         () = &mut stop => None,
-        ready = prepare::<R>(config) => Some(ready?),
+        run = prepare::<R>(config) => Some(run?),
     };
-    let Some(mut run) = ready else {
-        return match config.exit_at_end {
-            true => Err(interrupted(None)),
-            false => Ok(Summary::new(
-                String::new(),
-                Counts::default(),
-                Counts::default(),
-                begun.elapsed(),
-            )),
-        };
+    let Some(mut run) = prepared else {
+        if config.exit_at_end {
+            return Err(interrupted(None));
+        }
+        let nothing = Counts::default();
+        return Ok(Summary::new(String::new(), nothing, nothing, begun.elapsed()));
     };
     let (source, result) = run.until::<R>(config, stop).await?;
     let sought = run.ends.as_ref().map(|ends| ends.source.clone());
@@ -94,10 +90,7 @@ async fn prepare<R: Record>(config: &StreamConfig) -> Result<Run, Error> {
     let sink = PostgresSink::connect(database.clone(), table, "stream", CONNECTIONS, None).await?;
     let mut stored = Stored::new(database, table.name);
     let before = stored.lanes().await?;
-    let ends = match config.exit_at_end {
-        true => Some(topic::ends(&config.kafka).await?),
-        false => None,
-    };
+    let ends = if config.exit_at_end { Some(topic::ends(&config.kafka).await?) } else { None };
     Ok(Run { sink: Arc::new(sink), stored, before, ends, table })
 }
 
@@ -122,8 +115,8 @@ impl Run {
             patience: None,
         };
         let sink: Arc<PostgresSink> = Arc::clone(&self.sink);
-        let (stopper, stopped) = watch::channel(false);
-        let flow = Flow::new(flow, source, sink).run(stopped);
+        let (stopper, halt) = watch::channel(false);
+        let flow = Flow::new(flow, source, sink).run(halt);
         let until = async {
             tokio::select! {
                 () = stop => {}
@@ -145,7 +138,7 @@ impl Run {
         let every = if self.ends.is_some() { LOOK_EVERY } else { TELL_EVERY };
         let mut look = tokio::time::interval(every);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told = (Instant::now(), self.read(&self.before));
+        let mut told = (Instant::now(), read(&self.before));
         loop {
             look.tick().await;
             let lanes = match self.stored.lanes().await {
@@ -161,7 +154,7 @@ impl Run {
                 return;
             }
             if told.0.elapsed() >= TELL_EVERY {
-                told = self.tell(told, self.read(&lanes), left);
+                told = self.tell(told, read(&lanes), left);
             }
         }
     }
@@ -175,12 +168,12 @@ impl Run {
         (Instant::now(), read)
     }
 
-    /// Records of all topics that go into the pipeline, as one figure.
-    fn read(&self, lanes: &[StoredLane]) -> i64 {
-        lanes.iter().map(|lane| lane.counts.read).sum()
-    }
-
     fn left(&self, lanes: &[StoredLane]) -> Option<i64> {
         self.ends.as_ref().map(|ends| drain::left(ends, lanes))
     }
+}
+
+/// Records of all topics that go into the pipeline, as one figure.
+fn read(lanes: &[StoredLane]) -> i64 {
+    lanes.iter().map(|lane| lane.counts.read).sum()
 }

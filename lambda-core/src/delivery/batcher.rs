@@ -371,9 +371,10 @@ mod tests {
                     }
                     Step::Push(partition, gap, valid) => {
                         let position = ends[partition as usize] + gap;
-                        let payload = match valid {
-                            true => format!(r#"{{"id":"{partition}-{position}"}}"#),
-                            false => "no json".to_owned(),
+                        let payload = if valid {
+                            format!(r#"{{"id":"{partition}-{position}"}}"#)
+                        } else {
+                            "no json".to_owned()
                         };
                         let pushed =
                             batcher.push(&message(partition, position, payload.as_bytes()));

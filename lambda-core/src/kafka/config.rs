@@ -172,8 +172,10 @@ impl KafkaConfig {
                     format!("set {variable} instead"),
                 ));
             }
-            let forced = CONSUMER_FORCED.iter().chain(PRODUCER_FORCED);
-            for (_, wanted) in forced.filter(|(other, wanted)| other == key && wanted != value) {
+            let mut forced = CONSUMER_FORCED.iter().chain(PRODUCER_FORCED);
+            if let Some((_, wanted)) =
+                forced.find(|(other, wanted)| other == key && wanted != value)
+            {
                 return Err(Error::misconfigured(
                     format!("KAFKA_CONFIG sets {key}, on which exactly-once delivery rests"),
                     format!("leave it out; it is always {wanted}"),

@@ -10,7 +10,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 
 use crate::error::Error;
@@ -77,7 +77,7 @@ impl<R: Record> ConsumerContext for Context<R> {
     ) {
         let elements = partitions.elements();
         let ours = elements.iter().filter(|element| element.topic() == self.topic);
-        let ours: Vec<i32> = ours.map(|element| element.partition()).collect();
+        let ours: Vec<i32> = ours.map(TopicPartitionListElem::partition).collect();
         let assigns = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         let done = match consumer.rebalance_protocol() {
             RebalanceProtocol::Eager => self.refuse_eager(consumer),

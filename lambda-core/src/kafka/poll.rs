@@ -293,7 +293,7 @@ impl<'a, R: Record> Polling<'a, R> {
                 (self.consumer.resume(&assigned), "resuming")
             };
             tracing::info!(topic = self.topic, "{what}");
-            complain(done, what);
+            complain(&done, what);
             self.tails.clear();
             self.paused = full;
         }
@@ -338,7 +338,10 @@ impl<'a, R: Record> Polling<'a, R> {
         // The group changes its mind just now: again after the next poll, unless
         // the flow wants something else by then or the partition is gone.
         if state.assignment.holds(partition) {
-            state.wishes.entry(partition).or_insert_with(|| Wish::Start(progress.clone()));
+            state
+                .wishes
+                .entry(partition)
+                .or_insert_with(|| Wish::Start(Box::new(progress.clone())));
         }
     }
 
@@ -360,12 +363,12 @@ impl<'a, R: Record> Polling<'a, R> {
             .and_then(|()| self.consumer.incremental_assign(&from))
             // A partition that was paused when it was last read still is.
             .and_then(|()| self.consumer.resume(&from));
-        complain(assigned, "reading a partition")
+        complain(&assigned, "reading a partition")
     }
 
     fn unassign(&self, partition: i32) {
         let done = self.consumer.incremental_unassign(&list(self.topic, &[partition]));
-        complain(done, "letting go of a partition");
+        complain(&done, "letting go of a partition");
     }
 
     /// Finds out where granted partitions start if they were never read before, so
@@ -463,7 +466,7 @@ impl<'a, R: Record> Polling<'a, R> {
         let mut offsets = TopicPartitionList::with_capacity(stored.len());
         for (partition, position) in stored {
             let offset = Offset::Offset(position);
-            complain(offsets.add_partition_offset(self.topic, partition, offset), "a position");
+            complain(&offsets.add_partition_offset(self.topic, partition, offset), "a position");
         }
         if let Err(error) = self.consumer.commit(&offsets, CommitMode::Async) {
             tracing::debug!(%error, "Kafka did not take our positions");
@@ -472,8 +475,8 @@ impl<'a, R: Record> Polling<'a, R> {
 }
 
 /// Logs what librdkafka did not do. Whether it did.
-fn complain(done: KafkaResult<()>, what: &str) -> bool {
-    if let Err(error) = &done {
+fn complain(done: &KafkaResult<()>, what: &str) -> bool {
+    if let Err(error) = done {
         tracing::warn!(%error, "librdkafka refuses: {what}");
     }
     done.is_ok()

@@ -20,7 +20,7 @@ use crate::record::Record;
 #[derive(Debug, Clone)]
 pub(super) enum Wish {
     /// Read it from here.
-    Start(Progress),
+    Start(Box<Progress>),
     /// Stop reading it.
     Stop,
 }

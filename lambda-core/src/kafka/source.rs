@@ -120,7 +120,7 @@ impl<R: Record> Source for KafkaSource<R> {
     }
 
     async fn start(&mut self, progress: &Progress) -> Result<(), Error> {
-        self.shared.wish(progress.name.partition, Wish::Start(progress.clone()));
+        self.shared.wish(progress.name.partition, Wish::Start(Box::new(progress.clone())));
         Ok(())
     }
 

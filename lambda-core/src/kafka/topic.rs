@@ -7,6 +7,7 @@ use std::time::Duration;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::types::RDKafkaErrorCode;
 
 use crate::delivery::retry::Backoff;
@@ -66,7 +67,7 @@ pub(super) fn describe<C: ClientContext>(client: &Client<C>, topic: &str) -> Res
     if let Some(code) = found.error() {
         return Err(remedy::kafka(KafkaError::MetadataFetch(code.into()), WHAT));
     }
-    let partitions: Vec<i32> = found.partitions().iter().map(|partition| partition.id()).collect();
+    let partitions: Vec<i32> = found.partitions().iter().map(MetadataPartition::id).collect();
     if partitions.is_empty() {
         return Err(remedy::kafka(KafkaError::MetadataFetch(missing), WHAT));
     }

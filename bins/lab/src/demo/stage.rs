@@ -133,7 +133,17 @@ fn build() -> Result<PathBuf, Failure> {
         Some(profile) => profile,
     };
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
+    let mut build = Command::new(cargo);
+    // What `cargo run` tells this program about its own package would make cargo
+    // build again what depends on it.
+    for (name, _) in env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"CARGO_PKG_")
+            || name.as_encoded_bytes().starts_with(b"CARGO_MANIFEST_")
+        {
+            build.env_remove(name);
+        }
+    }
+    let status = build
         // Named together, so that their dependencies have the same features and are built once.
         .args(["build", "--package", "lambda-bins", "--package", "lambda-lab", "--bins"])
         .args(["--profile", profile])

@@ -12,9 +12,6 @@ use crate::processes::Process;
 /// How long to try.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long to look for one that has received rows.
-const CHOOSY: Duration = Duration::from_secs(15);
-
 /// How long a consumer is stopped before its next batch is waited for, and how
 /// long that one is waited for: far below the session's timeout.
 const PAUSE: Duration = Duration::from_millis(1500);
@@ -32,20 +29,23 @@ pub(super) struct Frozen {
     pub(super) misses: u32,
 }
 
-/// A session of these ports inside COPY. The server counts received rows by the
-/// thousand.
+/// A session of these ports inside COPY that has received rows, which the server
+/// counts by the thousand.
 const INSIDE_COPY: &str = "\
-    select a.pid, c.tuples_processed, coalesce(a.state = 'active' and a.wait_event = 'ClientRead', false) \
+    select a.pid, c.tuples_processed \
     from pg_stat_activity a join pg_stat_progress_copy c using (pid) \
-    where a.client_port = any($1) and c.relid = 'transactions'::regclass";
+    where a.client_port = any($1) and c.relid = 'transactions'::regclass \
+      and c.tuples_processed > 0";
 
 /// Stops one consumer after the other for a moment, which lets its next batch
-/// grow, and stops it again when that batch is seen on its way; the one that then
-/// hangs inside COPY stays stopped.
+/// grow, and stops it again when that batch is seen on its way. One that is then
+/// still seen inside COPY stays stopped: whatever its session has received by
+/// then, nobody can commit it.
 pub(super) async fn inside_copy(
     consumers: &[Process],
     sql: &Connection,
 ) -> Result<Frozen, Failure> {
+    let statement = sql.prepare(INSIDE_COPY).await?;
     let begun = Instant::now();
     let mut misses = 0;
     while begun.elapsed() < PATIENCE {
@@ -54,48 +54,22 @@ pub(super) async fn inside_copy(
             tokio::time::sleep(PAUSE).await;
             let ports = local_ports(consumer.pid())?;
             consumer.thaw()?;
-            if !copying(&ports, sql).await? {
-                continue;
+            let thawed = Instant::now();
+            while thawed.elapsed() < PAUSE {
+                if sql.query_opt(&statement, &[&ports]).await?.is_none() {
+                    continue;
+                }
+                consumer.freeze().await?;
+                if let Some(row) = sql.query_opt(&statement, &[&ports]).await? {
+                    let (backend, rows) = (row.try_get(0)?, row.try_get(1)?);
+                    return Ok(Frozen { index, backend, rows, misses });
+                }
+                consumer.thaw()?;
+                misses += 1;
             }
-            consumer.freeze().await?;
-            // One that has received no thousand rows yet will do only if none else is caught.
-            if let Some((backend, rows)) = hanging(&ports, sql).await?
-                && (rows > 0 || begun.elapsed() > CHOOSY)
-            {
-                return Ok(Frozen { index, backend, rows, misses });
-            }
-            consumer.thaw()?;
-            misses += 1;
         }
     }
     Err(format!("no consumer was caught inside COPY within {} s", PATIENCE.as_secs()).into())
-}
-
-/// Waits until a session of these ports is inside COPY; it may well be through a
-/// moment later.
-async fn copying(ports: &[i32], sql: &Connection) -> Result<bool, Failure> {
-    let statement = sql.prepare(INSIDE_COPY).await?;
-    let begun = Instant::now();
-    while begun.elapsed() < PAUSE {
-        if sql.query_opt(&statement, &[&ports]).await?.is_some() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// The session of these ports, and the rows it has received, if it waits for its
-/// client inside COPY: seen twice, because it may still be working on what it has
-/// received.
-async fn hanging(ports: &[i32], sql: &Connection) -> Result<Option<(i32, i64)>, Failure> {
-    let mut seen = None;
-    for _ in 0..2 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let Some(row) = sql.query_opt(INSIDE_COPY, &[&ports]).await? else { return Ok(None) };
-        let waits: bool = row.try_get(2)?;
-        seen = waits.then_some((row.try_get(0)?, row.try_get(1)?));
-    }
-    Ok(seen)
 }
 
 /// The local ports of a process's TCP connections, by `/proc` (proc(5)).

@@ -84,10 +84,10 @@ async fn kill_one(
     narrator.tell(
         "frozen",
         format_args!(
-            "consumer {} by SIGSTOP, inside COPY: backend {} holds {} ({} tries)",
+            "consumer {} by SIGSTOP, inside COPY: backend {} holds {} uncommitted rows ({} tries)",
             victim.pid(),
             frozen.backend,
-            in_flight(frozen.rows),
+            frozen.rows,
             frozen.misses + 1
         ),
     )?;
@@ -115,14 +115,6 @@ async fn kill_one(
         format_args!("after {seconds:.1} s the others go on from those positions"),
     )?;
     Ok(())
-}
-
-/// Rows that a session holds, of which the server counts full thousands.
-fn in_flight(rows: i64) -> String {
-    match rows {
-        0 => "fewer than 1000 uncommitted rows, perhaps none".into(),
-        rows => format!("{rows} uncommitted rows"),
-    }
 }
 
 /// A partition and its stored position.

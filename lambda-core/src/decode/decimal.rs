@@ -102,17 +102,23 @@ impl Number {
     /// If 10^18 is reached.
     pub fn rounded(self, scale: u8) -> Result<i64, NumberError> {
         let power = self.exponent.saturating_add(i64::from(scale));
-        if self.mantissa == 0 || power >= 0 {
-            // Digits beyond the mantissa's are here behind eighteen others.
-            return if self.more { Err(NumberError::Range) } else { self.exact(scale) };
+        let padding = if self.more { DIGITS_MAX - self.digits() } else { 0 };
+        // With more digits behind, eighteen are known: zeros follow the mantissa.
+        let (mantissa, power) =
+            (self.mantissa * 10_u64.pow(padding), power.saturating_sub(i64::from(padding)));
+        if self.more && power >= 0 {
+            return Err(NumberError::Range);
+        }
+        if mantissa == 0 || power >= 0 {
+            return self.exact(scale);
         }
         let dropped = u32::try_from(power.unsigned_abs()).unwrap_or(u32::MAX);
-        if dropped > self.digits() {
+        if dropped > self.digits() + padding {
             return Ok(0);
         }
         // What is left of the dropped digits is below one half exactly when the
         // first of them is below five.
-        let tenths = self.mantissa / 10_u64.pow(dropped - 1);
+        let tenths = mantissa / 10_u64.pow(dropped - 1);
         Ok(self.signed(tenths / 10 + u64::from(tenths % 10 >= 5)))
     }
 
@@ -122,7 +128,7 @@ impl Number {
             return true;
         }
         let above_point = self.exponent.saturating_add(i64::from(self.digits()));
-        let is_one = self.mantissa == 1 && self.exponent == 0;
+        let is_one = self.mantissa == 1 && self.exponent == 0 && !self.more;
         !self.negative && (above_point <= 0 || is_one)
     }
 
@@ -267,6 +273,15 @@ mod tests {
                 && exponent.bytes().all(|byte| byte.is_ascii_digit())
                 && reference(&text[..at]).is_some()
         })
+    }
+
+    #[test]
+    fn a_fraction_ends_at_one_however_far_behind_the_point_the_rest_is() {
+        let inside = |text: &str| Number::parse(text).unwrap().is_fraction();
+        assert!(
+            inside("1") && inside("1.000000000000000000000") && inside("0.9999999999999999999999")
+        );
+        assert!(!inside("1.000000000000000001") && !inside("1.00000000000000000000000000000001"));
     }
 
     #[test]

@@ -4,6 +4,8 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::mem;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -50,29 +52,31 @@ impl Chunks {
         Self { content, queue: Mutex::new(Queue { lanes, decompressor: None }) }
     }
 
-    /// Reads and verifies the next chunk.
+    /// Reads and verifies the next chunk, into a buffer that is used again.
     ///
     /// # Errors
     /// [`Error::Interrupted`] if the file is not what was planned.
-    fn take(&self) -> Result<Option<OpenChunk>, Error> {
+    fn take(&self, mut bytes: Vec<u8>) -> Result<Option<OpenChunk>, Error> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(lane) = queue.lanes.pop_front() else { return Ok(None) };
         if queue.lanes.is_empty() {
             self.content.unchanged()?;
         }
         let range = lane.chunk.start.cast_unsigned()..lane.chunk.end.cast_unsigned();
-        let bytes = if self.content.encoding() == Encoding::Plain {
+        if self.content.encoding() == Encoding::Plain {
             drop(queue);
-            self.content.read_range(range)?
+            self.content.read_range(range, &mut bytes)?;
         } else {
             let reader = match &mut queue.decompressor {
                 Some(reader) => reader,
                 none => none.insert(self.content.reader()?),
             };
-            let bytes = reader.read_range(range)?;
+            let whole = reader.read_range(range, &mut bytes)?;
             drop(queue);
-            bytes.ok_or_else(|| self.content.changed())?
-        };
+            if !whole {
+                return Err(self.content.changed());
+            }
+        }
         if Sha256::digest(&bytes)[..] != lane.chunk.digest {
             return Err(self.content.changed());
         }
@@ -85,7 +89,7 @@ impl Chunks {
 struct OpenChunk {
     lane: JobLane,
     claim: ClaimId,
-    bytes: Arc<Vec<u8>>,
+    bytes: Vec<u8>,
     framer: Framer,
     /// How many bytes the framer has seen.
     framed: usize,
@@ -104,7 +108,7 @@ impl OpenChunk {
         let (start, first_line) = (lane.chunk.start, lane.chunk.first_line);
         let mut chunk = Self {
             claim,
-            bytes: Arc::new(bytes),
+            bytes,
             framer: Framer::resume(start.cast_unsigned(), first_line.cast_unsigned()),
             framed: 0,
             next: None,
@@ -133,7 +137,8 @@ impl OpenChunk {
         frame.map_err(|too_long| Error::Input { what: too_long.to_string() })
     }
 
-    fn slice(&self, frame: &Frame) -> std::ops::Range<usize> {
+    /// Where a record's bytes are in `bytes`.
+    fn range(&self, frame: &Frame) -> Range<usize> {
         let offset = |at: u64| (at.cast_signed() - self.lane.chunk.start) as usize;
         offset(frame.start)..offset(frame.end)
     }
@@ -147,6 +152,11 @@ pub struct Decoding<R> {
     authority: Authority,
     batch_rows: usize,
     open: Option<OpenChunk>,
+    /// What the last chunk lay in, for the next one: freed and allocated anew it would
+    /// cost half as much memory again.
+    buffer: Vec<u8>,
+    /// Bytes of the last batch's rows: about what the next one needs.
+    rows_bytes: usize,
 }
 
 impl<R: Record> Decoding<R> {
@@ -157,7 +167,8 @@ impl<R: Record> Decoding<R> {
         authority: Authority,
         batch_rows: usize,
     ) -> Self {
-        Self { chunks, decoder: CsvDecoder::new(header), authority, batch_rows, open: None }
+        let (decoder, buffer) = (CsvDecoder::new(header), Vec::new());
+        Self { chunks, decoder, authority, batch_rows, open: None, buffer, rows_bytes: 0 }
     }
 
     /// The next batch: records of one chunk, whose last batch ends where the chunk
@@ -168,7 +179,7 @@ impl<R: Record> Decoding<R> {
     pub fn next_batch(&mut self) -> Result<Option<Batch>, Error> {
         let mut chunk = match self.open.take() {
             Some(chunk) => chunk,
-            None => match self.chunks.take()? {
+            None => match self.chunks.take(mem::take(&mut self.buffer))? {
                 Some(chunk) => chunk,
                 None => return Ok(None),
             },
@@ -176,18 +187,31 @@ impl<R: Record> Decoding<R> {
         let batch = self.batch(&mut chunk)?;
         if chunk.position < chunk.lane.chunk.end {
             self.open = Some(chunk);
+        } else {
+            self.buffer = chunk.bytes;
         }
         Ok(Some(batch))
     }
 
     fn batch(&mut self, chunk: &mut OpenChunk) -> Result<Batch, Error> {
-        let mut entries = Vec::new();
-        let mut rows = Vec::new();
+        let mut entries = Vec::with_capacity(self.batch_rows.min(BATCH_ROWS));
+        let mut rows = Vec::with_capacity(self.rows_bytes + self.rows_bytes / 16);
+        // A batch has a copy of its records' bytes, so that the chunk is freed as soon
+        // as it is decoded, and not when the last of its batches is stored.
+        let first = chunk.next.map_or(0, |frame| chunk.range(&frame).start);
+        let mut end = first;
         while let Some(frame) = chunk.next {
             if entries.len() >= self.batch_rows || rows.len() >= BATCH_BYTES {
                 break;
             }
-            entries.push(self.entry(chunk, &frame, &mut rows));
+            let range = chunk.range(&frame);
+            end = range.end;
+            entries.push(self.entry(
+                &chunk.bytes[range.clone()],
+                range.start - first,
+                &frame,
+                &mut rows,
+            ));
             chunk.next = chunk.frame()?;
         }
         let to = chunk.next.map_or(chunk.lane.chunk.end, |frame| frame.start.cast_signed());
@@ -201,14 +225,15 @@ impl<R: Record> Decoding<R> {
             last: None,
         };
         chunk.position = to;
-        let raw = Arc::clone(&chunk.bytes);
+        self.rows_bytes = rows.len();
+        let raw = Arc::new(chunk.bytes[first..end].to_vec());
         let table = const { &R::TABLE };
         Ok(Batch::new(self.authority, table, vec![span], entries, raw, Arc::new(rows)))
     }
 
-    fn entry(&mut self, chunk: &OpenChunk, frame: &Frame, rows: &mut Vec<u8>) -> Entry {
-        let range = chunk.slice(frame);
-        let body = match self.decoder.decode(&chunk.bytes[range.clone()], rows) {
+    /// Decodes the record `raw`, whose bytes begin at `at` of the batch's.
+    fn entry(&mut self, raw: &[u8], at: usize, frame: &Frame, rows: &mut Vec<u8>) -> Entry {
+        let body = match self.decoder.decode(raw, rows) {
             Ok(row) => Body::Row { content: Slice::new(row.content), key: Slice::new(row.key) },
             Err(reject) => Body::Rejected(Box::new(reject)),
         };
@@ -216,7 +241,7 @@ impl<R: Record> Decoding<R> {
             span: 0,
             position: frame.start.cast_signed(),
             line: Some(frame.line.cast_signed()),
-            payload: Slice::new(range),
+            payload: Slice::new(at..at + raw.len()),
             message_key: None,
             body,
         }
@@ -229,6 +254,7 @@ type Decoded<R> = (Decoding<R>, Result<Option<Batch>, Error>);
 /// started, so it grants none.
 pub struct ChunkSource<R> {
     tally: Arc<Tally>,
+    ahead: bool,
     /// At rest, or moved into `task`; neither: there is nothing more.
     decoding: Option<Decoding<R>>,
     task: Option<JoinHandle<Decoded<R>>>,
@@ -241,12 +267,13 @@ impl<R> fmt::Debug for ChunkSource<R> {
 }
 
 impl<R: Record> ChunkSource<R> {
-    /// Yields what `decoding` decodes, and tells `tally` what is stored.
-    pub fn new(decoding: Decoding<R>, tally: Arc<Tally>) -> Self {
-        Self { tally, decoding: Some(decoding), task: None }
+    /// Yields what `decoding` decodes, and tells `tally` what is stored. `ahead`:
+    /// decodes the next batch while the one before is being committed.
+    pub fn new(decoding: Decoding<R>, tally: Arc<Tally>, ahead: bool) -> Self {
+        Self { tally, ahead, decoding: Some(decoding), task: None }
     }
 
-    fn decode_ahead(&mut self) {
+    fn start_decoding(&mut self) {
         if let Some(mut decoding) = self.decoding.take() {
             self.task = Some(tokio::task::spawn_blocking(move || {
                 let batch = decoding.next_batch();
@@ -260,7 +287,7 @@ impl<R: Record> ChunkSource<R> {
 impl<R: Record> Source for ChunkSource<R> {
     async fn next(&mut self) -> Result<Event, Error> {
         self.tally.within_limit()?;
-        self.decode_ahead();
+        self.start_decoding();
         let Some(task) = &mut self.task else { return Ok(Event::End) };
         let decoded = task.await;
         self.task = None;
@@ -271,7 +298,9 @@ impl<R: Record> Source for ChunkSource<R> {
         };
         let Some(batch) = batch? else { return Ok(Event::End) };
         self.decoding = Some(decoding);
-        self.decode_ahead();
+        if self.ahead {
+            self.start_decoding();
+        }
         Ok(Event::Batch(batch))
     }
 

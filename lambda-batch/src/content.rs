@@ -129,14 +129,15 @@ impl Content {
         Ok(Reader { input: self.input.clone(), encoding: self.encoding, bytes, consumed, at: 0 })
     }
 
-    /// Reads a range of a plain file at once.
+    /// Reads a range of a plain file at once into `bytes`, in place of what they
+    /// hold.
     ///
     /// # Errors
     /// [`Error::Interrupted`] if it has become shorter or cannot be read.
-    pub fn read_range(&self, range: Range<u64>) -> Result<Vec<u8>, Error> {
-        let mut bytes = vec![0; length(&range)];
-        match fill(&self.file, &mut bytes, range.start) {
-            Ok(read) if read == bytes.len() => Ok(bytes),
+    pub fn read_range(&self, range: Range<u64>, bytes: &mut Vec<u8>) -> Result<(), Error> {
+        bytes.resize(length(&range), 0);
+        match fill(&self.file, bytes, range.start) {
+            Ok(read) if read == bytes.len() => Ok(()),
             Ok(_) => Err(self.changed()),
             Err(error) => Err(unusable(&self.input, &error)),
         }
@@ -212,20 +213,21 @@ impl Reader {
         Ok(filled)
     }
 
-    /// Reads a range that does not lie before what was read already.
+    /// Reads a range that does not lie before what was read already into `bytes`, in
+    /// place of what they hold. False: the content ends before the range does.
     ///
     /// # Errors
-    /// As for [`Reader::read`]; `None` if the content ends before the range does.
-    pub fn read_range(&mut self, range: Range<u64>) -> Result<Option<Vec<u8>>, Error> {
+    /// As for [`Reader::read`].
+    pub fn read_range(&mut self, range: Range<u64>, bytes: &mut Vec<u8>) -> Result<bool, Error> {
         let mut skipped = vec![0; 1 << 16];
         while self.at < range.start {
             let ahead = length(&(self.at..range.start)).min(skipped.len());
             if self.read(&mut skipped[..ahead])? == 0 {
-                return Ok(None);
+                return Ok(false);
             }
         }
-        let mut bytes = vec![0; length(&range)];
-        Ok((self.read(&mut bytes)? == bytes.len()).then_some(bytes))
+        bytes.resize(length(&range), 0);
+        Ok(self.read(bytes)? == bytes.len())
     }
 
     /// Bytes of the file on the disk that were taken in so far.
@@ -388,10 +390,11 @@ mod tests {
         for (name, bytes) in files {
             let content = open(written(&folder, name, &bytes)).unwrap();
             assert_eq!(all(&content).unwrap(), TEXT, "{name}");
-            let range = content.reader().unwrap().read_range(4..7).unwrap();
-            assert_eq!(range.unwrap(), b"two", "{name}");
-            let beyond = content.reader().unwrap().read_range(10..99).unwrap();
-            assert_eq!(beyond, None, "{name}");
+            let mut range = b"what was there before".to_vec();
+            assert!(content.reader().unwrap().read_range(4..7, &mut range).unwrap());
+            assert_eq!(range, b"two", "{name}");
+            let beyond = content.reader().unwrap().read_range(10..99, &mut range).unwrap();
+            assert!(!beyond, "{name}");
         }
     }
 

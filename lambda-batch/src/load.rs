@@ -154,10 +154,13 @@ async fn store<R: Record>(
     };
     let (halt, halted) = watch::channel(false);
     let mut flows = JoinSet::new();
-    for _ in 0..options.workers.max(1) {
+    let workers = options.workers.max(1);
+    for _ in 0..workers {
         let (chunks, header) = (Arc::clone(&chunks), planned.header.clone());
         let decoding = Decoding::<R>::new(chunks, header, authority, options.batch_rows);
-        let source = ChunkSource::new(decoding, Arc::clone(&tally));
+        // With more workers than that, the others decode while one commits: a batch
+        // decoded ahead would only take memory.
+        let source = ChunkSource::new(decoding, Arc::clone(&tally), workers <= 2);
         let flow = Flow::new(config.clone(), source, Arc::clone(&target.sink));
         let halted = halted.clone();
         flows.spawn(async move { flow.run(halted).await.1 });

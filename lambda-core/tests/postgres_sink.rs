@@ -2,6 +2,8 @@
 
 #[path = "postgres/model.rs"]
 mod model;
+#[path = "postgres/serving.rs"]
+mod serving;
 #[path = "postgres/subject.rs"]
 mod subject;
 
@@ -30,6 +32,10 @@ fn main() -> ExitCode {
         suite.postgres("values come back as they were sent", values_come_back);
         suite.postgres("a claim ends the backend of a frozen owner", claims_from_a_frozen_owner);
         suite.postgres("a claim over another active group is refused", refuses_another_group);
+        suite.postgres(
+            "the merged view is the sum of the rows as they stand",
+            serving::view_is_the_sum_of_the_rows,
+        );
         suite.deadline(240);
         suite.postgres(
             "outcomes of concurrent transactions follow from taking them one after another",

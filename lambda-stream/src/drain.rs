@@ -1,18 +1,18 @@
 //! Whether everything that was in the topic at the start is stored.
 
 use lambda_core::kafka::topic::Ends;
-
-use crate::stored::StoredLane;
+use lambda_core::progress::Progress;
 
 /// What is left to store of what a topic held at some moment, by whoever stores
 /// it.
 ///
 /// Offsets are counted, not messages: markers and compacted messages are
 /// included.
-pub(crate) fn left(ends: &Ends, lanes: &[StoredLane]) -> i64 {
+pub(crate) fn left(ends: &Ends, lanes: &[Progress]) -> i64 {
     let left = ends.ends.iter().map(|(partition, end)| {
-        let lane =
-            lanes.iter().find(|lane| lane.source == ends.source && lane.partition == *partition);
+        let lane = lanes
+            .iter()
+            .find(|lane| lane.name.source == ends.source && lane.name.partition == *partition);
         // A lane that nobody has claimed yet counts, so that an empty partition is
         // waited for until it is somebody's.
         lane.map_or_else(|| (*end).max(1), |lane| (end - lane.position).max(0))
@@ -22,12 +22,21 @@ pub(crate) fn left(ends: &Ends, lanes: &[StoredLane]) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use lambda_core::progress::Counts;
+    use lambda_core::progress::{Counts, LaneId, LaneName, Sums};
 
     use super::*;
 
-    fn lane(source: &str, partition: i32, position: i64) -> StoredLane {
-        StoredLane { source: source.into(), partition, position, counts: Counts::default() }
+    fn lane(source: &str, partition: i32, position: i64) -> Progress {
+        Progress {
+            lane: LaneId(1),
+            name: LaneName { pipeline: "t".into(), source: source.into(), partition },
+            position,
+            end_position: None,
+            claim: None,
+            counts: Counts::default(),
+            sums: Sums::default(),
+            last: None,
+        }
     }
 
     #[test]

@@ -9,14 +9,14 @@ use lambda_core::kafka::topic::{self, Ends};
 use lambda_core::kafka::{KafkaSource, SourceOptions};
 use lambda_core::outcome::Authority;
 use lambda_core::postgres::PostgresSink;
-use lambda_core::progress::Counts;
+use lambda_core::progress::{Counts, Progress};
 use lambda_core::{Error, Record};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::config::StreamConfig;
 use crate::drain;
-use crate::stored::{Stored, StoredLane, total};
+use crate::stored::{Stored, total};
 use crate::summary::Summary;
 
 /// How often the end is looked for.
@@ -79,7 +79,7 @@ fn interrupted(left: Option<i64>) -> Error {
 struct Run {
     sink: Arc<PostgresSink>,
     stored: Stored,
-    before: Vec<StoredLane>,
+    before: Vec<Progress>,
     ends: Option<Ends>,
     table: &'static lambda_core::record::Table,
 }
@@ -168,12 +168,12 @@ impl Run {
         (Instant::now(), read)
     }
 
-    fn left(&self, lanes: &[StoredLane]) -> Option<i64> {
+    fn left(&self, lanes: &[Progress]) -> Option<i64> {
         self.ends.as_ref().map(|ends| drain::left(ends, lanes))
     }
 }
 
 /// Records of all topics that go into the pipeline, as one figure.
-fn read(lanes: &[StoredLane]) -> i64 {
+fn read(lanes: &[Progress]) -> i64 {
     lanes.iter().map(|lane| lane.counts.read).sum()
 }

@@ -55,6 +55,23 @@ pub(super) fn progress(row: &Row) -> Result<Progress, tokio_postgres::Error> {
     })
 }
 
+/// The stored progress of all lanes of a pipeline that a consumer group ever
+/// claimed: the only counts of a stream that people are shown (R10).
+///
+/// # Errors
+/// `Transient` or `Fatal`.
+pub async fn stream_lanes(client: &Client, pipeline: &str) -> Result<Vec<Progress>, Error> {
+    let sql = format!(
+        "select {PROGRESS_COLUMNS} from ingest_progress \
+         where pipeline = $1 and consumer_group is not null order by source, partition"
+    );
+    let read = async {
+        let rows = client.query(&sql, &[&pipeline]).await?;
+        rows.iter().map(progress).collect::<Result<_, tokio_postgres::Error>>()
+    };
+    read.await.map_err(|error| remedy::postgres(error, "read progress"))
+}
+
 /// The stored progress of lanes, read without locking.
 pub(super) async fn stored(client: &Client, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
     let numbers: Vec<i32> = lanes.iter().map(|lane| lane.0).collect();

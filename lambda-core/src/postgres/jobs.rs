@@ -26,27 +26,34 @@ const SETTINGS: &str =
 /// Key of the advisory lock under which jobs get their numbers (R21).
 const NUMBER_LOCK: i64 = 0x6c61_6d62_6461_0002;
 
+/// What the lanes of a job have stored so far; without its condition.
+pub(super) const LANE_SUMS: &str = "\
+    select coalesce(sum(read), 0)::bigint as read, \
+           coalesce(sum(inserted), 0)::bigint as inserted, \
+           coalesce(sum(confirmed), 0)::bigint as confirmed, \
+           coalesce(sum(corrected), 0)::bigint as corrected, \
+           coalesce(sum(superseded), 0)::bigint as superseded, \
+           coalesce(sum(duplicate), 0)::bigint as duplicate, \
+           coalesce(sum(rejected), 0)::bigint as rejected, \
+           count(*) as lanes, count(*) filter (where position = end_position) as stored_chunks \
+    from ingest_progress";
+
 /// What [`job`] reads. A completed job's counts are its own, those of any other
 /// are the sums of what its lanes have stored so far (R10).
-const SELECT_JOB: &str = "\
-    select j.id, j.pipeline, j.source, j.status, j.file_name, j.bytes, j.records, j.chunks, \
-           j.run_time, j.as_of, j.attempt, j.owner, j.started_at, j.finished_at, j.error, \
-           j.status = 'completed' as final, s.stored_chunks, \
-           coalesce(j.lease_until > clock_timestamp(), false) as leased, \
-           j.read, j.inserted, j.confirmed, j.corrected, j.superseded, j.duplicate, j.rejected, \
-           s.read as live_read, s.inserted as live_inserted, s.confirmed as live_confirmed, \
-           s.corrected as live_corrected, s.superseded as live_superseded, \
-           s.duplicate as live_duplicate, s.rejected as live_rejected \
-    from batch_jobs j cross join lateral ( \
-        select count(*) filter (where position = end_position) as stored_chunks, \
-               coalesce(sum(read), 0)::bigint as read, \
-               coalesce(sum(inserted), 0)::bigint as inserted, \
-               coalesce(sum(confirmed), 0)::bigint as confirmed, \
-               coalesce(sum(corrected), 0)::bigint as corrected, \
-               coalesce(sum(superseded), 0)::bigint as superseded, \
-               coalesce(sum(duplicate), 0)::bigint as duplicate, \
-               coalesce(sum(rejected), 0)::bigint as rejected \
-        from ingest_progress p where p.pipeline = j.pipeline and p.source = j.source) s";
+fn select_job() -> String {
+    format!(
+        "select j.id, j.pipeline, j.source, j.status, j.file_name, j.bytes, j.records, j.chunks, \
+                j.run_time, j.as_of, j.attempt, j.owner, j.started_at, j.finished_at, j.error, \
+                j.status = 'completed' as final, s.stored_chunks, \
+                coalesce(j.lease_until > clock_timestamp(), false) as leased, \
+                j.read, j.inserted, j.confirmed, j.corrected, j.superseded, j.duplicate, j.rejected, \
+                s.read as live_read, s.inserted as live_inserted, s.confirmed as live_confirmed, \
+                s.corrected as live_corrected, s.superseded as live_superseded, \
+                s.duplicate as live_duplicate, s.rejected as live_rejected \
+         from batch_jobs j cross join lateral ( \
+             {LANE_SUMS} where pipeline = j.pipeline and source = j.source) s"
+    )
+}
 
 const INSERT_CHUNKS: &str = "\
     insert into ingest_progress \
@@ -215,7 +222,7 @@ impl Jobs {
     pub async fn get(&self, number: i64) -> Result<Option<Job>, Error> {
         let failed = |error| remedy::postgres(error, "read a job");
         let connection = self.connect().await?;
-        let sql = format!("{SELECT_JOB} where j.id = $1");
+        let sql = format!("{} where j.id = $1", select_job());
         let row = connection.query_opt(&sql, &[&number]).await.map_err(failed)?;
         row.as_ref().map(job).transpose().map_err(failed)
     }
@@ -229,7 +236,8 @@ impl Jobs {
         let failed = |error| remedy::postgres(error, "list the jobs");
         let connection = self.connect().await?;
         let sql = format!(
-            "{SELECT_JOB} where $1::text is null or j.status = $1 order by j.id desc limit $2"
+            "{} where $1::text is null or j.status = $1 order by j.id desc limit $2",
+            select_job()
         );
         let status = status.map(Status::as_str);
         let rows = connection.query(&sql, &[&status, &i64::from(limit)]).await.map_err(failed)?;
@@ -272,7 +280,7 @@ fn same_as_of(job: Job, asked: Option<i64>) -> Result<Job, Error> {
 }
 
 async fn find(client: &Client, new: &NewJob) -> Result<Option<Job>, tokio_postgres::Error> {
-    let sql = format!("{SELECT_JOB} where j.pipeline = $1 and j.source = $2");
+    let sql = format!("{} where j.pipeline = $1 and j.source = $2", select_job());
     let row = client.query_opt(&sql, &[&new.pipeline, &new.source]).await?;
     row.as_ref().map(job).transpose()
 }
@@ -319,7 +327,7 @@ async fn insert(transaction: &Transaction<'_>, new: &NewJob) -> Result<(), tokio
         .map(drop)
 }
 
-/// Reads a row of [`SELECT_JOB`].
+/// Reads a row of [`select_job`].
 fn job(row: &Row) -> Result<Job, tokio_postgres::Error> {
     let status: String = row.try_get("status")?;
     let live = if row.try_get("final")? { "" } else { "live_" };

@@ -16,7 +16,7 @@ use crate::job::{self, Chunk, End, Found, Start, Status};
 use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::connect;
 use crate::postgres::evict::{Backend, ending_blockers};
-use crate::postgres::jobs::{Job, Jobs, Patience};
+use crate::postgres::jobs::{Job, Jobs, LANE_SUMS, Patience};
 use crate::postgres::lanes::{self, PROGRESS_COLUMNS};
 use crate::progress::{ClaimId, Progress};
 use crate::remedy;
@@ -47,18 +47,6 @@ const LOCK_LANES: &str = "\
 const RENEW: &str = "\
     update batch_jobs set lease_until = clock_timestamp() + $3::float8 * interval '1 second' \
     where id = $1 and attempt = $2 and status = 'running'";
-
-/// The sums of a job's lanes. The last two tell whether every chunk is stored.
-const SUMS: &str = "\
-    select coalesce(sum(read), 0)::bigint as read, \
-           coalesce(sum(inserted), 0)::bigint as inserted, \
-           coalesce(sum(confirmed), 0)::bigint as confirmed, \
-           coalesce(sum(corrected), 0)::bigint as corrected, \
-           coalesce(sum(superseded), 0)::bigint as superseded, \
-           coalesce(sum(duplicate), 0)::bigint as duplicate, \
-           coalesce(sum(rejected), 0)::bigint as rejected, \
-           count(*) as lanes, count(*) filter (where position = end_position) as stored \
-    from ingest_progress where pipeline = $3 and source = $4";
 
 const SET_COUNTS: &str = "\
     read = s.read, inserted = s.inserted, confirmed = s.confirmed, corrected = s.corrected, \
@@ -297,9 +285,9 @@ impl Attempt {
         let sql = format!(
             "update batch_jobs j set status = 'completed', lease_until = null, error = null, \
                     finished_at = now(), {SET_COUNTS} \
-             from ({SUMS}) s \
+             from ({LANE_SUMS} where pipeline = $3 and source = $4) s \
              where j.id = $1 and j.attempt = $2 and j.status = 'running' \
-               and s.lanes = j.chunks and s.stored = s.lanes"
+               and s.lanes = j.chunks and s.stored_chunks = s.lanes"
         );
         let job = &self.job;
         let written =
@@ -316,7 +304,7 @@ impl Attempt {
     ) -> Result<bool, tokio_postgres::Error> {
         let sql = format!(
             "update batch_jobs j set status = $5, lease_until = null, error = $6, {SET_COUNTS} \
-             from ({SUMS}) s where j.id = $1 and j.attempt = $2 and j.status = 'running'"
+             from ({LANE_SUMS} where pipeline = $3 and source = $4) s where j.id = $1 and j.attempt = $2 and j.status = 'running'"
         );
         let job = &self.job;
         let written = client

@@ -1,22 +1,20 @@
 //! The way from a topic to the table, end to end: the real binaries, a real
 //! database, real signals.
 
-use std::path::PathBuf;
+mod support;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lambda_core::postgres::Connection;
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
 use lambda_lab::ledger::Ledger;
-use lambda_lab::processes::{Process, Program, Signal};
-use lambda_lab::servers::Database;
+use lambda_lab::processes::Signal;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::Value;
 
-/// How long anything may take, a session that has to time out included.
-const DEADLINE: Duration = Duration::from_mins(1);
+use support::{Bench, DEADLINE};
 
 fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
@@ -32,123 +30,6 @@ fn main() -> ExitCode {
         suite.real_kafka("a topic that ends in transaction markers is read to its end", markers);
         suite.real_kafka("the broker-side group protocol works by configuration", broker_side);
     })
-}
-
-/// What every test here works with.
-struct Bench {
-    context: Context,
-    database: Database,
-    sql: Connection,
-    topic: String,
-    bootstrap: String,
-    ledger: PathBuf,
-}
-
-impl Bench {
-    async fn new(context: Context, partitions: i32) -> Result<Self, Failure> {
-        let topic = context.topic("transactions", partitions).await?;
-        Self::on(context, topic).await
-    }
-
-    async fn on(context: Context, topic: String) -> Result<Self, Failure> {
-        let database = context.database().await?;
-        let sql = database.connect().await?;
-        let bootstrap = context.bootstrap().await?;
-        let ledger = context.folder()?.join("ledger.jsonl");
-        Ok(Self { context, database, sql, topic, bootstrap, ledger })
-    }
-
-    fn program(&self, path: &str) -> Program {
-        self.context
-            .program(path)
-            .env("KAFKA_BOOTSTRAP_SERVERS", &self.bootstrap)
-            .env("KAFKA_TOPIC", &self.topic)
-            .env("KAFKA_GROUP_ID", format!("{}-group", self.topic))
-            .args(["--output", "json"])
-    }
-
-    fn consumer(&self) -> Program {
-        let program = self.program(env!("CARGO_BIN_EXE_lambda-consumer"));
-        program.envs(self.database.environment())
-    }
-
-    /// A producer of repeatable traffic with repeated and invalid messages.
-    fn producer(&self, count: u32, rate: u32) -> Program {
-        self.program(env!("CARGO_BIN_EXE_lambda-producer-stream"))
-            .args(["--seed", "7", "--duplicate-ratio", "0.02", "--invalid-ratio", "0.01"])
-            .args(["--count", &count.to_string(), "--rate", &rate.to_string()])
-            .arg("--ledger")
-            .arg(&self.ledger)
-    }
-
-    async fn produce(&self, count: u32) -> Result<Ledger, Failure> {
-        self.producer(count, 0).run(DEADLINE).await?.expect_code(0)?;
-        let ledger = Ledger::read(&self.ledger)?;
-        assert_eq!(ledger.kinds().all(), i64::from(count));
-        Ok(ledger)
-    }
-
-    async fn consume_to_end(&self) -> Result<Value, Failure> {
-        let ended = self.consumer().arg("--exit-at-end").run(DEADLINE).await?.expect_code(0)?;
-        Ok(serde_json::from_str(&ended.stdout)?)
-    }
-
-    async fn number(&self, sql: &str) -> Result<i64, Failure> {
-        Ok(self.sql.query_one(sql, &[]).await?.try_get(0)?)
-    }
-
-    async fn read(&self) -> Result<i64, Failure> {
-        self.number("select coalesce(sum(read), 0)::bigint from ingest_progress").await
-    }
-
-    /// Waits until at least so many messages are stored.
-    async fn stored(&self, at_least: i64) -> Result<(), Failure> {
-        let waited = tokio::time::timeout(DEADLINE, async {
-            while self.read().await? < at_least {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            Ok::<_, Failure>(())
-        });
-        match waited.await {
-            Ok(done) => done,
-            Err(_) => Err(format!("only {} of {at_least} were stored", self.read().await?).into()),
-        }
-    }
-
-    /// Waits until the process holds lanes, by the name it writes beside claims.
-    async fn holds_lanes(&self, process: &Process) -> Result<(), Failure> {
-        let sql = format!(
-            "select count(*) from ingest_progress where owner like '% pid {}'",
-            process.pid()
-        );
-        let waited = tokio::time::timeout(DEADLINE, async {
-            while self.number(&sql).await? == 0 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            Ok::<_, Failure>(())
-        });
-        waited.await.map_err(|_| format!("no lane was claimed:\n{}", process.stderr()))?
-    }
-
-    /// Everything delivered is stored once, and nothing else: by the counts, by the
-    /// ids, by the dead letters' places and bytes, and by the positions.
-    async fn is_exact(&self, ledger: &Ledger) -> Result<(), Failure> {
-        let sum = "select sum(read)::bigint, sum(inserted)::bigint, sum(duplicate)::bigint, \
-                   sum(rejected)::bigint from ingest_progress";
-        let row = self.sql.query_one(sum, &[]).await?;
-        let counts: [i64; 4] = [row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?];
-        let kinds = ledger.kinds();
-        assert_eq!(counts, [kinds.all(), kinds.valid, kinds.duplicate, kinds.invalid]);
-        let differences = ledger.compare(&self.sql).await?;
-        assert!(differences.is_empty(), "{differences}");
-        let unexplained = "select count(*) from dead_letters where reason = '' or detail = ''";
-        assert_eq!(self.number(unexplained).await?, 0);
-        for row in self.sql.query("select partition, position from ingest_progress", &[]).await? {
-            let (partition, position): (i32, i64) = (row.try_get(0)?, row.try_get(1)?);
-            assert_eq!(position, ledger.ends().get(&partition).copied().unwrap_or_default());
-        }
-        Ok(())
-    }
 }
 
 async fn three(context: Context) -> Result<(), Failure> {

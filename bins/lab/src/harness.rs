@@ -37,7 +37,7 @@ use tracing_subscriber::EnvFilter;
 use crate::Failure;
 use crate::processes::Program;
 use crate::servers::postgres::Collation;
-use crate::servers::{Database, Kafka, Servers};
+use crate::servers::{Database, Kafka, OwnKafka, OwnPostgres, Servers};
 
 /// How long a test may take before it counts as hung.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -278,6 +278,24 @@ impl Context {
         let topic = self.shared.servers.kafka().await?.topic(prefix, partitions).await?;
         self.used().topics.push(topic.clone());
         Ok(topic)
+    }
+
+    /// A PostgreSQL of this test's own, to be broken: a local one, with `settings`
+    /// (`name=value`) beside the usual ones.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn own_postgres(&self, settings: &[&str]) -> Result<OwnPostgres, Failure> {
+        OwnPostgres::start(self.shared.servers.scratch(), settings).await
+    }
+
+    /// A Kafka cluster of this test's own, to be broken, with an id of its own; on
+    /// `port` if it is given. For tests that need the real one only.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn own_kafka(&self, port: Option<u16>) -> Result<OwnKafka, Failure> {
+        OwnKafka::start(self.shared.servers.scratch(), port).await
     }
 
     /// A new empty folder.

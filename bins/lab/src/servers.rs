@@ -6,6 +6,7 @@ pub mod docker;
 pub mod kafka;
 pub mod local_postgres;
 pub mod login;
+pub mod own;
 pub mod postgres;
 pub mod scratch;
 pub mod tools;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 
 pub use self::kafka::Kafka;
+pub use self::own::{OwnKafka, OwnPostgres};
 pub use self::postgres::{Database, Postgres};
 pub use self::scratch::Scratch;
 use crate::Failure;

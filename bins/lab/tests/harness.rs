@@ -16,6 +16,8 @@ fn main() -> ExitCode {
         suite.postgres("an empty database has no schema", empty);
         suite.kafka("a test's topic has the partitions it asked for", topics);
         suite.real_kafka("a real broker keeps a cluster id", cluster_id);
+        suite.plain("a PostgreSQL of a test's own is killed and started again", own_postgres);
+        suite.real_kafka("a broker of a test's own is killed and started again", own_kafka);
         suite.plain("a program sees only the environment it was given", environment);
         suite.plain("a program can be frozen, thawed and ended", signals);
         suite.plain("a deadline ends the wait for a program", deadline);
@@ -62,6 +64,51 @@ async fn cluster_id(context: Context) -> Result<(), Failure> {
         ClientConfig::new().set("bootstrap.servers", context.bootstrap().await?).create()?;
     let id = consumer.client().fetch_cluster_id(Duration::from_secs(10));
     assert!(id.is_some_and(|id| !id.starts_with("mock")));
+    Ok(())
+}
+
+async fn own_postgres(context: Context) -> Result<(), Failure> {
+    let mut own = context.own_postgres(&["wal_writer_delay=10s"]).await?;
+    let database = own.database().await?;
+    let connection = database.connect().await?;
+    let setting = connection.query_one("show wal_writer_delay", &[]).await?;
+    assert_eq!(setting.get::<_, &str>(0), "10s");
+    connection.execute("update xid_offset set value = 7", &[]).await?;
+    own.server.signal("walwriter", Signal::STOP)?;
+    own.server.kill()?;
+    assert!(database.connect().await.is_err());
+    own.server.start_again().await?;
+    let row = database.connect().await?.query_one("select value from xid_offset", &[]).await?;
+    assert_eq!(row.get::<_, i64>(0), 7, "what was durable is there");
+    Ok(())
+}
+
+async fn own_kafka(context: Context) -> Result<(), Failure> {
+    let first = context.own_kafka(None).await?;
+    let port = first.port();
+    let topic = first.broker().topic("own", 2).await?;
+    let ask = async || {
+        let servers = format!("127.0.0.1:{port}");
+        let topic = topic.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer =
+                ClientConfig::new().set("bootstrap.servers", servers).create()?;
+            let wait = Duration::from_secs(20);
+            let metadata = consumer.fetch_metadata(Some(&topic), wait)?;
+            let partitions = metadata.topics()[0].partitions().len();
+            Ok::<_, Failure>((consumer.client().fetch_cluster_id(wait), partitions))
+        });
+        asked.await?
+    };
+    let (id, partitions) = ask().await?;
+    assert_eq!(partitions, 2);
+    first.kill().await?;
+    first.start_again().await?;
+    assert_eq!(ask().await?, (id.clone(), 2), "the same cluster with its topics");
+    first.remove().await?;
+    let second = context.own_kafka(Some(port)).await?;
+    second.broker().topic("own", 1).await?;
+    assert_ne!(ask().await?.0, id, "another cluster at the same address");
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, Producer};
 use testcontainers_modules::kafka::apache::{self, KAFKA_PORT};
 use testcontainers_modules::testcontainers::runners::AsyncRunner;
-use testcontainers_modules::testcontainers::{ContainerAsync, ImageExt};
+use testcontainers_modules::testcontainers::{ContainerAsync, ContainerRequest, ImageExt};
 
 use crate::Failure;
 use crate::servers::docker;
@@ -93,18 +93,7 @@ impl Kafka {
 
     async fn container(scratch: &Arc<Scratch>) -> Result<Self, Failure> {
         scratch.watch_containers()?;
-        let container = apache::Kafka::default()
-            .with_jvm_image()
-            .with_tag("4.3.1")
-            // A group's first join would wait three seconds for further members.
-            .with_env_var("KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS", "0")
-            .with_env_var("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false")
-            .with_env_var("KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR", "1")
-            .with_env_var("KAFKA_TRANSACTION_STATE_LOG_MIN_ISR", "1")
-            .with_label(docker::OWNER, docker::owner())
-            .with_startup_timeout(Duration::from_mins(2))
-            .start()
-            .await?;
+        let container = image().start().await?;
         let port = container.get_host_port_ipv4(KAFKA_PORT).await?;
         Ok(Self::of(format!("127.0.0.1:{port}"), Broker::Container(Box::new(container))))
     }
@@ -148,6 +137,20 @@ impl Kafka {
     fn admin(&self) -> Result<AdminClient<DefaultClientContext>, Failure> {
         Ok(ClientConfig::new().set("bootstrap.servers", &self.bootstrap).create()?)
     }
+}
+
+/// The container of a broker, to be started.
+pub(super) fn image() -> ContainerRequest<apache::Kafka> {
+    apache::Kafka::default()
+        .with_jvm_image()
+        .with_tag("4.3.1")
+        // A group's first join would wait three seconds for further members.
+        .with_env_var("KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS", "0")
+        .with_env_var("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false")
+        .with_env_var("KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR", "1")
+        .with_env_var("KAFKA_TRANSACTION_STATE_LOG_MIN_ISR", "1")
+        .with_label(docker::OWNER, docker::owner())
+        .with_startup_timeout(Duration::from_mins(2))
 }
 
 fn patient() -> AdminOptions {

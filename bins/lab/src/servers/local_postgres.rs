@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lambda_core::postgres::connect::connect;
+use rustix::process::{Pid, Signal, kill_process};
 use uuid::Uuid;
 
 use crate::Failure;
@@ -18,81 +19,138 @@ use crate::servers::login::Login;
 use crate::servers::scratch::{Ending, Scratch};
 use crate::servers::tools;
 
-/// A running server that ends when this is dropped.
+/// Settings of every server; later ones count more.
+const SETTINGS: [&str; 4] =
+    ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200", "fsync=on"];
+
+/// A server that ends when this is dropped.
 #[derive(Debug)]
 pub struct LocalPostgres {
     server: Child,
+    settings: Vec<String>,
+    folder: PathBuf,
+    user: Unprivileged,
     scratch: Arc<Scratch>,
     admin: Login,
     tools: PathBuf,
 }
 
 impl LocalPostgres {
-    /// Makes a database cluster in the scratch folder and starts its server.
+    /// Makes a database cluster in the scratch folder and starts its server, with
+    /// `settings` (`name=value`) beside the usual ones.
     ///
     /// # Errors
     /// When programs are missing, or one of them fails: with what it said.
-    pub async fn start(scratch: &Arc<Scratch>) -> Result<Self, Failure> {
+    pub async fn start(scratch: &Arc<Scratch>, settings: &[&str]) -> Result<Self, Failure> {
         let tools = tools::find().await?;
         let user = Unprivileged::find()?;
         let folder = scratch.folder("postgres")?;
         let password = Uuid::new_v4().simple().to_string();
         init(&tools, &folder, &user, &password)?;
+        let settings: Vec<String> =
+            SETTINGS.iter().chain(settings).map(|setting| (*setting).to_owned()).collect();
         let mut attempts = 0;
         loop {
             attempts += 1;
-            // Somebody may take the port between our look and the server's.
-            match Self::serve(scratch, &tools, &folder, &user, &password).await {
+            let port = free_port()?;
+            let admin = Login {
+                host: "127.0.0.1".into(),
+                port,
+                database: "postgres".into(),
+                user: "postgres".into(),
+                password: password.clone(),
+            };
+            let server = serve(scratch, &tools, &folder, &user, &settings, port)?;
+            let mut started = Self {
+                server,
+                settings: settings.clone(),
+                folder: folder.clone(),
+                user,
+                scratch: Arc::clone(scratch),
+                admin,
+                tools: tools.clone(),
+            };
+            match started.ready().await {
+                Ok(()) => return Ok(started),
+                // Somebody may take the port between our look and the server's.
                 Err(_) if attempts < 3 => {}
-                other => return other,
+                Err(error) => return Err(error),
             }
         }
     }
 
-    async fn serve(
-        scratch: &Arc<Scratch>,
-        tools: &Path,
-        folder: &Path,
-        user: &Unprivileged,
-        password: &str,
-    ) -> Result<Self, Failure> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let log = folder.join("log");
-        let mut command = user.command(&tools.join("postgres"));
-        command.arg("-D").arg(folder.join("data"));
-        for setting in [
-            "listen_addresses=127.0.0.1",
-            &format!("port={port}"),
-            "unix_socket_directories=",
-            "max_connections=200",
-            "fsync=on",
-        ] {
-            command.args(["-c", setting]);
+    /// Ends all its processes by SIGKILL, as a crash of the machine would but for
+    /// what the kernel has not yet written: what the server wrote stays.
+    ///
+    /// # Errors
+    /// When the system does not tell what became of them.
+    pub fn kill(&mut self) -> Result<(), Failure> {
+        let children = self.children()?;
+        self.server.kill()?;
+        self.server.wait()?;
+        self.scratch.forget(self.server.id());
+        for (pid, _) in &children {
+            // Some have seen the end of their parent, and ended themselves.
+            let _ = signal(*pid, Signal::KILL);
         }
-        let output = fs::File::create(&log)?;
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        // A signal from the terminal is for us: the guard ends the server.
-        let server = command.process_group(0).spawn()?;
-        scratch.watch(server.id(), Ending::Quit)?;
-        let admin = Login {
-            host: "127.0.0.1".into(),
-            port,
-            database: "postgres".into(),
-            user: "postgres".into(),
-            password: password.to_owned(),
-        };
-        let scratch = Arc::clone(scratch);
-        let mut started = Self { server, scratch, admin, tools: tools.to_owned() };
-        started.ready(&log).await?;
-        Ok(started)
+        while children.iter().any(|(pid, _)| Path::new("/proc").join(pid.to_string()).exists()) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
     }
 
-    async fn ready(&mut self, log: &Path) -> Result<(), Failure> {
+    /// Starts it again after [`LocalPostgres::kill`], on the same port and data.
+    ///
+    /// # Errors
+    /// When it does not get ready: with what it said.
+    pub async fn start_again(&mut self) -> Result<(), Failure> {
+        let port = self.admin.port;
+        self.server =
+            serve(&self.scratch, &self.tools, &self.folder, &self.user, &self.settings, port)?;
+        self.ready().await
+    }
+
+    /// Its processes but the first, with their titles (`postgres: walwriter `).
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn children(&self) -> Result<Vec<(u32, String)>, Failure> {
+        let mut children = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            // A process may end between our looks.
+            let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
+            let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+            if parent.map(str::trim) == Some(&self.server.id().to_string()) {
+                let title = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                children.push((pid, String::from_utf8_lossy(&title).replace('\0', " ")));
+            }
+        }
+        Ok(children)
+    }
+
+    /// Sends a signal to the process whose title contains `title`, the walwriter
+    /// for example.
+    ///
+    /// # Errors
+    /// When there is not exactly one.
+    pub fn signal(&self, title: &str, what: Signal) -> Result<(), Failure> {
+        let mut found = self.children()?;
+        found.retain(|(_, of)| of.contains(title));
+        match &found[..] {
+            [(pid, _)] => signal(*pid, what),
+            _ => Err(format!("{} processes are called {title}", found.len()).into()),
+        }
+    }
+
+    async fn ready(&mut self) -> Result<(), Failure> {
         for _ in 0..600 {
             match connect(&self.admin.config(), "lab").await {
                 Ok(_) => return Ok(()),
                 Err(error) if self.server.try_wait()?.is_some() => {
-                    let said = fs::read_to_string(log).unwrap_or_default();
+                    let said = fs::read_to_string(log(&self.folder)).unwrap_or_default();
                     return Err(format!("PostgreSQL ended at its start: {error}\n{said}").into());
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -114,12 +172,49 @@ impl LocalPostgres {
 
 impl Drop for LocalPostgres {
     fn drop(&mut self) {
-        if let Some(pid) = rustix::process::Pid::from_raw(self.server.id().cast_signed()) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::QUIT);
+        // A server that was killed is gone already.
+        if matches!(self.server.try_wait(), Ok(Some(_))) {
+            return;
         }
+        let _ = signal(self.server.id(), Signal::QUIT);
         let _ = self.server.wait();
         self.scratch.forget(self.server.id());
     }
+}
+
+/// A port that nobody listens on now.
+pub(super) fn free_port() -> Result<u16, Failure> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn signal(pid: u32, signal: Signal) -> Result<(), Failure> {
+    let pid = Pid::from_raw(pid.cast_signed()).ok_or("no process has the number 0")?;
+    Ok(kill_process(pid, signal)?)
+}
+
+fn log(folder: &Path) -> PathBuf {
+    folder.join("log")
+}
+
+fn serve(
+    scratch: &Scratch,
+    tools: &Path,
+    folder: &Path,
+    user: &Unprivileged,
+    settings: &[String],
+    port: u16,
+) -> Result<Child, Failure> {
+    let mut command = user.command(&tools.join("postgres"));
+    command.arg("-D").arg(folder.join("data")).arg("-p").arg(port.to_string());
+    for setting in settings {
+        command.args(["-c", setting]);
+    }
+    let output = fs::OpenOptions::new().create(true).append(true).open(log(folder))?;
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    // A signal from the terminal is for us: the guard ends the server.
+    let server = command.process_group(0).spawn()?;
+    scratch.watch(server.id(), Ending::Quit)?;
+    Ok(server)
 }
 
 fn init(tools: &Path, folder: &Path, user: &Unprivileged, password: &str) -> Result<(), Failure> {
@@ -145,6 +240,7 @@ fn init(tools: &Path, folder: &Path, user: &Unprivileged, password: &str) -> Res
 
 /// The user that PostgreSQL's programs run as: another one when we are root,
 /// which they refuse.
+#[derive(Debug, Clone, Copy)]
 struct Unprivileged {
     ids: Option<(u32, u32)>,
 }

@@ -39,7 +39,7 @@ pub struct Postgres {
 enum Server {
     Given,
     Container(#[expect(dead_code, reason = "held until it is dropped")] Box<ContainerAsync<Image>>),
-    Local(#[expect(dead_code, reason = "held until it is dropped")] LocalPostgres),
+    Local(#[expect(dead_code, reason = "held until it is dropped")] Box<LocalPostgres>),
 }
 
 /// How text is compared in a database.
@@ -83,8 +83,8 @@ impl Postgres {
     /// # Errors
     /// As for [`LocalPostgres::start`].
     pub async fn local(scratch: &Arc<Scratch>) -> Result<Self, Failure> {
-        let server = LocalPostgres::start(scratch).await?;
-        Ok(Self::of(server.admin().clone(), Server::Local(server)))
+        let server = LocalPostgres::start(scratch, &[]).await?;
+        Ok(Self::of(server.admin().clone(), Server::Local(Box::new(server))))
     }
 
     async fn container(scratch: &Arc<Scratch>) -> Result<Self, Failure> {
@@ -102,6 +102,11 @@ impl Postgres {
         let admin =
             Login { host, port, database: postgres(), user: postgres(), password: postgres() };
         Ok(Self::of(admin, Server::Container(Box::new(container))))
+    }
+
+    /// Databases on a server that somebody else holds.
+    pub(super) fn borrowed(admin: Login) -> Self {
+        Self::of(admin, Server::Given)
     }
 
     fn of(admin: Login, server: Server) -> Self {

@@ -1,0 +1,111 @@
+//! Servers of one test's own, to be killed, frozen and started again.
+
+use std::sync::Arc;
+
+use testcontainers_modules::kafka::apache::{self, KAFKA_PORT};
+use testcontainers_modules::testcontainers::runners::AsyncRunner;
+use testcontainers_modules::testcontainers::{ContainerAsync, ImageExt};
+use uuid::Uuid;
+
+use crate::Failure;
+use crate::servers::local_postgres::{LocalPostgres, free_port};
+use crate::servers::postgres::Collation;
+use crate::servers::scratch::Scratch;
+use crate::servers::{Database, Kafka, Postgres, kafka};
+
+/// A PostgreSQL of a test's own.
+#[derive(Debug)]
+pub struct OwnPostgres {
+    databases: Postgres,
+    /// The server's processes.
+    pub server: LocalPostgres,
+}
+
+impl OwnPostgres {
+    pub(crate) async fn start(scratch: &Arc<Scratch>, settings: &[&str]) -> Result<Self, Failure> {
+        let server = LocalPostgres::start(scratch, settings).await?;
+        Ok(Self { databases: Postgres::borrowed(server.admin().clone()), server })
+    }
+
+    /// A fresh database with the current schema.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn database(&self) -> Result<Database, Failure> {
+        self.databases.database(Collation::Default).await
+    }
+}
+
+/// A Kafka broker of a test's own, in a container.
+pub struct OwnKafka {
+    container: ContainerAsync<apache::Kafka>,
+    port: u16,
+    topics: Kafka,
+}
+
+impl OwnKafka {
+    /// A new cluster with an id of its own, on `port` if it is given: what listened
+    /// there before must be gone.
+    pub(crate) async fn start(scratch: &Arc<Scratch>, port: Option<u16>) -> Result<Self, Failure> {
+        scratch.watch_containers()?;
+        let port = port.map_or_else(free_port, Ok)?;
+        let mut id = Uuid::new_v4().simple().to_string();
+        id.truncate(22);
+        let container = kafka::image()
+            .with_env_var("CLUSTER_ID", id)
+            .with_mapped_port(port, KAFKA_PORT)
+            .start()
+            .await?;
+        Ok(Self { container, port, topics: Kafka::at(&format!("127.0.0.1:{port}")) })
+    }
+
+    /// Where it listens on the loopback address.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The broker, for topics and clients.
+    pub fn broker(&self) -> &Kafka {
+        &self.topics
+    }
+
+    /// Ends it at once.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub async fn kill(&self) -> Result<(), Failure> {
+        Ok(self.container.stop_with_timeout(Some(0)).await?)
+    }
+
+    /// Starts it again after [`OwnKafka::kill`], on the same port and data.
+    ///
+    /// # Errors
+    /// When the engine refuses, or it does not get ready.
+    pub async fn start_again(&self) -> Result<(), Failure> {
+        Ok(self.container.start().await?)
+    }
+
+    /// Freezes all its processes, so that it is there and does not answer.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub async fn freeze(&self) -> Result<(), Failure> {
+        Ok(self.container.pause().await?)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub async fn thaw(&self) -> Result<(), Failure> {
+        Ok(self.container.unpause().await?)
+    }
+
+    /// Removes it with all it holds.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub async fn remove(self) -> Result<(), Failure> {
+        Ok(self.container.rm().await?)
+    }
+}

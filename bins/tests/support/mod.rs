@@ -1,0 +1,135 @@
+//! What the tests of the stream share: a topic, a database, the real binaries,
+//! and the judgement whether everything was stored once.
+
+#![allow(dead_code, reason = "no file of tests uses all of it")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lambda_core::postgres::Connection;
+use lambda_lab::Failure;
+use lambda_lab::harness::Context;
+use lambda_lab::ledger::Ledger;
+use lambda_lab::processes::{Process, Program};
+use lambda_lab::servers::Database;
+use serde_json::Value;
+
+/// How long anything may take, a session that has to time out included.
+pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
+
+/// What every test here works with.
+pub(crate) struct Bench {
+    pub(crate) context: Context,
+    pub(crate) database: Database,
+    pub(crate) sql: Connection,
+    pub(crate) topic: String,
+    pub(crate) bootstrap: String,
+    pub(crate) ledger: PathBuf,
+}
+
+impl Bench {
+    pub(crate) async fn new(context: Context, partitions: i32) -> Result<Self, Failure> {
+        let topic = context.topic("transactions", partitions).await?;
+        Self::on(context, topic).await
+    }
+
+    pub(crate) async fn on(context: Context, topic: String) -> Result<Self, Failure> {
+        let database = context.database().await?;
+        let sql = database.connect().await?;
+        let bootstrap = context.bootstrap().await?;
+        let ledger = context.folder()?.join("ledger.jsonl");
+        Ok(Self { context, database, sql, topic, bootstrap, ledger })
+    }
+
+    pub(crate) fn program(&self, path: &str) -> Program {
+        self.context
+            .program(path)
+            .env("KAFKA_BOOTSTRAP_SERVERS", &self.bootstrap)
+            .env("KAFKA_TOPIC", &self.topic)
+            .env("KAFKA_GROUP_ID", format!("{}-group", self.topic))
+            .args(["--output", "json"])
+    }
+
+    pub(crate) fn consumer(&self) -> Program {
+        let program = self.program(env!("CARGO_BIN_EXE_lambda-consumer"));
+        program.envs(self.database.environment())
+    }
+
+    /// A producer of repeatable traffic with repeated and invalid messages.
+    pub(crate) fn producer(&self, count: u32, rate: u32) -> Program {
+        self.program(env!("CARGO_BIN_EXE_lambda-producer-stream"))
+            .args(["--seed", "7", "--duplicate-ratio", "0.02", "--invalid-ratio", "0.01"])
+            .args(["--count", &count.to_string(), "--rate", &rate.to_string()])
+            .arg("--ledger")
+            .arg(&self.ledger)
+    }
+
+    pub(crate) async fn produce(&self, count: u32) -> Result<Ledger, Failure> {
+        self.producer(count, 0).run(DEADLINE).await?.expect_code(0)?;
+        let ledger = Ledger::read(&self.ledger)?;
+        assert_eq!(ledger.kinds().all(), i64::from(count));
+        Ok(ledger)
+    }
+
+    pub(crate) async fn consume_to_end(&self) -> Result<Value, Failure> {
+        let ended = self.consumer().arg("--exit-at-end").run(DEADLINE).await?.expect_code(0)?;
+        Ok(serde_json::from_str(&ended.stdout)?)
+    }
+
+    pub(crate) async fn number(&self, sql: &str) -> Result<i64, Failure> {
+        Ok(self.sql.query_one(sql, &[]).await?.try_get(0)?)
+    }
+
+    pub(crate) async fn read(&self) -> Result<i64, Failure> {
+        self.number("select coalesce(sum(read), 0)::bigint from ingest_progress").await
+    }
+
+    /// Waits until at least so many messages are stored.
+    pub(crate) async fn stored(&self, at_least: i64) -> Result<(), Failure> {
+        let waited = tokio::time::timeout(DEADLINE, async {
+            while self.read().await? < at_least {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Ok::<_, Failure>(())
+        });
+        match waited.await {
+            Ok(done) => done,
+            Err(_) => Err(format!("only {} of {at_least} were stored", self.read().await?).into()),
+        }
+    }
+
+    /// Waits until the process holds lanes, by the name it writes beside claims.
+    pub(crate) async fn holds_lanes(&self, process: &Process) -> Result<(), Failure> {
+        let sql = format!(
+            "select count(*) from ingest_progress where owner like '% pid {}'",
+            process.pid()
+        );
+        let waited = tokio::time::timeout(DEADLINE, async {
+            while self.number(&sql).await? == 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Ok::<_, Failure>(())
+        });
+        waited.await.map_err(|_| format!("no lane was claimed:\n{}", process.stderr()))?
+    }
+
+    /// Everything delivered is stored once, and nothing else: by the counts, by the
+    /// ids, by the dead letters' places and bytes, and by the positions.
+    pub(crate) async fn is_exact(&self, ledger: &Ledger) -> Result<(), Failure> {
+        let sum = "select sum(read)::bigint, sum(inserted)::bigint, sum(duplicate)::bigint, \
+                   sum(rejected)::bigint from ingest_progress";
+        let row = self.sql.query_one(sum, &[]).await?;
+        let counts: [i64; 4] = [row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?];
+        let kinds = ledger.kinds();
+        assert_eq!(counts, [kinds.all(), kinds.valid, kinds.duplicate, kinds.invalid]);
+        let differences = ledger.compare(&self.sql).await?;
+        assert!(differences.is_empty(), "{differences}");
+        let unexplained = "select count(*) from dead_letters where reason = '' or detail = ''";
+        assert_eq!(self.number(unexplained).await?, 0);
+        for row in self.sql.query("select partition, position from ingest_progress", &[]).await? {
+            let (partition, position): (i32, i64) = (row.try_get(0)?, row.try_get(1)?);
+            assert_eq!(position, ledger.ends().get(&partition).copied().unwrap_or_default());
+        }
+        Ok(())
+    }
+}

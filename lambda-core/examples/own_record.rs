@@ -48,7 +48,14 @@ pub async fn run() -> Result<Counts, Box<dyn std::error::Error>> {
     let (pipeline, source) = (Reading::TABLE.name.into(), "example".into());
     let name = LaneName { pipeline, source, partition: 0 };
     let owner = "example".into();
-    let request = ClaimRequest { name, first_position: 0, owner, group: None, take_over: false };
+    let request = ClaimRequest {
+        name,
+        first_position: 0,
+        owner,
+        group: None,
+        take_over: false,
+        given_up: None,
+    };
     let lane = sink.claim(&request).await?;
     let claim = lane.claim.ok_or("a claimed lane has a claim")?;
     let span = Span { lane: lane.lane, partition: 0, claim, from: 0, to: 2, last: None };

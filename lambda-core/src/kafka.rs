@@ -7,9 +7,11 @@
 //! ```
 //!
 //! The rebalance callback only takes notes (R14): a granted partition is read
-//! once the flow has claimed its lane and says where it stands. Kafka's own
-//! offsets are written for monitoring and never read.
+//! once the flow has claimed its lane and says where it stands, and once its last
+//! message was found to be there still (R18). Kafka's own offsets are written for
+//! monitoring and never read.
 
+pub mod check;
 pub mod config;
 pub mod position;
 pub mod producer;
@@ -23,5 +25,5 @@ mod rebalance;
 mod shared;
 
 pub use self::config::KafkaConfig;
-pub use self::position::StartAt;
+pub use self::position::{OnSourceChange, StartAt};
 pub use self::source::{KafkaSource, SourceOptions};

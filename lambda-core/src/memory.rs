@@ -105,6 +105,7 @@ impl MemorySink {
 impl Sink for MemorySink {
     async fn claim(&self, request: &ClaimRequest) -> Result<Progress, Error> {
         let mut contents = self.lock();
+        contents.give_up(request);
         let next = LaneId(i32::try_from(contents.names.len() + 1).unwrap_or(i32::MAX));
         let lane = *contents.names.entry(request.name.clone()).or_insert(next);
         let progress = contents.lanes.entry(lane).or_insert_with(|| Progress {
@@ -143,6 +144,18 @@ impl Sink for MemorySink {
 }
 
 impl Contents {
+    /// Sets a lane aside whose number the request gives up.
+    fn give_up(&mut self, request: &ClaimRequest) {
+        let holder = self.names.get(&request.name).copied();
+        let Some(lane) = holder.filter(|lane| request.given_up == Some(*lane)) else { return };
+        let aside = request.name.set_aside(lane);
+        if let Some(progress) = self.lanes.get_mut(&lane) {
+            (progress.name, progress.claim) = (aside.clone(), None);
+        }
+        self.names.remove(&request.name);
+        self.names.insert(aside, lane);
+    }
+
     fn store(&mut self, batch: &Batch) -> Vec<Progress> {
         let keys = Keys::of(batch);
         let taken: Vec<(Vec<u8>, StoredRow)> = keys

@@ -29,6 +29,24 @@ pub struct LaneName {
     pub partition: i32,
 }
 
+impl LaneName {
+    /// Stands between a source's name and the number of a lane of it that was given
+    /// up. No topic's name holds it.
+    const ASIDE: char = '#';
+
+    /// The name under which a lane of this name is kept once it is given up.
+    #[must_use]
+    pub fn set_aside(&self, lane: LaneId) -> Self {
+        Self { source: format!("{}{}{}", self.source, Self::ASIDE, lane.0), ..self.clone() }
+    }
+
+    /// Whether the lane is one of `source`, or was before it was given up.
+    pub fn was_of(&self, source: &str) -> bool {
+        let rest = self.source.strip_prefix(source);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(Self::ASIDE))
+    }
+}
+
 impl fmt::Display for LaneName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "partition {} of {} into {}", self.partition, self.source, self.pipeline)

@@ -30,6 +30,11 @@ pub struct ClaimRequest {
     pub group: Option<String>,
     /// Claim even over another active group.
     pub take_over: bool,
+    /// The lane that held this name is given up, if it still has this number: its
+    /// source is not what it was (R18). It keeps its number, counts and sums, which
+    /// explain its rows, under the name [`LaneName::set_aside`], held by nobody; a
+    /// new lane takes its place.
+    pub given_up: Option<LaneId>,
 }
 
 /// What a commit did, span by span.

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use crate::batch::Batch;
 use crate::error::Error;
-use crate::progress::{LaneName, Progress};
+use crate::progress::{LaneId, LaneName, Progress};
 
 /// A lane that a source may read from now on, once it is claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,9 @@ pub struct Grant {
     pub name: LaneName,
     /// Where it starts if it was never read before.
     pub first_position: i64,
+    /// The lane that held this name and is given up (see
+    /// [`crate::sink::ClaimRequest::given_up`]).
+    pub given_up: Option<LaneId>,
 }
 
 /// What a source tells.

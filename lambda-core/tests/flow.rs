@@ -44,7 +44,14 @@ impl Trouble {
 }
 
 fn request(name: LaneName) -> ClaimRequest {
-    ClaimRequest { name, first_position: 0, owner: "rival".into(), group: None, take_over: false }
+    ClaimRequest {
+        name,
+        first_position: 0,
+        owner: "rival".into(),
+        group: None,
+        take_over: false,
+        given_up: None,
+    }
 }
 
 #[async_trait]

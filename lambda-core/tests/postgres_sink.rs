@@ -59,6 +59,7 @@ fn request(group: &str) -> ClaimRequest {
         owner: "test".into(),
         group: Some(group.into()),
         take_over: false,
+        given_up: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a consumer is told.
 
 use lambda_core::delivery::batcher::Limits;
-use lambda_core::kafka::{KafkaConfig, StartAt};
+use lambda_core::kafka::{KafkaConfig, OnSourceChange, StartAt};
 use lambda_core::postgres::DatabaseConfig;
 
 /// From where, to where, and until when.
@@ -13,6 +13,9 @@ pub struct StreamConfig {
     pub database: DatabaseConfig,
     /// Where partitions start that were never read before.
     pub start: StartAt,
+    /// What to do about a partition that is not what was read of it: its topic was
+    /// recreated, its messages expired unread (R18).
+    pub on_source_change: OnSourceChange,
     /// Claim lanes even over another consumer group that was active within the
     /// last minute (R16).
     pub take_over: bool,
@@ -32,6 +35,7 @@ impl StreamConfig {
             kafka,
             database,
             start: StartAt::default(),
+            on_source_change: OnSourceChange::default(),
             take_over: false,
             exit_at_end: false,
             owner: owner(),

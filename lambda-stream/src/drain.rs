@@ -1,17 +1,18 @@
 //! Whether everything that was in the topic at the start is stored.
 
 use lambda_core::kafka::topic::Ends;
-use lambda_core::progress::Progress;
+use lambda_core::progress::{LaneId, Progress};
 
 /// What is left to store of what a topic held at some moment, by whoever stores
 /// it.
 ///
 /// Offsets are counted, not messages: markers and compacted messages are
-/// included.
-pub(crate) fn left(ends: &Ends, lanes: &[Progress]) -> i64 {
+/// included. What `given_up` lanes stored is none of it.
+pub(crate) fn left(ends: &Ends, lanes: &[Progress], given_up: &[LaneId]) -> i64 {
     let left = ends.ends.iter().map(|(partition, end)| {
         let lane = lanes
             .iter()
+            .filter(|lane| !given_up.contains(&lane.lane))
             .find(|lane| lane.name.source == ends.source && lane.name.partition == *partition);
         // A lane that nobody has claimed yet counts, so that an empty partition is
         // waited for until it is somebody's.
@@ -42,17 +43,27 @@ mod tests {
     #[test]
     fn a_topic_is_drained_when_every_partition_is_stored_up_to_its_end() {
         let ends = Ends { source: "a/t".into(), ends: [(0, 10), (1, 0), (2, 7)].into() };
-        assert_eq!(left(&ends, &[]), 18);
+        assert_eq!(left(&ends, &[], &[]), 18);
         let mut lanes = vec![lane("a/t", 0, 10), lane("a/t", 1, 0), lane("a/t", 2, 3)];
-        assert_eq!(left(&ends, &lanes), 4);
+        assert_eq!(left(&ends, &lanes, &[]), 4);
         lanes[2].position = 9;
-        assert_eq!(left(&ends, &lanes), 0, "more may have come since");
-        assert_eq!(left(&ends, &lanes[..2]), 7);
+        assert_eq!(left(&ends, &lanes, &[]), 0, "more may have come since");
+        assert_eq!(left(&ends, &lanes[..2], &[]), 7);
+    }
+
+    #[test]
+    fn a_lane_that_is_given_up_has_stored_nothing_of_what_is_there_now() {
+        let ends = Ends { source: "a/t".into(), ends: [(0, 10)].into() };
+        let (mut old, mut new) = (lane("a/t", 0, 1_000), lane("a/t", 0, 4));
+        new.lane = LaneId(2);
+        assert_eq!(left(&ends, &[old.clone()], &[LaneId(1)]), 10);
+        old.name = old.name.set_aside(old.lane);
+        assert_eq!(left(&ends, &[old, new], &[LaneId(1)]), 6);
     }
 
     #[test]
     fn another_topic_or_cluster_does_not_count() {
         let ends = Ends { source: "a/t".into(), ends: [(0, 10)].into() };
-        assert_eq!(left(&ends, &[lane("b/t", 0, 10), lane("a/u", 0, 10)]), 10);
+        assert_eq!(left(&ends, &[lane("b/t", 0, 10), lane("a/u", 0, 10)], &[]), 10);
     }
 }

@@ -34,10 +34,10 @@ impl Stored {
     }
 }
 
-/// The counts of a source's lanes together.
+/// The counts of a source's lanes together, those that were given up included.
 pub(crate) fn total(lanes: &[Progress], source: &str) -> Counts {
     let mut total = Counts::default();
-    for lane in lanes.iter().filter(|lane| lane.name.source == source) {
+    for lane in lanes.iter().filter(|lane| lane.name.was_of(source)) {
         total += lane.counts;
     }
     total

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use lambda_core::delivery::{Flow, FlowConfig};
 use lambda_core::kafka::topic::{self, Ends};
-use lambda_core::kafka::{KafkaSource, SourceOptions};
+use lambda_core::kafka::{KafkaSource, OnSourceChange, SourceOptions, check};
 use lambda_core::outcome::Authority;
 use lambda_core::postgres::PostgresSink;
-use lambda_core::progress::{Counts, Progress};
+use lambda_core::progress::{Counts, LaneId, Progress};
 use lambda_core::{Error, Record};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -81,6 +81,8 @@ struct Run {
     stored: Stored,
     before: Vec<Progress>,
     ends: Option<Ends>,
+    /// Lanes that will be given up: what they stored is no part of the end.
+    changed: Vec<LaneId>,
     table: &'static lambda_core::record::Table,
 }
 
@@ -90,8 +92,47 @@ async fn prepare<R: Record>(config: &StreamConfig) -> Result<Run, Error> {
     let sink = PostgresSink::connect(database.clone(), table, "stream", CONNECTIONS, None).await?;
     let mut stored = Stored::new(database, table.name);
     let before = stored.lanes().await?;
-    let ends = if config.exit_at_end { Some(topic::ends(&config.kafka).await?) } else { None };
-    Ok(Run { sink: Arc::new(sink), stored, before, ends, table })
+    let mut run =
+        Run { sink: Arc::new(sink), stored, before, ends: None, changed: Vec::new(), table };
+    if config.exit_at_end {
+        let ends = topic::ends(&config.kafka).await?;
+        run.changed = changed(config, &mut run.stored, &ends.source).await?;
+        run.ends = Some(ends);
+    }
+    Ok(run)
+}
+
+/// The lanes whose partitions are not what was read of them, which may stand at the
+/// end or behind it without having read anything of it. Lanes that are being read
+/// are checked as they are claimed; these may never be.
+async fn changed(
+    config: &StreamConfig,
+    stored: &mut Stored,
+    source: &str,
+) -> Result<Vec<LaneId>, Error> {
+    let lanes = stored.lanes().await?;
+    let of_source = lanes.into_iter().filter(|lane| lane.name.source == source);
+    let lanes: Vec<Progress> = of_source.collect();
+    let found = check::changed(&config.kafka, lanes.clone()).await?;
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    // What moved on meanwhile was judged by an old position.
+    let now = stored.lanes().await?;
+    let mut changed = Vec::new();
+    for (lane, error) in found {
+        let position = |lanes: &[Progress]| {
+            lanes.iter().find(|it| it.lane == lane).map(|it| (it.name.clone(), it.position))
+        };
+        if position(&lanes) != position(&now) {
+            continue;
+        }
+        if config.on_source_change == OnSourceChange::Stop {
+            return Err(error);
+        }
+        changed.push(lane);
+    }
+    Ok(changed)
 }
 
 type Ran<R> = (KafkaSource<R>, Result<(), Error>);
@@ -104,7 +145,11 @@ impl Run {
         config: &StreamConfig,
         stop: impl Future<Output = ()>,
     ) -> Result<Ran<R>, Error> {
-        let options = SourceOptions { start: config.start, limits: config.limits };
+        let options = SourceOptions {
+            start: config.start,
+            on_source_change: config.on_source_change,
+            limits: config.limits,
+        };
         let source = KafkaSource::<R>::open(config.kafka.clone(), options)?;
         let flow = FlowConfig {
             authority: Authority::Stream,
@@ -169,7 +214,7 @@ impl Run {
     }
 
     fn left(&self, lanes: &[Progress]) -> Option<i64> {
-        self.ends.as_ref().map(|ends| drain::left(ends, lanes))
+        self.ends.as_ref().map(|ends| drain::left(ends, lanes, &self.changed))
     }
 }
 

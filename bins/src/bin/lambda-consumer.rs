@@ -6,7 +6,7 @@ use clap::Parser;
 use lambda_bins::args::{DatabaseArgs, KafkaArgs, Output, OutputArgs};
 use lambda_bins::{Failure, print};
 use lambda_core::Transaction;
-use lambda_core::kafka::StartAt;
+use lambda_core::kafka::{OnSourceChange, StartAt};
 use lambda_stream::{StreamConfig, Summary, consume};
 
 /// Stores the transactions of a Kafka topic in PostgreSQL, each exactly once
@@ -16,6 +16,10 @@ struct Args {
     /// Where partitions start that were never read: earliest or latest
     #[arg(long, default_value_t, value_name = "WHERE")]
     start: StartAt,
+    /// If a partition is not what was read (topic recreated, messages expired):
+    /// stop, or restart, which reads it anew from --start
+    #[arg(long, default_value_t, value_name = "WHAT")]
+    on_source_change: OnSourceChange,
     /// Take lanes even from another group active in the last minute
     #[arg(long)]
     take_over: bool,
@@ -34,6 +38,7 @@ impl Args {
     fn config(&self) -> Result<StreamConfig, Failure> {
         let mut config = StreamConfig::new(self.kafka.config()?, self.database.config()?);
         config.start = self.start;
+        config.on_source_change = self.on_source_change;
         config.take_over = self.take_over;
         config.exit_at_end = self.exit_at_end;
         Ok(config)

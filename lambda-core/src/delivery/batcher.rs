@@ -52,6 +52,17 @@ pub struct Message<'a> {
     pub payload: Option<&'a [u8]>,
 }
 
+impl Message<'_> {
+    /// What a lane remembers of it if it is its last one (R18).
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint {
+            position: self.position,
+            timestamp_ms: self.timestamp_ms,
+            checksum: checksum(self.key, self.payload.unwrap_or_default()),
+        }
+    }
+}
+
 /// What became of a pushed message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
@@ -197,7 +208,10 @@ impl<R: Record> Batcher<R> {
                 last: lane.entries.last().map(|entry| Fingerprint {
                     position: entry.position,
                     timestamp_ms: lane.last_timestamp_ms,
-                    checksum: checksum(&self.raw, entry),
+                    checksum: checksum(
+                        entry.message_key.map(|key| key.of(&self.raw)),
+                        entry.payload.of(&self.raw),
+                    ),
                 }),
             });
             let span = u32::try_from(index).unwrap_or(u32::MAX);
@@ -240,16 +254,16 @@ fn append(buffer: &mut Vec<u8>, bytes: &[u8]) -> Slice {
 
 /// XXH3-64 of a message's key and value, the key preceded by its length (-1 for
 /// none), so that no two messages read alike.
-fn checksum(raw: &[u8], entry: &Entry) -> i64 {
+fn checksum(key: Option<&[u8]>, payload: &[u8]) -> i64 {
     let mut hash = Xxh3Default::new();
-    match entry.message_key {
+    match key {
         Some(key) => {
             hash.update(&(key.len() as u64).to_be_bytes());
-            hash.update(key.of(raw));
+            hash.update(key);
         }
         None => hash.update(&u64::MAX.to_be_bytes()),
     }
-    hash.update(entry.payload.of(raw));
+    hash.update(payload);
     hash.digest().cast_signed()
 }
 

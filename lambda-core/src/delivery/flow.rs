@@ -239,6 +239,7 @@ impl<S: Source> Flow<S> {
             owner: self.config.owner.clone(),
             group: self.config.group.clone(),
             take_over: self.config.take_over,
+            given_up: grant.given_up,
             name: grant.name,
         };
         let partition = request.name.partition;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 
 use crate::error::Error;
@@ -35,6 +36,18 @@ const CONSUMER_FORCED: &[(&str, &str)] = &[
     ("enable.auto.offset.store", "false"),
     ("enable.partition.eof", "true"),
 ];
+
+/// What a client outside the group sets, unless `KAFKA_CONFIG` says otherwise: it
+/// reads single messages.
+const OBSERVER_DEFAULTS: &[(&str, &str)] = &[
+    ("fetch.message.max.bytes", "65536"),
+    ("fetch.wait.max.ms", "10"),
+    ("queued.max.messages.kbytes", "1024"),
+    ("queued.min.messages", "1"),
+];
+
+/// librdkafka tells of another topic id in this context of its log only (R18).
+const DEBUG: (&str, &str) = ("debug", "metadata");
 
 /// What a producer sets, unless `KAFKA_CONFIG` says otherwise. Two milliseconds
 /// of linger cost less latency at the tail than none.
@@ -128,13 +141,22 @@ impl KafkaConfig {
         }
         config.set("group.id", &self.group_id);
         force(&mut config, CONSUMER_FORCED);
+        let (key, ours) = DEBUG;
+        let debug = match self.extra.get(key) {
+            Some(theirs) => format!("{theirs},{ours}"),
+            None => ours.to_owned(),
+        };
+        config.set(key, debug).set_log_level(RDKafkaLogLevel::Debug);
         config
     }
 
-    /// The settings of a client that asks about the topic, outside any group.
+    /// The settings of a client that asks about the topic and reads single messages.
+    /// It bears the group's name, without which librdkafka assigns nothing, and
+    /// never joins it.
     pub(crate) fn observer(&self) -> ClientConfig {
-        let mut config = self.base(&[]);
+        let mut config = self.base(OBSERVER_DEFAULTS);
         config.remove("group.protocol").remove("group.instance.id");
+        config.set("group.id", &self.group_id);
         force(&mut config, CONSUMER_FORCED);
         config
     }

@@ -14,12 +14,15 @@ use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 
 use crate::error::Error;
-use crate::kafka::shared::Shared;
+use crate::kafka::shared::{Doubt, Shared};
 use crate::record::Record;
 use crate::remedy;
 
 /// The same error is told at most this often.
 const REPEAT_AFTER: Duration = Duration::from_secs(30);
+
+/// The topic id of all zeros, as librdkafka writes it.
+const NO_TOPIC_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 
 /// The context of a consumer of one topic.
 pub(super) struct Context<R> {
@@ -49,9 +52,7 @@ impl<R: Record> Context<R> {
         let unassign = {
             let mut state = self.shared.lock();
             for partition in partitions {
-                state.batcher.drop_partition(*partition);
-                state.wishes.remove(partition);
-                state.stored.remove(partition);
+                state.forget(*partition);
             }
             state.assignment.revoked(partitions)
         };
@@ -103,8 +104,24 @@ impl<R: Record> ClientContext for Context<R> {
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if let Some(doubt) = doubt(&self.topic, facility, message) {
+            self.shared.doubt(doubt);
+        }
         log(level, facility, message);
     }
+}
+
+/// What a line of librdkafka's log says against the source. It is the only place
+/// where librdkafka tells of another topic id or cluster id; the line stands in the
+/// queue before what is read from there. `metadata` must be among its `debug`
+/// contexts.
+fn doubt(topic: &str, facility: &str, message: &str) -> Option<Doubt> {
+    if facility == "CLUSTERID" {
+        return Some(Doubt::Cluster);
+    }
+    let (_, change) = message.split_once(&format!("Topic {topic} changed id from "))?;
+    // From nothing: it is seen for the first time.
+    (facility == "METADATA" && !change.starts_with(NO_TOPIC_ID)).then_some(Doubt::Topic)
 }
 
 impl<R> fmt::Debug for Context<R> {
@@ -176,5 +193,22 @@ impl Complaints {
             let remedy = remedy::of_kafka(code).remedy;
             tracing::warn!(%code, remedy, "Kafka: {reason}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_topic_id_or_cluster_id_is_a_doubt_the_first_one_is_not() {
+        let line =
+            |from: &str| format!("[thrd:main]: Topic t changed id from {from} to UYvIPevORH");
+        assert_eq!(doubt("t", "METADATA", &line(NO_TOPIC_ID)), None);
+        assert_eq!(doubt("t", "METADATA", &line("Et8ahjbMQm+dRoXI+4eXEw")), Some(Doubt::Topic));
+        assert_eq!(doubt("other", "METADATA", &line("Et8ahjbMQm+dRoXI+4eXEw")), None);
+        let cluster = "Broker 127.0.0.1:9092/1 reports different ClusterId \"a\" than ...";
+        assert_eq!(doubt("t", "CLUSTERID", cluster), Some(Doubt::Cluster));
+        assert_eq!(doubt("t", "FAIL", "Connection refused"), None);
     }
 }

@@ -7,20 +7,21 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 
-use crate::delivery::batcher::Message;
 use crate::delivery::retry::Backoff;
 use crate::error::{Error, Kind};
+use crate::kafka::check::{Checks, as_read};
 use crate::kafka::config::{KafkaConfig, refused};
 use crate::kafka::context::{Context, list};
 use crate::kafka::idle::{Look, Tails};
-use crate::kafka::position::{Kept, StartAt};
+use crate::kafka::position::{Kept, OnSourceChange, Verdict, source_changed};
 use crate::kafka::rebalance::Start;
-use crate::kafka::shared::{Shared, Wish};
-use crate::kafka::topic::{self, Observer};
+use crate::kafka::shared::{Doubt, Shared, Wish};
+use crate::kafka::source::SourceOptions;
+use crate::kafka::topic;
 use crate::progress::Progress;
 use crate::record::Record;
 use crate::remedy;
@@ -44,6 +45,10 @@ const SEEK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a question to a broker that does not answer is repeated.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
+/// How often in a row, without a message in between, Kafka may not hold what is to
+/// be read next although it says that it does.
+const RESETS_MAX: u32 = 3;
+
 /// Why a consumer is given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum GivenUp {
@@ -56,7 +61,7 @@ enum GivenUp {
 #[derive(Debug)]
 pub(super) struct Poller<R> {
     pub(super) config: KafkaConfig,
-    pub(super) start: StartAt,
+    pub(super) options: SourceOptions,
     pub(super) shared: Arc<Shared<R>>,
 }
 
@@ -83,18 +88,20 @@ impl<R: Record> Poller<R> {
         let mut backoff = Backoff::default();
         // On the consumer's own connection an answer waits behind the fetch under
         // way, a tenth of a second on a quiet topic.
-        let observer = topic::observer(&self.config)?;
-        if !self.wait_for_topic(&observer)? {
-            return Ok(());
-        }
+        let mut checks = Checks::new(&self.config)?;
         loop {
             let context = Context::new(self.config.topic().to_owned(), Arc::clone(&self.shared));
             let settings = self.config.consumer();
             let consumer: BaseConsumer<Context<R>> =
                 settings.create_with_context(context).map_err(|error| refused(&error))?;
+            // Asked over the client that will read, which from then on tells of any
+            // other cluster.
+            if !self.wait_for_topic(&consumer)? {
+                return Ok(());
+            }
             let subscribed = consumer.subscribe(&[self.config.topic()]);
             subscribed.map_err(|error| remedy::kafka(error, "let us subscribe to the topic"))?;
-            let given_up = Polling::new(self, &consumer, &observer).poll()?;
+            let given_up = Polling::new(self, &consumer, &mut checks).poll()?;
             // Leaves the group, and so gives back what it holds.
             drop(consumer);
             self.shared.lock().assignment.lost();
@@ -111,11 +118,12 @@ impl<R: Record> Poller<R> {
     }
 
     /// Finds the topic, however long it takes. False: closed before.
-    fn wait_for_topic(&self, observer: &Observer) -> Result<bool, Error> {
+    fn wait_for_topic(&self, consumer: &BaseConsumer<Context<R>>) -> Result<bool, Error> {
         let mut backoff = Backoff::default();
         loop {
-            match topic::describe(observer.client(), self.config.topic()) {
+            match topic::describe(consumer.client(), self.config.topic()) {
                 Ok(topic) => {
+                    self.same_cluster(&topic.source)?;
                     tracing::info!(
                         source = topic.source,
                         partitions = topic.partitions.len(),
@@ -136,6 +144,24 @@ impl<R: Record> Poller<R> {
             }
         }
     }
+
+    /// Refuses to go on with another cluster than before: the lanes that are held
+    /// are those of the first one's topic (R18).
+    fn same_cluster(&self, source: &str) -> Result<(), Error> {
+        let known = self.shared.lock().source.clone();
+        match known.filter(|known| known != source) {
+            None => Ok(()),
+            Some(known) => Err(Error::misconfigured(
+                format!(
+                    "another cluster answers at {}: {known} was read, {source} is there now",
+                    self.config.bootstrap()
+                ),
+                "nothing of it was stored; set KAFKA_BOOTSTRAP_SERVERS to the cluster that was \
+                 read, or start again: the topic there is another source, with positions of its \
+                 own",
+            )),
+        }
+    }
 }
 
 /// Tells the flow, when it is dropped, that the poll thread has ended.
@@ -149,36 +175,39 @@ impl<R: Record> Drop for Ended<'_, R> {
 
 /// One consumer being polled.
 struct Polling<'a, R: Record> {
+    poller: &'a Poller<R>,
     topic: &'a str,
-    start: StartAt,
     shared: &'a Shared<R>,
     consumer: &'a BaseConsumer<Context<R>>,
-    observer: &'a Observer,
+    checks: &'a mut Checks,
     /// Partitions that are quiet at their ends.
     tails: Tails,
     /// Whether what is assigned is paused.
     paused: bool,
     report_at: Instant,
     ask_at: Instant,
+    /// How often in a row Kafka did not hold what is to be read next.
+    resets: u32,
 }
 
 impl<'a, R: Record> Polling<'a, R> {
     fn new(
         poller: &'a Poller<R>,
         consumer: &'a BaseConsumer<Context<R>>,
-        observer: &'a Observer,
+        checks: &'a mut Checks,
     ) -> Self {
         let now = Instant::now();
         Self {
+            poller,
             topic: poller.config.topic(),
-            start: poller.start,
             shared: &poller.shared,
             consumer,
-            observer,
+            checks,
             tails: Tails::default(),
             paused: false,
             report_at: now + REPORT_EVERY,
             ask_at: now,
+            resets: 0,
         }
     }
 
@@ -188,10 +217,12 @@ impl<'a, R: Record> Polling<'a, R> {
                 self.report();
                 return Ok(GivenUp::Closing);
             }
+            self.settle_doubt()?;
             self.grant_wishes();
             self.make_room();
             self.locate_granted()?;
             if !self.paused {
+                self.check_lanes()?;
                 self.look_at_tails()?;
             }
             if Instant::now() >= self.report_at {
@@ -210,6 +241,7 @@ impl<'a, R: Record> Polling<'a, R> {
             match self.consumer.poll(patience) {
                 None => break,
                 Some(Ok(message)) => {
+                    self.resets = 0;
                     if self.push(&message) {
                         break;
                     }
@@ -226,16 +258,14 @@ impl<'a, R: Record> Polling<'a, R> {
         Ok(None)
     }
 
-    /// Decodes a message into the next batch. Whether that is full now.
+    /// Decodes a message into the next batch. Whether nothing more is to be read
+    /// before everything else was looked at.
     fn push(&self, message: &BorrowedMessage<'_>) -> bool {
-        let message = Message {
-            partition: message.partition(),
-            position: message.offset(),
-            timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
-            key: message.key(),
-            payload: message.payload(),
-        };
+        let message = as_read(message);
         let mut state = self.shared.lock();
+        if state.doubt.is_some() {
+            return true;
+        }
         let first = state.batcher.is_empty();
         state.batcher.push(&message);
         let full = state.batcher.is_full();
@@ -246,36 +276,27 @@ impl<'a, R: Record> Polling<'a, R> {
         full
     }
 
-    fn failed(&self, error: KafkaError) -> Result<Option<GivenUp>, Error> {
+    fn failed(&mut self, error: KafkaError) -> Result<Option<GivenUp>, Error> {
         if let KafkaError::MessageConsumptionFatal(code) = error {
             tracing::warn!(%code, "librdkafka raised a fatal error");
             return Ok(Some(GivenUp::Broken));
         }
         let code = error.rdkafka_error_code();
         if code == Some(RDKafkaErrorCode::AutoOffsetReset) {
-            return Err(self.out_of_range(error));
+            // Kafka does not hold what is to be read next, of a partition that the
+            // error does not name: the checks find it.
+            self.resets += 1;
+            if self.resets > RESETS_MAX {
+                return Err(remedy::kafka(error, "continue at the stored position"));
+            }
+            self.shared.doubt(Doubt::Topic);
+            return Ok(None);
         }
         match code.map(remedy::of_kafka).map(|verdict| verdict.kind) {
             Some(Kind::Fatal) => Err(remedy::kafka(error, "let us read the topic")),
             // librdkafka goes on by itself; the context has told of it.
             _ => Ok(None),
         }
-    }
-
-    /// Kafka does not hold what is to be read next, of a partition that the error
-    /// does not name.
-    fn out_of_range(&self, error: KafkaError) -> Error {
-        let assigned = self.shared.lock().assignment.assigned();
-        for partition in assigned {
-            let Some(next) = self.shared.lock().batcher.position(partition) else { continue };
-            match self.kept(partition) {
-                Ok(kept) if !kept.holds(next) => {
-                    return kept.out_of_range(self.topic, partition, next);
-                }
-                _ => {}
-            }
-        }
-        remedy::kafka(error, "continue at the stored position")
     }
 
     /// Pauses while nobody takes a full batch for long, and resumes afterwards.
@@ -302,18 +323,112 @@ impl<'a, R: Record> Polling<'a, R> {
     fn grant_wishes(&mut self) {
         let wishes = {
             let mut state = self.shared.lock();
-            let starts_wait = self.paused;
+            let starts_wait = self.paused || state.doubt.is_some();
             // A partition that starts now would read into a full batcher.
             let keep = |_: &i32, wish: &mut Wish| !(starts_wait && matches!(wish, Wish::Start(_)));
             state.wishes.extract_if(.., keep).collect::<Vec<_>>()
         };
         for (partition, wish) in wishes {
             self.tails.forget(partition);
+            let mut state = self.shared.lock();
+            state.checks.remove(&partition);
             match wish {
-                Wish::Stop => self.stop_reading(partition),
-                Wish::Start(progress) => self.start_reading(&progress),
+                Wish::Start(progress) if state.assignment.holds(partition) => {
+                    state.checks.insert(partition, *progress);
+                }
+                Wish::Start(_) => {}
+                Wish::Stop => {
+                    drop(state);
+                    self.stop_reading(partition);
+                }
             }
         }
+    }
+
+    /// Reads lanes on whose last message is there as it was read, or gone; does as
+    /// the options say about those of which it is another one (R18).
+    fn check_lanes(&mut self) -> Result<(), Error> {
+        let lanes: Vec<Progress> = self.shared.lock().checks.values().cloned().collect();
+        if lanes.is_empty() {
+            self.checks.idle();
+            return Ok(());
+        }
+        if Instant::now() < self.ask_at {
+            return Ok(());
+        }
+        let verdicts = match self.checks.verdicts(&lanes) {
+            Ok(verdicts) => verdicts,
+            Err(error) => return self.ask_later(error),
+        };
+        for (partition, verdict) in verdicts {
+            let Some(lane) = self.shared.lock().checks.remove(&partition) else { continue };
+            match verdict {
+                Verdict::Same => self.start_reading(&lane),
+                Verdict::Gone => {
+                    tracing::warn!(
+                        topic = self.topic,
+                        partition,
+                        position = lane.position,
+                        last_read = lane.last.map(|last| last.position),
+                        "the last message read is gone (expired or compacted), so that it cannot \
+                         be seen whether the topic is what was read; going on"
+                    );
+                    self.start_reading(&lane);
+                }
+                Verdict::Other(what) => self.source_changed(&lane, &what)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn source_changed(&self, lane: &Progress, what: &str) -> Result<(), Error> {
+        if self.poller.options.on_source_change == OnSourceChange::Stop {
+            return Err(source_changed(self.topic, lane, what));
+        }
+        let partition = lane.name.partition;
+        tracing::warn!(
+            topic = self.topic, partition, given_up = lane.lane.0, position = lane.position,
+            start = %self.poller.options.start,
+            "the partition is not what was read: {what}; it is read anew as another lane"
+        );
+        self.stop_reading(partition);
+        self.shared.lock().assignment.anew(partition, Some(lane.lane));
+        self.shared.notify();
+        Ok(())
+    }
+
+    /// The topic or the cluster may be another one. Nothing more is read; once what
+    /// was read before is on its way, every lane is claimed and checked anew.
+    fn settle_doubt(&mut self) -> Result<(), Error> {
+        let (doubt, assigned) = {
+            let state = self.shared.lock();
+            let Some(doubt) = state.doubt else { return Ok(()) };
+            (doubt, state.assignment.assigned())
+        };
+        for partition in assigned {
+            self.shared.lock().assignment.unassigned(partition);
+            self.unassign(partition);
+        }
+        if !self.shared.lock().batcher.is_empty() || Instant::now() < self.ask_at {
+            return Ok(());
+        }
+        if doubt == Doubt::Cluster {
+            match topic::source(self.consumer.client(), self.topic) {
+                Ok(source) => self.poller.same_cluster(&source)?,
+                Err(error) => return self.ask_later(error),
+            }
+        }
+        tracing::warn!(topic = self.topic, "the topic may be another one; checking each partition");
+        let mut state = self.shared.lock();
+        state.doubt = None;
+        for partition in state.assignment.held() {
+            state.forget(partition);
+            state.assignment.anew(partition, None);
+        }
+        drop(state);
+        self.tails.clear();
+        self.shared.notify();
+        Ok(())
     }
 
     fn start_reading(&self, progress: &Progress) {
@@ -379,7 +494,7 @@ impl<'a, R: Record> Polling<'a, R> {
             let Some(partition) = wanted else { break };
             match self.kept(partition) {
                 Ok(kept) => {
-                    let first = self.start.position(kept);
+                    let first = self.poller.options.start.position(kept);
                     self.shared.lock().assignment.first_position(partition, first);
                     self.shared.notify();
                 }
@@ -390,9 +505,7 @@ impl<'a, R: Record> Polling<'a, R> {
     }
 
     fn kept(&self, partition: i32) -> Result<Kept, Error> {
-        // Its log and errors are the consumer's too; they must not pile up.
-        self.observer.poll(Duration::ZERO);
-        topic::kept(self.observer.client(), self.topic, partition)
+        self.checks.kept(partition)
     }
 
     fn ask_later(&mut self, error: Error) -> Result<(), Error> {
@@ -407,7 +520,11 @@ impl<'a, R: Record> Polling<'a, R> {
     /// The end of a partition was reached.
     fn ended(&mut self, partition: i32) -> Result<(), Error> {
         let now = Instant::now();
-        let Some(next) = self.shared.lock().batcher.position(partition) else { return Ok(()) };
+        let next = {
+            let state = self.shared.lock();
+            state.batcher.position(partition).filter(|_| state.doubt.is_none())
+        };
+        let Some(next) = next else { return Ok(()) };
         let Some(sought) = self.tails.ended(partition, next, now) else { return Ok(()) };
         match self.kept(partition) {
             Ok(kept) if kept.high == sought => {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::Error;
+use crate::progress::{Fingerprint, Progress};
 
 /// Where a partition that was never read before starts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,6 +47,37 @@ impl FromStr for StartAt {
     }
 }
 
+/// What to do about a lane whose source is not what it was (R18).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnSourceChange {
+    /// Stop, with a remedy; skip nothing.
+    #[default]
+    Stop,
+    /// Give the lane up, and read its partition anew from its first position.
+    Restart,
+}
+
+impl fmt::Display for OnSourceChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+        })
+    }
+}
+
+impl FromStr for OnSourceChange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "stop" => Ok(Self::Stop),
+            "restart" => Ok(Self::Restart),
+            _ => Err("expected stop or restart".into()),
+        }
+    }
+}
+
 /// The offsets that a partition keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kept {
@@ -61,40 +93,130 @@ impl Kept {
     pub fn holds(self, position: i64) -> bool {
         (self.low..=self.high).contains(&position)
     }
+}
 
-    /// The error for a `position` of `partition` of `topic` that is not held
-    /// (R18).
-    pub fn out_of_range(self, topic: &str, partition: i32, position: i64) -> Error {
-        let cause = if position < self.low {
+/// What is known of a lane's source before it is read on (R18).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing speaks against it: the last message is there as it was read, or none
+    /// was ever read.
+    Same,
+    /// The last message is gone (expired, compacted), the position is kept: what
+    /// speaks against it cannot be known.
+    Gone,
+    /// It is not what was read: what was found, with its offsets.
+    Other(String),
+}
+
+/// Judges by the offsets kept alone. `None`: the last message has to be read again,
+/// at the offset of its fingerprint.
+pub fn judge_range(progress: &Progress, kept: Kept) -> Option<Verdict> {
+    let position = progress.position;
+    if !kept.holds(position) {
+        let cause = if position < kept.low {
             "messages expired before they were read"
         } else {
             "the topic was recreated, or lost messages in an unclean election"
         };
-        Error::misconfigured(
-            format!(
-                "partition {partition} of {topic} is to be read from {position}, but holds \
-                 {}..{}: {cause}",
-                self.low, self.high
-            ),
-            "nothing was skipped; find out what is lost, then set the position of this lane in \
-             ingest_progress by hand to go on",
-        )
+        let Kept { low, high } = kept;
+        return Some(Verdict::Other(format!(
+            "it is to be read from offset {position}, but holds {low}..{high}: {cause}"
+        )));
     }
+    match progress.last {
+        None => Some(Verdict::Same),
+        Some(last) if last.position < kept.low => Some(Verdict::Gone),
+        Some(_) => None,
+    }
+}
+
+/// Judges by the first message at or behind the one that `last` remembers (`None`:
+/// there is none up to the partition's end).
+pub fn judge_message(last: Fingerprint, found: Option<Fingerprint>) -> Verdict {
+    match found {
+        Some(found) if found == last => Verdict::Same,
+        Some(found) if found.position == last.position => Verdict::Other(format!(
+            "the message at offset {} is not the one that was read: it was written at {} ms \
+             with checksum {:016x}, it is now of {} ms with {:016x}: the topic was recreated, or \
+             lost messages in an unclean election",
+            last.position, last.timestamp_ms, last.checksum, found.timestamp_ms, found.checksum
+        )),
+        _ => Verdict::Gone,
+    }
+}
+
+/// The error for a lane whose source is not what was read, as `what` tells.
+pub fn source_changed(topic: &str, lane: &Progress, what: &str) -> Error {
+    Error::misconfigured(
+        format!(
+            "partition {} of {topic} ({}, stored up to offset {}) is not what was read: {what}",
+            lane.name.partition, lane.lane, lane.position
+        ),
+        "nothing was skipped; find out what is lost, then start with --on-source-change restart, \
+         which gives the lane up and reads the partition anew from its first position",
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::{Counts, LaneId, LaneName, Sums};
+
+    fn lane(position: i64, last: Option<i64>) -> Progress {
+        let last =
+            last.map(|position| Fingerprint { position, timestamp_ms: 1_000, checksum: 0xabc });
+        Progress {
+            lane: LaneId(1),
+            name: LaneName { pipeline: "t".into(), source: "c/t".into(), partition: 0 },
+            position,
+            end_position: None,
+            claim: None,
+            counts: Counts::default(),
+            sums: Sums::default(),
+            last,
+        }
+    }
 
     #[test]
     fn a_position_outside_what_is_kept_says_which_way_it_was_lost() {
         let kept = Kept { low: 5, high: 9 };
-        assert!((5..=9).all(|position| kept.holds(position)));
-        assert!(!kept.holds(4) && !kept.holds(10));
-        let expired = kept.out_of_range("t", 2, 4).to_string();
-        assert!(expired.contains("partition 2 of t") && expired.contains("expired"), "{expired}");
-        assert!(kept.out_of_range("t", 2, 10).to_string().contains("recreated"));
-        assert_eq!(kept.out_of_range("t", 2, 10).exit_code(), 78);
+        for (position, word) in [(4, "expired"), (10, "recreated")] {
+            let Some(Verdict::Other(what)) = judge_range(&lane(position, None), kept) else {
+                panic!("{position} is not in 5..=9")
+            };
+            assert!(what.contains(&position.to_string()) && what.contains("5..9"), "{what}");
+            assert!(what.contains(word), "{what}");
+        }
         assert_eq!((StartAt::Earliest.position(kept), StartAt::Latest.position(kept)), (5, 9));
+    }
+
+    #[test]
+    fn a_position_that_is_kept_is_judged_by_the_last_message_if_that_is_kept_too() {
+        let kept = Kept { low: 5, high: 9 };
+        for position in 5..=9 {
+            assert_eq!(judge_range(&lane(position, None), kept), Some(Verdict::Same));
+            let expired = judge_range(&lane(position, Some(4)), kept);
+            assert_eq!(expired, Some(Verdict::Gone), "{position}");
+        }
+        assert_eq!(judge_range(&lane(9, Some(5)), kept), None, "read it again");
+        let empty = Kept { low: 7, high: 7 };
+        assert_eq!(judge_range(&lane(7, Some(6)), empty), Some(Verdict::Gone));
+        assert_eq!(judge_range(&lane(0, None), Kept { low: 0, high: 0 }), Some(Verdict::Same));
+    }
+
+    #[test]
+    fn another_message_at_the_same_offset_betrays_the_source_a_later_one_does_not() {
+        let last = Fingerprint { position: 6, timestamp_ms: 1_000, checksum: 0xabc };
+        assert_eq!(judge_message(last, Some(last)), Verdict::Same);
+        assert_eq!(judge_message(last, None), Verdict::Gone);
+        assert_eq!(judge_message(last, Some(Fingerprint { position: 7, ..last })), Verdict::Gone);
+        for found in
+            [Fingerprint { timestamp_ms: 1_001, ..last }, Fingerprint { checksum: 0xdef, ..last }]
+        {
+            let Verdict::Other(what) = judge_message(last, Some(found)) else {
+                panic!("{found:?} is not {last:?}")
+            };
+            assert!(what.contains("offset 6") && what.contains("0000000000000abc"), "{what}");
+        }
     }
 }

@@ -7,11 +7,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::progress::LaneId;
+
 /// A partition that the group has granted to this process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Hold {
     /// Where its lane starts if it was never read before, once asked for.
     first_position: Option<i64>,
+    /// The lane that is given up for it (R18).
+    given_up: Option<LaneId>,
     /// Whether the flow knows of the grant.
     told: bool,
     /// Whether it is assigned in librdkafka.
@@ -23,8 +27,18 @@ struct Hold {
 pub(super) enum News {
     /// These are gone.
     Revoked(Vec<i32>),
-    /// These are here, with their first positions.
-    Granted(Vec<(i32, i64)>),
+    /// These are here.
+    Granted(Vec<Granted>),
+}
+
+/// A partition that the flow may claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Granted {
+    pub(super) partition: i32,
+    /// Where its lane starts if it was never read before.
+    pub(super) first_position: i64,
+    /// The lane that is given up for it.
+    pub(super) given_up: Option<LaneId>,
 }
 
 /// How to start reading a partition.
@@ -74,8 +88,7 @@ impl Assignment {
 
     /// The consumer that held them all is gone.
     pub(super) fn lost(&mut self) {
-        let all: Vec<i32> = self.holds.keys().copied().collect();
-        self.revoked(&all);
+        self.revoked(&self.held());
     }
 
     /// A granted partition whose first position is not known yet.
@@ -99,9 +112,10 @@ impl Assignment {
         }
         let mut granted = Vec::new();
         for (partition, hold) in &mut self.holds {
-            if let (Some(position), false) = (hold.first_position, hold.told) {
+            if let (Some(first_position), false) = (hold.first_position, hold.told) {
                 hold.told = true;
-                granted.push((*partition, position));
+                let (partition, given_up) = (*partition, hold.given_up);
+                granted.push(Granted { partition, first_position, given_up });
             }
         }
         (!granted.is_empty()).then_some(News::Granted(granted))
@@ -124,6 +138,21 @@ impl Assignment {
     pub(super) fn unassigned(&mut self, partition: i32) -> bool {
         let hold = self.holds.get_mut(&partition);
         hold.is_some_and(|hold| std::mem::take(&mut hold.assigned))
+    }
+
+    /// A partition is claimed anew, as if it had gone and come back; `given_up` is
+    /// the lane that its next one replaces. It is not assigned in librdkafka.
+    pub(super) fn anew(&mut self, partition: i32, given_up: Option<LaneId>) {
+        let Some(hold) = self.holds.get_mut(&partition) else { return };
+        if hold.told {
+            self.revoked.insert(partition);
+        }
+        *hold = Hold { given_up: given_up.or(hold.given_up), ..Hold::default() };
+    }
+
+    /// The partitions that the group grants to this process.
+    pub(super) fn held(&self) -> Vec<i32> {
+        self.holds.keys().copied().collect()
     }
 
     /// The partitions assigned in librdkafka.
@@ -153,6 +182,7 @@ mod tests {
         Tell,
         Start(i32),
         Stop(i32),
+        Anew(i32),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -166,6 +196,7 @@ mod tests {
             Just(Step::Tell),
             (0..4_i32).prop_map(Step::Start),
             (0..4_i32).prop_map(Step::Stop),
+            (0..4_i32).prop_map(Step::Anew),
         ]
     }
 
@@ -187,7 +218,7 @@ mod tests {
                     }
                 }
                 News::Granted(partitions) => {
-                    for (partition, _) in partitions {
+                    for Granted { partition, .. } in partitions {
                         assert!(self.flow.insert(partition), "told once a grant");
                         assert!(self.group.contains(&partition), "told only what is granted");
                     }
@@ -241,6 +272,13 @@ mod tests {
                         let was = assignment.unassigned(partition);
                         prop_assert_eq!(was, world.librdkafka.remove(&partition));
                     }
+                    Step::Anew(partition) => {
+                        if assignment.unassigned(partition) {
+                            world.librdkafka.remove(&partition);
+                        }
+                        assignment.anew(partition, None);
+                        prop_assert_eq!(assignment.start(partition), Start::Ignore);
+                    }
                 }
                 let assigned: BTreeSet<i32> = assignment.assigned().into_iter().collect();
                 prop_assert_eq!(&assigned, &world.librdkafka);
@@ -261,7 +299,7 @@ mod tests {
         let mut assignment = Assignment::default();
         assignment.granted(&[3]);
         assignment.first_position(3, 10);
-        assert_eq!(assignment.news(), Some(News::Granted(vec![(3, 10)])));
+        assert_eq!(assignment.news(), Some(granted(10, None)));
         assert_eq!(assignment.revoked(&[3]), Vec::<i32>::new());
         assignment.granted(&[3]);
         // The claim of the first grant may be over by now.
@@ -269,7 +307,28 @@ mod tests {
         assert_eq!(assignment.news(), Some(News::Revoked(vec![3])));
         assert_eq!(assignment.news(), None);
         assignment.first_position(3, 12);
-        assert_eq!(assignment.news(), Some(News::Granted(vec![(3, 12)])));
+        assert_eq!(assignment.news(), Some(granted(12, None)));
         assert_eq!(assignment.start(3), Start::Assign);
+    }
+
+    #[test]
+    fn a_partition_whose_lane_is_given_up_goes_and_comes_back_with_its_first_position() {
+        let mut assignment = Assignment::default();
+        assignment.granted(&[3]);
+        assignment.first_position(3, 10);
+        assert_eq!(assignment.news(), Some(granted(10, None)));
+        assignment.anew(3, Some(LaneId(7)));
+        assert_eq!(assignment.start(3), Start::Ignore, "the claim is on the old lane");
+        assert_eq!(assignment.news(), Some(News::Revoked(vec![3])));
+        assert_eq!(assignment.without_first_position(), Some(3), "the source is another one");
+        // A doubt in between forgets nothing.
+        assignment.anew(3, None);
+        assignment.first_position(3, 0);
+        assert_eq!(assignment.news(), Some(granted(0, Some(LaneId(7)))));
+        assert_eq!(assignment.start(3), Start::Assign);
+    }
+
+    fn granted(first_position: i64, given_up: Option<LaneId>) -> News {
+        News::Granted(vec![Granted { partition: 3, first_position, given_up }])
     }
 }

@@ -25,6 +25,16 @@ pub(super) enum Wish {
     Stop,
 }
 
+/// What librdkafka said that makes everything read from here on suspect, the
+/// graver one last (R18).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Doubt {
+    /// The topic may be another one of the same name.
+    Topic,
+    /// The brokers may be another cluster's.
+    Cluster,
+}
+
 /// What the poll thread has for the flow.
 #[derive(Debug)]
 pub(super) enum Yield {
@@ -41,6 +51,10 @@ pub(super) struct State<R> {
     pub(super) assignment: Assignment,
     pub(super) batcher: Batcher<R>,
     pub(super) wishes: BTreeMap<i32, Wish>,
+    /// Lanes that are to be read once their last message was read again (R18).
+    pub(super) checks: BTreeMap<i32, Progress>,
+    /// Why nothing is read at present.
+    pub(super) doubt: Option<Doubt>,
     /// Stored positions that Kafka was not told yet.
     pub(super) stored: BTreeMap<i32, i64>,
     /// `<cluster id>/<topic>`, once known.
@@ -60,6 +74,16 @@ pub(super) struct Shared<R> {
     wake: Condvar,
 }
 
+impl<R: Record> State<R> {
+    /// Forgets everything about a partition that is not read any more, or anew.
+    pub(super) fn forget(&mut self, partition: i32) {
+        self.batcher.drop_partition(partition);
+        self.wishes.remove(&partition);
+        self.checks.remove(&partition);
+        self.stored.remove(&partition);
+    }
+}
+
 impl<R: Record> Shared<R> {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
@@ -67,6 +91,8 @@ impl<R: Record> Shared<R> {
                 assignment: Assignment::default(),
                 batcher: Batcher::new(limits),
                 wishes: BTreeMap::new(),
+                checks: BTreeMap::new(),
+                doubt: None,
                 stored: BTreeMap::new(),
                 source: None,
                 failure: None,
@@ -118,6 +144,12 @@ impl<R: Record> Shared<R> {
         }
         state.wishes.insert(partition, wish);
         self.wake.notify_all();
+    }
+
+    /// Has nothing more read until the poll thread has dealt with `doubt`.
+    pub(super) fn doubt(&self, doubt: Doubt) {
+        let mut state = self.lock();
+        state.doubt = state.doubt.max(Some(doubt));
     }
 
     /// Tells the flow of an error, the first one if there are several.

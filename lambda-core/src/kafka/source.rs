@@ -11,8 +11,8 @@ use crate::delivery::batcher::Limits;
 use crate::error::{Error, Server};
 use crate::kafka::config::KafkaConfig;
 use crate::kafka::poll::Poller;
-use crate::kafka::position::StartAt;
-use crate::kafka::rebalance::News;
+use crate::kafka::position::{OnSourceChange, StartAt};
+use crate::kafka::rebalance::{Granted, News};
 use crate::kafka::shared::{Shared, Wish, Yield};
 use crate::progress::{LaneName, Progress};
 use crate::record::Record;
@@ -26,6 +26,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct SourceOptions {
     /// Where partitions start that were never read before.
     pub start: StartAt,
+    /// What to do about a partition that is not what was read of it (R18).
+    pub on_source_change: OnSourceChange,
     /// How large a batch may grow.
     pub limits: Limits,
 }
@@ -35,7 +37,7 @@ pub struct SourceOptions {
 ///
 /// Waits for a broker or topic that is not there, with messages in the log.
 /// [`Source::next`] fails for what needs a person only: refused settings or
-/// grants, an eager group, a topic that no longer holds what comes next (R18).
+/// grants, an eager group, a topic that is not what was read of it (R18).
 /// Lets the group go when it is closed or dropped.
 pub struct KafkaSource<R: Record> {
     shared: Arc<Shared<R>>,
@@ -50,7 +52,7 @@ impl<R: Record> KafkaSource<R> {
     /// [`Source::next`].
     pub fn open(config: KafkaConfig, options: SourceOptions) -> Result<Self, Error> {
         let shared = Arc::new(Shared::new(options.limits));
-        let poller = Poller { config, start: options.start, shared: Arc::clone(&shared) };
+        let poller = Poller { config, options, shared: Arc::clone(&shared) };
         let thread = thread::Builder::new()
             .name("kafka-poll".into())
             .spawn(|| poller.run())
@@ -87,13 +89,14 @@ impl<R: Record> KafkaSource<R> {
             News::Granted(granted) => granted,
         };
         let source = self.name().unwrap_or_default();
-        let grant = |(partition, first_position)| Grant {
+        let grant = |granted: Granted| Grant {
             name: LaneName {
                 pipeline: R::TABLE.name.to_owned(),
                 source: source.clone(),
-                partition,
+                partition: granted.partition,
             },
-            first_position,
+            first_position: granted.first_position,
+            given_up: granted.given_up,
         };
         Event::Granted(granted.into_iter().map(grant).collect())
     }

@@ -2,6 +2,7 @@
 //! where they begin and end.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::client::{Client, ClientContext};
@@ -71,14 +72,22 @@ pub(super) fn describe<C: ClientContext>(client: &Client<C>, topic: &str) -> Res
     if partitions.is_empty() {
         return Err(remedy::kafka(KafkaError::MetadataFetch(missing), WHAT));
     }
-    // librdkafka's binding leaks this answer, so it is asked for last and once.
+    Ok(Topic { source: source(client, topic)?, partitions })
+}
+
+/// A topic's name as a source, by the cluster that the client last heard of.
+/// librdkafka's binding leaks this answer, so ask once for each client and change.
+///
+/// # Errors
+/// `Transient` when no broker has told it yet.
+pub(super) fn source<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<String, Error> {
     let cluster = client.fetch_cluster_id(ANSWER_TIMEOUT).ok_or_else(|| Error::Temporary {
         server: Server::Kafka,
         what: "tell the cluster's id",
         remedy: "brokers older than 0.10.1 have none",
         source: topic.to_owned().into(),
     })?;
-    Ok(Topic { source: format!("{cluster}/{topic}"), partitions })
+    Ok(format!("{cluster}/{topic}"))
 }
 
 /// Asks which offsets a partition keeps.
@@ -102,14 +111,26 @@ pub(super) fn kept<C: ClientContext>(
 /// # Errors
 /// `Fatal` only.
 pub async fn ends(config: &KafkaConfig) -> Result<Ends, Error> {
+    asking(config, ask_ends).await
+}
+
+/// Asks the brokers a question, on a thread of its own, until they answer it.
+///
+/// # Errors
+/// `Fatal` only.
+pub(super) async fn asking<T: Send + 'static>(
+    config: &KafkaConfig,
+    question: impl Fn(&KafkaConfig) -> Result<T, Error> + Send + Sync + 'static,
+) -> Result<T, Error> {
     let mut backoff = Backoff::default();
+    let question = Arc::new(question);
     loop {
-        let asked = config.clone();
-        let answer = tokio::task::spawn_blocking(move || ask_ends(&asked)).await;
+        let (asked, question) = (config.clone(), Arc::clone(&question));
+        let answer = tokio::task::spawn_blocking(move || question(&asked)).await;
         let answer = answer.unwrap_or_else(|panicked| {
             Err(Error::Temporary {
                 server: Server::Kafka,
-                what: "tell where the topic ends",
+                what: "answer a question about the topic",
                 remedy: "this is a bug",
                 source: Box::new(panicked),
             })

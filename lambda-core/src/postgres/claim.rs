@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::error::{Error, Server};
@@ -40,11 +41,15 @@ pub(super) async fn claim(
     request: &ClaimRequest,
 ) -> Result<Progress, Error> {
     let waiting = |error| remedy::postgres(error, "claim a lane");
-    let client = connect(config, PURPOSE).await?;
+    let mut client = connect(config, PURPOSE).await?;
     client.batch_execute(SETTINGS).await.map_err(waiting)?;
     let backend = Backend::of(&client).await.map_err(waiting)?;
-    create(&client, request).await.map_err(waiting)?;
     for _ in 0..TRIES {
+        let created = create(&mut client, request);
+        match evict::ending_blockers(config, &backend, PATIENCE, created).await {
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => continue,
+            created => created.map_err(waiting)?,
+        }
         let current = current(&client, request).await?;
         let attempt = swap(&client, request, current);
         let done = evict::ending_blockers(config, &backend, PATIENCE, attempt).await;
@@ -64,8 +69,23 @@ pub(super) async fn claim(
     })
 }
 
-/// Creates the lane's row, unless there is one.
-async fn create(client: &Client, request: &ClaimRequest) -> Result<(), tokio_postgres::Error> {
+/// Creates the lane's row, unless there is one. A lane that is given up is set
+/// aside in the same transaction; whoever does it second finds another number.
+async fn create(client: &mut Client, request: &ClaimRequest) -> Result<(), tokio_postgres::Error> {
+    let Some(lane) = request.given_up else { return insert(client, request).await };
+    let transaction = client.transaction().await?;
+    let name = &request.name;
+    let aside = name.set_aside(lane).source;
+    let sql = "update ingest_progress set source = $5, claim = null, owner = null \
+               where pipeline = $1 and source = $2 and partition = $3 and lane = $4";
+    let parameters: [&(dyn ToSql + Sync); 5] =
+        [&name.pipeline, &name.source, &name.partition, &lane.0, &aside];
+    transaction.execute(sql, &parameters).await?;
+    insert(transaction.client(), request).await?;
+    transaction.commit().await
+}
+
+async fn insert(client: &Client, request: &ClaimRequest) -> Result<(), tokio_postgres::Error> {
     let name = &request.name;
     let sql = "insert into ingest_progress (pipeline, source, partition, position) \
                select $1, $2, $3, $4 where not exists ( \
@@ -88,7 +108,7 @@ async fn current(client: &Client, request: &ClaimRequest) -> Result<Option<Uuid>
     );
     let read = async {
         let group = request.group.as_deref();
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+        let parameters: [&(dyn ToSql + Sync); 4] =
             [&name.pipeline, &name.source, &name.partition, &group];
         let row = client.query_one(&sql, &parameters).await?;
         let foreign = row.try_get::<_, Option<bool>>("foreign_group")?.unwrap_or_default();

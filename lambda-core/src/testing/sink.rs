@@ -36,6 +36,9 @@ pub type Case = (&'static str, for<'a> fn(&'a dyn Subject) -> Running<'a>);
 /// All cases.
 pub const CASES: &[Case] = &[
     ("a claim creates the lane, and a later one keeps its progress", |s| Box::pin(claims(s))),
+    ("a lane given up keeps its number and counts, and a new one takes its name", |s| {
+        Box::pin(gives_up(s))
+    }),
     ("a commit moves rows, counts and position together", |s| Box::pin(commits(s))),
     ("nothing lands under a replaced claim, nor from another position", |s| Box::pin(fences(s))),
     ("a fenced lane leaves the batch and the rest goes on", |s| Box::pin(fences_one(s))),
@@ -51,15 +54,19 @@ pub const CASES: &[Case] = &[
     ("halves of a batch, in order, are the batch", |s| Box::pin(halves(s))),
 ];
 
-async fn claim(subject: &dyn Subject, partition: i32) -> Progress {
-    let request = ClaimRequest {
+fn request(partition: i32) -> ClaimRequest {
+    ClaimRequest {
         name: LaneName { pipeline: "samples".into(), source: "suite".into(), partition },
         first_position: 10,
         owner: "suite".into(),
         group: None,
         take_over: false,
-    };
-    subject.sink().claim(&request).await.expect("a claim")
+        given_up: None,
+    }
+}
+
+async fn claim(subject: &dyn Subject, partition: i32) -> Progress {
+    subject.sink().claim(&request(partition)).await.expect("a claim")
 }
 
 /// Commits a batch that must be stored whole, and gives the lanes' progress.
@@ -96,6 +103,34 @@ async fn claims(subject: &dyn Subject) {
     assert_eq!(claim(subject, 1).await.position, 10, "another partition is another lane");
     let told = subject.sink().stored(&[second.lane]).await.expect("progress");
     assert_eq!(told, [second]);
+}
+
+async fn gives_up(subject: &dyn Subject) {
+    let first = claim(subject, 0).await;
+    let before = stream().lane(&first, 20).record(10, &Sample::new("a", 1)).rejected(11, b"old");
+    let before = store(subject, &before.build()).await.remove(0);
+    let anew = ClaimRequest { given_up: Some(first.lane), first_position: 3, ..request(0) };
+    let second = subject.sink().claim(&anew).await.expect("a claim");
+    assert_ne!(second.lane, first.lane, "its rows' evidence names the lane that was given up");
+    assert_eq!((second.position, second.last), (3, None));
+    assert_eq!((&second.name, second.counts), (&first.name, Counts::default()));
+    let told = subject.sink().stored(&[first.lane]).await.expect("progress").remove(0);
+    assert_eq!(told.name, first.name.set_aside(first.lane));
+    assert!(told.name.was_of("suite") && second.name.was_of("suite"));
+    assert_eq!((told.claim, told.counts, told.sums), (None, before.counts, before.sums));
+    // Its last owner cannot go on with it.
+    let late = stream().lane(&before, 30).record(20, &Sample::new("late", 1)).build();
+    let done = subject.sink().commit(&late, Durability::Visible).await.expect("a commit");
+    assert_eq!(done.fenced, [first.lane]);
+    // Whoever gives it up second, or again after a lost answer, finds it done.
+    let third = subject.sink().claim(&anew).await.expect("a claim");
+    assert_eq!((third.lane, third.position), (second.lane, 3));
+    assert_ne!(third.claim, second.claim);
+    // The new lane reads the same positions again, for what they hold now.
+    let again = stream().lane(&third, 20).record(10, &Sample::new("a", 1)).rejected(11, b"new");
+    let again = store(subject, &again.build()).await.remove(0);
+    assert_eq!((again.counts.duplicate, again.counts.rejected), (1, 1));
+    assert_eq!(subject.contents().await.dead_letters.len(), 2, "each place has its own");
 }
 
 async fn commits(subject: &dyn Subject) {

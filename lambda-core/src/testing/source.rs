@@ -38,7 +38,9 @@ impl Lists {
             source: Self::SOURCE.into(),
             partition,
         };
-        partitions.map(|partition| Grant { name: name(partition), first_position: 0 }).collect()
+        partitions
+            .map(|partition| Grant { name: name(partition), first_position: 0, given_up: None })
+            .collect()
     }
 
     fn is_stored(&self) -> bool {

@@ -125,6 +125,7 @@ async fn claim(sink: &dyn Sink, partition: i32) -> Progress {
         owner: "model".into(),
         group: None,
         take_over: false,
+        given_up: None,
     };
     sink.claim(&request).await.expect("a claim")
 }

@@ -94,7 +94,9 @@ async fn job(sql: &Connection) -> Result<JobRef, Failure> {
 async fn claim(sink: &PostgresSink, partition: i32) -> Result<Progress, Failure> {
     let name = LaneName { pipeline: "transactions".into(), source: "test".into(), partition };
     let (owner, group, take_over) = ("test".into(), None, false);
-    Ok(sink.claim(&ClaimRequest { name, first_position: 0, owner, group, take_over }).await?)
+    Ok(sink
+        .claim(&ClaimRequest { name, first_position: 0, owner, group, take_over, given_up: None })
+        .await?)
 }
 
 async fn store(

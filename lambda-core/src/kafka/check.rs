@@ -1,0 +1,224 @@
+//! Reading a lane's last message again before the lane is read on (R18).
+//!
+//! The offsets that a partition keeps are asked for first, which may decide; else
+//! the message is fetched by a client outside the group. Nothing here waits for an
+//! answer: the poll thread looks again after its next poll.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaErrorCode;
+
+use crate::delivery::batcher::Message;
+use crate::error::{Error, Kind, Server};
+use crate::kafka::config::KafkaConfig;
+use crate::kafka::position::{Kept, Verdict, judge_message, judge_range, source_changed};
+use crate::kafka::topic::{self, Observer};
+use crate::progress::{Fingerprint, LaneId, Progress};
+use crate::remedy;
+
+/// How long a fetch may take before it begins anew.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a look waits when there is nothing else to do.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Messages looked at in one go.
+const BURST: usize = 64;
+
+/// Lanes being checked.
+pub(super) struct Checks {
+    topic: String,
+    observer: Observer,
+    /// Partitions whose last message is being fetched.
+    fetching: BTreeMap<i32, Fingerprint>,
+    since: Instant,
+}
+
+impl Checks {
+    /// Of lanes of this topic; makes a client for it.
+    pub(super) fn new(config: &KafkaConfig) -> Result<Self, Error> {
+        Ok(Self {
+            topic: config.topic().to_owned(),
+            observer: topic::observer(config)?,
+            fetching: BTreeMap::new(),
+            since: Instant::now(),
+        })
+    }
+
+    /// The verdicts on `lanes` that are known by now, by partition. Give all lanes
+    /// that are still in question, each time.
+    ///
+    /// # Errors
+    /// `Transient`: ask again later. `Fatal`.
+    pub(super) fn verdicts(&mut self, lanes: &[Progress]) -> Result<Vec<(i32, Verdict)>, Error> {
+        let last = |partition| {
+            lanes.iter().find(|lane| lane.name.partition == partition).and_then(|lane| lane.last)
+        };
+        self.fetching.retain(|partition, fetched| last(*partition) == Some(*fetched));
+        let mut verdicts = Vec::new();
+        let mut fetch = Vec::new();
+        for lane in lanes {
+            let partition = lane.name.partition;
+            if self.fetching.contains_key(&partition) {
+                continue;
+            }
+            match (judge_range(lane, self.kept(partition)?), lane.last) {
+                (Some(verdict), _) => verdicts.push((partition, verdict)),
+                (None, Some(last)) => fetch.push((partition, last)),
+                (None, None) => verdicts.push((partition, Verdict::Same)),
+            }
+        }
+        if !fetch.is_empty() {
+            self.fetching.extend(fetch);
+            self.fetch()?;
+        }
+        self.read(&mut verdicts)?;
+        Ok(verdicts)
+    }
+
+    /// The offsets that a partition keeps.
+    pub(super) fn kept(&self, partition: i32) -> Result<Kept, Error> {
+        topic::kept(self.observer.client(), &self.topic, partition)
+    }
+
+    /// Serves the client's log while nothing is in question.
+    pub(super) fn idle(&mut self) {
+        self.fetching.clear();
+        self.observer.poll(Duration::ZERO);
+    }
+
+    fn fetch(&mut self) -> Result<(), Error> {
+        let mut from = TopicPartitionList::with_capacity(self.fetching.len());
+        for (partition, last) in &self.fetching {
+            from.add_partition_offset(&self.topic, *partition, Offset::Offset(last.position))
+                .map_err(cannot)?;
+        }
+        self.since = Instant::now();
+        self.observer.assign(&from).map_err(|error| {
+            self.fetching.clear();
+            cannot(error)
+        })
+    }
+
+    fn read(&mut self, verdicts: &mut Vec<(i32, Verdict)>) -> Result<(), Error> {
+        if self.fetching.is_empty() {
+            return Ok(());
+        }
+        for _ in 0..BURST {
+            match self.observer.poll(Duration::ZERO) {
+                None => break,
+                Some(Ok(message)) => {
+                    let partition = message.partition();
+                    let before = |last: &Fingerprint| message.offset() < last.position;
+                    if self.fetching.get(&partition).is_none_or(before) {
+                        continue;
+                    }
+                    if let Some(last) = self.fetching.remove(&partition) {
+                        let found = judge_message(last, Some(fingerprint(&message)));
+                        verdicts.push((partition, found));
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    if let Some(last) = self.fetching.remove(&partition) {
+                        verdicts.push((partition, judge_message(last, None)));
+                    }
+                }
+                Some(Err(error)) => self.failed(error)?,
+            }
+        }
+        if self.fetching.is_empty() {
+            self.observer.unassign().map_err(cannot)?;
+        } else if self.since.elapsed() >= FETCH_TIMEOUT {
+            let partitions: Vec<i32> = self.fetching.keys().copied().collect();
+            tracing::warn!(
+                topic = self.topic,
+                ?partitions,
+                "waiting for the last message of partitions, to see that they are what was read"
+            );
+            self.fetching.clear();
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, error: KafkaError) -> Result<(), Error> {
+        match error.rdkafka_error_code() {
+            // It expired since its offsets were asked for: ask again.
+            Some(RDKafkaErrorCode::AutoOffsetReset) => {
+                self.fetching.clear();
+                Ok(())
+            }
+            Some(code) if remedy::of_kafka(code).kind == Kind::Fatal => Err(cannot(error)),
+            // librdkafka goes on by itself.
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Checks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checks").field("fetching", &self.fetching).finish_non_exhaustive()
+    }
+}
+
+fn cannot(error: KafkaError) -> Error {
+    remedy::kafka(error, "give the last message of a partition again")
+}
+
+fn fingerprint(message: &BorrowedMessage<'_>) -> Fingerprint {
+    as_read(message).fingerprint()
+}
+
+/// A message as the batcher takes it.
+pub(super) fn as_read<'a>(message: &'a BorrowedMessage<'_>) -> Message<'a> {
+    Message {
+        partition: message.partition(),
+        position: message.offset(),
+        timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
+        key: message.key(),
+        payload: message.payload(),
+    }
+}
+
+/// Those of `lanes` (of the topic of `config`, as stored just now) whose source is
+/// not what was read, each with the error that says so. Waits with a message for
+/// brokers that do not answer.
+///
+/// # Errors
+/// `Fatal` only.
+pub async fn changed(
+    config: &KafkaConfig,
+    lanes: Vec<Progress>,
+) -> Result<Vec<(LaneId, Error)>, Error> {
+    topic::asking(config, move |config| ask_changed(config, &lanes)).await
+}
+
+fn ask_changed(config: &KafkaConfig, lanes: &[Progress]) -> Result<Vec<(LaneId, Error)>, Error> {
+    let mut checks = Checks::new(config)?;
+    let mut open = lanes.to_vec();
+    let mut changed = Vec::new();
+    let begun = Instant::now();
+    while !open.is_empty() {
+        for (partition, verdict) in checks.verdicts(&open)? {
+            for lane in open.extract_if(.., |lane| lane.name.partition == partition) {
+                if let Verdict::Other(what) = &verdict {
+                    changed.push((lane.lane, source_changed(config.topic(), &lane, what)));
+                }
+            }
+        }
+        if begun.elapsed() >= FETCH_TIMEOUT {
+            return Err(Error::Temporary {
+                server: Server::Kafka,
+                what: "give the last message of each partition again",
+                remedy: "look at the brokers' logs",
+                source: format!("no answer within {FETCH_TIMEOUT:?}").into(),
+            });
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(changed)
+}

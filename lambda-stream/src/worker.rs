@@ -96,7 +96,7 @@ async fn prepare<R: Record>(config: &StreamConfig) -> Result<Run, Error> {
         Run { sink: Arc::new(sink), stored, before, ends: None, changed: Vec::new(), table };
     if config.exit_at_end {
         let ends = topic::ends(&config.kafka).await?;
-        run.changed = changed(config, &mut run.stored, &ends.source).await?;
+        run.changed = changed(config, &mut run.stored, &ends).await?;
         run.ends = Some(ends);
     }
     Ok(run)
@@ -108,11 +108,13 @@ async fn prepare<R: Record>(config: &StreamConfig) -> Result<Run, Error> {
 async fn changed(
     config: &StreamConfig,
     stored: &mut Stored,
-    source: &str,
+    ends: &Ends,
 ) -> Result<Vec<LaneId>, Error> {
     let lanes = stored.lanes().await?;
-    let of_source = lanes.into_iter().filter(|lane| lane.name.source == source);
-    let lanes: Vec<Progress> = of_source.collect();
+    let there = |lane: &Progress| {
+        lane.name.source == ends.source && ends.ends.contains_key(&lane.name.partition)
+    };
+    let lanes: Vec<Progress> = lanes.into_iter().filter(there).collect();
     let found = check::changed(&config.kafka, lanes.clone()).await?;
     if found.is_empty() {
         return Ok(Vec::new());

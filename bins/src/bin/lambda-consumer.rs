@@ -16,8 +16,7 @@ struct Args {
     /// Where partitions start that were never read: earliest or latest
     #[arg(long, default_value_t, value_name = "WHERE")]
     start: StartAt,
-    /// If a partition is not what was read (topic recreated, messages expired):
-    /// stop, or restart, which reads it anew from --start
+    /// If a partition is not what was read: stop, or restart it at --start
     #[arg(long, default_value_t, value_name = "WHAT")]
     on_source_change: OnSourceChange,
     /// Take lanes even from another group active in the last minute

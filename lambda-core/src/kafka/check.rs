@@ -3,6 +3,17 @@
 //! The offsets that a partition keeps are asked for first, which may decide; else
 //! the message is fetched by a client outside the group. Nothing here waits for an
 //! answer: the poll thread looks again after its next poll.
+//!
+//! A lane is checked after every claim, and so at every start, after every
+//! rebalance, and when librdkafka tells a running consumer of another topic id
+//! (brokers from 2.8 on have them), of another cluster id, or that an offset is out
+//! of range: then nothing more is read, what was read is stored, and all lanes are
+//! claimed and checked anew. What cannot be noticed:
+//! - a recreated topic that holds the stored position, if the message that was read
+//!   last is gone by then (the warning says so) or none was ever read of the lane;
+//! - partitions that a recreated topic no longer has: nobody is granted them;
+//! - before brokers had topic ids, a topic recreated under a running consumer with
+//!   more messages than were read, until the next claim.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -37,6 +48,8 @@ pub(super) struct Checks {
     /// Partitions whose last message is being fetched.
     fetching: BTreeMap<i32, Fingerprint>,
     since: Instant,
+    /// The last partition whose offsets nobody told.
+    turn: i32,
 }
 
 impl Checks {
@@ -47,6 +60,7 @@ impl Checks {
             observer: topic::observer(config)?,
             fetching: BTreeMap::new(),
             since: Instant::now(),
+            turn: -1,
         })
     }
 
@@ -61,24 +75,50 @@ impl Checks {
         };
         self.fetching.retain(|partition, fetched| last(*partition) == Some(*fetched));
         let mut verdicts = Vec::new();
-        let mut fetch = Vec::new();
-        for lane in lanes {
+        let unanswered = self.ask(lanes, &mut verdicts)?;
+        self.read(&mut verdicts)?;
+        match unanswered {
+            Some(error) if verdicts.is_empty() && self.fetching.is_empty() => Err(error),
+            _ => Ok(verdicts),
+        }
+    }
+
+    /// Judges by the offsets kept, and fetches the messages that decide else. Stops
+    /// at the first partition whose offsets nobody tells, and gives the error; next
+    /// time it begins behind that one.
+    fn ask(
+        &mut self,
+        lanes: &[Progress],
+        verdicts: &mut Vec<(i32, Verdict)>,
+    ) -> Result<Option<Error>, Error> {
+        let (first, last): (Vec<&Progress>, Vec<&Progress>) =
+            lanes.iter().partition(|lane| lane.name.partition > self.turn);
+        let (mut unanswered, mut fetch) = (None, false);
+        for lane in first.into_iter().chain(last) {
             let partition = lane.name.partition;
             if self.fetching.contains_key(&partition) {
                 continue;
             }
-            match (judge_range(lane, self.kept(partition)?), lane.last) {
+            let kept = match self.kept(partition) {
+                Ok(kept) => kept,
+                Err(error) => {
+                    (self.turn, unanswered) = (partition, Some(error));
+                    break;
+                }
+            };
+            match (judge_range(lane, kept), lane.last) {
                 (Some(verdict), _) => verdicts.push((partition, verdict)),
-                (None, Some(last)) => fetch.push((partition, last)),
+                (None, Some(last)) => {
+                    self.fetching.insert(partition, last);
+                    fetch = true;
+                }
                 (None, None) => verdicts.push((partition, Verdict::Same)),
             }
         }
-        if !fetch.is_empty() {
-            self.fetching.extend(fetch);
+        if fetch {
             self.fetch()?;
         }
-        self.read(&mut verdicts)?;
-        Ok(verdicts)
+        Ok(unanswered)
     }
 
     /// The offsets that a partition keeps.

@@ -186,6 +186,8 @@ struct Polling<'a, R: Record> {
     paused: bool,
     report_at: Instant,
     ask_at: Instant,
+    /// The last partition whose offsets nobody told: the next one is asked for first.
+    turn: i32,
     /// How often in a row Kafka did not hold what is to be read next.
     resets: u32,
 }
@@ -207,6 +209,7 @@ impl<'a, R: Record> Polling<'a, R> {
             paused: false,
             report_at: now + REPORT_EVERY,
             ask_at: now,
+            turn: -1,
             resets: 0,
         }
     }
@@ -490,7 +493,7 @@ impl<'a, R: Record> Polling<'a, R> {
     /// that the flow can be told of them.
     fn locate_granted(&mut self) -> Result<(), Error> {
         while Instant::now() >= self.ask_at {
-            let wanted = self.shared.lock().assignment.without_first_position();
+            let wanted = self.shared.lock().assignment.without_first_position(self.turn);
             let Some(partition) = wanted else { break };
             match self.kept(partition) {
                 Ok(kept) => {
@@ -498,7 +501,10 @@ impl<'a, R: Record> Polling<'a, R> {
                     self.shared.lock().assignment.first_position(partition, first);
                     self.shared.notify();
                 }
-                Err(error) => return self.ask_later(error),
+                Err(error) => {
+                    self.turn = partition;
+                    return self.ask_later(error);
+                }
             }
         }
         Ok(())

@@ -6,6 +6,7 @@
 //! is taken back before it was told was never there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use crate::progress::LaneId;
 
@@ -91,9 +92,11 @@ impl Assignment {
         self.revoked(&self.held());
     }
 
-    /// A granted partition whose first position is not known yet.
-    pub(super) fn without_first_position(&self) -> Option<i32> {
-        let mut holds = self.holds.iter();
+    /// A granted partition whose first position is not known yet, beginning behind
+    /// `turn`: one whose offsets nobody tells does not hold up the others.
+    pub(super) fn without_first_position(&self, turn: i32) -> Option<i32> {
+        let behind = self.holds.range((Bound::Excluded(turn), Bound::Unbounded));
+        let mut holds = behind.chain(self.holds.range(..=turn));
         holds.find(|(_, hold)| hold.first_position.is_none()).map(|(partition, _)| *partition)
     }
 
@@ -255,7 +258,7 @@ mod tests {
                         world.librdkafka.clear();
                     }
                     Step::Locate(position) => {
-                        if let Some(partition) = assignment.without_first_position() {
+                        if let Some(partition) = assignment.without_first_position(-1) {
                             assignment.first_position(partition, position);
                         }
                     }
@@ -284,7 +287,7 @@ mod tests {
                 prop_assert_eq!(&assigned, &world.librdkafka);
                 prop_assert!(world.librdkafka.is_subset(&world.group));
             }
-            while let Some(partition) = assignment.without_first_position() {
+            while let Some(partition) = assignment.without_first_position(-1) {
                 assignment.first_position(partition, 0);
             }
             while let Some(news) = assignment.news() {
@@ -320,12 +323,23 @@ mod tests {
         assignment.anew(3, Some(LaneId(7)));
         assert_eq!(assignment.start(3), Start::Ignore, "the claim is on the old lane");
         assert_eq!(assignment.news(), Some(News::Revoked(vec![3])));
-        assert_eq!(assignment.without_first_position(), Some(3), "the source is another one");
+        assert_eq!(assignment.without_first_position(-1), Some(3), "the source is another one");
         // A doubt in between forgets nothing.
         assignment.anew(3, None);
         assignment.first_position(3, 0);
         assert_eq!(assignment.news(), Some(granted(0, Some(LaneId(7)))));
         assert_eq!(assignment.start(3), Start::Assign);
+    }
+
+    #[test]
+    fn a_partition_whose_offsets_nobody_tells_does_not_hold_up_the_others() {
+        let mut assignment = Assignment::default();
+        assignment.granted(&[0, 1, 2]);
+        assert_eq!(assignment.without_first_position(-1), Some(0));
+        assert_eq!(assignment.without_first_position(0), Some(1));
+        assignment.first_position(1, 0);
+        assert_eq!(assignment.without_first_position(0), Some(2));
+        assert_eq!(assignment.without_first_position(2), Some(0), "its turn comes again");
     }
 
     fn granted(first_position: i64, given_up: Option<LaneId>) -> News {

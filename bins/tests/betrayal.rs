@@ -38,8 +38,10 @@ fn main() -> ExitCode {
              stored",
             more_running,
         );
-        suite
-            .real_kafka("the same with groups coordinated by the broker", more_running_broker_side);
+        suite.real_kafka(
+            "with groups coordinated by the broker a recreated topic stops a running consumer too",
+            more_running_broker_side,
+        );
         suite.real_kafka(
             "two running members told to restart read a recreated topic anew, once",
             restart_running,

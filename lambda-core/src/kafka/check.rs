@@ -47,7 +47,8 @@ pub(super) struct Checks {
     observer: Observer,
     /// Partitions whose last message is being fetched.
     fetching: BTreeMap<i32, Fingerprint>,
-    since: Instant,
+    /// Whether anything is assigned, and since when.
+    assigned: Option<Instant>,
     /// The last partition whose offsets nobody told.
     turn: i32,
 }
@@ -59,7 +60,7 @@ impl Checks {
             topic: config.topic().to_owned(),
             observer: topic::observer(config)?,
             fetching: BTreeMap::new(),
-            since: Instant::now(),
+            assigned: None,
             turn: -1,
         })
     }
@@ -77,6 +78,7 @@ impl Checks {
         let mut verdicts = Vec::new();
         let unanswered = self.ask(lanes, &mut verdicts)?;
         self.read(&mut verdicts)?;
+        self.rest();
         match unanswered {
             Some(error) if verdicts.is_empty() && self.fetching.is_empty() => Err(error),
             _ => Ok(verdicts),
@@ -129,7 +131,18 @@ impl Checks {
     /// Serves the client's log while nothing is in question.
     pub(super) fn idle(&mut self) {
         self.fetching.clear();
+        self.rest();
         self.observer.poll(Duration::ZERO);
+    }
+
+    /// Reads no further than the messages in question.
+    fn rest(&mut self) {
+        if self.fetching.is_empty()
+            && self.assigned.take().is_some()
+            && let Err(error) = self.observer.unassign()
+        {
+            tracing::warn!(%error, "librdkafka does not let go of partitions that were checked");
+        }
     }
 
     fn fetch(&mut self) -> Result<(), Error> {
@@ -138,7 +151,7 @@ impl Checks {
             from.add_partition_offset(&self.topic, *partition, Offset::Offset(last.position))
                 .map_err(cannot)?;
         }
-        self.since = Instant::now();
+        self.assigned = Some(Instant::now());
         self.observer.assign(&from).map_err(|error| {
             self.fetching.clear();
             cannot(error)
@@ -146,10 +159,10 @@ impl Checks {
     }
 
     fn read(&mut self, verdicts: &mut Vec<(i32, Verdict)>) -> Result<(), Error> {
-        if self.fetching.is_empty() {
-            return Ok(());
-        }
         for _ in 0..BURST {
+            if self.fetching.is_empty() {
+                return Ok(());
+            }
             match self.observer.poll(Duration::ZERO) {
                 None => break,
                 Some(Ok(message)) => {
@@ -171,9 +184,7 @@ impl Checks {
                 Some(Err(error)) => self.failed(error)?,
             }
         }
-        if self.fetching.is_empty() {
-            self.observer.unassign().map_err(cannot)?;
-        } else if self.since.elapsed() >= FETCH_TIMEOUT {
+        if self.assigned.is_some_and(|since| since.elapsed() >= FETCH_TIMEOUT) {
             let partitions: Vec<i32> = self.fetching.keys().copied().collect();
             tracing::warn!(
                 topic = self.topic,

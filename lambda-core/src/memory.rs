@@ -6,9 +6,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use crate::batch::{Batch, Body};
+use crate::batch::{Batch, Body, Span};
 use crate::dead_letter::Reject;
+use crate::delivery::settle;
 use crate::error::Error;
+use crate::failpoint::{Protection, off};
 use crate::outcome::Authority;
 use crate::progress::{ClaimId, Counts, LaneId, LaneName, Progress, Sums};
 use crate::record::checksum::{Checksum, displacement, ownership};
@@ -117,7 +119,9 @@ impl Sink for MemorySink {
             sums: Sums::default(),
             last: None,
         });
-        progress.claim = Some(ClaimId::random());
+        if progress.claim.is_none() || !off(Protection::NewClaimOnTakeover) {
+            progress.claim = Some(ClaimId::random());
+        }
         Ok(progress.clone())
     }
 
@@ -128,11 +132,12 @@ impl Sink for MemorySink {
             .iter()
             .filter(|span| {
                 let lane = contents.lanes.get(&span.lane);
-                lane.is_none_or(|lane| lane.claim != Some(span.claim) || lane.position != span.from)
+                !lane.is_some_and(|lane| settle::holds(span, lane))
             })
             .map(|span| span.lane)
             .collect();
-        let batch = batch.retain(|span| !fenced.contains(&span.lane));
+        let leaves = |span: &Span| fenced.contains(&span.lane) && !off(Protection::FencedLanesLeave);
+        let batch = batch.retain(|span| !leaves(span));
         Ok(Committed { stored: contents.store(&batch), fenced })
     }
 

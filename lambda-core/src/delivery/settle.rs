@@ -1,0 +1,38 @@
+//! What stored progress says about a batch: pure, so that every sink decides alike.
+
+use crate::batch::Span;
+use crate::failpoint::{Protection, off};
+use crate::progress::Progress;
+use crate::sink::Committed;
+
+/// Whether a commit may move a lane: it is held by the span's claim and stands
+/// where the span starts. Any other lane is fenced.
+pub fn holds(span: &Span, stored: &Progress) -> bool {
+    stored.lane == span.lane
+        && (off(Protection::ClaimAtCommit) || stored.claim == Some(span.claim))
+        && (off(Protection::PositionAtCommit) || stored.position == span.from)
+}
+
+/// What became of a commit whose answer was lost, once it can land no more, from
+/// the lanes' progress as then stored (R6). `None`: it did not happen, and may be
+/// tried again.
+pub fn settle(spans: &[Span], stored: &[Progress]) -> Option<Committed> {
+    let mut committed = Committed::default();
+    for span in spans {
+        let ours = |lane: &&Progress| {
+            lane.lane == span.lane
+                && (off(Protection::ClaimAtSettle) || lane.claim == Some(span.claim))
+        };
+        let anywhere = off(Protection::PositionAtSettle);
+        match stored.iter().find(ours) {
+            // Also for a batch that moves nothing: it may be committed again.
+            Some(progress) if progress.position == span.from && !anywhere => return None,
+            Some(progress) if progress.position == span.to || anywhere => {
+                committed.stored.push(progress.clone());
+            }
+            // Taken over, or rewound by a crash that lost earlier commits too.
+            _ => committed.fenced.push(span.lane),
+        }
+    }
+    Some(committed)
+}

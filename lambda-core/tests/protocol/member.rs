@@ -1,0 +1,498 @@
+//! A member of the group: the real state and the real batcher, in a shell that does
+//! what the flow and the Kafka source do, one step at a time and in any order.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::mem;
+use std::sync::Arc;
+
+use lambda_core::batch::Batch;
+use lambda_core::delivery::batcher::{Batcher, Limits, Message};
+use lambda_core::delivery::state::{Action, Generation, Input, State};
+use lambda_core::error::{Error, Server};
+use lambda_core::outcome::Authority;
+use lambda_core::progress::Progress;
+use lambda_core::sink::Durability;
+use lambda_core::source::{Event, Grant};
+use lambda_core::testing::draft::{SAMPLES, Sample};
+
+use crate::database::{Answer, Checked, Database, TxId, name};
+
+/// A partition that the group has given to this member.
+#[derive(Default)]
+struct Hold {
+    /// Whether the flow knows.
+    told: bool,
+    /// The offset to be fetched next, once it is read.
+    next: Option<i64>,
+}
+
+enum Wish {
+    Start(Progress),
+    Stop,
+}
+
+/// What the group says; heard when the member polls.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum News {
+    Granted(i32),
+    Revoked(i32),
+}
+
+/// The Kafka source without Kafka.
+struct Source {
+    inbox: VecDeque<News>,
+    holds: BTreeMap<i32, Hold>,
+    /// Gone, but the flow does not know yet.
+    revoked: BTreeSet<i32>,
+    wishes: BTreeMap<i32, Wish>,
+    batcher: Batcher<Sample>,
+}
+
+impl Source {
+    fn poll(&mut self, database: &Database, count: usize, back: i64) {
+        while let Some(news) = self.inbox.pop_front() {
+            match news {
+                News::Granted(partition) => {
+                    self.holds.entry(partition).or_default();
+                }
+                News::Revoked(partition) => {
+                    self.batcher.drop_partition(partition);
+                    self.wishes.remove(&partition);
+                    if self.holds.remove(&partition).is_some_and(|hold| hold.told) {
+                        self.revoked.insert(partition);
+                    }
+                }
+            }
+        }
+        for (partition, wish) in mem::take(&mut self.wishes) {
+            let Some(hold) = self.holds.get_mut(&partition).filter(|hold| hold.told) else {
+                continue;
+            };
+            match wish {
+                Wish::Stop => hold.next = None,
+                Wish::Start(progress) => {
+                    let Some(claim) = progress.claim else { continue };
+                    // A broker may give a little of what lies before.
+                    hold.next = Some((progress.position - back).max(0));
+                    self.batcher.start(partition, progress.lane, claim, progress.position);
+                }
+            }
+        }
+        for (partition, hold) in &mut self.holds {
+            if let Some(next) = &mut hold.next {
+                fetch(&mut self.batcher, database, *partition, next, count);
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.inbox.is_empty()
+            && self.revoked.is_empty()
+            && self.holds.values().all(|hold| hold.told)
+            && self.wishes.is_empty()
+            && self.batcher.is_empty()
+    }
+
+    fn event(&mut self) -> Option<Event> {
+        if !self.revoked.is_empty() {
+            return Some(Event::Revoked(mem::take(&mut self.revoked).into_iter().collect()));
+        }
+        let mut grants = Vec::new();
+        for (partition, hold) in self.holds.iter_mut().filter(|(_, hold)| !hold.told) {
+            hold.told = true;
+            grants.push(Grant { name: name(*partition), first_position: 0 });
+        }
+        if !grants.is_empty() {
+            return Some(Event::Granted(grants));
+        }
+        self.batcher.take().map(Event::Batch)
+    }
+}
+
+fn fetch(
+    batcher: &mut Batcher<Sample>,
+    database: &Database,
+    partition: i32,
+    next: &mut i64,
+    count: usize,
+) {
+    let log = database.log(partition);
+    for entry in log.records.iter().filter(|entry| entry.position >= *next).take(count) {
+        let (key, payload) = (None, entry.content.payload());
+        let (timestamp_ms, payload) = (0, Some(&payload[..]));
+        let position = entry.position;
+        batcher.push(&Message { partition, position, timestamp_ms, key, payload });
+    }
+    let rest = log.records.iter().filter(|entry| entry.position >= *next).nth(count);
+    *next = rest.map_or(log.end, |entry| entry.position);
+    if rest.is_none() {
+        batcher.advance(partition, log.end);
+    }
+}
+
+/// A claim that the flow waits for.
+struct Claiming {
+    generation: Generation,
+    grant: Grant,
+    /// Its answer is there, but the flow has not taken it yet.
+    answered: bool,
+}
+
+/// Where the commit in flight is.
+enum Commit {
+    /// The transaction waits for its lanes.
+    Asked(Arc<Batch>, Durability),
+    /// It is open, or its answer is on the way.
+    Sent(TxId, Arc<Batch>),
+    /// Its answer will never come.
+    Lost(TxId, Arc<Batch>),
+}
+
+/// What goes wrong with a commit without ending its connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Trouble {
+    Contended,
+    Temporary,
+}
+
+pub(crate) struct Member {
+    state: State,
+    source: Source,
+    claiming: BTreeMap<i32, Claiming>,
+    answers: VecDeque<(Generation, Progress)>,
+    commit: Option<Commit>,
+    waits: bool,
+    asking: Option<Error>,
+    /// What this member has reason to think of the lanes it reads.
+    started: BTreeMap<i32, Progress>,
+    stopping: bool,
+    finished: bool,
+}
+
+impl Member {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: State::new(Authority::Stream, &SAMPLES),
+            source: Source {
+                inbox: VecDeque::new(),
+                holds: BTreeMap::new(),
+                revoked: BTreeSet::new(),
+                wishes: BTreeMap::new(),
+                batcher: Batcher::new(Limits::default()),
+            },
+            claiming: BTreeMap::new(),
+            answers: VecDeque::new(),
+            commit: None,
+            waits: false,
+            asking: None,
+            started: BTreeMap::new(),
+            stopping: false,
+            finished: false,
+        }
+    }
+
+    pub(crate) fn hear_of(&mut self, news: News) {
+        self.source.inbox.push_back(news);
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Whether it has nothing to do until something happens.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.finished
+            || (self.commit.is_none()
+                && !self.waits
+                && self.asking.is_none()
+                && self.claiming.is_empty()
+                && self.source.is_idle()
+                && !self.state.awaits_news())
+    }
+
+    /// What it waits for, for people.
+    pub(crate) fn doing(&self) -> String {
+        let commit = match &self.commit {
+            None => "no commit",
+            Some(Commit::Asked(..)) => "a commit asked for",
+            Some(Commit::Sent(..)) => "a commit sent",
+            Some(Commit::Lost(..)) => "a commit lost",
+        };
+        format!(
+            "a member with {commit} and {} claims{}{}{}",
+            self.claiming.len(),
+            if self.waits { ", waiting" } else { "" },
+            if self.asking.is_some() { ", asking" } else { "" },
+            if self.finished { ", finished" } else { "" },
+        )
+    }
+
+    /// The source's thread polls: news of the group, wishes, messages.
+    pub(crate) fn poll(&mut self, database: &Database, count: usize, back: i64) {
+        self.source.poll(database, count, back);
+    }
+
+    /// The flow takes what the source tells.
+    pub(crate) fn take(&mut self, database: &mut Database) -> Checked {
+        if !self.state.wants_events() {
+            return Ok(());
+        }
+        let input = match self.source.event() {
+            Some(Event::Granted(grants)) => Input::Granted(grants),
+            Some(Event::Revoked(partitions)) => {
+                for partition in &partitions {
+                    self.started.remove(partition);
+                }
+                Input::Revoked(partitions)
+            }
+            Some(Event::Batch(batch)) => Input::Batch(batch),
+            Some(Event::End) => Input::End,
+            None if self.state.awaits_news() => Input::NoNews,
+            None => return Ok(()),
+        };
+        self.step(database, input)
+    }
+
+    /// A claim that is under way is done; its answer may be lost, and it is then
+    /// made again.
+    pub(crate) fn claim(&mut self, database: &mut Database, partition: i32, lost: bool) -> Checked {
+        let Some(claiming) = self.claiming.get_mut(&partition).filter(|claim| !claim.answered)
+        else {
+            return Ok(());
+        };
+        let progress = database.claim(&claiming.grant)?;
+        if lost {
+            database.note("the answer to a claim is lost");
+        } else {
+            claiming.answered = true;
+            self.answers.push_back((claiming.generation, progress));
+        }
+        Ok(())
+    }
+
+    /// The flow takes the answer to a claim.
+    pub(crate) fn answer(&mut self, database: &mut Database) -> Checked {
+        let Some((generation, progress)) = self.answers.pop_front() else { return Ok(()) };
+        let partition = progress.name.partition;
+        let wanted = self.claiming.get(&partition).is_some_and(|of| of.generation == generation);
+        if wanted {
+            self.claiming.remove(&partition);
+        } else {
+            database.note("a claim is answered that nobody waits for");
+        }
+        let actions = self.state.step(Input::Claimed(generation, progress));
+        if !wanted && actions.iter().any(|action| matches!(action, Action::Start(_))) {
+            return Err(format!("partition {partition} is read by a claim of another grant"));
+        }
+        self.act(database, actions)
+    }
+
+    pub(crate) fn begin(&mut self, database: &mut Database, end: bool) {
+        if let Some(Commit::Asked(batch, durability)) = &self.commit
+            && let Some(id) = database.begin(batch, *durability, end)
+        {
+            self.commit = Some(Commit::Sent(id, Arc::clone(batch)));
+        }
+    }
+
+    /// Its own transaction lands.
+    pub(crate) fn land(&mut self, database: &mut Database) -> Checked {
+        match &self.commit {
+            Some(Commit::Sent(id, _)) => database.land(*id),
+            _ => Ok(()),
+        }
+    }
+
+    /// The flow hears of its commit, or never will.
+    pub(crate) fn hear(&mut self, database: &mut Database, lost: bool) -> Checked {
+        let Some(Commit::Sent(id, batch)) = &self.commit else { return Ok(()) };
+        let (id, batch) = (*id, Arc::clone(batch));
+        if lost {
+            database.note("the answer to a commit is lost");
+            self.commit = Some(Commit::Lost(id, batch));
+            return Ok(());
+        }
+        let Some(answer) = database.answer(id) else { return Ok(()) };
+        self.commit = None;
+        let input = match answer {
+            Answer::Committed(committed) => Input::Committed(committed),
+            Answer::Refused => Input::CommitFailed(refused()),
+            Answer::Gone => Input::CommitFailed(unreachable_server()),
+        };
+        self.step(database, input)
+    }
+
+    /// The open transaction fails, and the server says why.
+    pub(crate) fn fail(&mut self, database: &mut Database, trouble: Trouble) -> Checked {
+        let Some(Commit::Sent(id, _)) = &self.commit else { return Ok(()) };
+        if !database.end(*id) {
+            return Ok(());
+        }
+        database.answer(*id);
+        database.note(format!("{trouble:?}").to_lowercase());
+        self.commit = None;
+        let error = match trouble {
+            Trouble::Contended => Error::Contended { tries: 5 },
+            Trouble::Temporary => temporary(),
+        };
+        self.step(database, Input::CommitFailed(error))
+    }
+
+    /// Finds out what became of a commit whose answer was lost.
+    pub(crate) fn settle(&mut self, database: &mut Database) -> Checked {
+        let Some(Commit::Lost(id, batch)) = &self.commit else { return Ok(()) };
+        let Some(settled) = database.settle(*id, batch)? else { return Ok(()) };
+        self.commit = None;
+        let failed = || Input::CommitFailed(unreachable_server());
+        self.step(database, settled.map_or_else(failed, Input::Committed))
+    }
+
+    /// The delay is over, or the question asked meanwhile is answered.
+    pub(crate) fn retry(&mut self, database: &mut Database, answers: bool) -> Checked {
+        if let Some(error) = self.asking.take() {
+            database.note("asked whether the server answers");
+            if answers {
+                return self.step(database, Input::Answers(error));
+            }
+            self.waits = true;
+        }
+        if !mem::take(&mut self.waits) {
+            return Ok(());
+        }
+        database.note("retried");
+        self.step(database, Input::Retry)
+    }
+
+    pub(crate) fn check(&mut self, database: &mut Database) -> Checked {
+        self.step(database, Input::Check)
+    }
+
+    pub(crate) fn stop(&mut self, database: &mut Database) -> Checked {
+        if mem::replace(&mut self.stopping, true) {
+            return Ok(());
+        }
+        for (_, claiming) in self.claiming.extract_if(.., |_, claiming| !claiming.answered) {
+            database.give_up(claiming.grant);
+        }
+        self.step(database, Input::Stop)
+    }
+
+    fn step(&mut self, database: &mut Database, input: Input) -> Checked {
+        if self.finished {
+            return Ok(());
+        }
+        if let Input::Committed(committed) = &input {
+            for progress in &committed.stored {
+                if let Some(started) = self.started.get_mut(&progress.name.partition)
+                    && started.claim == progress.claim
+                {
+                    *started = progress.clone();
+                }
+            }
+        }
+        let actions = self.state.step(input);
+        self.act(database, actions)
+    }
+
+    fn act(&mut self, database: &mut Database, actions: Vec<Action>) -> Checked {
+        for action in actions {
+            match action {
+                Action::Claim(generation, grant) => self.begin_claim(database, generation, grant)?,
+                Action::CancelClaim(partition) => {
+                    database.note("a claim is cancelled");
+                    self.give_up(database, partition);
+                }
+                Action::Start(progress) => {
+                    let partition = progress.name.partition;
+                    self.started.insert(partition, progress.clone());
+                    self.source.wishes.insert(partition, Wish::Start(progress));
+                }
+                Action::Stop(partition) => self.let_go(database, partition)?,
+                Action::Commit(batch, durability) => {
+                    (self.waits, self.asking) = (false, None);
+                    self.commit = Some(Commit::Asked(batch, durability));
+                }
+                Action::Wait(_) => self.waits = true,
+                Action::Ask(error) => self.asking = Some(error),
+                Action::ResetWaits | Action::Tell(_) => {}
+                Action::Finish(result) => self.finish(database, result)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_claim(
+        &mut self,
+        database: &mut Database,
+        generation: Generation,
+        grant: Grant,
+    ) -> Checked {
+        let partition = grant.name.partition;
+        if !self.source.holds.get(&partition).is_some_and(|hold| hold.told) {
+            return Err(format!("partition {partition} is claimed, although it was revoked"));
+        }
+        self.give_up(database, partition);
+        self.claiming.insert(partition, Claiming { generation, grant, answered: false });
+        Ok(())
+    }
+
+    fn give_up(&mut self, database: &mut Database, partition: i32) {
+        let former = self.claiming.remove(&partition).filter(|claiming| !claiming.answered);
+        if let Some(claiming) = former {
+            database.give_up(claiming.grant);
+        }
+    }
+
+    /// Letting go of a lane costs a claim, so there must be a reason: somebody else
+    /// holds it, or it stands elsewhere than was thought.
+    fn let_go(&mut self, database: &mut Database, partition: i32) -> Checked {
+        database.note("a lane is let go");
+        self.source.batcher.drop_partition(partition);
+        self.source.wishes.insert(partition, Wish::Stop);
+        let Some(thought) = self.started.remove(&partition) else { return Ok(()) };
+        let stands = database.progress(thought.lane);
+        if stands.is_some_and(|lane| {
+            (lane.claim, lane.position) == (thought.claim, thought.position)
+        }) {
+            return Err(format!("partition {partition} is let go, although it is held"));
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, database: &mut Database, result: Result<(), Error>) -> Checked {
+        self.finished = true;
+        match result {
+            Err(error) if !self.stopping => Err(format!("a member ends by itself: {error}")),
+            Err(_) => {
+                database.note("stopped with a commit that failed");
+                Ok(())
+            }
+            Ok(()) => {
+                database.note("drained");
+                let ours = self.started.values().filter(|thought| {
+                    database.progress(thought.lane).is_some_and(|lane| lane.claim == thought.claim)
+                });
+                for lane in ours {
+                    if !database.is_durable(lane.lane) {
+                        return Err(format!("{} is drained, and could still be lost", lane.lane));
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn refused() -> Error {
+    let (code, object) = ("23514".into(), "samples_check".into());
+    Error::Refused { code, object, source: "no".into() }
+}
+
+fn unreachable_server() -> Error {
+    Error::Unreachable { server: Server::Postgres, source: "gone".into() }
+}
+
+fn temporary() -> Error {
+    let (what, remedy) = ("store a batch", "wait");
+    Error::Temporary { server: Server::Postgres, what, remedy, source: "busy".into() }
+}

@@ -21,8 +21,6 @@ pub enum Protection {
     NewClaimOnTakeover,
     /// The answer to a claim counts for the grant that asked for it.
     Generation,
-    /// What is left of a batch does not touch a lane that was let go.
-    DropPieces,
     /// A fenced lane is claimed anew only after the source has told its news.
     NewsBeforeClaim,
     /// What is stored is compared with memory (R9).
@@ -86,13 +84,12 @@ mod switch {
 
     impl Protection {
         /// All of them.
-        pub const ALL: [Self; 14] = [
+        pub const ALL: [Self; 13] = [
             Self::ClaimAtCommit,
             Self::PositionAtCommit,
             Self::FencedLanesLeave,
             Self::NewClaimOnTakeover,
             Self::Generation,
-            Self::DropPieces,
             Self::NewsBeforeClaim,
             Self::Check,
             Self::DurableDrain,

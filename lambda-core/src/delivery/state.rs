@@ -270,15 +270,15 @@ impl State {
             }
         }
         for fenced in &committed.fenced {
-            let held = self.lanes.values().find_map(|lane| {
-                lane.started().filter(|started| started.lane == *fenced).cloned()
+            let held = self.lanes.iter().find_map(|(partition, lane)| {
+                lane.started().filter(|started| started.lane == *fenced).map(|_| *partition)
             });
             match held {
                 Some(_) if self.phase == Phase::Stopping => {}
-                Some(progress) => {
+                Some(partition) => {
                     // A source that has ended reads again what was lost since.
                     (self.phase, self.draining) = (Phase::Running, false);
-                    actions.extend(self.let_go(&progress));
+                    actions.extend(self.let_go(partition));
                 }
                 // A lane of a batch in flight when it was revoked: nothing to let go of.
                 None if self.authority == Authority::Stream => {}
@@ -303,12 +303,11 @@ impl State {
     }
 
     /// A lane that somebody else holds, or that stands elsewhere than we thought:
-    /// drop its buffers, and claim it again if it is still granted (R9).
-    fn let_go(&mut self, progress: &Progress) -> Vec<Action> {
-        let partition = progress.name.partition;
+    /// drop its buffers, and claim it again if it is still granted (R9). What is left
+    /// of it in the batch at hand is fenced too, before the new claim is asked for.
+    fn let_go(&mut self, partition: i32) -> Vec<Action> {
         let Some(lane) = self.lanes.get_mut(&partition) else { return Vec::new() };
         lane.stage = Stage::LetGo;
-        self.drop_pieces_of(progress);
         let mut actions = vec![Action::Stop(partition)];
         if off(Protection::NewsBeforeClaim) {
             actions.extend(self.claim_anew());
@@ -323,19 +322,6 @@ impl State {
         let let_go = self.lanes.values().filter(|lane| matches!(lane.stage, Stage::LetGo));
         let grants = let_go.map(|lane| lane.grant.clone()).collect();
         self.granted(grants)
-    }
-
-    /// The rest of the batch at hand must not touch a lane that was let go: it
-    /// would be fenced again, and again claimed.
-    fn drop_pieces_of(&mut self, progress: &Progress) {
-        if off(Protection::DropPieces) {
-            return;
-        }
-        let pieces = mem::take(&mut self.pieces).into_iter();
-        self.pieces = pieces
-            .map(|piece| Arc::new(piece.retain(|span| span.lane != progress.lane)))
-            .filter(|piece| !piece.spans().is_empty())
-            .collect();
     }
 
     fn commit_failed(&mut self, error: Error) -> Vec<Action> {

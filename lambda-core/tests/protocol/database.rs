@@ -53,6 +53,8 @@ pub(crate) struct Database {
     open: BTreeMap<TxId, Tx>,
     next: TxId,
     answers: BTreeMap<TxId, Answer>,
+    /// Those whose owner does not wait for them any more.
+    orphans: BTreeSet<TxId>,
     /// The last durable moment, and those since; the last one is now.
     timeline: Vec<Moment>,
     /// By lane, whose records it holds and what they are.
@@ -65,6 +67,7 @@ pub(crate) struct Database {
     /// replace.
     ghosts: Vec<(Grant, Option<ClaimId>)>,
     jobs: i64,
+    pub(crate) before: i64,
     pub(crate) tally: Tally,
 }
 
@@ -77,7 +80,7 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 }
 
 impl Database {
-    pub(crate) fn new(topic: Vec<Log>) -> Self {
+    pub(crate) fn new(topic: Vec<Log>, before: i64) -> Self {
         let sink = MemorySink::new();
         let now = Moment {
             contents: sink.contents(),
@@ -89,6 +92,7 @@ impl Database {
             open: BTreeMap::new(),
             next: 0,
             answers: BTreeMap::new(),
+            orphans: BTreeSet::new(),
             timeline: vec![now],
             logs: BTreeMap::new(),
             topic,
@@ -96,6 +100,7 @@ impl Database {
             held: BTreeMap::new(),
             ghosts: Vec::new(),
             jobs: 0,
+            before,
             tally: Tally::new(),
         }
     }
@@ -162,6 +167,15 @@ impl Database {
         was_open
     }
 
+    /// Nobody waits for it any more.
+    pub(crate) fn abandon(&mut self, id: TxId) {
+        self.orphans.insert(id);
+    }
+
+    pub(crate) fn is_open(&self, id: TxId) -> bool {
+        self.open.contains_key(&id)
+    }
+
     pub(crate) fn answer(&mut self, id: TxId) -> Option<Answer> {
         self.answers.remove(&id)
     }
@@ -203,7 +217,8 @@ impl Database {
         if tx.batch.spans().iter().all(|span| span.from == span.to) {
             self.note("compared");
         }
-        self.note("landed");
+        let alone = self.orphans.contains(&id) && !committed.stored.is_empty();
+        self.note(if alone { "landed while nobody waited for it" } else { "landed" });
         self.answers.insert(id, Answer::Committed(committed));
         self.landed(id, &tx, contents)
     }

@@ -25,7 +25,7 @@ use crate::world::{Group, Move, World};
 const MOVES: usize = 90;
 
 /// Runs with everything switched on.
-const RUNS: u32 = 1_500;
+const RUNS: u32 = 4_000;
 
 /// Runs within which a missing protection is found.
 const RUNS_WITHOUT: u32 = 1_500;
@@ -39,7 +39,7 @@ const REACHED: &[&str] = &[
     "duplicate",
     "rejected",
     "landed",
-    "landed after its owner was gone",
+    "landed while nobody waited for it",
     "refused",
     "contended",
     "temporary",
@@ -97,7 +97,8 @@ fn run(runs: u32, shrinks: u32, tally: &RefCell<Tally>) -> Option<(String, Case)
 
 fn told((broken, (group, moves)): &(String, Case)) -> String {
     let moves: Vec<String> = moves.iter().map(|step| format!("  {step:?}")).collect();
-    format!("{broken}\nafter {} moves\n{}\nof {group:#?}", moves.len(), moves.join("\n"))
+    let topic: Vec<String> = group.topic.iter().map(|log| format!("  {log:?}")).collect();
+    format!("{broken}\nafter\n{}\nof the topic\n{}", moves.join("\n"), topic.join("\n"))
 }
 
 #[test]

@@ -49,7 +49,7 @@ struct Source {
 }
 
 impl Source {
-    fn poll(&mut self, database: &Database, count: usize, back: i64) {
+    fn poll(&mut self, database: &Database, count: usize) {
         while let Some(news) = self.inbox.pop_front() {
             match news {
                 News::Granted(partition) => {
@@ -73,7 +73,7 @@ impl Source {
                 Wish::Start(progress) => {
                     let Some(claim) = progress.claim else { continue };
                     // A broker may give a little of what lies before.
-                    hold.next = Some((progress.position - back).max(0));
+                    hold.next = Some((progress.position - database.before).max(0));
                     self.batcher.start(partition, progress.lane, claim, progress.position);
                 }
             }
@@ -227,9 +227,45 @@ impl Member {
         )
     }
 
+    /// The process is gone. Its transaction stays until the server notices.
+    pub(crate) fn crash(&mut self, database: &mut Database) {
+        if let Some(Commit::Sent(id, _)) = &self.commit {
+            database.abandon(*id);
+        }
+        *self = Self::new();
+    }
+
+    /// The next step without a fault, one at a time.
+    pub(crate) fn advance(&mut self, database: &mut Database, count: usize) -> Checked {
+        match &self.commit {
+            Some(Commit::Asked(..)) => {
+                self.begin(database, true);
+                return Ok(());
+            }
+            Some(Commit::Sent(id, _)) if database.is_open(*id) => return self.land(database),
+            Some(Commit::Sent(..)) => return self.hear(database, false),
+            Some(Commit::Lost(..)) => return self.settle(database),
+            None => {}
+        }
+        if self.waits || self.asking.is_some() {
+            return self.retry(database, true);
+        }
+        // What the group says may come before the answer to a claim.
+        let news = !self.source.inbox.is_empty();
+        if !self.answers.is_empty() && !news {
+            return self.answer(database);
+        }
+        let unanswered = self.claiming.iter().find(|(_, claiming)| !claiming.answered);
+        if let Some(partition) = unanswered.map(|(partition, _)| *partition).filter(|_| !news) {
+            return self.claim(database, partition, false);
+        }
+        self.poll(database, count);
+        self.take(database)
+    }
+
     /// The source's thread polls: news of the group, wishes, messages.
-    pub(crate) fn poll(&mut self, database: &Database, count: usize, back: i64) {
-        self.source.poll(database, count, back);
+    pub(crate) fn poll(&mut self, database: &Database, count: usize) {
+        self.source.poll(database, count);
     }
 
     /// The flow takes what the source tells.
@@ -309,6 +345,7 @@ impl Member {
         let (id, batch) = (*id, Arc::clone(batch));
         if lost {
             database.note("the answer to a commit is lost");
+            database.abandon(id);
             self.commit = Some(Commit::Lost(id, batch));
             return Ok(());
         }
@@ -322,8 +359,25 @@ impl Member {
         self.step(database, input)
     }
 
+    /// The commit fails, so many times in a row if it is tried again.
+    pub(crate) fn fail(
+        &mut self,
+        database: &mut Database,
+        trouble: Trouble,
+        times: usize,
+    ) -> Checked {
+        for _ in 0..times {
+            if mem::take(&mut self.waits) {
+                self.step(database, Input::Retry)?;
+            }
+            self.begin(database, true);
+            self.fail_once(database, trouble)?;
+        }
+        Ok(())
+    }
+
     /// The open transaction fails, and the server says why.
-    pub(crate) fn fail(&mut self, database: &mut Database, trouble: Trouble) -> Checked {
+    fn fail_once(&mut self, database: &mut Database, trouble: Trouble) -> Checked {
         let Some(Commit::Sent(id, _)) = &self.commit else { return Ok(()) };
         if !database.end(*id) {
             return Ok(());

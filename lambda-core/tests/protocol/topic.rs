@@ -2,6 +2,7 @@
 //! become by the plainest reading of the rules.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use lambda_core::memory::Contents;
 use lambda_core::outcome::Authority;
@@ -50,10 +51,22 @@ pub(crate) struct Entry {
 }
 
 /// A lane's records, in order, with gaps between them and behind the last.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Log {
     pub(crate) records: Vec<Entry>,
     pub(crate) end: i64,
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for entry in &self.records {
+            match &entry.content {
+                Content::Row { id, amount } => write!(f, "{}: id-{id} {amount}, ", entry.position)?,
+                other => write!(f, "{}: {other:?}, ", entry.position)?,
+            }
+        }
+        write!(f, "end {}", self.end)
+    }
 }
 
 fn content() -> impl Strategy<Value = Content> {
@@ -66,7 +79,7 @@ fn content() -> impl Strategy<Value = Content> {
 
 pub(crate) fn log() -> impl Strategy<Value = Log> {
     let gap = || prop_oneof![6 => Just(0_i64), 1 => 1..3_i64];
-    (prop::collection::vec((gap(), content()), 1..9), gap()).prop_map(|(records, tail)| {
+    (prop::collection::vec((gap(), content()), 1..14), gap()).prop_map(|(records, tail)| {
         let mut log = Log::default();
         for (gap, content) in records {
             log.records.push(Entry { position: log.end + gap, content });

@@ -35,6 +35,9 @@ pub(crate) enum Status {
 #[derive(Debug, Clone)]
 pub(crate) struct Group {
     pub(crate) topic: Vec<Log>,
+    /// How many offsets before the one asked for a broker gives, when reading
+    /// starts.
+    pub(crate) before: i64,
     pub(crate) members: [Status; MEMBERS],
     pub(crate) owners: [Option<usize>; PARTITIONS as usize],
 }
@@ -49,16 +52,16 @@ pub(crate) enum Move {
     Wake(usize),
     Stop(usize),
     Start(usize),
-    /// A turn of everything, without faults.
-    Turn(usize),
-    Poll { member: usize, count: usize, back: i64 },
+    /// The next step without a fault.
+    Advance { member: usize, count: usize },
+    Poll { member: usize, count: usize },
     Take(usize),
     Claim { member: usize, partition: i32, lost: bool },
     Answer(usize),
     Begin { member: usize, end: bool },
     Land(usize),
     Hear { member: usize, lost: bool },
-    Fail { member: usize, trouble: Trouble },
+    Fail { member: usize, trouble: Trouble, times: usize },
     Settle(usize),
     Retry { member: usize, answers: bool },
     Check(usize),
@@ -71,7 +74,7 @@ pub(crate) enum Move {
 }
 
 pub(crate) const MOVES_BY_NAME: &[&str] = &[
-    "Assign", "Crash", "Freeze", "Wake", "Stop", "Start", "Turn", "Poll", "Take", "Claim", "Answer",
+    "Assign", "Crash", "Freeze", "Wake", "Stop", "Start", "Advance", "Poll", "Take", "Claim", "Answer",
     "Begin", "Land", "Hear", "Fail", "Settle", "Retry", "Check", "LateLand", "BackendDies",
     "GhostClaim", "DatabaseCrash", "Job",
 ];
@@ -92,7 +95,7 @@ impl Move {
             Self::Wake(member) => (*member, &[Frozen]),
             Self::Freeze(member) | Self::Stop(member) => (*member, &[Up]),
             Self::Start(member) => (*member, &[Down, Stopping]),
-            Self::Turn(member)
+            Self::Advance { member, .. }
             | Self::Poll { member, .. }
             | Self::Take(member)
             | Self::Claim { member, .. }
@@ -119,12 +122,14 @@ impl ReferenceStateMachine for Group {
 
     fn init_state() -> BoxedStrategy<Self> {
         let topic = prop::collection::vec(topic::log(), PARTITIONS as usize);
-        let group = |topic| Self {
+        let group = |(topic, before)| Self {
             topic,
+            before,
             members: [Status::Up; MEMBERS],
-            owners: [None; PARTITIONS as usize],
+            // Two for one member, one for another, nothing for the third.
+            owners: [Some(0), Some(0), Some(1)],
         };
-        topic.prop_map(group).boxed()
+        (topic, 0..3_i64).prop_map(group).boxed()
     }
 
     fn transitions(group: &Self) -> BoxedStrategy<Move> {
@@ -193,19 +198,19 @@ fn job_content() -> impl Strategy<Value = Content> {
 fn nudge(member: usize) -> BoxedStrategy<Move> {
     let rarely = || prop::bool::weighted(0.15);
     prop_oneof![
-        6 => Just(Move::Turn(member)),
-        6 => (1..4_usize, 0..3_i64).prop_map(move |(count, back)| Move::Poll { member, count, back }),
-        6 => Just(Move::Take(member)),
-        6 => (0..PARTITIONS, rarely())
+        24 => (1..4_usize).prop_map(move |count| Move::Advance { member, count }),
+        3 => (1..4_usize).prop_map(move |count| Move::Poll { member, count }),
+        2 => Just(Move::Take(member)),
+        2 => (0..PARTITIONS, any::<bool>())
             .prop_map(move |(partition, lost)| Move::Claim { member, partition, lost }),
-        4 => Just(Move::Answer(member)),
-        6 => any::<bool>().prop_map(move |end| Move::Begin { member, end }),
-        5 => Just(Move::Land(member)),
-        5 => rarely().prop_map(move |lost| Move::Hear { member, lost }),
-        2 => select(vec![Trouble::Contended, Trouble::Temporary])
-            .prop_map(move |trouble| Move::Fail { member, trouble }),
-        3 => Just(Move::Settle(member)),
-        4 => any::<bool>().prop_map(move |answers| Move::Retry { member, answers }),
+        1 => Just(Move::Answer(member)),
+        2 => any::<bool>().prop_map(move |end| Move::Begin { member, end }),
+        1 => Just(Move::Land(member)),
+        3 => any::<bool>().prop_map(move |lost| Move::Hear { member, lost }),
+        2 => (select(vec![Trouble::Contended, Trouble::Temporary]), 1..4_usize)
+            .prop_map(move |(trouble, times)| Move::Fail { member, trouble, times }),
+        1 => Just(Move::Settle(member)),
+        2 => any::<bool>().prop_map(move |answers| Move::Retry { member, answers }),
         1 => Just(Move::Check(member)),
     ]
     .boxed()
@@ -220,8 +225,13 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(group: &Group) -> Self {
-        let database = Database::new(group.topic.clone());
-        let members = (0..MEMBERS).map(|_| Member::new()).collect();
+        let database = Database::new(group.topic.clone(), group.before);
+        let mut members: Vec<Member> = (0..MEMBERS).map(|_| Member::new()).collect();
+        for (partition, owner) in (0..PARTITIONS).zip(group.owners) {
+            if let Some(owner) = owner {
+                members[owner].hear_of(News::Granted(partition));
+            }
+        }
         Self { database, members, group: group.clone() }
     }
 
@@ -251,20 +261,15 @@ impl World {
                 self.assign(*partition, *to);
                 Ok(())
             }
-            // Its transaction, if it has one, stays open until the server notices.
-            Move::Crash(member) => {
-                members[*member] = Member::new();
-                Ok(())
-            }
-            Move::Start(member) => {
-                members[*member] = Member::new();
+            Move::Crash(member) | Move::Start(member) => {
+                members[*member].crash(database);
                 Ok(())
             }
             Move::Freeze(_) | Move::Wake(_) => Ok(()),
             Move::Stop(member) => members[*member].stop(database),
-            Move::Turn(member) => self.turn(*member, 2),
-            Move::Poll { member, count, back } => {
-                members[*member].poll(database, *count, *back);
+            Move::Advance { member, count } => members[*member].advance(database, *count),
+            Move::Poll { member, count } => {
+                members[*member].poll(database, *count);
                 Ok(())
             }
             Move::Take(member) => members[*member].take(database),
@@ -278,7 +283,9 @@ impl World {
             }
             Move::Land(member) => members[*member].land(database),
             Move::Hear { member, lost } => members[*member].hear(database, *lost),
-            Move::Fail { member, trouble } => members[*member].fail(database, *trouble),
+            Move::Fail { member, trouble, times } => {
+                members[*member].fail(database, *trouble, *times)
+            }
             Move::Settle(member) => members[*member].settle(database),
             Move::Retry { member, answers } => members[*member].retry(database, *answers),
             Move::Check(member) => members[*member].check(database),
@@ -307,7 +314,7 @@ impl World {
     /// A member does everything it can, once.
     fn turn(&mut self, member: usize, count: usize) -> Checked {
         let (database, member) = (&mut self.database, &mut self.members[member]);
-        member.poll(database, count, 0);
+        member.poll(database, count);
         member.take(database)?;
         for partition in 0..PARTITIONS {
             member.claim(database, partition, false)?;

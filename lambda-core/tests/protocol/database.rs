@@ -2,7 +2,7 @@
 //! lock their lanes, and may land after their owner was given up; a crash takes the
 //! commits that were only visible. Checks whatever lands against the records.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -27,8 +27,12 @@ pub(crate) type Tally = BTreeMap<String, u64>;
 
 pub(crate) type TxId = usize;
 
+/// A process that writes: each member anew whenever it starts.
+pub(crate) type Writer = usize;
+
 /// A transaction that has locked its lanes.
 struct Tx {
+    writer: Writer,
     batch: Arc<Batch>,
     durability: Durability,
 }
@@ -60,9 +64,10 @@ pub(crate) struct Database {
     /// By lane, whose records it holds and what they are.
     logs: BTreeMap<LaneId, (Authority, Log)>,
     topic: Vec<Log>,
-    /// All claims ever made, and the one that holds each lane.
-    claims: HashSet<ClaimId>,
-    held: BTreeMap<LaneId, ClaimId>,
+    /// Who took each lane last, and the claim then given.
+    held: BTreeMap<LaneId, (Writer, ClaimId)>,
+    pub(crate) claims: usize,
+    writers: Writer,
     /// Claims that were given up and still wait in the server, and what each is to
     /// replace.
     ghosts: Vec<(Grant, Option<ClaimId>)>,
@@ -96,8 +101,9 @@ impl Database {
             timeline: vec![now],
             logs: BTreeMap::new(),
             topic,
-            claims: HashSet::new(),
             held: BTreeMap::new(),
+            claims: 0,
+            writers: 0,
             ghosts: Vec::new(),
             jobs: 0,
             before,
@@ -111,6 +117,12 @@ impl Database {
 
     pub(crate) fn log(&self, partition: i32) -> &Log {
         &self.topic[partition as usize]
+    }
+
+    /// A process that was never there before.
+    pub(crate) fn new_writer(&mut self) -> Writer {
+        self.writers += 1;
+        self.writers
     }
 
     fn now(&self) -> &Moment {
@@ -133,13 +145,19 @@ impl Database {
 
     /// Opens a transaction, which locks its lanes. One that waits for another may
     /// end that.
-    pub(crate) fn begin(&mut self, batch: &Arc<Batch>, durability: Durability, end: bool) -> Option<TxId> {
+    pub(crate) fn begin(
+        &mut self,
+        writer: Writer,
+        batch: &Arc<Batch>,
+        durability: Durability,
+        end: bool,
+    ) -> Option<TxId> {
         let lanes: Vec<LaneId> = batch.spans().iter().map(|span| span.lane).collect();
         if !self.free(&lanes, end) {
             return None;
         }
         self.next += 1;
-        self.open.insert(self.next, Tx { batch: Arc::clone(batch), durability });
+        self.open.insert(self.next, Tx { writer, batch: Arc::clone(batch), durability });
         Some(self.next)
     }
 
@@ -227,8 +245,6 @@ impl Database {
     /// on, and holds what the records say.
     fn landed(&mut self, id: TxId, tx: &Tx, contents: Contents) -> Checked {
         let mut moment = self.now().clone();
-        let mut names: Vec<&LaneName> = contents.lanes.values().map(|lane| &lane.name).collect();
-        names.sort_by_key(|name| name.partition);
         for (lane, after) in &contents.lanes {
             let Some(before) = moment.contents.lanes.get(lane) else { continue };
             if before == after {
@@ -236,7 +252,8 @@ impl Database {
             }
             let span = tx.batch.spans().iter().find(|span| span.lane == *lane);
             let span = span.ok_or_else(|| format!("{lane} moved, and was in no batch"))?;
-            if self.held.get(lane) != Some(&span.claim) || after.claim != before.claim {
+            let held = self.held.get(lane);
+            if held != Some(&(tx.writer, span.claim)) || after.claim != before.claim {
                 return Err(format!("{lane} moved under a claim that was replaced"));
             }
             if after.position < before.position {
@@ -272,7 +289,7 @@ impl Database {
     }
 
     /// Takes a lane, and ends whoever holds its lock.
-    pub(crate) fn claim(&mut self, grant: &Grant) -> Checked<Progress> {
+    pub(crate) fn claim(&mut self, writer: Writer, grant: &Grant) -> Checked<Progress> {
         let known = self.now().contents.lanes.values().find(|lane| lane.name == grant.name);
         if let Some(lane) = known.map(|lane| lane.lane) {
             self.free(&[lane], true);
@@ -282,10 +299,8 @@ impl Database {
         let request = ClaimRequest { name, first_position, owner, group: None, take_over: false };
         let claimed = now(self.sink.claim(&request)).map_err(|error| error.to_string())?;
         let claim = claimed.claim.ok_or("a claim without a claim")?;
-        if !self.claims.insert(claim) {
-            return Err(format!("two hold {} by one claim", claimed.lane));
-        }
-        if self.held.insert(claimed.lane, claim).is_some() {
+        self.claims += 1;
+        if self.held.insert(claimed.lane, (writer, claim)).is_some() {
             self.note("a claim is replaced");
         }
         let partition = claimed.name.partition;
@@ -317,7 +332,8 @@ impl Database {
         let stands = self.of_partition(grant.name.partition).and_then(|lane| lane.claim);
         if stands == current {
             self.note("a claim that was given up lands");
-            self.claim(&grant)?;
+            let writer = self.new_writer();
+            self.claim(writer, &grant)?;
         }
         Ok(())
     }
@@ -364,7 +380,7 @@ impl Database {
         let moment = self.now().clone();
         self.sink.rewind(moment.contents.clone());
         for (lane, progress) in &moment.contents.lanes {
-            if progress.claim != self.held.get(lane).copied() {
+            if progress.claim != self.held.get(lane).map(|(_, claim)| *claim) {
                 return Err(format!("a claim on {lane} was lost"));
             }
         }
@@ -381,7 +397,8 @@ impl Database {
         let job = JobRef { as_of_micros: number * 7 % 5, number };
         let (pipeline, source) = (SAMPLES.name.into(), format!("file {number}"));
         let name = LaneName { pipeline, source, partition: 1_000 + number as i32 };
-        let progress = self.claim(&Grant { name, first_position: 0 })?;
+        let writer = self.new_writer();
+        let progress = self.claim(writer, &Grant { name, first_position: 0 })?;
         let mut log = Log::default();
         let mut draft = Draft::new(Authority::Batch(job), &SAMPLES);
         draft = draft.lane(&progress, contents.len() as i64);
@@ -396,7 +413,8 @@ impl Database {
         }
         self.logs.insert(progress.lane, (Authority::Batch(job), log));
         let batch = Arc::new(draft.build());
-        let id = self.begin(&batch, Durability::Visible, true).ok_or("a job's lane is locked")?;
+        let id = self.begin(writer, &batch, Durability::Visible, true);
+        let id = id.ok_or("a job's lane is locked")?;
         self.land(id)?;
         self.answers.remove(&id);
         Ok(())
@@ -408,10 +426,6 @@ impl Database {
             self.of_partition(partition as i32).is_some_and(|lane| lane.position == log.end)
         };
         self.topic.iter().enumerate().all(stored)
-    }
-
-    pub(crate) fn claims_count(&self) -> usize {
-        self.claims.len()
     }
 }
 

@@ -15,7 +15,7 @@ use lambda_core::sink::Durability;
 use lambda_core::source::{Event, Grant};
 use lambda_core::testing::draft::{SAMPLES, Sample};
 
-use crate::database::{Answer, Checked, Database, TxId, name};
+use crate::database::{Answer, Checked, Database, TxId, Writer, name};
 
 /// A partition that the group has given to this member.
 #[derive(Default)]
@@ -93,6 +93,13 @@ impl Source {
             && self.batcher.is_empty()
     }
 
+    /// Whether all of its partitions are read to their ends.
+    fn is_exhausted(&self, database: &Database) -> bool {
+        let mut holds = self.holds.iter();
+        self.is_idle()
+            && holds.all(|(partition, hold)| hold.next == Some(database.log(*partition).end))
+    }
+
     fn event(&mut self) -> Option<Event> {
         if !self.revoked.is_empty() {
             return Some(Event::Revoked(mem::take(&mut self.revoked).into_iter().collect()));
@@ -156,6 +163,7 @@ pub(crate) enum Trouble {
 }
 
 pub(crate) struct Member {
+    writer: Writer,
     state: State,
     source: Source,
     claiming: BTreeMap<i32, Claiming>,
@@ -165,13 +173,16 @@ pub(crate) struct Member {
     asking: Option<Error>,
     /// What this member has reason to think of the lanes it reads.
     started: BTreeMap<i32, Progress>,
+    /// Its source ends with what is in the topic.
+    ending: bool,
     stopping: bool,
     finished: bool,
 }
 
 impl Member {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(database: &mut Database) -> Self {
         Self {
+            writer: database.new_writer(),
             state: State::new(Authority::Stream, &SAMPLES),
             source: Source {
                 inbox: VecDeque::new(),
@@ -186,6 +197,7 @@ impl Member {
             waits: false,
             asking: None,
             started: BTreeMap::new(),
+            ending: false,
             stopping: false,
             finished: false,
         }
@@ -232,7 +244,7 @@ impl Member {
         if let Some(Commit::Sent(id, _)) = &self.commit {
             database.abandon(*id);
         }
-        *self = Self::new();
+        *self = Self::new(database);
     }
 
     /// The next step without a fault, one at a time.
@@ -284,6 +296,7 @@ impl Member {
             Some(Event::Batch(batch)) => Input::Batch(batch),
             Some(Event::End) => Input::End,
             None if self.state.awaits_news() => Input::NoNews,
+            None if self.ending && self.source.is_exhausted(database) => Input::End,
             None => return Ok(()),
         };
         self.step(database, input)
@@ -296,7 +309,7 @@ impl Member {
         else {
             return Ok(());
         };
-        let progress = database.claim(&claiming.grant)?;
+        let progress = database.claim(self.writer, &claiming.grant)?;
         if lost {
             database.note("the answer to a claim is lost");
         } else {
@@ -325,7 +338,7 @@ impl Member {
 
     pub(crate) fn begin(&mut self, database: &mut Database, end: bool) {
         if let Some(Commit::Asked(batch, durability)) = &self.commit
-            && let Some(id) = database.begin(batch, *durability, end)
+            && let Some(id) = database.begin(self.writer, batch, *durability, end)
         {
             self.commit = Some(Commit::Sent(id, Arc::clone(batch)));
         }
@@ -419,6 +432,11 @@ impl Member {
 
     pub(crate) fn check(&mut self, database: &mut Database) -> Checked {
         self.step(database, Input::Check)
+    }
+
+    /// From now on the source ends with what is in the topic.
+    pub(crate) fn end(&mut self) {
+        self.ending = true;
     }
 
     pub(crate) fn stop(&mut self, database: &mut Database) -> Checked {

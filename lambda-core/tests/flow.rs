@@ -16,6 +16,7 @@ use lambda_core::memory::{Contents, MemorySink};
 use lambda_core::outcome::Authority;
 use lambda_core::progress::{LaneId, LaneName, Progress};
 use lambda_core::sink::{ClaimRequest, Committed, Durability, Sink};
+use lambda_core::source::{Event, Source};
 use lambda_core::testing::draft::{SAMPLES, Sample};
 use lambda_core::testing::source::Lists;
 use tokio::sync::watch;
@@ -178,6 +179,134 @@ async fn a_stop_keeps_what_is_in_flight_and_leaves_the_rest_unread() {
     // The next run goes on where this one stopped.
     run(lists.clone(), &sink, 2).await.unwrap();
     assert_eq!(sink.inner.contents().rows.len() + sink.inner.contents().dead_letters.len(), 1_000);
+}
+
+/// A sink that loses its connection over a batch of more than so many records,
+/// and, as told, answers other questions or not.
+struct Chokes {
+    inner: MemorySink,
+    records_max: usize,
+    answers: bool,
+    /// Sizes of the batches it was given.
+    tried: Mutex<Vec<usize>>,
+}
+
+impl Chokes {
+    fn new(records_max: usize, answers: bool) -> Self {
+        Self { inner: MemorySink::new(), records_max, answers, tried: Mutex::default() }
+    }
+}
+
+#[async_trait]
+impl Sink for Chokes {
+    async fn claim(&self, claim: &ClaimRequest) -> Result<Progress, Error> {
+        self.inner.claim(claim).await
+    }
+    async fn commit(&self, batch: &Batch, durability: Durability) -> Result<Committed, Error> {
+        self.tried.lock().unwrap().push(batch.entries().len());
+        if batch.entries().len() > self.records_max {
+            return Err(unreachable_server());
+        }
+        self.inner.commit(batch, durability).await
+    }
+    async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
+        if self.answers { self.inner.stored(lanes).await } else { Err(unreachable_server()) }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_always_breaks_the_connection_is_halved_while_the_server_answers() {
+    let sink = Arc::new(Chokes::new(1, true));
+    let source = Lists::new(lists(1, 40, 1_000), fastrand::Rng::with_seed(1));
+    let (_keep, stop) = watch::channel(false);
+    Flow::new(config(None), source, Arc::clone(&sink) as Arc<dyn Sink>).run(stop).await.1.unwrap();
+    assert_eq!(sink.inner.contents().rows.len(), 40);
+    // Each size is tried three times before it is halved, and not oftener.
+    let tried = sink.tried.lock().unwrap().clone();
+    let mut large = tried.chunk_by(|a, b| a == b).filter(|tries| tries[0] > 1).peekable();
+    assert!(large.peek().is_some(), "a batch of several records: {tried:?}");
+    assert!(large.all(|tries| tries.len() % 3 == 0), "{tried:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_stays_whole_while_the_server_is_away() {
+    let sink = Arc::new(Chokes::new(0, false));
+    let source = Lists::new(lists(1, 40, 1_000), fastrand::Rng::with_seed(1));
+    let (_keep, stop) = watch::channel(false);
+    let patience = Some(Duration::from_secs(300));
+    let flow = Flow::new(config(patience), source, Arc::clone(&sink) as Arc<dyn Sink>);
+    assert_eq!(flow.run(stop).await.1.unwrap_err().exit_code(), 69);
+    let tried = sink.tried.lock().unwrap().clone();
+    assert!(tried.len() > 10 && tried.iter().all(|size| *size == tried[0]), "{tried:?}");
+}
+
+/// Grants a partition and yields one batch of it; while that is on its way, the
+/// partition is revoked, which it tells when asked next.
+struct Revoking {
+    lists: Lists,
+    events: u8,
+}
+
+#[async_trait]
+impl Source for Revoking {
+    async fn next(&mut self) -> Result<Event, Error> {
+        if self.events == 2 {
+            self.events += 1;
+            return Ok(Event::Revoked(vec![0]));
+        }
+        if self.events > 2 {
+            return Ok(Event::End);
+        }
+        let event = self.lists.next().await;
+        self.events += 1;
+        event
+    }
+    async fn start(&mut self, progress: &Progress) -> Result<(), Error> {
+        self.lists.start(progress).await
+    }
+    async fn stop(&mut self, partition: i32) -> Result<(), Error> {
+        self.lists.stop(partition).await
+    }
+    fn stored(&mut self, progress: &[Progress]) {
+        self.lists.stored(progress);
+    }
+}
+
+/// A sink where somebody else takes the lane before the first commit.
+#[derive(Default)]
+struct Taken {
+    inner: MemorySink,
+    claims: AtomicU64,
+    commits: AtomicU64,
+}
+
+#[async_trait]
+impl Sink for Taken {
+    async fn claim(&self, claim: &ClaimRequest) -> Result<Progress, Error> {
+        self.claims.fetch_add(1, Ordering::Relaxed);
+        self.inner.claim(claim).await
+    }
+    async fn commit(&self, batch: &Batch, durability: Durability) -> Result<Committed, Error> {
+        if self.commits.fetch_add(1, Ordering::Relaxed) == 0 {
+            let lanes = self.inner.contents().lanes;
+            self.inner.claim(&request(lanes[&batch.spans()[0].lane].name.clone())).await?;
+        }
+        self.inner.commit(batch, durability).await
+    }
+    async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
+        self.inner.stored(lanes).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_is_fenced_after_it_was_revoked_is_left_to_its_new_owner() {
+    let lists = Lists::new(lists(1, 40, 1_000), fastrand::Rng::with_seed(1));
+    let sink = Arc::new(Taken::default());
+    let source = Revoking { lists, events: 0 };
+    let (_keep, stop) = watch::channel(false);
+    Flow::new(config(None), source, Arc::clone(&sink) as Arc<dyn Sink>).run(stop).await.1.unwrap();
+    assert_eq!(sink.commits.load(Ordering::Relaxed), 1, "the commit that was fenced");
+    assert_eq!(sink.claims.load(Ordering::Relaxed), 1, "the claim of the grant, and no other");
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,6 +25,8 @@ pub enum Protection {
     NewsBeforeClaim,
     /// What is stored is compared with memory (R9).
     Check,
+    /// And that at once after a failure.
+    CheckAfterFailure,
     /// A drain ends with a durable commit (R5).
     DurableDrain,
     /// A lost answer is settled for the claim under which it was asked (R6).
@@ -84,7 +86,7 @@ mod switch {
 
     impl Protection {
         /// All of them.
-        pub const ALL: [Self; 13] = [
+        pub const ALL: [Self; 14] = [
             Self::ClaimAtCommit,
             Self::PositionAtCommit,
             Self::FencedLanesLeave,
@@ -92,6 +94,7 @@ mod switch {
             Self::Generation,
             Self::NewsBeforeClaim,
             Self::Check,
+            Self::CheckAfterFailure,
             Self::DurableDrain,
             Self::ClaimAtSettle,
             Self::PositionAtSettle,

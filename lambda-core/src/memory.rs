@@ -136,7 +136,8 @@ impl Sink for MemorySink {
             })
             .map(|span| span.lane)
             .collect();
-        let leaves = |span: &Span| fenced.contains(&span.lane) && !off(Protection::FencedLanesLeave);
+        let leaves =
+            |span: &Span| fenced.contains(&span.lane) && !off(Protection::FencedLanesLeave);
         let batch = batch.retain(|span| !leaves(span));
         Ok(Committed { stored: contents.store(&batch), fenced })
     }

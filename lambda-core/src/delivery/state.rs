@@ -258,7 +258,8 @@ impl State {
 
     fn committed(&mut self, committed: Committed) -> Vec<Action> {
         let mut actions = vec![Action::ResetWaits];
-        let recovered = mem::take(&mut self.failures).any;
+        let failed = mem::take(&mut self.failures).any;
+        let recovered = failed && !off(Protection::CheckAfterFailure);
         if let Some(piece) = self.pieces.pop_front() {
             self.refusals.note(piece.rows_count() as u64, false);
         }

@@ -403,12 +403,14 @@ impl Database {
         let mut draft = Draft::new(Authority::Batch(job), &SAMPLES);
         draft = draft.lane(&progress, contents.len() as i64);
         for content in contents {
-            let entry = Entry { position: log.end, content: content.clone() };
-            draft = match content.sample() {
-                Some(sample) => draft.record(entry.position, &sample),
-                None => draft.rejected(entry.position, &content.payload()),
+            let (position, content) = (log.end, content.clone());
+            let payload;
+            (draft, payload) = match content.sample() {
+                // The draft takes the key for the record's bytes.
+                Some(sample) => (draft.record(position, &sample), sample.id.into_bytes()),
+                None => (draft.rejected(position, &content.payload()), content.payload()),
             };
-            log.records.push(entry);
+            log.records.push(Entry { position, content, payload });
             log.end += 1;
         }
         self.logs.insert(progress.lane, (Authority::Batch(job), log));

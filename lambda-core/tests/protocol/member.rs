@@ -125,8 +125,7 @@ fn fetch(
 ) {
     let log = database.log(partition);
     for entry in log.records.iter().filter(|entry| entry.position >= *next).take(count) {
-        let (key, payload) = (None, entry.content.payload());
-        let (timestamp_ms, payload) = (0, Some(&payload[..]));
+        let (key, timestamp_ms, payload) = (None, 0, Some(&entry.payload[..]));
         let position = entry.position;
         batcher.push(&Message { partition, position, timestamp_ms, key, payload });
     }
@@ -173,6 +172,8 @@ pub(crate) struct Member {
     asking: Option<Error>,
     /// What this member has reason to think of the lanes it reads.
     started: BTreeMap<i32, Progress>,
+    /// A commit was cut off, and what is stored was not compared since.
+    suspects: bool,
     /// Its source ends with what is in the topic.
     ending: bool,
     stopping: bool,
@@ -197,6 +198,7 @@ impl Member {
             waits: false,
             asking: None,
             started: BTreeMap::new(),
+            suspects: false,
             ending: false,
             stopping: false,
             finished: false,
@@ -287,11 +289,9 @@ impl Member {
         }
         let input = match self.source.event() {
             Some(Event::Granted(grants)) => Input::Granted(grants),
-            Some(Event::Revoked(partitions)) => {
-                for partition in &partitions {
-                    self.started.remove(partition);
-                }
-                Input::Revoked(partitions)
+            Some(Event::Revoked(partitions)) => return self.revoked(database, partitions),
+            Some(Event::Batch(_)) if self.suspects => {
+                return Err("a member reads on after a failure without a look".to_owned());
             }
             Some(Event::Batch(batch)) => Input::Batch(batch),
             Some(Event::End) => Input::End,
@@ -300,6 +300,22 @@ impl Member {
             None => return Ok(()),
         };
         self.step(database, input)
+    }
+
+    fn revoked(&mut self, database: &mut Database, partitions: Vec<i32>) -> Checked {
+        for partition in &partitions {
+            self.started.remove(partition);
+        }
+        self.step(database, Input::Revoked(partitions.clone()))?;
+        let goes_on = |partition: &i32| {
+            self.claiming.get(partition).is_some_and(|claiming| !claiming.answered)
+        };
+        match partitions.into_iter().find(goes_on) {
+            Some(partition) => {
+                Err(format!("partition {partition} is still being claimed, although revoked"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// A claim that is under way is done; its answer may be lost, and it is then
@@ -364,6 +380,10 @@ impl Member {
         }
         let Some(answer) = database.answer(id) else { return Ok(()) };
         self.commit = None;
+        let compares = batch.spans().iter().all(|span| span.from == span.to);
+        if compares && matches!(answer, Answer::Committed(_)) {
+            self.suspects = false;
+        }
         let input = match answer {
             Answer::Committed(committed) => Input::Committed(committed),
             Answer::Refused => Input::CommitFailed(refused()),
@@ -462,14 +482,19 @@ impl Member {
                 }
             }
         }
+        self.suspects |= matches!(&input, Input::CommitFailed(Error::Unreachable { .. }));
         let actions = self.state.step(input);
-        self.act(database, actions)
+        self.act(database, actions)?;
+        self.suspects &= !self.started.is_empty();
+        Ok(())
     }
 
     fn act(&mut self, database: &mut Database, actions: Vec<Action>) -> Checked {
         for action in actions {
             match action {
-                Action::Claim(generation, grant) => self.begin_claim(database, generation, grant)?,
+                Action::Claim(generation, grant) => {
+                    self.begin_claim(database, generation, grant)?
+                }
                 Action::CancelClaim(partition) => {
                     database.note("a claim is cancelled");
                     self.give_up(database, partition);
@@ -523,9 +548,9 @@ impl Member {
         self.source.wishes.insert(partition, Wish::Stop);
         let Some(thought) = self.started.remove(&partition) else { return Ok(()) };
         let stands = database.progress(thought.lane);
-        if stands.is_some_and(|lane| {
-            (lane.claim, lane.position) == (thought.claim, thought.position)
-        }) {
+        if stands
+            .is_some_and(|lane| (lane.claim, lane.position) == (thought.claim, thought.position))
+        {
             return Err(format!("partition {partition} is let go, although it is held"));
         }
         Ok(())
@@ -547,6 +572,11 @@ impl Member {
                 for lane in ours {
                     if !database.is_durable(lane.lane) {
                         return Err(format!("{} is drained, and could still be lost", lane.lane));
+                    }
+                    let end = database.log(lane.name.partition).end;
+                    let stands = database.progress(lane.lane).map(|lane| lane.position);
+                    if !self.stopping && stands != Some(end) {
+                        return Err(format!("a member ends before the end of {}", lane.lane));
                     }
                 }
                 Ok(())

@@ -35,6 +35,7 @@ impl Content {
         }
     }
 
+    /// Its bytes in the topic.
     pub(crate) fn payload(&self) -> Vec<u8> {
         let Some(sample) = self.sample() else { return b"no record".to_vec() };
         format!(r#"{{"id":"{}","amount":{}}}"#, sample.id, sample.amount).into_bytes()
@@ -48,6 +49,7 @@ pub(crate) const REFUSED: &str = "refused-";
 pub(crate) struct Entry {
     pub(crate) position: i64,
     pub(crate) content: Content,
+    pub(crate) payload: Vec<u8>,
 }
 
 /// A lane's records, in order, with gaps between them and behind the last.
@@ -55,6 +57,14 @@ pub(crate) struct Entry {
 pub(crate) struct Log {
     pub(crate) records: Vec<Entry>,
     pub(crate) end: i64,
+}
+
+impl Log {
+    /// The same without its last record.
+    pub(crate) fn shorten(&mut self) {
+        self.records.pop();
+        self.end = self.records.last().map_or(0, |entry| entry.position + 1);
+    }
 }
 
 impl fmt::Debug for Log {
@@ -82,7 +92,8 @@ pub(crate) fn log() -> impl Strategy<Value = Log> {
     (prop::collection::vec((gap(), content()), 1..14), gap()).prop_map(|(records, tail)| {
         let mut log = Log::default();
         for (gap, content) in records {
-            log.records.push(Entry { position: log.end + gap, content });
+            let payload = content.payload();
+            log.records.push(Entry { position: log.end + gap, content, payload });
             log.end += gap + 1;
         }
         log.end += tail;
@@ -105,19 +116,24 @@ struct Row {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Expected {
     rows: BTreeMap<String, Row>,
-    letters: BTreeMap<(LaneId, i64), Reason>,
+    letters: BTreeMap<(LaneId, i64), (Reason, Vec<u8>)>,
     corrections: usize,
     counts: BTreeMap<LaneId, Counts>,
 }
 
 impl Expected {
     /// The next record of a lane.
-    pub(crate) fn take(&mut self, authority: Authority, lane: LaneId, entry: &Entry) -> &'static str {
+    pub(crate) fn take(
+        &mut self,
+        authority: Authority,
+        lane: LaneId,
+        entry: &Entry,
+    ) -> &'static str {
         let position = entry.position;
         let (id, amount) = match &entry.content {
             Content::Row { id, amount } => (format!("id-{id}"), *amount),
-            Content::Refused { .. } => return self.reject(lane, position, Reason::Refused),
-            Content::Garbage => return self.reject(lane, position, Reason::InvalidJson),
+            Content::Refused { .. } => return self.reject(lane, entry, Reason::Refused),
+            Content::Garbage => return self.reject(lane, entry, Reason::InvalidJson),
         };
         let counts = self.counts.entry(lane).or_default();
         counts.read += 1;
@@ -143,15 +159,15 @@ impl Expected {
             "duplicate"
         } else {
             counts.read -= 1;
-            self.reject(lane, position, Reason::IdConflict)
+            self.reject(lane, entry, Reason::IdConflict)
         }
     }
 
-    fn reject(&mut self, lane: LaneId, position: i64, reason: Reason) -> &'static str {
+    fn reject(&mut self, lane: LaneId, entry: &Entry, reason: Reason) -> &'static str {
         let counts = self.counts.entry(lane).or_default();
         counts.read += 1;
         counts.rejected += 1;
-        self.letters.insert((lane, position), reason);
+        self.letters.insert((lane, entry.position), (reason, entry.payload.clone()));
         "rejected"
     }
 
@@ -162,8 +178,11 @@ impl Expected {
             if progress.counts != counts || !counts.balanced() {
                 return Err(format!("{lane} counts {:?} and not {counts:?}", progress.counts));
             }
+            if progress.sums.written != written(contents, *lane) {
+                return Err(format!("{lane} has another sum than the rows it wrote"));
+            }
         }
-        let stored: BTreeMap<String, (Vec<u8>, Authority, LaneId, i64)> = contents
+        let stored: BTreeMap<_, _> = contents
             .rows
             .iter()
             .map(|(key, row)| {
@@ -179,11 +198,16 @@ impl Expected {
                 (id.clone(), (content, row.authority, row.lane, row.position))
             })
             .collect();
-        if stored != expected {
-            return Err(format!("the table holds {stored:?} and not {expected:?}"));
+        let ids = stored.keys().chain(expected.keys());
+        for id in ids.filter(|id| stored.get(*id) != expected.get(*id)) {
+            let (is, should) = (stored.get(id), expected.get(id));
+            return Err(format!("the row {id} is {is:?} and not {should:?}"));
         }
-        let letters: BTreeMap<_, _> =
-            contents.dead_letters.iter().map(|(at, letter)| (*at, letter.reject.reason)).collect();
+        let letters: BTreeMap<_, _> = contents
+            .dead_letters
+            .iter()
+            .map(|(at, letter)| (*at, (letter.reject.reason, letter.payload.clone())))
+            .collect();
         if letters != self.letters {
             return Err(format!("dead letters are {letters:?} and not {:?}", self.letters));
         }
@@ -192,6 +216,14 @@ impl Expected {
         }
         Ok(())
     }
+}
+
+/// The checksums of everything a lane wrote, whether it still stands or not.
+fn written(contents: &Contents, lane: LaneId) -> i64 {
+    let rows = contents.rows.values();
+    let displaced = contents.corrections.iter().map(|correction| &correction.before);
+    let of_lane = rows.chain(displaced).filter(|row| row.lane == lane);
+    of_lane.fold(0, |sum, row| row.checksum.0.wrapping_add(sum))
 }
 
 fn encoded(sample: &Sample) -> Vec<u8> {

@@ -137,6 +137,10 @@ impl Database {
         self.now().contents.lanes.values().find(|lane| lane.name == name(partition))
     }
 
+    pub(crate) fn is_held_by(&self, writer: Writer, lane: LaneId) -> bool {
+        self.held.get(&lane).is_some_and(|(holder, _)| *holder == writer)
+    }
+
     /// Whether a crash could not take what is stored of a lane.
     pub(crate) fn is_durable(&self, lane: LaneId) -> bool {
         let position = |moment: &Moment| moment.contents.lanes.get(&lane).map(|l| l.position);

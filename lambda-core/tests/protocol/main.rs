@@ -47,6 +47,7 @@ const REACHED: &[&str] = &[
     "a lane is let go",
     "compared",
     "drained",
+    "ended",
     "stopped with a commit that failed",
     "retried",
     "asked whether the server answers",

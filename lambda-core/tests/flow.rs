@@ -233,7 +233,7 @@ async fn a_batch_stays_whole_while_the_server_is_away() {
     let sink = Arc::new(Chokes::new(0, false));
     let source = Lists::new(lists(1, 40, 1_000), fastrand::Rng::with_seed(1));
     let (_keep, stop) = watch::channel(false);
-    let patience = Some(Duration::from_secs(300));
+    let patience = Some(Duration::from_mins(5));
     let flow = Flow::new(config(patience), source, Arc::clone(&sink) as Arc<dyn Sink>);
     assert_eq!(flow.run(stop).await.1.unwrap_err().exit_code(), 69);
     let tried = sink.tried.lock().unwrap().clone();

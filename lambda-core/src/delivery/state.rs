@@ -93,7 +93,7 @@ enum Stage {
     /// A claim is under way.
     Claiming,
     /// It is being read; this is stored of it.
-    Started(Progress),
+    Started(Box<Progress>),
 }
 
 impl Lane {
@@ -227,7 +227,7 @@ impl State {
     fn claimed(&mut self, generation: Generation, progress: Progress) -> Vec<Action> {
         match self.lanes.get_mut(&progress.name.partition) {
             Some(lane) if lane.generation == generation || off(Protection::Generation) => {
-                lane.stage = Stage::Started(progress.clone());
+                lane.stage = Stage::Started(Box::new(progress.clone()));
                 vec![Action::Start(progress)]
             }
             // Revoked meanwhile, and perhaps granted anew.
@@ -267,7 +267,7 @@ impl State {
             if let Some(lane) = self.lanes.get_mut(&progress.name.partition)
                 && lane.started().is_some_and(|started| started.claim == progress.claim)
             {
-                lane.stage = Stage::Started(progress.clone());
+                lane.stage = Stage::Started(Box::new(progress.clone()));
             }
         }
         for fenced in &committed.fenced {

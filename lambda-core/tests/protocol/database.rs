@@ -44,6 +44,14 @@ pub(crate) enum Answer {
     Gone,
 }
 
+/// What became of a commit whose answer was lost.
+pub(crate) enum Settled {
+    /// Somebody else has its lanes locked.
+    Waits,
+    Committed(Committed),
+    Failed,
+}
+
 /// What a crash may go back to.
 #[derive(Clone)]
 struct Moment {
@@ -345,12 +353,12 @@ impl Database {
     /// What became of a commit whose answer was lost: ends its backend, waits for
     /// the lanes' locks, and decides as the sink on PostgreSQL does. Nothing while
     /// the lanes are locked.
-    pub(crate) fn settle(&mut self, id: TxId, batch: &Batch) -> Checked<Option<Option<Committed>>> {
+    pub(crate) fn settle(&mut self, id: TxId, batch: &Batch) -> Checked<Settled> {
         self.end(id);
         self.answers.remove(&id);
         let lanes: Vec<LaneId> = batch.spans().iter().map(|span| span.lane).collect();
         if !self.free(&lanes, false) {
-            return Ok(None);
+            return Ok(Settled::Waits);
         }
         let stored = now(self.sink.stored(&lanes)).map_err(|error| error.to_string())?;
         let settled = settle(batch.spans(), &stored);
@@ -366,7 +374,7 @@ impl Database {
             None => Ok("settled as not stored"),
         }
         .map(|what| self.note(what))?;
-        Ok(Some(settled))
+        Ok(settled.map_or(Settled::Failed, Settled::Committed))
     }
 
     /// The server crashes: every transaction is gone, and so are up to `back` of

@@ -15,7 +15,7 @@ use lambda_core::sink::Durability;
 use lambda_core::source::{Event, Grant};
 use lambda_core::testing::draft::{SAMPLES, Sample};
 
-use crate::database::{Answer, Checked, Database, TxId, Writer, name};
+use crate::database::{Answer, Checked, Database, Settled, TxId, Writer, name};
 
 /// A partition that the group has given to this member.
 #[derive(Default)]
@@ -27,7 +27,7 @@ struct Hold {
 }
 
 enum Wish {
-    Start(Progress),
+    Start(Box<Progress>),
     Stop,
 }
 
@@ -161,6 +161,15 @@ pub(crate) enum Trouble {
     Temporary,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Running,
+    /// Its source ends with what is in the topic.
+    Ending,
+    Stopping,
+    Finished,
+}
+
 pub(crate) struct Member {
     writer: Writer,
     state: State,
@@ -174,10 +183,7 @@ pub(crate) struct Member {
     started: BTreeMap<i32, Progress>,
     /// A commit was cut off, and what is stored was not compared since.
     suspects: bool,
-    /// Its source ends with what is in the topic.
-    ending: bool,
-    stopping: bool,
-    finished: bool,
+    life: Life,
 }
 
 impl Member {
@@ -199,9 +205,7 @@ impl Member {
             asking: None,
             started: BTreeMap::new(),
             suspects: false,
-            ending: false,
-            stopping: false,
-            finished: false,
+            life: Life::Running,
         }
     }
 
@@ -210,12 +214,12 @@ impl Member {
     }
 
     pub(crate) fn is_finished(&self) -> bool {
-        self.finished
+        self.life == Life::Finished
     }
 
     /// Whether it has nothing to do until something happens.
     pub(crate) fn is_idle(&self) -> bool {
-        self.finished
+        self.life == Life::Finished
             || (self.commit.is_none()
                 && !self.waits
                 && self.asking.is_none()
@@ -237,7 +241,7 @@ impl Member {
             self.claiming.len(),
             if self.waits { ", waiting" } else { "" },
             if self.asking.is_some() { ", asking" } else { "" },
-            if self.finished { ", finished" } else { "" },
+            if self.life == Life::Finished { ", finished" } else { "" },
         )
     }
 
@@ -296,7 +300,7 @@ impl Member {
             Some(Event::Batch(batch)) => Input::Batch(batch),
             Some(Event::End) => Input::End,
             None if self.state.awaits_news() => Input::NoNews,
-            None if self.ending && self.source.is_exhausted(database) => Input::End,
+            None if self.life == Life::Ending && self.source.is_exhausted(database) => Input::End,
             None => return Ok(()),
         };
         self.step(database, input)
@@ -428,10 +432,13 @@ impl Member {
     /// Finds out what became of a commit whose answer was lost.
     pub(crate) fn settle(&mut self, database: &mut Database) -> Checked {
         let Some(Commit::Lost(id, batch)) = &self.commit else { return Ok(()) };
-        let Some(settled) = database.settle(*id, batch)? else { return Ok(()) };
+        let input = match database.settle(*id, batch)? {
+            Settled::Waits => return Ok(()),
+            Settled::Committed(committed) => Input::Committed(committed),
+            Settled::Failed => Input::CommitFailed(unreachable_server()),
+        };
         self.commit = None;
-        let failed = || Input::CommitFailed(unreachable_server());
-        self.step(database, settled.map_or_else(failed, Input::Committed))
+        self.step(database, input)
     }
 
     /// The delay is over, or the question asked meanwhile is answered.
@@ -456,13 +463,14 @@ impl Member {
 
     /// From now on the source ends with what is in the topic.
     pub(crate) fn end(&mut self) {
-        self.ending = true;
+        self.life = Life::Ending;
     }
 
     pub(crate) fn stop(&mut self, database: &mut Database) -> Checked {
-        if mem::replace(&mut self.stopping, true) {
+        if matches!(self.life, Life::Stopping | Life::Finished) {
             return Ok(());
         }
+        self.life = Life::Stopping;
         for (_, claiming) in self.claiming.extract_if(.., |_, claiming| !claiming.answered) {
             database.give_up(claiming.grant);
         }
@@ -470,7 +478,7 @@ impl Member {
     }
 
     fn step(&mut self, database: &mut Database, input: Input) -> Checked {
-        if self.finished {
+        if self.life == Life::Finished {
             return Ok(());
         }
         if let Input::Committed(committed) = &input {
@@ -493,7 +501,7 @@ impl Member {
         for action in actions {
             match action {
                 Action::Claim(generation, grant) => {
-                    self.begin_claim(database, generation, grant)?
+                    self.begin_claim(database, generation, grant)?;
                 }
                 Action::CancelClaim(partition) => {
                     database.note("a claim is cancelled");
@@ -502,7 +510,7 @@ impl Member {
                 Action::Start(progress) => {
                     let partition = progress.name.partition;
                     self.started.insert(partition, progress.clone());
-                    self.source.wishes.insert(partition, Wish::Start(progress));
+                    self.source.wishes.insert(partition, Wish::Start(Box::new(progress)));
                 }
                 Action::Stop(partition) => self.let_go(database, partition)?,
                 Action::Commit(batch, durability) => {
@@ -557,29 +565,29 @@ impl Member {
     }
 
     fn finish(&mut self, database: &mut Database, result: Result<(), Error>) -> Checked {
-        self.finished = true;
+        let stopped = mem::replace(&mut self.life, Life::Finished) == Life::Stopping;
         match result {
-            Err(error) if !self.stopping => Err(format!("a member ends by itself: {error}")),
+            Err(error) if !stopped => Err(format!("a member ends by itself: {error}")),
             Err(_) => {
                 database.note("stopped with a commit that failed");
                 Ok(())
             }
             Ok(()) => {
-                database.note(if self.stopping { "drained" } else { "ended" });
-                self.drained(database)
+                database.note(if stopped { "drained" } else { "ended" });
+                self.drained(database, stopped)
             }
         }
     }
 
     /// Of the lanes it took, and that nobody took from it, no crash loses anything
     /// any more; and unless it was stopped, they are read to their ends.
-    fn drained(&self, database: &Database) -> Checked {
+    fn drained(&self, database: &Database, stopped: bool) -> Checked {
         let lanes = self.source.holds.keys().filter_map(|held| database.of_partition(*held));
         for lane in lanes.filter(|lane| database.is_held_by(self.writer, lane.lane)) {
             if self.started.contains_key(&lane.name.partition) && !database.is_durable(lane.lane) {
                 return Err(format!("{} is drained, and could still be lost", lane.lane));
             }
-            if !self.stopping && lane.position != database.log(lane.name.partition).end {
+            if !stopped && lane.position != database.log(lane.name.partition).end {
                 return Err(format!("a member ends before the end of {}", lane.lane));
             }
         }

@@ -198,8 +198,8 @@ impl Expected {
                 (id.clone(), (content, row.authority, row.lane, row.position))
             })
             .collect();
-        let ids = stored.keys().chain(expected.keys());
-        for id in ids.filter(|id| stored.get(*id) != expected.get(*id)) {
+        let mut ids = stored.keys().chain(expected.keys());
+        if let Some(id) = ids.find(|id| stored.get(*id) != expected.get(*id)) {
             let (is, should) = (stored.get(id), expected.get(id));
             return Err(format!("the row {id} is {is:?} and not {should:?}"));
         }

@@ -1,7 +1,6 @@
 //! The group, its members, and what can happen to them.
 
 use std::fmt::Write as _;
-use std::mem;
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -362,7 +361,7 @@ impl World {
 
     fn assign(&mut self, partition: i32, to: usize) {
         self.group.owners[partition as usize] = Some(to);
-        let former = mem::replace(&mut self.holders[partition as usize], Some(to));
+        let former = self.holders[partition as usize].replace(to);
         if former == Some(to) {
             return;
         }
@@ -406,8 +405,8 @@ impl World {
         self.run_until(|world| {
             (0..MEMBERS).filter(leaving).all(|member| world.members[member].is_finished())
         })?;
-        for member in 0..MEMBERS {
-            if matches!(statuses[member], Status::Stopping | Status::Down) {
+        for (member, status) in statuses.into_iter().enumerate() {
+            if matches!(status, Status::Stopping | Status::Down) {
                 self.restart(member);
             }
         }

@@ -5,7 +5,7 @@
 //!          <------------start, stop--------   |   <--progress------
 //!   batcher  pure: messages into batches      state      pure: what to do next
 //!                                           bisect     pure: a refused batch, taken apart
-//!                                           settle     pure: what became of a commit
+//!                                           settle     pure: what may land, and what did
 //!                                           retry      pure: when to try again
 //! ```
 

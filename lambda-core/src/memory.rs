@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use crate::batch::{Batch, Body, Span};
+use crate::batch::{Batch, Body};
 use crate::dead_letter::Reject;
 use crate::delivery::settle;
 use crate::error::Error;
@@ -127,18 +127,9 @@ impl Sink for MemorySink {
 
     async fn commit(&self, batch: &Batch, _: Durability) -> Result<Committed, Error> {
         let mut contents = self.lock();
-        let fenced: Vec<LaneId> = batch
-            .spans()
-            .iter()
-            .filter(|span| {
-                let lane = contents.lanes.get(&span.lane);
-                !lane.is_some_and(|lane| settle::holds(span, lane))
-            })
-            .map(|span| span.lane)
-            .collect();
-        let leaves =
-            |span: &Span| fenced.contains(&span.lane) && !off(Protection::FencedLanesLeave);
-        let batch = batch.retain(|span| !leaves(span));
+        let (batch, fenced) = settle::fence(batch, |span| {
+            contents.lanes.get(&span.lane).is_some_and(|lane| settle::holds(span, lane))
+        });
         Ok(Committed { stored: contents.store(&batch), fenced })
     }
 

@@ -1,8 +1,11 @@
-//! What stored progress says about a batch: pure, so that every sink decides alike.
+//! What stored progress says about a batch, before its commit and afterwards: pure,
+//! so that every sink decides alike.
 
-use crate::batch::Span;
+use std::borrow::Cow;
+
+use crate::batch::{Batch, Span};
 use crate::failpoint::{Protection, off};
-use crate::progress::Progress;
+use crate::progress::{LaneId, Progress};
 use crate::sink::Committed;
 
 /// Whether a commit may move a lane: it is held by the span's claim and stands
@@ -11,6 +14,17 @@ pub fn holds(span: &Span, stored: &Progress) -> bool {
     stored.lane == span.lane
         && (off(Protection::ClaimAtCommit) || stored.claim == Some(span.claim))
         && (off(Protection::PositionAtCommit) || stored.position == span.from)
+}
+
+/// What is left of a batch without the lanes that are fenced, and which those are;
+/// `held` tells whether a commit may move a span's lane.
+pub fn fence(batch: &Batch, mut held: impl FnMut(&Span) -> bool) -> (Cow<'_, Batch>, Vec<LaneId>) {
+    let fenced = |span: &&Span| !held(span);
+    let fenced: Vec<LaneId> = batch.spans().iter().filter(fenced).map(|span| span.lane).collect();
+    if fenced.is_empty() || off(Protection::FencedLanesLeave) {
+        return (Cow::Borrowed(batch), fenced);
+    }
+    (Cow::Owned(batch.retain(|span| !fenced.contains(&span.lane))), fenced)
 }
 
 /// What became of a commit whose answer was lost, once it can land no more, from

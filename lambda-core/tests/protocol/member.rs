@@ -6,135 +6,16 @@ use std::mem;
 use std::sync::Arc;
 
 use lambda_core::batch::Batch;
-use lambda_core::delivery::batcher::{Batcher, Limits, Message};
 use lambda_core::delivery::state::{Action, Generation, Input, State};
 use lambda_core::error::{Error, Server};
 use lambda_core::outcome::Authority;
 use lambda_core::progress::Progress;
 use lambda_core::sink::Durability;
 use lambda_core::source::{Event, Grant};
-use lambda_core::testing::draft::{SAMPLES, Sample};
+use lambda_core::testing::draft::SAMPLES;
 
-use crate::database::{Answer, Checked, Database, Settled, TxId, Writer, name};
-
-/// A partition that the group has given to this member.
-#[derive(Default)]
-struct Hold {
-    /// Whether the flow knows.
-    told: bool,
-    /// The offset to be fetched next, once it is read.
-    next: Option<i64>,
-}
-
-enum Wish {
-    Start(Box<Progress>),
-    Stop,
-}
-
-/// What the group says; heard when the member polls.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum News {
-    Granted(i32),
-    Revoked(i32),
-}
-
-/// The Kafka source without Kafka.
-struct Source {
-    inbox: VecDeque<News>,
-    holds: BTreeMap<i32, Hold>,
-    /// Gone, but the flow does not know yet.
-    revoked: BTreeSet<i32>,
-    wishes: BTreeMap<i32, Wish>,
-    batcher: Batcher<Sample>,
-}
-
-impl Source {
-    fn poll(&mut self, database: &Database, count: usize) {
-        while let Some(news) = self.inbox.pop_front() {
-            match news {
-                News::Granted(partition) => {
-                    self.holds.entry(partition).or_default();
-                }
-                News::Revoked(partition) => {
-                    self.batcher.drop_partition(partition);
-                    self.wishes.remove(&partition);
-                    if self.holds.remove(&partition).is_some_and(|hold| hold.told) {
-                        self.revoked.insert(partition);
-                    }
-                }
-            }
-        }
-        for (partition, wish) in mem::take(&mut self.wishes) {
-            let Some(hold) = self.holds.get_mut(&partition).filter(|hold| hold.told) else {
-                continue;
-            };
-            match wish {
-                Wish::Stop => hold.next = None,
-                Wish::Start(progress) => {
-                    let Some(claim) = progress.claim else { continue };
-                    // A broker may give a little of what lies before.
-                    hold.next = Some((progress.position - database.before).max(0));
-                    self.batcher.start(partition, progress.lane, claim, progress.position);
-                }
-            }
-        }
-        for (partition, hold) in &mut self.holds {
-            if let Some(next) = &mut hold.next {
-                fetch(&mut self.batcher, database, *partition, next, count);
-            }
-        }
-    }
-
-    fn is_idle(&self) -> bool {
-        self.inbox.is_empty()
-            && self.revoked.is_empty()
-            && self.holds.values().all(|hold| hold.told)
-            && self.wishes.is_empty()
-            && self.batcher.is_empty()
-    }
-
-    /// Whether all of its partitions are read to their ends.
-    fn is_exhausted(&self, database: &Database) -> bool {
-        let mut holds = self.holds.iter();
-        self.is_idle()
-            && holds.all(|(partition, hold)| hold.next == Some(database.log(*partition).end))
-    }
-
-    fn event(&mut self) -> Option<Event> {
-        if !self.revoked.is_empty() {
-            return Some(Event::Revoked(mem::take(&mut self.revoked).into_iter().collect()));
-        }
-        let mut grants = Vec::new();
-        for (partition, hold) in self.holds.iter_mut().filter(|(_, hold)| !hold.told) {
-            hold.told = true;
-            grants.push(Grant { name: name(*partition), first_position: 0 });
-        }
-        if !grants.is_empty() {
-            return Some(Event::Granted(grants));
-        }
-        self.batcher.take().map(Event::Batch)
-    }
-}
-
-fn fetch(
-    batcher: &mut Batcher<Sample>,
-    database: &Database,
-    partition: i32,
-    next: &mut i64,
-    count: usize,
-) {
-    let log = database.log(partition);
-    for entry in log.records.iter().filter(|entry| entry.position >= *next).take(count) {
-        let (key, timestamp_ms, payload) = (None, 0, Some(&entry.payload[..]));
-        let position = entry.position;
-        batcher.push(&Message { partition, position, timestamp_ms, key, payload });
-    }
-    let rest = log.records.iter().filter(|entry| entry.position >= *next).nth(count);
-    *next = rest.map_or(log.end, |entry| entry.position);
-    if rest.is_none() {
-        batcher.advance(partition, log.end);
-    }
-}
+use crate::database::{Answer, Checked, Database, Settled, TxId, Writer};
+use crate::source::{News, Source, Wish};
 
 /// A claim that the flow waits for.
 struct Claiming {
@@ -174,6 +55,8 @@ pub(crate) struct Member {
     writer: Writer,
     state: State,
     source: Source,
+    /// Lanes that were let go, and not claimed anew yet.
+    unclaimed: BTreeSet<i32>,
     claiming: BTreeMap<i32, Claiming>,
     answers: VecDeque<(Generation, Progress)>,
     commit: Option<Commit>,
@@ -191,13 +74,8 @@ impl Member {
         Self {
             writer: database.new_writer(),
             state: State::new(Authority::Stream, &SAMPLES),
-            source: Source {
-                inbox: VecDeque::new(),
-                holds: BTreeMap::new(),
-                revoked: BTreeSet::new(),
-                wishes: BTreeMap::new(),
-                batcher: Batcher::new(Limits::default()),
-            },
+            source: Source::new(),
+            unclaimed: BTreeSet::new(),
             claiming: BTreeMap::new(),
             answers: VecDeque::new(),
             commit: None,
@@ -303,12 +181,20 @@ impl Member {
             None if self.life == Life::Ending && self.source.is_exhausted(database) => Input::End,
             None => return Ok(()),
         };
-        self.step(database, input)
+        self.step(database, input)?;
+        // It has told its news, if there was any.
+        match self.unclaimed.first() {
+            Some(partition) if self.life == Life::Running => {
+                Err(format!("partition {partition} was let go and is not claimed anew"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn revoked(&mut self, database: &mut Database, partitions: Vec<i32>) -> Checked {
         for partition in &partitions {
             self.started.remove(partition);
+            self.unclaimed.remove(partition);
         }
         self.step(database, Input::Revoked(partitions.clone()))?;
         let goes_on = |partition: &i32| {
@@ -537,6 +423,7 @@ impl Member {
             return Err(format!("partition {partition} is claimed, although it was revoked"));
         }
         self.give_up(database, partition);
+        self.unclaimed.remove(&partition);
         self.claiming.insert(partition, Claiming { generation, grant, answered: false });
         Ok(())
     }
@@ -552,6 +439,7 @@ impl Member {
     /// holds it, or it stands elsewhere than was thought.
     fn let_go(&mut self, database: &mut Database, partition: i32) -> Checked {
         database.note("a lane is let go");
+        self.unclaimed.insert(partition);
         self.source.batcher.drop_partition(partition);
         self.source.wishes.insert(partition, Wish::Stop);
         let Some(thought) = self.started.remove(&partition) else { return Ok(()) };

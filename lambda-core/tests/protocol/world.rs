@@ -7,7 +7,8 @@ use proptest::sample::select;
 use proptest_state_machine::ReferenceStateMachine;
 
 use crate::database::{Checked, Database, Tally};
-use crate::member::{Member, News, Trouble};
+use crate::member::{Member, Trouble};
+use crate::source::News;
 use crate::topic::{self, Content, Log, PARTITIONS};
 
 const MEMBERS: usize = 3;
@@ -260,7 +261,7 @@ fn nudge(member: usize) -> BoxedStrategy<Move> {
         1 => Just(Move::Answer(member)),
         2 => any::<bool>().prop_map(move |end| Move::Begin { member, end }),
         1 => Just(Move::Land(member)),
-        3 => any::<bool>().prop_map(move |lost| Move::Hear { member, lost }),
+        6 => any::<bool>().prop_map(move |lost| Move::Hear { member, lost }),
         2 => (select(vec![Trouble::Contended, Trouble::Temporary]), 1..4_usize)
             .prop_map(move |(trouble, times)| Move::Fail { member, trouble, times }),
         1 => Just(Move::Settle(member)),

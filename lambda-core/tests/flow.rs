@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lambda_core::batch::{Batch, Body};
 use lambda_core::dead_letter::Reason;
+use lambda_core::delivery::state::{Action, Input, State};
 use lambda_core::delivery::{Flow, FlowConfig};
 use lambda_core::error::{Error, Server};
 use lambda_core::memory::{Contents, MemorySink};
@@ -17,7 +18,7 @@ use lambda_core::outcome::Authority;
 use lambda_core::progress::{LaneId, LaneName, Progress};
 use lambda_core::sink::{ClaimRequest, Committed, Durability, Sink};
 use lambda_core::source::{Event, Source};
-use lambda_core::testing::draft::{SAMPLES, Sample};
+use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
 use lambda_core::testing::source::Lists;
 use tokio::sync::watch;
 
@@ -238,6 +239,27 @@ async fn a_batch_stays_whole_while_the_server_is_away() {
     assert_eq!(flow.run(stop).await.1.unwrap_err().exit_code(), 69);
     let tried = sink.tried.lock().unwrap().clone();
     assert!(tried.len() > 10 && tried.iter().all(|size| *size == tried[0]), "{tried:?}");
+}
+
+#[tokio::test]
+async fn failures_are_counted_for_one_batch_and_anew_for_its_halves() {
+    let name = LaneName { pipeline: SAMPLES.name.into(), source: "a".into(), partition: 0 };
+    let progress = MemorySink::new().claim(&request(name)).await.unwrap();
+    let records = (0..4).map(|position| (position, Sample::new("id", position)));
+    let draft = Draft::new(Authority::Stream, &SAMPLES).lane(&progress, 4);
+    let batch = records.fold(draft, |draft, (at, record)| draft.record(at, &record)).build();
+    let mut state = State::new(Authority::Stream, &SAMPLES);
+    let fail = |state: &mut State, error| {
+        let actions = state.step(Input::CommitFailed(error));
+        let asks = matches!(actions[..], [Action::Ask(_)]);
+        state.step(Input::Retry);
+        asks
+    };
+    state.step(Input::Batch(batch));
+    assert!(!fail(&mut state, unreachable_server()) && !fail(&mut state, unreachable_server()));
+    fail(&mut state, Error::Contended { tries: 5 });
+    assert!(!fail(&mut state, unreachable_server()), "the first failure of the first half");
+    assert!(!fail(&mut state, unreachable_server()) && fail(&mut state, unreachable_server()));
 }
 
 /// Grants a partition and yields one batch of it; while that is on its way, the

@@ -1,8 +1,8 @@
 //! The checks that the delivery protocol stands on, by name.
 //!
 //! With the feature `failpoints` a test switches one off on its own thread, in the
-//! code that ships, and sees what breaks. Without it, nothing can: [`off`] is a
-//! constant, and the checks cost what they cost without it.
+//! code that ships, and sees what breaks. Without it nothing can: the question whether
+//! one is off is then a constant.
 
 /// A check that the protocol stands on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -217,7 +217,7 @@ impl<S: Source> Flow<S> {
             }
             Action::Commit(batch, durability) => {
                 let sink = Arc::clone(&self.sink);
-                self.retry_at = None;
+                (self.retry_at, self.asking) = (None, None);
                 if let Some(patience) = self.config.patience {
                     self.give_up_within(patience);
                 }

@@ -451,10 +451,6 @@ impl World {
         let lanes: Vec<_> = (0..PARTITIONS)
             .map(|partition| self.database.of_partition(partition).map(|lane| lane.position))
             .collect();
-        Err(format!(
-            "stuck after {ROUNDS_MAX} rounds: stored {lanes:?}, {} {:?}",
-            members.join(", "),
-            self.database.tally
-        ))
+        Err(format!("stuck after {ROUNDS_MAX} rounds: stored {lanes:?}, {}", members.join(", ")))
     }
 }

@@ -17,7 +17,7 @@ use lambda_core::memory::{Contents, MemorySink};
 use lambda_core::outcome::Authority;
 use lambda_core::progress::{LaneId, LaneName, Progress};
 use lambda_core::sink::{ClaimRequest, Committed, Durability, Sink};
-use lambda_core::source::{Event, Source};
+use lambda_core::source::Grant;
 use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
 use lambda_core::testing::source::Lists;
 use tokio::sync::watch;
@@ -43,6 +43,10 @@ impl Trouble {
         let seed = self.seed.fetch_add(1, Ordering::Relaxed);
         fastrand::Rng::with_seed(seed).u64(0..one_in) == 0
     }
+}
+
+fn name() -> LaneName {
+    LaneName { pipeline: SAMPLES.name.into(), source: "a topic".into(), partition: 0 }
 }
 
 fn request(name: LaneName) -> ClaimRequest {
@@ -243,8 +247,7 @@ async fn a_batch_stays_whole_while_the_server_is_away() {
 
 #[tokio::test]
 async fn failures_are_counted_for_one_batch_and_anew_for_its_halves() {
-    let name = LaneName { pipeline: SAMPLES.name.into(), source: "a".into(), partition: 0 };
-    let progress = MemorySink::new().claim(&request(name)).await.unwrap();
+    let progress = MemorySink::new().claim(&request(name())).await.unwrap();
     let records = (0..4).map(|position| (position, Sample::new("id", position)));
     let draft = Draft::new(Authority::Stream, &SAMPLES).lane(&progress, 4);
     let batch = records.fold(draft, |draft, (at, record)| draft.record(at, &record)).build();
@@ -262,73 +265,31 @@ async fn failures_are_counted_for_one_batch_and_anew_for_its_halves() {
     assert!(!fail(&mut state, unreachable_server()) && fail(&mut state, unreachable_server()));
 }
 
-/// Grants a partition and yields one batch of it; while that is on its way, the
-/// partition is revoked, which it tells when asked next.
-struct Revoking {
-    lists: Lists,
-    events: u8,
-}
-
-#[async_trait]
-impl Source for Revoking {
-    async fn next(&mut self) -> Result<Event, Error> {
-        if self.events == 2 {
-            self.events += 1;
-            return Ok(Event::Revoked(vec![0]));
-        }
-        if self.events > 2 {
-            return Ok(Event::End);
-        }
-        let event = self.lists.next().await;
-        self.events += 1;
-        event
-    }
-    async fn start(&mut self, progress: &Progress) -> Result<(), Error> {
-        self.lists.start(progress).await
-    }
-    async fn stop(&mut self, partition: i32) -> Result<(), Error> {
-        self.lists.stop(partition).await
-    }
-    fn stored(&mut self, progress: &[Progress]) {
-        self.lists.stored(progress);
-    }
-}
-
-/// A sink where somebody else takes the lane before the first commit.
-#[derive(Default)]
-struct Taken {
-    inner: MemorySink,
-    claims: AtomicU64,
-    commits: AtomicU64,
-}
-
-#[async_trait]
-impl Sink for Taken {
-    async fn claim(&self, claim: &ClaimRequest) -> Result<Progress, Error> {
-        self.claims.fetch_add(1, Ordering::Relaxed);
-        self.inner.claim(claim).await
-    }
-    async fn commit(&self, batch: &Batch, durability: Durability) -> Result<Committed, Error> {
-        if self.commits.fetch_add(1, Ordering::Relaxed) == 0 {
-            let lanes = self.inner.contents().lanes;
-            self.inner.claim(&request(lanes[&batch.spans()[0].lane].name.clone())).await?;
-        }
-        self.inner.commit(batch, durability).await
-    }
-    async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
-        self.inner.stored(lanes).await
-    }
-}
-
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_lane_that_is_fenced_after_it_was_revoked_is_left_to_its_new_owner() {
-    let lists = Lists::new(lists(1, 40, 1_000), fastrand::Rng::with_seed(1));
-    let sink = Arc::new(Taken::default());
-    let source = Revoking { lists, events: 0 };
-    let (_keep, stop) = watch::channel(false);
-    Flow::new(config(None), source, Arc::clone(&sink) as Arc<dyn Sink>).run(stop).await.1.unwrap();
-    assert_eq!(sink.commits.load(Ordering::Relaxed), 1, "the commit that was fenced");
-    assert_eq!(sink.claims.load(Ordering::Relaxed), 1, "the claim of the grant, and no other");
+    let claims = |actions: Vec<Action>| {
+        actions.iter().filter(|action| matches!(action, Action::Claim(..))).count()
+    };
+    for revoked in [true, false] {
+        let (sink, name) = (MemorySink::new(), name());
+        let grant = Grant { name: name.clone(), first_position: 0 };
+        let mut state = State::new(Authority::Stream, &SAMPLES);
+        let granted = state.step(Input::Granted(vec![grant]));
+        let [Action::Claim(generation, _)] = granted[..] else { panic!("{granted:?}") };
+        let progress = sink.claim(&request(name.clone())).await.unwrap();
+        state.step(Input::Claimed(generation, progress.clone()));
+        let batch = Draft::new(Authority::Stream, &SAMPLES).lane(&progress, 1).build();
+        state.step(Input::Batch(batch.clone()));
+        // While the commit is on its way the lane goes to another member.
+        sink.claim(&request(name)).await.unwrap();
+        let committed = sink.commit(&batch, Durability::Visible).await.unwrap();
+        assert_eq!(committed.fenced, [progress.lane]);
+        assert_eq!(claims(state.step(Input::Committed(committed))), 0, "the source comes first");
+        assert!(state.awaits_news());
+        let news = if revoked { Input::Revoked(vec![0]) } else { Input::NoNews };
+        assert_eq!(claims(state.step(news)), usize::from(!revoked));
+        assert!(!state.awaits_news());
+    }
 }
 
 #[tokio::test(start_paused = true)]

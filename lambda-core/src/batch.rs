@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::dead_letter::Reject;
+use crate::failpoint::{Protection, off};
 use crate::outcome::Authority;
 use crate::progress::{ClaimId, Fingerprint, LaneId};
 use crate::record::Table;
@@ -181,7 +182,9 @@ impl Batch {
         let at = cut.span as usize;
         let mut left_spans = self.spans[..=at].to_vec();
         let mut right_spans = self.spans[at..].to_vec();
-        left_spans[at].to = cut.position;
+        if !off(Protection::HalvesMeet) {
+            left_spans[at].to = cut.position;
+        }
         right_spans[0].from = cut.position;
         // The first half's last record is not the span's: no fingerprint of it is known.
         left_spans[at].last = None;

@@ -10,6 +10,10 @@ pub mod dead_letter;
 pub mod decode;
 pub mod delivery;
 pub mod error;
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
+#[cfg(not(feature = "failpoints"))]
+mod failpoint;
 pub mod job;
 #[cfg(feature = "kafka")]
 pub mod kafka;

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 
 use crate::batch::{Batch, Body};
 use crate::dead_letter::Reject;
+use crate::delivery::settle;
 use crate::error::Error;
+use crate::failpoint::{Protection, off};
 use crate::outcome::Authority;
 use crate::progress::{ClaimId, Counts, LaneId, LaneName, Progress, Sums};
 use crate::record::checksum::{Checksum, displacement, ownership};
@@ -118,22 +120,17 @@ impl Sink for MemorySink {
             sums: Sums::default(),
             last: None,
         });
-        progress.claim = Some(ClaimId::random());
+        if progress.claim.is_none() || !off(Protection::NewClaimOnTakeover) {
+            progress.claim = Some(ClaimId::random());
+        }
         Ok(progress.clone())
     }
 
     async fn commit(&self, batch: &Batch, _: Durability) -> Result<Committed, Error> {
         let mut contents = self.lock();
-        let fenced: Vec<LaneId> = batch
-            .spans()
-            .iter()
-            .filter(|span| {
-                let lane = contents.lanes.get(&span.lane);
-                lane.is_none_or(|lane| lane.claim != Some(span.claim) || lane.position != span.from)
-            })
-            .map(|span| span.lane)
-            .collect();
-        let batch = batch.retain(|span| !fenced.contains(&span.lane));
+        let (batch, fenced) = settle::fence(batch, |span| {
+            contents.lanes.get(&span.lane).is_some_and(|lane| settle::holds(span, lane))
+        });
         Ok(Committed { stored: contents.store(&batch), fenced })
     }
 

@@ -3,6 +3,7 @@
 
 use crate::batch::{Batch, Body};
 use crate::dead_letter::{Reason, Reject};
+use crate::failpoint::{Protection, off};
 use crate::outcome::{Authority, Outcome, Standing, decide};
 use crate::progress::Counts;
 
@@ -62,6 +63,9 @@ impl<'a> Keys<'a> {
             })
             .collect();
         sorted.sort();
+        if off(Protection::RepeatsInOrder) {
+            sorted.sort_by(|a, b| a.0.cmp(b.0).then(b.1.cmp(&a.1)));
+        }
         Self { batch, sorted }
     }
 

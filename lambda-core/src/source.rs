@@ -27,7 +27,8 @@ pub enum Event {
     /// Records, and the spans of started lanes that they cover.
     Batch(Batch),
     /// These partitions are no longer this process's. Batches of theirs that are
-    /// on their way may still be committed: claims decide.
+    /// on their way may still be committed: claims decide. Told before any later
+    /// batch, grant or silence, so that what is not told revoked is still granted.
     Revoked(Vec<i32>),
     /// There is nothing more, ever.
     End,

@@ -10,13 +10,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lambda_core::batch::{Batch, Body};
 use lambda_core::dead_letter::Reason;
+use lambda_core::delivery::state::{Action, Input, State};
 use lambda_core::delivery::{Flow, FlowConfig};
 use lambda_core::error::{Error, Server};
 use lambda_core::memory::{Contents, MemorySink};
 use lambda_core::outcome::Authority;
 use lambda_core::progress::{LaneId, LaneName, Progress};
 use lambda_core::sink::{ClaimRequest, Committed, Durability, Sink};
-use lambda_core::testing::draft::{SAMPLES, Sample};
+use lambda_core::source::Grant;
+use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
 use lambda_core::testing::source::Lists;
 use tokio::sync::watch;
 
@@ -41,6 +43,10 @@ impl Trouble {
         let seed = self.seed.fetch_add(1, Ordering::Relaxed);
         fastrand::Rng::with_seed(seed).u64(0..one_in) == 0
     }
+}
+
+fn name() -> LaneName {
+    LaneName { pipeline: SAMPLES.name.into(), source: "a topic".into(), partition: 0 }
 }
 
 fn request(name: LaneName) -> ClaimRequest {
@@ -185,6 +191,112 @@ async fn a_stop_keeps_what_is_in_flight_and_leaves_the_rest_unread() {
     // The next run goes on where this one stopped.
     run(lists.clone(), &sink, 2).await.unwrap();
     assert_eq!(sink.inner.contents().rows.len() + sink.inner.contents().dead_letters.len(), 1_000);
+}
+
+/// A sink that loses its connection over a batch of more than so many records,
+/// and, as told, answers other questions or not.
+struct Chokes {
+    inner: MemorySink,
+    records_max: usize,
+    answers: bool,
+    /// Sizes of the batches it was given.
+    tried: Mutex<Vec<usize>>,
+}
+
+impl Chokes {
+    fn new(records_max: usize, answers: bool) -> Self {
+        Self { inner: MemorySink::new(), records_max, answers, tried: Mutex::default() }
+    }
+}
+
+#[async_trait]
+impl Sink for Chokes {
+    async fn claim(&self, claim: &ClaimRequest) -> Result<Progress, Error> {
+        self.inner.claim(claim).await
+    }
+    async fn commit(&self, batch: &Batch, durability: Durability) -> Result<Committed, Error> {
+        self.tried.lock().unwrap().push(batch.entries().len());
+        if batch.entries().len() > self.records_max {
+            return Err(unreachable_server());
+        }
+        self.inner.commit(batch, durability).await
+    }
+    async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
+        if self.answers { self.inner.stored(lanes).await } else { Err(unreachable_server()) }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_always_breaks_the_connection_is_halved_while_the_server_answers() {
+    let sink = Arc::new(Chokes::new(1, true));
+    let source = Lists::new(lists(1, 40, 1_000), fastrand::Rng::with_seed(1));
+    let (_keep, stop) = watch::channel(false);
+    Flow::new(config(None), source, Arc::clone(&sink) as Arc<dyn Sink>).run(stop).await.1.unwrap();
+    assert_eq!(sink.inner.contents().rows.len(), 40);
+    // Each size is tried three times before it is halved, and not oftener.
+    let tried = sink.tried.lock().unwrap().clone();
+    let mut large = tried.chunk_by(|a, b| a == b).filter(|tries| tries[0] > 1).peekable();
+    assert!(large.peek().is_some(), "a batch of several records: {tried:?}");
+    assert!(large.all(|tries| tries.len() % 3 == 0), "{tried:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_stays_whole_while_the_server_is_away() {
+    let sink = Arc::new(Chokes::new(0, false));
+    let source = Lists::new(lists(1, 40, 1_000), fastrand::Rng::with_seed(1));
+    let (_keep, stop) = watch::channel(false);
+    let patience = Some(Duration::from_mins(5));
+    let flow = Flow::new(config(patience), source, Arc::clone(&sink) as Arc<dyn Sink>);
+    assert_eq!(flow.run(stop).await.1.unwrap_err().exit_code(), 69);
+    let tried = sink.tried.lock().unwrap().clone();
+    assert!(tried.len() > 10 && tried.iter().all(|size| *size == tried[0]), "{tried:?}");
+}
+
+#[tokio::test]
+async fn failures_are_counted_for_one_batch_and_anew_for_its_halves() {
+    let progress = MemorySink::new().claim(&request(name())).await.unwrap();
+    let records = (0..4).map(|position| (position, Sample::new("id", position)));
+    let draft = Draft::new(Authority::Stream, &SAMPLES).lane(&progress, 4);
+    let batch = records.fold(draft, |draft, (at, record)| draft.record(at, &record)).build();
+    let mut state = State::new(Authority::Stream, &SAMPLES);
+    let fail = |state: &mut State, error| {
+        let actions = state.step(Input::CommitFailed(error));
+        let asks = matches!(actions[..], [Action::Ask(_)]);
+        state.step(Input::Retry);
+        asks
+    };
+    state.step(Input::Batch(batch));
+    assert!(!fail(&mut state, unreachable_server()) && !fail(&mut state, unreachable_server()));
+    fail(&mut state, Error::Contended { tries: 5 });
+    assert!(!fail(&mut state, unreachable_server()), "the first failure of the first half");
+    assert!(!fail(&mut state, unreachable_server()) && fail(&mut state, unreachable_server()));
+}
+
+#[tokio::test]
+async fn a_lane_that_is_fenced_after_it_was_revoked_is_left_to_its_new_owner() {
+    let claims = |actions: Vec<Action>| {
+        actions.iter().filter(|action| matches!(action, Action::Claim(..))).count()
+    };
+    for revoked in [true, false] {
+        let (sink, name) = (MemorySink::new(), name());
+        let grant = Grant { name: name.clone(), first_position: 0 };
+        let mut state = State::new(Authority::Stream, &SAMPLES);
+        let granted = state.step(Input::Granted(vec![grant]));
+        let [Action::Claim(generation, _)] = granted[..] else { panic!("{granted:?}") };
+        let progress = sink.claim(&request(name.clone())).await.unwrap();
+        state.step(Input::Claimed(generation, progress.clone()));
+        let batch = Draft::new(Authority::Stream, &SAMPLES).lane(&progress, 1).build();
+        state.step(Input::Batch(batch.clone()));
+        // While the commit is on its way the lane goes to another member.
+        sink.claim(&request(name)).await.unwrap();
+        let committed = sink.commit(&batch, Durability::Visible).await.unwrap();
+        assert_eq!(committed.fenced, [progress.lane]);
+        assert_eq!(claims(state.step(Input::Committed(committed))), 0, "the source comes first");
+        assert!(state.awaits_news());
+        let news = if revoked { Input::Revoked(vec![0]) } else { Input::NoNews };
+        assert_eq!(claims(state.step(news)), usize::from(!revoked));
+        assert!(!state.awaits_news());
+    }
 }
 
 #[tokio::test(start_paused = true)]

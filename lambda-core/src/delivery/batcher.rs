@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::batch::{Batch, Body, Entry, Slice, Span};
 use crate::decode::json;
+use crate::failpoint::{Protection, off};
 use crate::outcome::Authority;
 use crate::progress::{ClaimId, Fingerprint, LaneId};
 use crate::record::Record;
@@ -149,7 +150,7 @@ impl<R: Record> Batcher<R> {
         let Some(lane) = self.lanes.get_mut(&message.partition) else {
             return Pushed::NotStarted;
         };
-        if message.position < lane.next {
+        if message.position < lane.next && !off(Protection::DropBelow) {
             return Pushed::Below;
         }
         let message_key = message.key.map(|key| append(&mut self.raw, key));

@@ -49,6 +49,8 @@ pub struct FlowConfig {
 
 type Commit = Pin<Box<dyn Future<Output = Result<Committed, Error>> + Send>>;
 type Claim = (Generation, Result<Progress, Error>);
+/// What a commit failed with, and whether the server answers nevertheless.
+type Asked = Pin<Box<dyn Future<Output = (Error, bool)> + Send>>;
 
 /// A source, a sink, and what is going on between them.
 pub struct Flow<S> {
@@ -66,6 +68,8 @@ pub struct Flow<S> {
     backoff: Backoff,
     /// When to try the commit again.
     retry_at: Option<Instant>,
+    /// A question that shows whether the server answers.
+    asking: Option<Asked>,
     /// Since when nothing has succeeded.
     stalled_since: Option<Instant>,
     result: Option<Result<(), Error>>,
@@ -95,6 +99,7 @@ impl<S: Source> Flow<S> {
             claim_permits: Arc::new(Semaphore::new(CLAIMS_AT_ONCE)),
             backoff: Backoff::default(),
             retry_at: None,
+            asking: None,
             stalled_since: None,
             result: None,
         }
@@ -136,8 +141,16 @@ impl<S: Source> Flow<S> {
                     self.retry_at = None;
                     self.take(Input::Retry).await;
                 }
+                (error, answers) = wait_for(&mut self.asking) => {
+                    self.asking = None;
+                    self.asked(error, answers).await;
+                }
                 _ = check.tick() => self.take(Input::Check).await,
                 event = self.source.next(), if self.state.wants_events() => self.event(event).await,
+                // Polled after the source, and only if that had nothing.
+                () = std::future::ready(()), if self.state.awaits_news() => {
+                    self.take(Input::NoNews).await;
+                }
             }
         }
     }
@@ -204,13 +217,18 @@ impl<S: Source> Flow<S> {
             }
             Action::Commit(batch, durability) => {
                 let sink = Arc::clone(&self.sink);
-                self.retry_at = None;
+                (self.retry_at, self.asking) = (None, None);
                 if let Some(patience) = self.config.patience {
                     self.give_up_within(patience);
                 }
                 self.commit = Some(Box::pin(async move { sink.commit(&batch, durability).await }));
             }
             Action::Wait(error) => self.wait(error)?,
+            Action::Ask(error) => {
+                let sink = Arc::clone(&self.sink);
+                let ask = async move { (error, sink.stored(&[]).await.is_ok()) };
+                self.asking = Some(Box::pin(ask));
+            }
             Action::ResetWaits => {
                 self.backoff.reset();
                 self.stalled_since = None;
@@ -219,6 +237,18 @@ impl<S: Source> Flow<S> {
             Action::Finish(result) => self.result = Some(result),
         }
         Ok(())
+    }
+
+    async fn asked(&mut self, error: Error, answers: bool) {
+        if answers {
+            tracing::warn!(
+                error = error.chain(),
+                "a commit keeps failing while the database answers: trying its halves"
+            );
+            self.take(Input::Answers(error)).await;
+        } else if let Err(error) = self.wait(error) {
+            self.result = Some(Err(error));
+        }
     }
 
     fn wait(&mut self, error: Error) -> Result<(), Error> {
@@ -299,9 +329,9 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     }
 }
 
-async fn wait_for(commit: &mut Option<Commit>) -> Result<Committed, Error> {
-    match commit {
-        Some(commit) => commit.await,
+async fn wait_for<T>(running: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    match running {
+        Some(running) => running.await,
         None => std::future::pending().await,
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::batch::{Batch, Span};
 use crate::delivery::bisect::{Parts, Refusals, take_apart};
 use crate::error::{Error, Kind};
+use crate::failpoint::{Protection, off};
 use crate::outcome::Authority;
 use crate::progress::Progress;
 use crate::record::Table;
@@ -32,12 +33,16 @@ pub enum Input {
     Batch(Batch),
     /// The source lost these partitions.
     Revoked(Vec<i32>),
+    /// The source has nothing to tell just now ([`State::awaits_news`]).
+    NoNews,
     /// The commit in flight succeeded.
     Committed(Committed),
     /// The commit in flight failed; nothing of it was stored.
     CommitFailed(Error),
     /// The delay before another try is over.
     Retry,
+    /// The server answers other questions, while a commit keeps failing like this.
+    Answers(Error),
     /// It is time to compare memory with what is stored.
     Check,
     /// The source has nothing more.
@@ -61,6 +66,9 @@ pub enum Action {
     Commit(Arc<Batch>, Durability),
     /// Wait a little longer each time; then tell [`Input::Retry`].
     Wait(Error),
+    /// Ask the server something else: tell [`Input::Answers`] if it answers; if
+    /// not, do as for [`Action::Wait`].
+    Ask(Error),
     /// Something worked: waits start short again.
     ResetWaits,
     /// Tell the source what is stored.
@@ -74,8 +82,27 @@ pub enum Action {
 struct Lane {
     generation: Generation,
     grant: Grant,
-    /// What is stored of it, once it is claimed and read.
-    started: Option<Progress>,
+    stage: Stage,
+}
+
+/// How far a lane has come.
+#[derive(Debug)]
+enum Stage {
+    /// It was fenced: to be claimed anew, unless the source says that it is gone.
+    LetGo,
+    /// A claim is under way.
+    Claiming,
+    /// It is being read; this is stored of it.
+    Started(Box<Progress>),
+}
+
+impl Lane {
+    fn started(&self) -> Option<&Progress> {
+        match &self.stage {
+            Stage::Started(progress) => Some(progress),
+            Stage::LetGo | Stage::Claiming => None,
+        }
+    }
 }
 
 /// The state of a flow.
@@ -137,21 +164,40 @@ impl State {
         self.pieces.is_empty() && self.phase == Phase::Running
     }
 
+    /// Whether it matters that the source has nothing to tell: a lane that was let
+    /// go is then still granted.
+    pub fn awaits_news(&self) -> bool {
+        let let_go = |lane: &Lane| matches!(lane.stage, Stage::LetGo);
+        self.wants_events() && self.lanes.values().any(let_go)
+    }
+
     /// Takes one input and tells what to do, in order.
     pub fn step(&mut self, input: Input) -> Vec<Action> {
         match input {
-            Input::Granted(grants) => self.granted(grants),
+            Input::Granted(grants) => {
+                let mut actions = self.granted(grants);
+                actions.extend(self.claim_anew());
+                actions
+            }
             Input::Claimed(generation, progress) => self.claimed(generation, progress),
             Input::Batch(batch) => {
+                let mut actions = self.claim_anew();
                 self.pieces.push_back(Arc::new(batch));
-                self.commit_next()
+                actions.extend(self.commit_next());
+                actions
             }
-            Input::Revoked(partitions) => self.revoked(&partitions),
+            Input::Revoked(partitions) => {
+                let mut actions = self.revoked(&partitions);
+                actions.extend(self.claim_anew());
+                actions
+            }
+            Input::NoNews => self.claim_anew(),
             Input::Committed(committed) => self.committed(committed),
             Input::CommitFailed(error) => self.commit_failed(error),
             Input::Retry if self.waiting => self.commit_next(),
+            Input::Answers(error) if self.waiting => self.halve_or_wait(error),
             Input::Check if self.wants_events() => self.check(),
-            Input::Retry | Input::Check => Vec::new(),
+            Input::Retry | Input::Answers(_) | Input::Check => Vec::new(),
             Input::End => {
                 self.phase = Phase::Ending;
                 self.commit_next()
@@ -173,15 +219,15 @@ impl State {
     fn claim(&mut self, grant: Grant) -> Action {
         let generation = Generation(self.next_generation);
         self.next_generation += 1;
-        let lane = Lane { generation, grant: grant.clone(), started: None };
+        let lane = Lane { generation, grant: grant.clone(), stage: Stage::Claiming };
         self.lanes.insert(grant.name.partition, lane);
         Action::Claim(generation, grant)
     }
 
     fn claimed(&mut self, generation: Generation, progress: Progress) -> Vec<Action> {
         match self.lanes.get_mut(&progress.name.partition) {
-            Some(lane) if lane.generation == generation => {
-                lane.started = Some(progress.clone());
+            Some(lane) if lane.generation == generation || off(Protection::Generation) => {
+                lane.stage = Stage::Started(Box::new(progress.clone()));
                 vec![Action::Start(progress)]
             }
             // Revoked meanwhile, and perhaps granted anew.
@@ -191,7 +237,7 @@ impl State {
 
     fn revoked(&mut self, partitions: &[i32]) -> Vec<Action> {
         let lost = partitions.iter().filter_map(|partition| self.lanes.remove(partition));
-        lost.filter(|lane| lane.started.is_none())
+        lost.filter(|lane| matches!(lane.stage, Stage::Claiming))
             .map(|lane| Action::CancelClaim(lane.grant.name.partition))
             .collect()
     }
@@ -206,32 +252,34 @@ impl State {
     }
 
     fn durability(&self) -> Durability {
-        if self.draining { Durability::Durable } else { Durability::Visible }
+        let durable = self.draining && !off(Protection::DurableDrain);
+        if durable { Durability::Durable } else { Durability::Visible }
     }
 
     fn committed(&mut self, committed: Committed) -> Vec<Action> {
         let mut actions = vec![Action::ResetWaits];
-        let recovered = mem::take(&mut self.failures).any;
+        let failed = mem::take(&mut self.failures).any;
+        let recovered = failed && !off(Protection::CheckAfterFailure);
         if let Some(piece) = self.pieces.pop_front() {
             self.refusals.note(piece.rows_count() as u64, false);
         }
         for progress in &committed.stored {
             if let Some(lane) = self.lanes.get_mut(&progress.name.partition)
-                && lane.started.as_ref().is_some_and(|started| started.claim == progress.claim)
+                && lane.started().is_some_and(|started| started.claim == progress.claim)
             {
-                lane.started = Some(progress.clone());
+                lane.stage = Stage::Started(Box::new(progress.clone()));
             }
         }
         for fenced in &committed.fenced {
-            let held = self.lanes.values().find_map(|lane| {
-                lane.started.as_ref().filter(|started| started.lane == *fenced).cloned()
+            let held = self.lanes.iter().find_map(|(partition, lane)| {
+                lane.started().filter(|started| started.lane == *fenced).map(|_| *partition)
             });
             match held {
                 Some(_) if self.phase == Phase::Stopping => {}
-                Some(progress) => {
+                Some(partition) => {
                     // A source that has ended reads again what was lost since.
                     (self.phase, self.draining) = (Phase::Running, false);
-                    actions.extend(self.let_go(&progress));
+                    actions.extend(self.let_go(partition));
                 }
                 // A lane of a batch in flight when it was revoked: nothing to let go of.
                 None if self.authority == Authority::Stream => {}
@@ -256,23 +304,25 @@ impl State {
     }
 
     /// A lane that somebody else holds, or that stands elsewhere than we thought:
-    /// drop its buffers, and claim it again since it is still granted (R9).
-    fn let_go(&mut self, progress: &Progress) -> Vec<Action> {
-        let partition = progress.name.partition;
-        let Some(lane) = self.lanes.get(&partition) else { return Vec::new() };
-        let grant = lane.grant.clone();
-        self.drop_pieces_of(progress);
-        vec![Action::Stop(partition), self.claim(grant)]
+    /// drop its buffers, and claim it again if it is still granted (R9). What is left
+    /// of it in the batch at hand is fenced too, before the new claim is asked for.
+    fn let_go(&mut self, partition: i32) -> Vec<Action> {
+        let Some(lane) = self.lanes.get_mut(&partition) else { return Vec::new() };
+        lane.stage = Stage::LetGo;
+        let mut actions = vec![Action::Stop(partition)];
+        if off(Protection::NewsBeforeClaim) {
+            actions.extend(self.claim_anew());
+        }
+        actions
     }
 
-    /// The rest of the batch at hand must not touch a lane that was let go: it
-    /// would be fenced again, and again claimed.
-    fn drop_pieces_of(&mut self, progress: &Progress) {
-        let pieces = mem::take(&mut self.pieces).into_iter();
-        self.pieces = pieces
-            .map(|piece| Arc::new(piece.retain(|span| span.lane != progress.lane)))
-            .filter(|piece| !piece.spans().is_empty())
-            .collect();
+    /// Claims what was let go. Not before the source was heard, which tells
+    /// revocations first: whoever holds a lane that is no longer granted here must
+    /// not lose it again.
+    fn claim_anew(&mut self) -> Vec<Action> {
+        let let_go = self.lanes.values().filter(|lane| matches!(lane.stage, Stage::LetGo));
+        let grants = let_go.map(|lane| lane.grant.clone()).collect();
+        self.granted(grants)
     }
 
     fn commit_failed(&mut self, error: Error) -> Vec<Action> {
@@ -293,13 +343,12 @@ impl State {
         let text = error.to_string();
         self.failures.equal = if self.failures.last == text { self.failures.equal + 1 } else { 1 };
         self.failures.last = text;
-        let answers = matches!(error, Error::Temporary { .. });
-        if answers && self.failures.equal >= EQUAL_FAILURES_MAX {
-            self.failures.equal = 0;
-            self.halve_or_wait(error)
-        } else {
-            self.wait(error)
+        if self.failures.equal < EQUAL_FAILURES_MAX {
+            return self.wait(error);
         }
+        self.failures.equal = 0;
+        self.waiting = true;
+        vec![Action::Ask(error)]
     }
 
     fn wait(&mut self, error: Error) -> Vec<Action> {
@@ -341,6 +390,7 @@ impl State {
     }
 
     fn put_halves(&mut self, (first, second): (Batch, Batch)) {
+        self.failures.equal = 0;
         self.pieces.push_front(Arc::new(second));
         self.pieces.push_front(Arc::new(first));
     }
@@ -350,7 +400,9 @@ impl State {
     /// have lost commits that were only visible. It also shows other groups that
     /// this one is alive (R16).
     fn check(&mut self) -> Vec<Action> {
-        self.pieces.extend(self.nothing());
+        if !off(Protection::Check) {
+            self.pieces.extend(self.nothing());
+        }
         self.commit_next()
     }
 
@@ -375,7 +427,7 @@ impl State {
                 last: None,
             })
         };
-        let lanes = self.lanes.values().filter_map(|lane| lane.started.as_ref());
+        let lanes = self.lanes.values().filter_map(Lane::started);
         let spans: Vec<Span> = lanes.filter_map(stay).collect();
         let empty = Arc::default;
         (!spans.is_empty()).then(|| {

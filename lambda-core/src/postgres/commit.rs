@@ -5,6 +5,7 @@
 use tokio_postgres::error::SqlState;
 
 use crate::batch::Batch;
+use crate::delivery::settle;
 use crate::error::Error;
 use crate::outcome::Authority;
 use crate::postgres::probe::{JobCache, probe};
@@ -76,29 +77,22 @@ async fn transact(
     let storing = |error| remedy::postgres(error, "store a batch");
     session.begin(durability == Durability::Durable).await.map_err(storing)?;
     let locked = lanes::lock(session, batch).await?;
-    let fenced: Vec<_> = batch
-        .spans()
-        .iter()
-        .filter(|span| locked.holding(span).is_none())
-        .map(|span| span.lane)
-        .collect();
-    let held = (!fenced.is_empty()).then(|| batch.retain(|span| locked.holding(span).is_some()));
-    let batch = held.as_ref().unwrap_or(batch);
+    let (batch, fenced) = settle::fence(batch, |span| locked.holding(span).is_some());
     if batch.spans().is_empty() {
         session.roll_back().await;
         return Ok(Done { committed: Committed { stored: Vec::new(), fenced }, next: path });
     }
-    let (resolution, sums, next) = store_rows(session, batch, locked.xid, path, jobs).await?;
+    let (resolution, sums, next) = store_rows(session, &batch, locked.xid, path, jobs).await?;
     let letters = dead_letters::store(
         session.client(),
         &session.statements.copy_dead_letters,
-        batch,
+        &batch,
         &resolution.dead_letters,
     )
     .await
     .map_err(storing)?;
     lanes::expect_rows("copied into dead_letters", letters, resolution.dead_letters.len())?;
-    let stored = lanes::set(session, batch, &locked, &resolution.counts, &sums).await?;
+    let stored = lanes::set(session, &batch, &locked, &resolution.counts, &sums).await?;
     session.client().batch_execute("set constraints all immediate").await.map_err(storing)?;
     session.commit().await.map_err(Failure::Unknown)?;
     Ok(Done { committed: Committed { stored, fenced }, next })

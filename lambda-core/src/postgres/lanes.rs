@@ -3,6 +3,7 @@
 use tokio_postgres::{Client, Row};
 
 use crate::batch::{Batch, Span};
+use crate::delivery::settle;
 use crate::error::Error;
 use crate::postgres::session::Session;
 use crate::progress::{ClaimId, Counts, Fingerprint, LaneId, LaneName, Progress, Sums};
@@ -99,9 +100,7 @@ impl LockedLanes {
     /// The lane's progress, if it is held by the span's claim and stands where
     /// the span starts.
     pub(super) fn holding(&self, span: &Span) -> Option<&Progress> {
-        self.rows.iter().find(|lane| {
-            lane.lane == span.lane && lane.claim == Some(span.claim) && lane.position == span.from
-        })
+        self.rows.iter().find(|lane| settle::holds(span, lane))
     }
 }
 

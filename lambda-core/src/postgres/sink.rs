@@ -8,6 +8,7 @@ use bb8::{Pool, PooledConnection, RunError};
 
 use crate::batch::Batch;
 use crate::delivery::retry::Backoff;
+use crate::delivery::settle::settle;
 use crate::error::{Error, Kind, Server};
 use crate::postgres::claim;
 use crate::postgres::commit::{self, Failure, Path};
@@ -153,21 +154,7 @@ impl PostgresSink {
         transaction.execute(lock, &[&numbers]).await.map_err(asking)?;
         let stored = lanes::stored(transaction.client(), &lanes).await?;
         transaction.rollback().await.map_err(asking)?;
-        let mut committed = Committed::default();
-        for span in batch.spans() {
-            let held =
-                stored.iter().find(|lane| lane.lane == span.lane && lane.claim == Some(span.claim));
-            match held {
-                // Also for a batch that moves nothing: it may be committed again.
-                Some(progress) if progress.position == span.from => return Ok(None),
-                Some(progress) if progress.position == span.to => {
-                    committed.stored.push(progress.clone());
-                }
-                // Taken over, or rewound by a crash that lost earlier commits too.
-                _ => committed.fenced.push(span.lane),
-            }
-        }
-        Ok(Some(committed))
+        Ok(settle(batch.spans(), &stored))
     }
 }
 

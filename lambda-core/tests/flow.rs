@@ -13,6 +13,7 @@ use lambda_core::dead_letter::Reason;
 use lambda_core::delivery::state::{Action, Input, State};
 use lambda_core::delivery::{Flow, FlowConfig};
 use lambda_core::error::{Error, Server};
+use lambda_core::job::JobRef;
 use lambda_core::memory::{Contents, MemorySink};
 use lambda_core::outcome::Authority;
 use lambda_core::progress::{LaneId, LaneName, Progress};
@@ -279,7 +280,7 @@ async fn a_lane_that_is_fenced_after_it_was_revoked_is_left_to_its_new_owner() {
     };
     for revoked in [true, false] {
         let (sink, name) = (MemorySink::new(), name());
-        let grant = Grant { name: name.clone(), first_position: 0 };
+        let grant = Grant { name: name.clone(), first_position: 0, given_up: None };
         let mut state = State::new(Authority::Stream, &SAMPLES);
         let granted = state.step(Input::Granted(vec![grant]));
         let [Action::Claim(generation, _)] = granted[..] else { panic!("{granted:?}") };
@@ -297,6 +298,30 @@ async fn a_lane_that_is_fenced_after_it_was_revoked_is_left_to_its_new_owner() {
         assert_eq!(claims(state.step(news)), usize::from(!revoked));
         assert!(!state.awaits_news());
     }
+}
+
+#[tokio::test]
+async fn the_rest_of_a_job_s_batch_is_no_takeover_when_its_lane_was_rewound() {
+    let (sink, name) = (MemorySink::new(), name());
+    let authority = Authority::Batch(JobRef { number: 1, as_of_micros: 0 });
+    let mut state = State::new(authority, &SAMPLES);
+    let grant = Grant { name: name.clone(), first_position: 0, given_up: None };
+    let granted = state.step(Input::Granted(vec![grant]));
+    let [Action::Claim(generation, _)] = granted[..] else { panic!("{granted:?}") };
+    let progress = sink.claim(&request(name)).await.unwrap();
+    let lane = progress.lane;
+    state.step(Input::Claimed(generation, progress.clone()));
+    state.step(Input::Batch(Draft::new(authority, &SAMPLES).lane(&progress, 4).build()));
+    // It is halved, and the database loses what it is about to build on.
+    state.step(Input::CommitFailed(Error::Contended { tries: 5 }));
+    for _half in 0..2 {
+        let fenced = Committed { stored: Vec::new(), fenced: vec![lane] };
+        let actions = state.step(Input::Committed(fenced));
+        let ends = actions.iter().any(|action| matches!(action, Action::Finish(_)));
+        assert!(!ends, "{actions:?}");
+    }
+    let claimed = state.step(Input::NoNews);
+    assert!(matches!(claimed[..], [Action::Claim(..)]), "{claimed:?}");
 }
 
 #[tokio::test(start_paused = true)]

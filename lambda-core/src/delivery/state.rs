@@ -9,7 +9,7 @@ use crate::delivery::bisect::{Parts, Refusals, take_apart};
 use crate::error::{Error, Kind};
 use crate::failpoint::{Protection, off};
 use crate::outcome::Authority;
-use crate::progress::Progress;
+use crate::progress::{LaneId, Progress};
 use crate::record::Table;
 use crate::sink::{Committed, Durability};
 use crate::source::Grant;
@@ -89,7 +89,7 @@ struct Lane {
 #[derive(Debug)]
 enum Stage {
     /// It was fenced: to be claimed anew, unless the source says that it is gone.
-    LetGo,
+    LetGo(LaneId),
     /// A claim is under way.
     Claiming,
     /// It is being read; this is stored of it.
@@ -97,10 +97,18 @@ enum Stage {
 }
 
 impl Lane {
+    fn number(&self) -> Option<LaneId> {
+        match &self.stage {
+            Stage::LetGo(number) => Some(*number),
+            Stage::Claiming => None,
+            Stage::Started(progress) => Some(progress.lane),
+        }
+    }
+
     fn started(&self) -> Option<&Progress> {
         match &self.stage {
             Stage::Started(progress) => Some(progress),
-            Stage::LetGo | Stage::Claiming => None,
+            Stage::LetGo(_) | Stage::Claiming => None,
         }
     }
 }
@@ -167,7 +175,7 @@ impl State {
     /// Whether it matters that the source has nothing to tell: a lane that was let
     /// go is then still granted.
     pub fn awaits_news(&self) -> bool {
-        let let_go = |lane: &Lane| matches!(lane.stage, Stage::LetGo);
+        let let_go = |lane: &Lane| matches!(lane.stage, Stage::LetGo(_));
         self.wants_events() && self.lanes.values().any(let_go)
     }
 
@@ -271,15 +279,16 @@ impl State {
             }
         }
         for fenced in &committed.fenced {
-            let held = self.lanes.iter().find_map(|(partition, lane)| {
-                lane.started().filter(|started| started.lane == *fenced).map(|_| *partition)
-            });
-            match held {
+            let mut lanes = self.lanes.iter();
+            let held = lanes.find(|(_, lane)| lane.number() == Some(*fenced));
+            match held.map(|(partition, lane)| (*partition, &lane.stage)) {
                 Some(_) if self.phase == Phase::Stopping => {}
-                Some(partition) => {
+                // The rest of the batch at hand, of a lane that was let go before.
+                Some((_, Stage::LetGo(_))) => {}
+                Some((partition, _)) => {
                     // A source that has ended reads again what was lost since.
                     (self.phase, self.draining) = (Phase::Running, false);
-                    actions.extend(self.let_go(partition));
+                    actions.extend(self.let_go(partition, *fenced));
                 }
                 // A lane of a batch in flight when it was revoked: nothing to let go of.
                 None if self.authority == Authority::Stream => {}
@@ -306,9 +315,9 @@ impl State {
     /// A lane that somebody else holds, or that stands elsewhere than we thought:
     /// drop its buffers, and claim it again if it is still granted (R9). What is left
     /// of it in the batch at hand is fenced too, before the new claim is asked for.
-    fn let_go(&mut self, partition: i32) -> Vec<Action> {
+    fn let_go(&mut self, partition: i32, number: LaneId) -> Vec<Action> {
         let Some(lane) = self.lanes.get_mut(&partition) else { return Vec::new() };
-        lane.stage = Stage::LetGo;
+        lane.stage = Stage::LetGo(number);
         let mut actions = vec![Action::Stop(partition)];
         if off(Protection::NewsBeforeClaim) {
             actions.extend(self.claim_anew());
@@ -320,7 +329,7 @@ impl State {
     /// revocations first: whoever holds a lane that is no longer granted here must
     /// not lose it again.
     fn claim_anew(&mut self) -> Vec<Action> {
-        let let_go = self.lanes.values().filter(|lane| matches!(lane.stage, Stage::LetGo));
+        let let_go = self.lanes.values().filter(|lane| matches!(lane.stage, Stage::LetGo(_)));
         let grants = let_go.map(|lane| lane.grant.clone()).collect();
         self.granted(grants)
     }

@@ -308,7 +308,14 @@ impl Database {
         }
         let (name, first_position) = (grant.name.clone(), grant.first_position);
         let owner = "a member".to_owned();
-        let request = ClaimRequest { name, first_position, owner, group: None, take_over: false };
+        let request = ClaimRequest {
+            name,
+            first_position,
+            owner,
+            group: None,
+            take_over: false,
+            given_up: None,
+        };
         let claimed = now(self.sink.claim(&request)).map_err(|error| error.to_string())?;
         let claim = claimed.claim.ok_or("a claim without a claim")?;
         self.claims += 1;
@@ -410,7 +417,7 @@ impl Database {
         let (pipeline, source) = (SAMPLES.name.into(), format!("file {number}"));
         let name = LaneName { pipeline, source, partition: 1_000 + number as i32 };
         let writer = self.new_writer();
-        let progress = self.claim(writer, &Grant { name, first_position: 0 })?;
+        let progress = self.claim(writer, &Grant { name, first_position: 0, given_up: None })?;
         let mut log = Log::default();
         let mut draft = Draft::new(Authority::Batch(job), &SAMPLES);
         draft = draft.lane(&progress, contents.len() as i64);

@@ -111,7 +111,7 @@ impl Source {
         let mut grants = Vec::new();
         for (partition, hold) in self.holds.iter_mut().filter(|(_, hold)| !hold.told) {
             hold.told = true;
-            grants.push(Grant { name: name(*partition), first_position: 0 });
+            grants.push(Grant { name: name(*partition), first_position: 0, given_up: None });
         }
         if !grants.is_empty() {
             return Some(Event::Granted(grants));

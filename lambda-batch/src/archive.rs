@@ -8,9 +8,23 @@ use lambda_core::Error;
 
 use crate::content::Content;
 
+/// Makes sure, before anything is loaded, that files can be moved into `folder`.
+///
+/// # Errors
+/// `Fatal` if it cannot be created or written.
+pub(crate) fn prepare(folder: &Path) -> Result<(), Error> {
+    let nameless = || tempfile::tempfile_in(folder).map(drop);
+    fs::create_dir_all(folder).and_then(|()| nameless()).map_err(|error| Error::Misconfigured {
+        what: format!("files cannot be moved to {}", folder.display()),
+        remedy: "name a folder for --archive that this user may write".into(),
+        source: Some(Box::new(error)),
+    })
+}
+
 /// Moves a loaded file into `folder`, on the same file system or another one, and
-/// tells where it is now. A name that is taken gets a number. Standard input, and
-/// a file that was put in the place of the one that was loaded, stay.
+/// tells where it is now. A name that is taken gets a number. Standard input, a
+/// file that was put in the place of the one that was loaded, and one that has
+/// become another one since stay: the next run is to find what is not stored.
 ///
 /// # Errors
 /// `Fatal` if the file cannot be moved; it is then still where it was.
@@ -20,11 +34,16 @@ pub(crate) fn archive(content: &Content, folder: &Path) -> Result<Option<PathBuf
         tracing::warn!(file = %path.display(), "not archived: another file was put in its place");
         return Ok(None);
     }
-    let moved = place(path, folder).and_then(|to| match fs::rename(path, &to) {
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-            copy(path, &to).and_then(|()| fs::remove_file(path)).map(|()| to)
+    if content.unchanged().is_err() {
+        tracing::warn!(file = %path.display(), "not archived: it was changed after it was loaded");
+        return Ok(None);
+    }
+    let moved = place(path, folder).and_then(|to| match move_over(path, &to) {
+        Ok(()) => Ok(to),
+        Err(error) => {
+            let _ = fs::remove_file(&to);
+            Err(error)
         }
-        renamed => renamed.map(|()| to),
     });
     moved.map(Some).map_err(|error| Error::Misconfigured {
         what: format!("{} cannot be moved to {}", path.display(), folder.display()),
@@ -33,7 +52,8 @@ pub(crate) fn archive(content: &Content, folder: &Path) -> Result<Option<PathBuf
     })
 }
 
-/// A name in `folder` that is not taken.
+/// A name in `folder` that was not taken, now by an empty file: two runs that look
+/// at once do not find the same one.
 fn place(path: &Path, folder: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
     let mut number = 0;
@@ -43,10 +63,20 @@ fn place(path: &Path, folder: &Path) -> io::Result<PathBuf> {
             free.push(format!(".{number}"));
         }
         let to = folder.join(free);
-        if !to.try_exists()? {
-            return Ok(to);
+        match File::create_new(&to) {
+            Ok(_) => return Ok(to),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) => return Err(error),
         }
-        number += 1;
+    }
+}
+
+fn move_over(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            copy(from, to).and_then(|()| fs::remove_file(from))
+        }
+        renamed => renamed,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lambda_core::delivery::flow::{Flow, FlowConfig};
-use lambda_core::job;
+use lambda_core::job::{self, End};
 use lambda_core::outcome::Authority;
 use lambda_core::postgres::jobs::{Job, NewJob};
 use lambda_core::postgres::lease::{self, Attempt, LEASE, Started};
@@ -83,8 +83,11 @@ async fn work<R: Record>(
     let result = store::<R>(planned, &attempt, target, options, owner, stop).await;
     let end = job::end(&result);
     let ended = attempt.end(&end).await;
-    // Why the work stopped says more than what that led to.
-    result?;
+    // Why the work stopped says more than what that led to. Only of a fence the job
+    // tells why.
+    if end != End::Fenced {
+        result?;
+    }
     let job = ended?;
     let records = job.counts.read - before;
     Ok(Outcome::Loaded { job: Box::new(job), records, waited })
@@ -255,7 +258,8 @@ async fn write_rejects(
         let place = (reject.line, reject.position);
         rejects.write(&file, place, (&reject.reason, &reject.detail), &reject.payload)
     };
-    target.jobs.rejects(job, write).await
+    target.jobs.rejects(job, write).await?;
+    rejects.flush()
 }
 
 /// A name that no other run has, and that tells people where to look.

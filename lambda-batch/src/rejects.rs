@@ -1,9 +1,12 @@
 //! Rejected records as a CSV file, for whoever has to mend them.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use lambda_core::Error;
+
+use crate::input::Input;
 
 /// Writes rejected records with the file and line they come from.
 #[derive(Debug)]
@@ -16,13 +19,22 @@ impl RejectsFile {
     /// Creates the file, or empties it, and writes the header.
     ///
     /// # Errors
-    /// `Fatal` if it cannot be written.
-    pub(crate) fn create(path: &Path) -> Result<Self, Error> {
+    /// `Fatal` if it cannot be written, or is one of `inputs`; those are untouched.
+    pub(crate) fn create(path: &Path, inputs: &[Input]) -> Result<Self, Error> {
+        if let Some(input) = inputs.iter().find(|input| input.path().is_some_and(is_at(path))) {
+            return Err(Error::misconfigured(
+                format!("{} is to be loaded ({input})", path.display()),
+                "name another file for --rejects: it would be written over",
+            ));
+        }
         let failed = |error: csv::Error| unwritable(path, error);
         let file = File::create(path).map_err(|error| unwritable(path, error))?;
         let mut csv = csv::Writer::from_writer(file);
         csv.write_record(["file", "line", "byte", "reason", "detail", "raw"]).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), csv })
+        let mut rejects = Self { path: path.to_owned(), csv };
+        // A full disk is known before anything is loaded.
+        rejects.flush()?;
+        Ok(rejects)
     }
 
     /// Writes one record.
@@ -49,6 +61,13 @@ impl RejectsFile {
     pub(crate) fn flush(&mut self) -> Result<(), Error> {
         self.csv.flush().map_err(|error| unwritable(&self.path, error))
     }
+}
+
+/// Whether a path leads to the same file as `path`, by whatever name.
+fn is_at(path: &Path) -> impl Fn(&Path) -> bool {
+    let place = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    let there = path.metadata().ok().map(place);
+    move |other| there.is_some() && other.metadata().ok().map(place) == there
 }
 
 fn unwritable(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Error {

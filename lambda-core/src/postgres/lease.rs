@@ -227,15 +227,15 @@ impl Attempt {
     ///
     /// # Errors
     /// `Fenced` if another attempt has the job; [`Error::Interrupted`] if it was
-    /// to be completed and is not stored whole; `Transient` when the server stays
-    /// away.
+    /// to be completed and is not stored whole, or its lanes were rewound;
+    /// `Transient` when the server stays away.
     pub async fn end(self, end: &End) -> Result<Job, Error> {
         self.heartbeat.abort();
         let mut patience = Patience::default();
         loop {
             match self.try_end(end).await {
                 // Not whole: let go of it, for the next run.
-                Err(error @ Error::Interrupted { .. }) => {
+                Err(error @ Error::Interrupted { .. }) if *end == End::Completed => {
                     self.try_end(&End::Pending { error: Some(error.chain()) }).await?;
                     return Err(error);
                 }
@@ -257,15 +257,28 @@ impl Attempt {
             End::Failed { error } => {
                 self.stop(&connection, Status::Failed, Some(error)).await.map_err(failed)?
             }
-            End::Fenced => return Err(self.fenced_error()),
+            End::Fenced => {
+                // Still ours: not another run has its lanes, they are back where they were.
+                let what = format!(
+                    "job {}: the database lost commits, by a crash, a failover or a restore; \
+                     run it again to go on from what is stored",
+                    self.job.job_id()
+                );
+                let stopped = self.stop(&connection, Status::Pending, Some(&what)).await;
+                return Err(if stopped.map_err(failed)? {
+                    Error::Interrupted { what }
+                } else {
+                    self.fenced_error()
+                });
+            }
         };
         let stored = self.jobs.get(self.job.number).await?;
         let stored = stored.ok_or_else(|| self.fenced_error())?;
         // Nothing written may also mean that the answer to a first try was lost.
         match end {
             _ if written => Ok(stored),
-            End::Completed if stored.status == Status::Completed => Ok(stored),
             _ if stored.attempt != self.number => Err(self.fenced_error()),
+            End::Completed if stored.status == Status::Completed => Ok(stored),
             End::Pending { .. } if stored.status == Status::Pending => Ok(stored),
             End::Failed { .. } if stored.status == Status::Failed => Ok(stored),
             _ => Err(Error::Interrupted {

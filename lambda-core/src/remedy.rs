@@ -148,7 +148,7 @@ mod of_kafka {
 }
 
 #[cfg(feature = "postgres")]
-pub use self::of_postgres::{connecting, postgres};
+pub use self::of_postgres::{connecting, own_tables, postgres};
 
 #[cfg(feature = "postgres")]
 mod of_postgres {
@@ -186,6 +186,20 @@ mod of_postgres {
                 remedy: remedy.into(),
                 source: Some(cause.into()),
             },
+        }
+    }
+
+    /// As [`postgres`], for what is written to the platform's own tables: no record
+    /// is to blame for a refusal there.
+    pub fn own_tables(error: tokio_postgres::Error, what: &'static str) -> Error {
+        match postgres(error, what) {
+            Error::Refused { code, object, source } => Error::Misconfigured {
+                what: format!("PostgreSQL refuses to {what}: {code} {object}"),
+                remedy: "look for rules and triggers added to batch_jobs and ingest_progress"
+                    .into(),
+                source: Some(source),
+            },
+            other => other,
         }
     }
 

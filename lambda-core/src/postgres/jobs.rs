@@ -196,7 +196,7 @@ impl Jobs {
     }
 
     async fn try_find_or_create(&self, new: &NewJob) -> Result<Job, Error> {
-        let failed = |error| remedy::postgres(error, "create a job");
+        let failed = |error| remedy::own_tables(error, "create a job");
         let mut connection = self.connect().await?;
         if let Some(job) = find(&connection, new).await.map_err(failed)? {
             return Ok(job);

@@ -111,7 +111,7 @@ pub async fn start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Resu
 }
 
 async fn try_start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Result<Started, Error> {
-    let failed = |error| remedy::postgres(error, "start a job");
+    let failed = |error| remedy::own_tables(error, "start a job");
     let mut connection = jobs.connect().await?;
     let backend = Backend::of(&connection).await.map_err(failed)?;
     let transaction = connection.transaction().await.map_err(failed)?;
@@ -189,7 +189,8 @@ fn job_lanes(rows: &[Row], first_byte: i64) -> Result<Vec<JobLane>, Error> {
     let mut start = first_byte;
     let mut all = Vec::with_capacity(rows.len());
     for row in rows {
-        let (progress, plan) = read(row).map_err(|error| remedy::postgres(error, "start a job"))?;
+        let (progress, plan) =
+            read(row).map_err(|error| remedy::own_tables(error, "start a job"))?;
         let (Some(first_line), Some(records), Some(digest)) = plan else { return Err(no_plan()) };
         let (Some(end), Ok(digest)) = (progress.end_position, digest.try_into()) else {
             return Err(no_plan());
@@ -246,7 +247,7 @@ impl Attempt {
     }
 
     async fn try_end(&self, end: &End) -> Result<Job, Error> {
-        let failed = |error| remedy::postgres(error, "end a job");
+        let failed = |error| remedy::own_tables(error, "end a job");
         let connection = self.jobs.connect().await?;
         let written = match end {
             End::Completed => self.complete(&connection).await.map_err(failed)?,
@@ -363,7 +364,7 @@ impl Heartbeat {
 
     /// Renews again and again. Returns when the job is no longer this attempt's.
     async fn renew(&self) -> Result<(), Error> {
-        let failed = |error| remedy::postgres(error, "renew a lease");
+        let failed = |error| remedy::own_tables(error, "renew a lease");
         let connection = connect(&self.database, "lease").await?;
         let mut ticks = tokio::time::interval(HEARTBEAT);
         let seconds = LEASE.as_secs_f64();

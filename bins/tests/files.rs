@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         suite.postgres("one content under three names at once is loaded once", three_at_once);
         suite.postgres("fifty starts of one file at once are one load of one job", fifty);
         suite.postgres("a run that wakes after its job was completed changes nothing", woken);
+        suite.postgres("a run that wakes leaves a job to whoever is at it", woken_early);
         suite.postgres("a job taken over at its very end is not completed twice", at_the_end);
         suite.postgres("a job whose database lost commits is let go of", rewound);
         suite.postgres("job 100000 comes after job 99999", number_100000);
@@ -398,7 +399,14 @@ async fn fifty(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let path = bench.file("a.csv", rows(500))?;
     let program = bench.program(&[&path]).args(["--workers", "1"]);
+    // All have looked for the job, and found none, before the first can make it.
+    let blocker = bench.database.connect().await?;
+    blocker.batch_execute("begin; lock table batch_jobs in exclusive mode").await?;
     let runs: Vec<Process> = (0..50).map(|_| program.start()).collect::<Result<_, _>>()?;
+    let all = "select count(*) = 50 from pg_stat_activity where datname = current_database() \
+               and application_name = 'lambda-job' and wait_event_type = 'Lock'";
+    bench.until(all).await?;
+    blocker.batch_execute("commit").await?;
     let mut loads = 0;
     for run in runs {
         let ended = run.wait(DEADLINE).await?;
@@ -430,6 +438,30 @@ async fn woken(context: Context) -> Result<(), Failure> {
     assert!(ended.stderr.contains("is held by somebody else"), "{}", ended.stderr);
     assert_eq!(bench.everything().await?, before);
     Ok(())
+}
+
+/// As [`woken`], when the other run is still at work.
+async fn woken_early(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(200_000))?;
+    let frozen = bench.program(&[&path]).start()?;
+    bench.wait_for_progress().await?;
+    frozen.freeze().await?;
+    let sessions = "select pg_terminate_backend(pid, 5000) from pg_stat_activity \
+                    where datname = current_database() and application_name = 'lambda-batch'";
+    bench.sql.query(sessions, &[]).await?;
+    let take_over = "update batch_jobs set attempt = 2, owner = 'another', \
+                            lease_until = now() + interval '1 hour'; \
+                     update ingest_progress set claim = gen_random_uuid(), owner = 'another'";
+    bench.sql.batch_execute(take_over).await?;
+    let before = bench.everything().await?;
+    frozen.thaw()?;
+    frozen.wait(DEADLINE).await?.expect_code(75)?;
+    assert_eq!(bench.everything().await?, before);
+    bench.end_lease().await?;
+    let report = bench.load(&path, &[], 0).await?;
+    assert_eq!(report["job"]["attempt"], 3);
+    bench.is_exact(200_000).await
 }
 
 /// Everything is stored and only the job's end is left to be written when another

@@ -3,12 +3,15 @@
 //! (R11 and the table of errors).
 
 mod loads;
+mod support;
 
+use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
+use lambda_lab::ledger::Ledger;
 use lambda_lab::processes::Program;
 use lambda_lab::servers::SmallDiskPostgres;
 
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         });
         suite.postgres("a batch that is too slow for statement_timeout is halved", too_slow);
         suite.postgres("a deadlock with a foreign transaction loses nothing", deadlock);
+        suite.kafka("a stream's refused messages are dead letters, and a stall loses none", stream);
         suite.docker("a full disk is waited for", full_disk);
         suite.postgres("commits run at read committed, whatever the default is", isolation);
         suite.postgres("the loader's role is enough for all that a load does", least_privilege);
@@ -338,6 +342,65 @@ async fn stall(context: Context, stall: &Stall) -> Result<(), Failure> {
     loader.drop(&bench).await
 }
 
+async fn stream(context: Context) -> Result<(), Failure> {
+    let topic = support::Bench::new(context.clone(), 3).await?;
+    let bench = Bench::on(context, topic.database.clone()).await?;
+    let rules = "
+        alter table transactions add constraint no_cats check (merchant_category <> 'cats');
+        create table categories (name text primary key);
+        insert into categories values ('cats'), ('groceries');
+        alter table transactions add constraint known foreign key (merchant_category)
+            references categories deferrable initially deferred";
+    bench.sql.batch_execute(rules).await?;
+    let refused = [(10, "cats", "23514 at no_cats"), (700, "dogs", "23503 at known")];
+    let mut text = HEADER.to_owned();
+    for number in 0..RECORDS {
+        let other = refused.iter().find(|(of, ..)| *of == number);
+        let category = other.map_or("groceries", |(_, category, _)| *category);
+        text.push_str(&row(number).replace("groceries", category));
+    }
+    let path = bench.file("a.csv", text + "TXN-bad,ACC-1,purchase,much,,,,,\n")?;
+    let producer = topic.program(env!("CARGO_BIN_EXE_lambda-producer-stream"));
+    let producer = producer.args(["--rate", "0", "--from"]).arg(path);
+    producer.arg("--ledger").arg(&topic.ledger).run(DEADLINE).await?.expect_code(0)?;
+    // What the table refuses was valid when it was produced.
+    let mut ledger = fs::read_to_string(&topic.ledger)?;
+    for (number, ..) in refused {
+        let id = format!("TXN-{number:012}");
+        let line = ledger.lines().find(|line| line.contains(&id)).ok_or("a line of the ledger")?;
+        ledger = ledger.replace(line, &line.replace("\"valid\"", "\"invalid\""));
+    }
+    fs::write(&topic.ledger, ledger)?;
+    let ledger = Ledger::read(&topic.ledger)?;
+    assert_eq!(ledger.kinds().invalid, 3);
+
+    let holder = bench.database.connect().await?;
+    holder.batch_execute("begin").await?;
+    hold_id(&holder, 2).await?;
+    let mut consumer = topic.consumer().arg("--exit-at-end").start()?;
+    bench.until_blocked("stream").await?;
+    let name = &bench.database.login().database;
+    let read_only = READ_ONLY.begins.replace("{database}", name);
+    bench.sql.batch_execute(&read_only).await?;
+    let sessions = "select pg_terminate_backend(pid, 5000) from pg_stat_activity \
+                    where datname = current_database() and application_name like 'lambda-stream%'";
+    bench.sql.query(sessions, &[]).await?;
+    holder.batch_execute("rollback").await?;
+    consumer.says(READ_ONLY.says, DEADLINE).await?;
+    bench.sql.batch_execute(&READ_ONLY.ends.replace("{database}", name)).await?;
+    consumer.wait(DEADLINE).await?.expect_code(0)?;
+    topic.is_exact(&ledger).await?;
+    for (number, _, why) in refused {
+        let sql = "select convert_from(key, 'UTF8'), detail from dead_letters \
+                   where convert_from(payload, 'UTF8') like '%' || $1 || '%' and reason = 'refused'";
+        let letter = bench.sql.query_one(sql, &[&format!("TXN-{number:012}")]).await?;
+        assert_eq!(letter.try_get::<_, String>(0)?, format!("ACC-{number:05}"));
+        let detail = format!("the database refuses the row: {why}");
+        assert_eq!(letter.try_get::<_, String>(1)?, detail);
+    }
+    Ok(())
+}
+
 /// Each row takes 5 ms, and all of them longer than a statement may.
 async fn too_slow(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
@@ -446,12 +509,15 @@ async fn least_privilege(context: Context) -> Result<(), Failure> {
     // Its COPY goes on in the server and stops where it waits for more.
     holder.batch_execute("rollback").await?;
     bench.end_lease().await?;
+    // Shorter than a run waits before it ends who holds its lanes.
+    let impatient = loader.named(&bench, "alter role {loader} set lock_timeout = '500ms'");
+    bench.sql.batch_execute(&impatient).await?;
     let report = load(&path).run(DEADLINE).await?.expect_code(0)?.stdout;
     assert!(report.contains("\"attempt\":2"), "{report}");
     frozen.thaw()?;
     frozen.wait(DEADLINE).await?.expect_code(75)?;
     assert!(archive.join("a.csv").exists());
-    let listed = std::fs::read_to_string(&rejects)?;
+    let listed = fs::read_to_string(&rejects)?;
     assert!(listed.contains(",3002,") && listed.contains("ragged_row"), "{listed}");
 
     let text = rows(RECORDS - 1) + &row(RECORDS - 1).replace("Paris", "Rome") + &row(RECORDS);

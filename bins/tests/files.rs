@@ -30,6 +30,8 @@ fn main() -> ExitCode {
         suite.postgres("a damaged file is refused, and nothing of it is stored", damaged);
         suite.postgres("standard input is a file like any other", stdin);
         suite.postgres("standard input that never ends does not keep a run from stopping", endless);
+        suite.plain("a run that is told to stop waits for no server", no_server);
+        suite.plain("a run that is told to stop waits for no dead server either", dead_server);
         suite.postgres("a bad file among good ones keeps none of them from being loaded", folder);
         suite.postgres("where rejects cannot go is known before anything is loaded", rejects);
         suite.postgres("a file of rejects is never one that is to be loaded", rejects_over_input);
@@ -261,6 +263,40 @@ async fn endless(context: Context) -> Result<(), Failure> {
     bench.is_empty().await
 }
 
+async fn no_server(context: Context) -> Result<(), Failure> {
+    let path = context.folder()?.join("a.csv");
+    fs::write(&path, rows(10))?;
+    let nowhere = [("DB_HOST", "127.0.0.1"), ("DB_PORT", "1"), ("DB_NAME", "n"), ("DB_USER", "u")];
+    let program = context.program(env!("CARGO_BIN_EXE_lambda-csv-batch"));
+    let mut process = program.envs(nowhere).arg(&path).start()?;
+    process.says("waiting for PostgreSQL", DEADLINE).await?;
+    process.signal(Signal::TERM)?;
+    process.wait(DEADLINE).await?.expect_code(75)?;
+    Ok(())
+}
+
+/// Kubernetes gives a process 30 s; what it cannot say by then, its lease says.
+async fn dead_server(context: Context) -> Result<(), Failure> {
+    let mut own = context.own_postgres(&[]).await?;
+    let bench = Bench::on(context, own.database().await?).await?;
+    let path = bench.file("a.csv", rows(100_000))?;
+    let holder = bench.database.connect().await?;
+    holder.batch_execute("begin").await?;
+    hold_id(&holder, 2).await?;
+    let mut process = bench.program(&[&path]).start()?;
+    bench.until_blocked("batch").await?;
+    own.server.kill()?;
+    process.says("a commit failed and is tried again", DEADLINE).await?;
+    process.signal(Signal::TERM)?;
+    let ended = process.wait(Duration::from_secs(30)).await?;
+    assert!(matches!(ended.code(), Some(69 | 75)), "{:?}:\n{}", ended.code(), ended.stderr);
+    own.server.start_again().await?;
+    let bench = Bench { sql: bench.database.connect().await?, ..bench };
+    bench.end_lease().await?;
+    bench.load(&path, &[], 0).await?;
+    bench.is_exact(100_000).await
+}
+
 async fn folder(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     for (name, text) in [
@@ -341,8 +377,9 @@ async fn rejects_over_input(context: Context) -> Result<(), Failure> {
 async fn no_archive(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let path = bench.file("a.csv", rows(10))?;
-    // Nobody, root neither, can make a file in /proc.
-    for nowhere in [path.clone(), path.join("archive"), "/proc".into()] {
+    // Nobody, root neither, can make a file in /proc; and in the folder it comes from
+    // a file would get another name each time.
+    for nowhere in [path.clone(), path.join("archive"), "/proc".into(), bench.folder.clone()] {
         let flags = ["--archive", &nowhere.display().to_string()];
         let ended = bench.program(&[&path]).args(flags).run(DEADLINE).await?.expect_code(78)?;
         assert!(ended.stderr.contains("--archive"), "{}", ended.stderr);

@@ -7,12 +7,24 @@ use std::path::{Path, PathBuf};
 use lambda_core::Error;
 
 use crate::content::Content;
+use crate::input::{Input, is_same};
 
-/// Makes sure, before anything is loaded, that files can be moved into `folder`.
+/// Makes sure, before anything is loaded, that `inputs` can be moved into `folder`.
 ///
 /// # Errors
-/// `Fatal` if it cannot be created or written.
-pub(crate) fn prepare(folder: &Path) -> Result<(), Error> {
+/// `Fatal` if it cannot be created or written, or one of them lies there already.
+pub(crate) fn prepare(folder: &Path, inputs: &[Input]) -> Result<(), Error> {
+    let lies_there = |input: &&Input| {
+        // A bare name has an empty one.
+        let parent = input.path().and_then(Path::parent);
+        parent.is_some_and(|parent| is_same(&Path::new(".").join(parent), folder))
+    };
+    if let Some(input) = inputs.iter().find(lies_there) {
+        return Err(Error::misconfigured(
+            format!("{input} lies in {} already", folder.display()),
+            "name another folder for --archive",
+        ));
+    }
     let nameless = || tempfile::tempfile_in(folder).map(drop);
     fs::create_dir_all(folder).and_then(|()| nameless()).map_err(|error| Error::Misconfigured {
         what: format!("files cannot be moved to {}", folder.display()),
@@ -94,7 +106,6 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 #[expect(clippy::unwrap_used, reason = "a test")]
 mod tests {
     use super::*;
-    use crate::input::Input;
 
     #[test]
     fn a_file_is_moved_and_never_over_another_one() {

@@ -1,12 +1,11 @@
 //! Rejected records as a CSV file, for whoever has to mend them.
 
-use std::fs::{File, Metadata};
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use lambda_core::Error;
 
-use crate::input::Input;
+use crate::input::{Input, is_same};
 
 /// Writes rejected records with the file and line they come from.
 #[derive(Debug)]
@@ -21,7 +20,8 @@ impl RejectsFile {
     /// # Errors
     /// `Fatal` if it cannot be written, or is one of `inputs`; those are untouched.
     pub(crate) fn create(path: &Path, inputs: &[Input]) -> Result<Self, Error> {
-        if let Some(input) = inputs.iter().find(|input| input.path().is_some_and(is_at(path))) {
+        let is_it = |input: &&Input| input.path().is_some_and(|input| is_same(input, path));
+        if let Some(input) = inputs.iter().find(is_it) {
             return Err(Error::misconfigured(
                 format!("{} is to be loaded ({input})", path.display()),
                 "name another file for --rejects: it would be written over",
@@ -61,13 +61,6 @@ impl RejectsFile {
     pub(crate) fn flush(&mut self) -> Result<(), Error> {
         self.csv.flush().map_err(|error| unwritable(&self.path, error))
     }
-}
-
-/// Whether a path leads to the same file as `path`, by whatever name.
-fn is_at(path: &Path) -> impl Fn(&Path) -> bool {
-    let place = |metadata: Metadata| (metadata.dev(), metadata.ino());
-    let there = path.metadata().ok().map(place);
-    move |other| there.is_some() && other.metadata().ok().map(place) == there
 }
 
 fn unwritable(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Error {

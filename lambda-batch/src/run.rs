@@ -57,7 +57,7 @@ pub async fn load<R: Record>(
     stop: watch::Receiver<bool>,
 ) -> Result<Vec<FileReport>, Error> {
     if let Some(folder) = &options.archive {
-        archive::prepare(folder)?;
+        archive::prepare(folder, inputs)?;
     }
     over_files(inputs, options, &stop, async |input, rejects| {
         let planned = match open::<R>(input, options, &stop).await {

@@ -1,29 +1,25 @@
 //! `lambda-csv-batch` end to end: the real binary, a real database, real signals.
 
+mod loads;
+
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lambda_core::postgres::Connection;
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
-use lambda_lab::processes::{Process, Program, Signal};
-use lambda_lab::servers::Database;
+use lambda_lab::processes::{Process, Signal};
 use serde_json::Value;
+
+use loads::{Bench, DEADLINE, HEADER, row, rows};
 
 const SAMPLE: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../k8s/base/batch/sample/financial_transactions.csv");
 
-const HEADER: &str = "transaction_id,account_id,transaction_type,amount,timestamp,\
-                      merchant_category,location,card_present,risk_score\n";
-
 /// Enough for several chunks, and for signals to arrive half-way.
 const MANY: usize = 400_000;
-
-/// How long a run may take, a lease that has to end included.
-const DEADLINE: Duration = Duration::from_secs(90);
 
 fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
@@ -42,106 +38,6 @@ fn main() -> ExitCode {
         suite.postgres("a frozen run is taken over, and does no harm when it wakes", frozen);
         suite.postgres("two runs of one file at once load it once", two_at_once);
     })
-}
-
-/// What every test here works with.
-struct Bench {
-    context: Context,
-    database: Database,
-    sql: Connection,
-    folder: PathBuf,
-}
-
-impl Bench {
-    async fn new(context: Context) -> Result<Self, Failure> {
-        let database = context.database().await?;
-        let (sql, folder) = (database.connect().await?, context.folder()?);
-        Ok(Self { context, database, sql, folder })
-    }
-
-    fn program(&self, paths: &[&Path]) -> Program {
-        self.context
-            .program(env!("CARGO_BIN_EXE_lambda-csv-batch"))
-            .envs(self.database.environment())
-            .args(["--output", "json"])
-            .args(paths)
-    }
-
-    /// Runs to the end and gives what it says about its only file.
-    async fn load(&self, path: &Path, flags: &[&str], code: i32) -> Result<Value, Failure> {
-        let ended = self.program(&[path]).args(flags).run(DEADLINE).await?.expect_code(code)?;
-        let summary: Value = serde_json::from_str(&ended.stdout)?;
-        Ok(summary["files"][0].clone())
-    }
-
-    fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> Result<PathBuf, Failure> {
-        let path = self.folder.join(name);
-        fs::write(&path, bytes)?;
-        Ok(path)
-    }
-
-    async fn number(&self, sql: &str) -> Result<i64, Failure> {
-        Ok(self.sql.query_one(sql, &[]).await?.try_get(0)?)
-    }
-
-    /// Waits until some records are stored.
-    async fn wait_for_progress(&self) -> Result<(), Failure> {
-        let read = "select coalesce(sum(read), 0)::bigint from ingest_progress";
-        while self.number(read).await? == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        Ok(())
-    }
-
-    /// As if the time of a lease had passed.
-    async fn end_lease(&self) -> Result<(), Failure> {
-        let sql = "update batch_jobs set lease_until = now() where lease_until > now()";
-        self.sql.execute(sql, &[]).await?;
-        Ok(())
-    }
-
-    /// One job, completed, whose counts are those of `records` new rows, which
-    /// are all there.
-    async fn is_exact(&self, records: usize) -> Result<(), Failure> {
-        let records = records as i64;
-        assert_eq!(self.number("select count(*) from transactions").await?, records);
-        let job = "select job_id, status, read, inserted, records from batch_jobs";
-        let row = self.sql.query_one(job, &[]).await?;
-        assert_eq!(row.try_get::<_, &str>("job_id")?, "BAT00001");
-        assert_eq!(row.try_get::<_, &str>("status")?, "completed");
-        for count in ["read", "inserted", "records"] {
-            assert_eq!(row.try_get::<_, i64>(count)?, records, "{count}");
-        }
-        let unfinished = "select count(*) from ingest_progress where position <> end_position";
-        assert_eq!(self.number(unfinished).await?, 0);
-        let others = "select count(*) from transactions where job_id <> 'BAT00001'";
-        assert_eq!(self.number(others).await?, 0);
-        Ok(())
-    }
-
-    async fn is_empty(&self) -> Result<(), Failure> {
-        for table in ["transactions", "batch_jobs", "ingest_progress", "dead_letters"] {
-            assert_eq!(self.number(&format!("select count(*) from {table}")).await?, 0, "{table}");
-        }
-        Ok(())
-    }
-}
-
-fn row(number: usize) -> String {
-    format!(
-        "TXN-{number:012},ACC-{:05},purchase,{}.{:02},2025-06-19 10:00:{:02}.5,groceries,\
-         \"Paris, FR\",true,0.25\n",
-        number % 1_000,
-        number % 10_000,
-        number % 100,
-        number % 60,
-    )
-}
-
-fn rows(count: usize) -> String {
-    let mut text = HEADER.to_owned();
-    (0..count).for_each(|number| text.push_str(&row(number)));
-    text
 }
 
 async fn sample(context: Context) -> Result<(), Failure> {

@@ -7,10 +7,36 @@ use std::path::{Path, PathBuf};
 use lambda_core::Error;
 
 use crate::content::Content;
+use crate::input::{Input, is_same};
+
+/// Makes sure, before anything is loaded, that `inputs` can be moved into `folder`.
+///
+/// # Errors
+/// `Fatal` if it cannot be created or written, or one of them lies there already.
+pub(crate) fn prepare(folder: &Path, inputs: &[Input]) -> Result<(), Error> {
+    let lies_there = |input: &&Input| {
+        // A bare name has an empty one.
+        let parent = input.path().and_then(Path::parent);
+        parent.is_some_and(|parent| is_same(&Path::new(".").join(parent), folder))
+    };
+    if let Some(input) = inputs.iter().find(lies_there) {
+        return Err(Error::misconfigured(
+            format!("{input} lies in {} already", folder.display()),
+            "name another folder for --archive",
+        ));
+    }
+    let nameless = || tempfile::tempfile_in(folder).map(drop);
+    fs::create_dir_all(folder).and_then(|()| nameless()).map_err(|error| Error::Misconfigured {
+        what: format!("files cannot be moved to {}", folder.display()),
+        remedy: "name a folder for --archive that this user may write".into(),
+        source: Some(Box::new(error)),
+    })
+}
 
 /// Moves a loaded file into `folder`, on the same file system or another one, and
-/// tells where it is now. A name that is taken gets a number. Standard input, and
-/// a file that was put in the place of the one that was loaded, stay.
+/// tells where it is now. A name that is taken gets a number. Standard input, a
+/// file that was put in the place of the one that was loaded, and one that has
+/// become another one since stay: the next run is to find what is not stored.
 ///
 /// # Errors
 /// `Fatal` if the file cannot be moved; it is then still where it was.
@@ -20,11 +46,16 @@ pub(crate) fn archive(content: &Content, folder: &Path) -> Result<Option<PathBuf
         tracing::warn!(file = %path.display(), "not archived: another file was put in its place");
         return Ok(None);
     }
-    let moved = place(path, folder).and_then(|to| match fs::rename(path, &to) {
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-            copy(path, &to).and_then(|()| fs::remove_file(path)).map(|()| to)
+    if content.unchanged().is_err() {
+        tracing::warn!(file = %path.display(), "not archived: it was changed after it was loaded");
+        return Ok(None);
+    }
+    let moved = place(path, folder).and_then(|to| match move_over(path, &to) {
+        Ok(()) => Ok(to),
+        Err(error) => {
+            let _ = fs::remove_file(&to);
+            Err(error)
         }
-        renamed => renamed.map(|()| to),
     });
     moved.map(Some).map_err(|error| Error::Misconfigured {
         what: format!("{} cannot be moved to {}", path.display(), folder.display()),
@@ -33,7 +64,8 @@ pub(crate) fn archive(content: &Content, folder: &Path) -> Result<Option<PathBuf
     })
 }
 
-/// A name in `folder` that is not taken.
+/// A name in `folder` that was not taken, now by an empty file: two runs that look
+/// at once do not find the same one.
 fn place(path: &Path, folder: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
     let mut number = 0;
@@ -43,10 +75,20 @@ fn place(path: &Path, folder: &Path) -> io::Result<PathBuf> {
             free.push(format!(".{number}"));
         }
         let to = folder.join(free);
-        if !to.try_exists()? {
-            return Ok(to);
+        match File::create_new(&to) {
+            Ok(_) => return Ok(to),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) => return Err(error),
         }
-        number += 1;
+    }
+}
+
+fn move_over(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            copy(from, to).and_then(|()| fs::remove_file(from))
+        }
+        renamed => renamed,
     }
 }
 
@@ -64,7 +106,6 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 #[expect(clippy::unwrap_used, reason = "a test")]
 mod tests {
     use super::*;
-    use crate::input::Input;
 
     #[test]
     fn a_file_is_moved_and_never_over_another_one() {

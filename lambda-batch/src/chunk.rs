@@ -71,10 +71,13 @@ impl Chunks {
                 Some(reader) => reader,
                 none => none.insert(self.content.reader()?),
             };
-            let whole = reader.read_range(range, &mut bytes)?;
+            let whole = reader.read_range(range, &mut bytes);
             drop(queue);
-            if !whole {
-                return Err(self.content.changed());
+            match whole {
+                Ok(true) => {}
+                // It was whole when it was planned.
+                Ok(false) | Err(Error::Input { .. }) => return Err(self.content.changed()),
+                Err(error) => return Err(error),
             }
         }
         if Sha256::digest(&bytes)[..] != lane.chunk.digest {

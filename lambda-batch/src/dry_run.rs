@@ -71,6 +71,9 @@ fn check<R: Record>(
             return Err(stopped(content.input()));
         }
     }
+    if let Some(rejects) = rejects {
+        rejects.flush()?;
+    }
     match options.rejects_max {
         Some(most) if seen.counts.rejected > most => Err(too_many(seen.counts.rejected, most)),
         _ => Ok(seen.counts),

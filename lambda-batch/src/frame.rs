@@ -27,15 +27,20 @@ pub struct Frame {
     pub line: u64,
 }
 
-/// A record, or a run of blank lines, beyond [`RECORD_BYTES_MAX`].
+/// Why no record ends here: one, or a run of blank lines, is beyond
+/// [`RECORD_BYTES_MAX`], or a quote is open where the content ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum TooLong {
+pub enum Endless {
     /// A record.
-    #[error(
-        "the record that begins on line {line} is longer than 4 MiB: is a quote there never closed?"
-    )]
+    #[error("the record that begins on line {line} is longer than 4 MiB")]
     Record {
         /// Where it begins.
+        line: u64,
+    },
+    /// A quote. All that follows would be one record.
+    #[error("the quote that opens on line {line} is not closed within 4 MiB, nor by the end")]
+    Quote {
+        /// Where it opens.
         line: u64,
     },
     /// Blank lines.
@@ -71,6 +76,8 @@ pub struct Framer {
     /// Where the record at hand began, or the run of blank lines did.
     start: u64,
     start_line: u64,
+    /// Where the last quote opened.
+    quote_line: u64,
 }
 
 impl Default for Framer {
@@ -82,12 +89,13 @@ impl Default for Framer {
 impl Framer {
     /// At the beginning of a file, where a byte order mark may stand.
     pub fn new() -> Self {
-        Self { state: State::Mark(0), at: 0, line: 1, start: 0, start_line: 1 }
+        Self { state: State::Mark(0), at: 0, line: 1, start: 0, start_line: 1, quote_line: 1 }
     }
 
     /// At byte `position`, on `line`, between two records.
     pub fn resume(position: u64, line: u64) -> Self {
-        Self { state: State::Between, at: position, line, start: position, start_line: line }
+        let (at, start, start_line, quote_line) = (position, position, line, line);
+        Self { state: State::Between, at, line, start, start_line, quote_line }
     }
 
     /// The next byte to look at.
@@ -109,8 +117,8 @@ impl Framer {
     /// at. `None`: `rest` is empty now, go on with the following block.
     ///
     /// # Errors
-    /// [`TooLong`]; the framer must not be asked again.
-    pub fn next(&mut self, rest: &mut &[u8]) -> Result<Option<Frame>, TooLong> {
+    /// [`Endless`]; the framer must not be asked again.
+    pub fn next(&mut self, rest: &mut &[u8]) -> Result<Option<Frame>, Endless> {
         while !rest.is_empty() {
             match self.state {
                 State::Mark(seen) => self.mark(seen, rest),
@@ -125,18 +133,28 @@ impl Framer {
             }
         }
         match self.open() {
-            Some(_) if self.at - self.start > RECORD_BYTES_MAX => {
-                Err(TooLong::Record { line: self.start_line })
-            }
+            Some(_) if self.at - self.start > RECORD_BYTES_MAX => Err(self.endless()),
             _ => Ok(None),
+        }
+    }
+
+    /// Why the record at hand does not end.
+    fn endless(&self) -> Endless {
+        match self.state {
+            State::Quoted => Endless::Quote { line: self.quote_line },
+            _ => Endless::Record { line: self.start_line },
         }
     }
 
     /// The last record, if the content ends without a line end.
     ///
     /// # Errors
-    /// As for [`Framer::next`].
-    pub fn finish(mut self) -> Result<Option<Frame>, TooLong> {
+    /// As for [`Framer::next`], and if the content ends inside quotes: it was cut, or
+    /// its last record holds many.
+    pub fn finish(mut self) -> Result<Option<Frame>, Endless> {
+        if self.state == State::Quoted {
+            return Err(self.endless());
+        }
         if let State::Mark(1..) = self.state {
             self.state = State::Plain { field_start: false };
         }
@@ -146,9 +164,9 @@ impl Framer {
         }
     }
 
-    fn checked(frame: Frame) -> Result<Frame, TooLong> {
+    fn checked(frame: Frame) -> Result<Frame, Endless> {
         if frame.end - frame.start > RECORD_BYTES_MAX {
-            return Err(TooLong::Record { line: frame.line });
+            return Err(Endless::Record { line: frame.line });
         }
         Ok(frame)
     }
@@ -169,12 +187,12 @@ impl Framer {
         }
     }
 
-    fn between(&mut self, rest: &mut &[u8]) -> Result<(), TooLong> {
+    fn between(&mut self, rest: &mut &[u8]) -> Result<(), Endless> {
         let blank = rest.iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
         self.line += count_lines(&rest[..blank]);
         self.skip(rest, blank);
         if self.at - self.start > RECORD_BYTES_MAX {
-            return Err(TooLong::Blank { line: self.line });
+            return Err(Endless::Blank { line: self.line });
         }
         if !rest.is_empty() {
             (self.start, self.start_line) = (self.at, self.line);
@@ -191,6 +209,9 @@ impl Framer {
         };
         if rest[found] == b'"' {
             let opens = if found == 0 { field_start } else { rest[found - 1] == b',' };
+            if opens {
+                self.quote_line = self.line;
+            }
             self.state = if opens { State::Quoted } else { State::Plain { field_start: false } };
             self.skip(rest, found + 1);
             return None;
@@ -242,7 +263,7 @@ mod tests {
     use super::*;
 
     /// All records of `content`, handed over in blocks of these sizes in turn.
-    fn frames(content: &[u8], sizes: &[usize]) -> Result<Vec<Frame>, TooLong> {
+    fn frames(content: &[u8], sizes: &[usize]) -> Result<Vec<Frame>, Endless> {
         let mut framer = Framer::new();
         let mut found = Vec::new();
         let (mut at, mut turn) = (0, 0);
@@ -332,12 +353,21 @@ mod tests {
             content in hostile(),
             sizes in prop::collection::vec(1_usize..20, 1..5),
         ) {
-            prop_assert_eq!(by_frames(&content, &sizes), by_csv(&content));
+            let csv = by_csv(&content);
+            // Inside quotes, whatever comes is text of the last field.
+            let open = by_csv(&[&content[..], b"\nx"].concat()).len() == csv.len();
+            prop_assert_eq!(frames(&content, &sizes).is_err(), open);
+            if !open {
+                prop_assert_eq!(by_frames(&content, &sizes), csv);
+            }
         }
 
         #[test]
-        fn resuming_at_any_record_gives_the_rest_of_the_records(content in hostile()) {
-            let all = frames(&content, &[7]).expect("short records");
+        fn resuming_at_any_record_gives_the_rest_of_the_records(mut content in hostile()) {
+            if frames(&content, &[7]).is_err() {
+                content.push(b'"');
+            }
+            let all = frames(&content, &[7]).expect("short records, and no open quote");
             for (index, from) in all.iter().enumerate() {
                 let mut framer = Framer::resume(from.start, from.line);
                 let mut rest = &content[from.start as usize..];
@@ -353,10 +383,12 @@ mod tests {
 
     #[test]
     fn a_quote_that_nobody_closes_is_refused_with_the_line_where_it_began() {
-        let mut content = b"h\n1\n2,\"open\n".to_vec();
-        content.resize(content.len() + RECORD_BYTES_MAX as usize, b'\n');
-        for size in [1 << 20, 65_537, content.len()] {
-            assert_eq!(frames(&content, &[size]), Err(TooLong::Record { line: 3 }));
+        let mut content = b"h\n1\n2,\"two\nlines\",\"open\n".to_vec();
+        for more in [0, 100, RECORD_BYTES_MAX as usize] {
+            content.resize(content.len() + more, b'\n');
+            for size in [1 << 20, 65_537, 7, content.len()] {
+                assert_eq!(frames(&content, &[size]), Err(Endless::Quote { line: 4 }));
+            }
         }
     }
 
@@ -368,7 +400,7 @@ mod tests {
             let over = [&b"x"[..], &longest, ending].concat();
             for size in [1000, 1 << 20, fits.len(), over.len()] {
                 assert_eq!(frames(&fits, &[size]).map(|frames| frames.len()), Ok(1));
-                assert_eq!(frames(&over, &[size]), Err(TooLong::Record { line: 1 }));
+                assert_eq!(frames(&over, &[size]), Err(Endless::Record { line: 1 }));
             }
         }
     }
@@ -376,6 +408,6 @@ mod tests {
     #[test]
     fn more_than_4_mib_of_blank_lines_are_refused() {
         let content = vec![b'\n'; RECORD_BYTES_MAX as usize + 1];
-        assert!(matches!(frames(&content, &[1 << 16]), Err(TooLong::Blank { .. })));
+        assert!(matches!(frames(&content, &[1 << 16]), Err(Endless::Blank { .. })));
     }
 }

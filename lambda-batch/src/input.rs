@@ -2,6 +2,7 @@
 //! named on a command line.
 
 use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use lambda_core::Error;
@@ -116,6 +117,14 @@ fn pattern(text: &str) -> Result<Vec<PathBuf>, Error> {
     }
     found.sort();
     Ok(found)
+}
+
+/// Whether two paths lead to one file or folder, by whatever names.
+pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
+    match (one.metadata(), other.metadata()) {
+        (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => false,
+    }
 }
 
 /// A path that cannot be read.

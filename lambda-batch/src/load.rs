@@ -1,11 +1,12 @@
 //! One file into the database: its content's job is found or created, started
 //! under a lease, worked on by several flows, and ended.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lambda_core::delivery::flow::{Flow, FlowConfig};
-use lambda_core::job;
+use lambda_core::job::{self, End};
 use lambda_core::outcome::Authority;
 use lambda_core::postgres::jobs::{Job, NewJob};
 use lambda_core::postgres::lease::{self, Attempt, LEASE, Started};
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use crate::archive::archive;
 use crate::chunk::{ChunkSource, Chunks, Decoding};
 use crate::config::{Options, Step};
+use crate::input::Input;
 use crate::rejects::RejectsFile;
 use crate::report::Outcome;
 use crate::run::{Planned, Target, blocking, stopped};
@@ -28,6 +30,10 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// How often a job that somebody else holds is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a run that is told to stop still waits for an answer about its job: a
+/// little of the 30 s that Kubernetes gives a process. The lease ends by itself.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// Loads a planned file.
 pub(crate) async fn load_file<R: Record>(
     planned: Planned,
@@ -37,7 +43,8 @@ pub(crate) async fn load_file<R: Record>(
     stop: &watch::Receiver<bool>,
 ) -> Outcome {
     let new = new_job::<R>(&planned, options);
-    let job = match target.jobs.find_or_create(&new).await {
+    let found = target.jobs.find_or_create(&new);
+    let job = match within_grace(found, planned.content.input(), stop).await {
         Ok(job) => job,
         Err(error) => return Outcome::Failed { job: None, error },
     };
@@ -45,7 +52,8 @@ pub(crate) async fn load_file<R: Record>(
         Ok(outcome) => outcome,
         Err(error) => {
             // Counts are told as they are stored (R10), if the server still answers.
-            let job = target.jobs.get(job.number).await.ok().flatten().unwrap_or(job);
+            let told = within_grace(target.jobs.get(job.number), planned.content.input(), stop);
+            let job = told.await.ok().flatten().unwrap_or(job);
             Outcome::Failed { job: Some(Box::new(job)), error }
         }
     };
@@ -82,9 +90,12 @@ async fn work<R: Record>(
     tracing::info!(job = job.job_id(), records = job.records, stored = before, "loading");
     let result = store::<R>(planned, &attempt, target, options, owner, stop).await;
     let end = job::end(&result);
-    let ended = attempt.end(&end).await;
-    // Why the work stopped says more than what that led to.
-    result?;
+    let ended = within_grace(attempt.end(&end), planned.content.input(), stop).await;
+    // Why the work stopped says more than what that led to. Only of a fence the job
+    // tells why.
+    if end != End::Fenced {
+        result?;
+    }
     let job = ended?;
     let records = job.counts.read - before;
     Ok(Outcome::Loaded { job: Box::new(job), records, waited })
@@ -103,7 +114,9 @@ async fn start(
     let first_byte = planned.plan.first_byte();
     let mut told = false;
     loop {
-        let (holder, rest) = match lease::start(&target.jobs, job, first_byte, owner).await? {
+        let started = lease::start(&target.jobs, job, first_byte, owner);
+        let started = within_grace(started, planned.content.input(), stop).await?;
+        let (holder, rest) = match started {
             Started::Attempt(attempt) => return Ok(Some(*attempt)),
             Started::AlreadyCompleted => return Ok(None),
             Started::Leased { owner, rest } => (owner, rest),
@@ -126,6 +139,22 @@ async fn start(
             _ = stop.wait_for(|stop| *stop) => return Err(stopped(planned.content.input())),
         }
     }
+}
+
+/// What is asked of the server, for as long as it takes, until the run is told to
+/// stop: then [`GRACE`] must do.
+async fn within_grace<T>(
+    work: impl Future<Output = Result<T, Error>>,
+    input: &Input,
+    stop: &watch::Receiver<bool>,
+) -> Result<T, Error> {
+    let (mut stop, mut work) = (stop.clone(), pin!(work));
+    tokio::select! {
+        done = &mut work => return done,
+        Ok(_) = stop.wait_for(|stop| *stop) => {}
+    }
+    let done = tokio::time::timeout(GRACE, work).await;
+    done.unwrap_or_else(|_| Err(stopped(input)))
 }
 
 /// Stores every chunk that is not stored yet.
@@ -255,7 +284,8 @@ async fn write_rejects(
         let place = (reject.line, reject.position);
         rejects.write(&file, place, (&reject.reason, &reject.detail), &reject.payload)
     };
-    target.jobs.rejects(job, write).await
+    target.jobs.rejects(job, write).await?;
+    rejects.flush()
 }
 
 /// A name that no other run has, and that tells people where to look.

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use lambda_core::Error;
 
+use crate::input::{Input, is_same};
+
 /// Writes rejected records with the file and line they come from.
 #[derive(Debug)]
 pub(crate) struct RejectsFile {
@@ -16,13 +18,23 @@ impl RejectsFile {
     /// Creates the file, or empties it, and writes the header.
     ///
     /// # Errors
-    /// `Fatal` if it cannot be written.
-    pub(crate) fn create(path: &Path) -> Result<Self, Error> {
+    /// `Fatal` if it cannot be written, or is one of `inputs`; those are untouched.
+    pub(crate) fn create(path: &Path, inputs: &[Input]) -> Result<Self, Error> {
+        let is_it = |input: &&Input| input.path().is_some_and(|input| is_same(input, path));
+        if let Some(input) = inputs.iter().find(is_it) {
+            return Err(Error::misconfigured(
+                format!("{} is to be loaded ({input})", path.display()),
+                "name another file for --rejects: it would be written over",
+            ));
+        }
         let failed = |error: csv::Error| unwritable(path, error);
         let file = File::create(path).map_err(|error| unwritable(path, error))?;
         let mut csv = csv::Writer::from_writer(file);
         csv.write_record(["file", "line", "byte", "reason", "detail", "raw"]).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), csv })
+        let mut rejects = Self { path: path.to_owned(), csv };
+        // A full disk is known before anything is loaded.
+        rejects.flush()?;
+        Ok(rejects)
     }
 
     /// Writes one record.

@@ -1,7 +1,6 @@
 //! A run over files, one after the other: each is planned, then loaded as its
 //! content's job or, in a dry run, looked through.
 
-use std::fs;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use lambda_core::sink::Sink;
 use lambda_core::{Error, Record};
 use tokio::sync::watch;
 
+use crate::archive;
 use crate::config::{Options, Step};
 use crate::content::Content;
 use crate::dry_run;
@@ -57,11 +57,7 @@ pub async fn load<R: Record>(
     stop: watch::Receiver<bool>,
 ) -> Result<Vec<FileReport>, Error> {
     if let Some(folder) = &options.archive {
-        fs::create_dir_all(folder).map_err(|error| Error::Misconfigured {
-            what: format!("{} cannot be created", folder.display()),
-            remedy: "name a folder for --archive that this user may write".into(),
-            source: Some(Box::new(error)),
-        })?;
+        archive::prepare(folder, inputs)?;
     }
     over_files(inputs, options, &stop, async |input, rejects| {
         let planned = match open::<R>(input, options, &stop).await {
@@ -99,7 +95,8 @@ async fn over_files(
     stop: &watch::Receiver<bool>,
     mut one: impl AsyncFnMut(&Input, &mut Option<RejectsFile>) -> Outcome,
 ) -> Result<Vec<FileReport>, Error> {
-    let mut rejects = options.rejects.as_deref().map(RejectsFile::create).transpose()?;
+    let create = |path| RejectsFile::create(path, inputs);
+    let mut rejects = options.rejects.as_deref().map(create).transpose()?;
     let mut reports = Vec::with_capacity(inputs.len());
     for input in inputs {
         let begun = Instant::now();
@@ -117,9 +114,6 @@ async fn over_files(
             break;
         }
     }
-    if let Some(rejects) = &mut rejects {
-        rejects.flush()?;
-    }
     Ok(reports)
 }
 
@@ -129,9 +123,10 @@ async fn open<R: Record>(
     options: &Options,
     stop: &watch::Receiver<bool>,
 ) -> Result<Planned, Error> {
-    let (input, stop) = (input.clone(), stop.clone());
+    let (opened, told) = (input.clone(), stop.clone());
     let (watch, chunk_bytes) = (Arc::clone(&options.watch), options.chunk_bytes);
     let planned = move || {
+        let (input, stop) = (opened, told);
         let content = Content::open(&input)?;
         let (file, bytes_total) = (input.to_string(), content.stored_bytes());
         let plan = plan::plan(&content, chunk_bytes, |bytes| {
@@ -142,7 +137,12 @@ async fn open<R: Record>(
             .map_err(|error| Error::Input { what: format!("{file}: {error}") })?;
         Ok(Planned { content: Arc::new(content), plan, header })
     };
-    blocking(planned).await
+    let mut stopping = stop.clone();
+    tokio::select! {
+        planned = blocking(planned) => planned,
+        // A read from a pipe that nobody writes to does not end: it is left behind.
+        Ok(_) = stopping.wait_for(|stop| *stop) => Err(stopped(input)),
+    }
 }
 
 /// Runs what blocks, off the runtime's threads.

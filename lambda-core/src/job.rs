@@ -128,7 +128,9 @@ pub enum End {
         /// What that is.
         error: String,
     },
-    /// Another attempt has the job: nothing of it may be touched.
+    /// A lane was not where this attempt had left it. If another attempt has the
+    /// job, nothing of it may be touched; else the database lost commits, and the
+    /// job is let go of.
     Fenced,
 }
 

@@ -148,7 +148,7 @@ mod of_kafka {
 }
 
 #[cfg(feature = "postgres")]
-pub use self::of_postgres::{connecting, postgres};
+pub use self::of_postgres::{connecting, own_tables, postgres};
 
 #[cfg(feature = "postgres")]
 mod of_postgres {
@@ -189,6 +189,20 @@ mod of_postgres {
         }
     }
 
+    /// As [`postgres`], for what is written to the platform's own tables: no record
+    /// is to blame for a refusal there.
+    pub fn own_tables(error: tokio_postgres::Error, what: &'static str) -> Error {
+        match postgres(error, what) {
+            Error::Refused { code, object, source } => Error::Misconfigured {
+                what: format!("PostgreSQL refuses to {what}: {code} {object}"),
+                remedy: "look for rules and triggers added to batch_jobs and ingest_progress"
+                    .into(),
+                source: Some(source),
+            },
+            other => other,
+        }
+    }
+
     /// An error that the server did not tell: the connection broke, or what came
     /// was not what was expected.
     fn without_code(error: tokio_postgres::Error, what: &'static str) -> Error {
@@ -212,6 +226,51 @@ mod of_postgres {
                 Error::Misconfigured { what: format!("{what} at {config}"), remedy, source }
             }
             other => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_code_of_the_server_means_is_this_table() {
+        use Kind::{Data, Fatal, Transient};
+        let table = [
+            // The record breaks a rule.
+            ("22001", Data),
+            ("22003", Data),
+            ("23502", Data),
+            ("23503", Data),
+            ("23505", Data),
+            ("23514", Data),
+            ("23P01", Data),
+            ("54000", Data),
+            ("P0001", Data),
+            // Something must be set up differently.
+            ("28P01", Fatal),
+            ("3D000", Fatal),
+            ("42501", Fatal),
+            ("42703", Fatal),
+            ("42P01", Fatal),
+            ("XX001", Fatal),
+            // It will pass: read-only (a standby too), collisions, no room, timeouts, restarts.
+            ("08006", Transient),
+            ("25006", Transient),
+            ("40001", Transient),
+            ("40P01", Transient),
+            ("53100", Transient),
+            ("53200", Transient),
+            ("53300", Transient),
+            ("55P03", Transient),
+            ("57014", Transient),
+            ("57P01", Transient),
+            ("57P03", Transient),
+            ("58030", Transient),
+        ];
+        for (code, kind) in table {
+            assert_eq!(of_sqlstate(code).kind, kind, "{code}");
         }
     }
 }

@@ -37,7 +37,7 @@ use tracing_subscriber::EnvFilter;
 use crate::Failure;
 use crate::processes::Program;
 use crate::servers::postgres::Collation;
-use crate::servers::{Database, Kafka, OwnKafka, OwnPostgres, Servers};
+use crate::servers::{Database, Kafka, OwnKafka, OwnPostgres, Servers, SmallDiskPostgres, docker};
 
 /// How long a test may take before it counts as hung.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -49,6 +49,7 @@ enum Need {
     Postgres,
     Kafka,
     RealKafka,
+    Docker,
 }
 
 /// What all tests of a binary share.
@@ -103,6 +104,15 @@ impl Suite {
         B: AsyncFnOnce(Context) -> Result<(), Failure> + Send + 'static,
     {
         self.add(Need::RealKafka, name, body);
+    }
+
+    /// A test that starts containers of its own; ignored where no Docker engine
+    /// answers.
+    pub fn docker<B>(&mut self, name: &str, body: B)
+    where
+        B: AsyncFnOnce(Context) -> Result<(), Failure> + Send + 'static,
+    {
+        self.add(Need::Docker, name, body);
     }
 
     fn add<B>(&mut self, need: Need, name: &str, body: B)
@@ -176,6 +186,11 @@ async fn prepare(servers: &Servers, need: Need) -> Result<Option<&'static str>, 
                     return Ok(Some("needs a real Kafka broker, and no Docker engine answers"));
                 }
                 servers.kafka().await?;
+            }
+            Need::Docker => {
+                if !docker::available().await? {
+                    return Ok(Some("needs containers, and no Docker engine answers"));
+                }
             }
         }
         Ok(None)
@@ -287,6 +302,15 @@ impl Context {
     /// When it cannot be started.
     pub async fn own_postgres(&self, settings: &[&str]) -> Result<OwnPostgres, Failure> {
         OwnPostgres::start(self.shared.servers.scratch(), settings).await
+    }
+
+    /// A PostgreSQL of this test's own with a tablespace on a disk of so many bytes.
+    /// For tests that need a Docker engine only.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn small_disk_postgres(&self, bytes: i64) -> Result<SmallDiskPostgres, Failure> {
+        SmallDiskPostgres::start(self.shared.servers.scratch(), bytes).await
     }
 
     /// A Kafka cluster of this test's own, to be broken, with an id of its own; on

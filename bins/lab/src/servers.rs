@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 
 pub use self::kafka::Kafka;
-pub use self::own::{OwnKafka, OwnPostgres};
+pub use self::own::{OwnKafka, OwnPostgres, SmallDiskPostgres};
 pub use self::postgres::{Database, Postgres};
 pub use self::scratch::Scratch;
 use crate::Failure;

@@ -11,7 +11,7 @@ use lambda_bins::args::{DatabaseArgs, OutputArgs};
 use lambda_bins::{CancellationToken, Failure, loading};
 use lambda_core::postgres::{Jobs, PostgresSink};
 use lambda_core::transaction::time::Timestamp;
-use lambda_core::{Record, Transaction};
+use lambda_core::{Error, Record, Transaction};
 use tokio::sync::watch;
 
 /// How long a server that is not there yet is waited for.
@@ -76,7 +76,7 @@ async fn load(args: &Args, shutdown: CancellationToken) -> Result<Vec<FileReport
         watch: Arc::new(move |step| watcher.show(step)),
         ..Options::default()
     };
-    let stop = stopping(shutdown);
+    let stop = stopping(shutdown.clone());
     if args.dry_run {
         return Ok(lambda_batch::check::<Transaction>(&inputs, &options, stop).await?);
     }
@@ -88,7 +88,14 @@ async fn load(args: &Args, shutdown: CancellationToken) -> Result<Vec<FileReport
     let table = const { &Transaction::TABLE };
     let connections = u32::from(args.workers);
     let sink = PostgresSink::connect(database.clone(), table, "batch", connections, Some(PATIENCE));
-    let target = Target { sink: Arc::new(sink.await?), jobs: Jobs::new(database) };
+    let sink = tokio::select! {
+        sink = sink => sink?,
+        () = shutdown.cancelled() => {
+            let what = "stopped before the database was there".into();
+            return Err(Error::Interrupted { what }.into());
+        }
+    };
+    let target = Target { sink: Arc::new(sink), jobs: Jobs::new(database) };
     Ok(lambda_batch::load::<Transaction>(&inputs, &target, &options, stop).await?)
 }
 

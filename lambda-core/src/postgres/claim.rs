@@ -40,7 +40,7 @@ pub(super) async fn claim(
     config: &DatabaseConfig,
     request: &ClaimRequest,
 ) -> Result<Progress, Error> {
-    let waiting = |error| remedy::postgres(error, "claim a lane");
+    let waiting = |error| remedy::own_tables(error, "claim a lane");
     let mut client = connect(config, PURPOSE).await?;
     client.batch_execute(SETTINGS).await.map_err(waiting)?;
     let backend = Backend::of(&client).await.map_err(waiting)?;
@@ -117,7 +117,7 @@ async fn current(client: &Client, request: &ClaimRequest) -> Result<Option<Uuid>
         Ok((row.try_get("claim")?, foreign, by))
     };
     let (claim, foreign, (group, owner)) =
-        read.await.map_err(|error| remedy::postgres(error, "claim a lane"))?;
+        read.await.map_err(|error| remedy::own_tables(error, "claim a lane"))?;
     if foreign && !request.take_over {
         return Err(Error::misconfigured(
             format!(

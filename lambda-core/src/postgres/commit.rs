@@ -110,44 +110,65 @@ async fn store_rows(
     if path == Path::Fast {
         savepoint(session).await?;
         let resolution = keys.resolve(&[]);
-        if let Some(sums) = insert(session, batch, &resolution, xid).await? {
+        if let Inserted::All(sums) = insert(session, batch, &resolution, xid).await? {
             return Ok((resolution, sums, Path::Fast));
         }
     }
+    let mut standing = None;
     for _ in 0..PROBES {
         savepoint(session).await?;
         let lock = matches!(batch.authority, Authority::Batch(_));
         let found = probe(session, batch.table, &keys, lock, jobs).await?;
         let resolution = keys.resolve(&found.standing());
-        if let Some(mut sums) = insert(session, batch, &resolution, xid).await? {
-            supersede::apply(session, batch, &resolution, &found, xid, &mut sums).await?;
-            let next = if found.is_empty() { Path::Fast } else { Path::Probe };
-            return Ok((resolution, sums, next));
+        match insert(session, batch, &resolution, xid).await? {
+            Inserted::All(mut sums) => {
+                supersede::apply(session, batch, &resolution, &found, xid, &mut sums).await?;
+                let next = if found.is_empty() { Path::Fast } else { Path::Probe };
+                return Ok((resolution, sums, next));
+            }
+            // Nobody has inserted an id of ours meanwhile: the key is the reason.
+            Inserted::KeyTaken(error) if standing == Some(found.len()) => return Err(error),
+            Inserted::KeyTaken(_) | Inserted::IdTaken => standing = Some(found.len()),
         }
     }
     Err(Error::Contended { tries: PROBES })
 }
 
-/// Copies the new rows. `None`: one of the ids is taken meanwhile, and the
-/// transaction is back at the savepoint, which frees the probe's locks.
+/// What became of the rows of a batch that are new by what was looked up.
+enum Inserted {
+    /// They are stored, and add this to each span's sums.
+    All(Vec<Sums>),
+    /// One of the ids is taken meanwhile.
+    IdTaken,
+    /// Another unique key is taken. The row that has it may be the same record: which
+    /// key is looked at first depends on the age of their indexes.
+    KeyTaken(Error),
+}
+
+/// Copies the new rows. If not all of them could be inserted, the transaction is
+/// back at the savepoint, which frees the probe's locks.
 async fn insert(
     session: &Session,
     batch: &Batch,
     resolution: &Resolution,
     xid: i64,
-) -> Result<Option<Vec<Sums>>, Error> {
+) -> Result<Inserted, Error> {
     let statement = &session.statements.copy_rows;
     match copy::rows(session.client(), statement, batch, &resolution.inserts, xid).await {
         Ok((sums, stored)) => {
             let expected = resolution.inserts.len();
             lanes::expect_rows("copied into the table", stored, expected)?;
-            Ok(Some(sums))
+            Ok(Inserted::All(sums))
         }
-        Err(error) if violates_key(session, &error) => {
+        Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
             let sql = "rollback to savepoint rows; release savepoint rows";
             let back = session.client().batch_execute(sql).await;
             back.map_err(|error| remedy::postgres(error, "store a batch"))?;
-            Ok(None)
+            Ok(if is_id_key(session, &error) {
+                Inserted::IdTaken
+            } else {
+                Inserted::KeyTaken(refused(batch.table, error))
+            })
         }
         Err(error) => Err(refused(batch.table, error)),
     }
@@ -172,11 +193,7 @@ async fn savepoint(session: &Session) -> Result<(), Error> {
     done.map_err(|error| remedy::postgres(error, "store a batch"))
 }
 
-fn violates_key(session: &Session, error: &tokio_postgres::Error) -> bool {
-    error.as_db_error().is_some_and(|error| {
-        *error.code() == SqlState::UNIQUE_VIOLATION
-            && error
-                .constraint()
-                .is_some_and(|name| session.statements.key_indexes.iter().any(|key| key == name))
-    })
+fn is_id_key(session: &Session, error: &tokio_postgres::Error) -> bool {
+    let violated = error.as_db_error().and_then(|error| error.constraint());
+    violated.is_some_and(|name| session.statements.key_indexes.iter().any(|key| key == name))
 }

@@ -14,6 +14,10 @@ use crate::remedy;
 /// How long a server may take to let us log in.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The protocol is written for this level; a role or a database may have another one
+/// as its default. Whoever needs a snapshot says so.
+const SETTINGS: &str = "set default_transaction_isolation = 'read committed'";
+
 /// A connection of its own, outside any pool.
 #[derive(Debug)]
 pub struct Connection {
@@ -49,21 +53,29 @@ impl Drop for Connection {
 /// `Transient` when the server is not there or not ready; `Fatal` for a wrong
 /// password, user or database.
 pub async fn connect(config: &DatabaseConfig, purpose: &str) -> Result<Connection, Error> {
-    let settings = config.for_purpose(purpose);
     // The connect timeout of the settings ends where the server begins to answer.
-    let connected = tokio::time::timeout(LOGIN_TIMEOUT, settings.connect(NoTls)).await;
-    let (client, connection) = connected
+    let connected = tokio::time::timeout(LOGIN_TIMEOUT, log_in(config, purpose)).await;
+    connected
         .map_err(|_| Error::Unreachable {
             server: Server::Postgres,
             source: format!("no answer from {config} within {LOGIN_TIMEOUT:?}").into(),
         })?
-        .map_err(|error| remedy::connecting(error, config))?;
+        .map_err(|error| remedy::connecting(error, config))
+}
+
+async fn log_in(
+    config: &DatabaseConfig,
+    purpose: &str,
+) -> Result<Connection, tokio_postgres::Error> {
+    let (client, connection) = config.for_purpose(purpose).connect(NoTls).await?;
     let task = tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a connection to PostgreSQL ended");
         }
     });
-    Ok(Connection { client, task })
+    let connection = Connection { client, task };
+    connection.batch_execute(SETTINGS).await?;
+    Ok(connection)
 }
 
 /// Connects, waiting with backoff and a message for a server that is not there,

@@ -19,9 +19,12 @@ use crate::remedy;
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Everything about jobs is durable before it is believed (R5). A process that
-/// is frozen between two statements must not hold a job's row for ever.
-const SETTINGS: &str =
-    "set synchronous_commit = on; set idle_in_transaction_session_timeout = '10s'";
+/// is frozen between two statements must not hold a job's row for ever. A start
+/// waits for its lanes until it has ended who holds them (R13): a timeout of the
+/// role's own would end the wait each time before that.
+const SETTINGS: &str = "\
+    set synchronous_commit = on; set idle_in_transaction_session_timeout = '10s'; \
+    set lock_timeout = 0; set statement_timeout = 0";
 
 /// Key of the advisory lock under which jobs get their numbers (R21).
 const NUMBER_LOCK: i64 = 0x6c61_6d62_6461_0002;
@@ -196,7 +199,7 @@ impl Jobs {
     }
 
     async fn try_find_or_create(&self, new: &NewJob) -> Result<Job, Error> {
-        let failed = |error| remedy::postgres(error, "create a job");
+        let failed = |error| remedy::own_tables(error, "create a job");
         let mut connection = self.connect().await?;
         if let Some(job) = find(&connection, new).await.map_err(failed)? {
             return Ok(job);

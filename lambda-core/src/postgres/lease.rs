@@ -111,7 +111,7 @@ pub async fn start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Resu
 }
 
 async fn try_start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Result<Started, Error> {
-    let failed = |error| remedy::postgres(error, "start a job");
+    let failed = |error| remedy::own_tables(error, "start a job");
     let mut connection = jobs.connect().await?;
     let backend = Backend::of(&connection).await.map_err(failed)?;
     let transaction = connection.transaction().await.map_err(failed)?;
@@ -189,7 +189,8 @@ fn job_lanes(rows: &[Row], first_byte: i64) -> Result<Vec<JobLane>, Error> {
     let mut start = first_byte;
     let mut all = Vec::with_capacity(rows.len());
     for row in rows {
-        let (progress, plan) = read(row).map_err(|error| remedy::postgres(error, "start a job"))?;
+        let (progress, plan) =
+            read(row).map_err(|error| remedy::own_tables(error, "start a job"))?;
         let (Some(first_line), Some(records), Some(digest)) = plan else { return Err(no_plan()) };
         let (Some(end), Ok(digest)) = (progress.end_position, digest.try_into()) else {
             return Err(no_plan());
@@ -227,15 +228,15 @@ impl Attempt {
     ///
     /// # Errors
     /// `Fenced` if another attempt has the job; [`Error::Interrupted`] if it was
-    /// to be completed and is not stored whole; `Transient` when the server stays
-    /// away.
+    /// to be completed and is not stored whole, or its lanes were rewound;
+    /// `Transient` when the server stays away.
     pub async fn end(self, end: &End) -> Result<Job, Error> {
         self.heartbeat.abort();
         let mut patience = Patience::default();
         loop {
             match self.try_end(end).await {
                 // Not whole: let go of it, for the next run.
-                Err(error @ Error::Interrupted { .. }) => {
+                Err(error @ Error::Interrupted { .. }) if *end == End::Completed => {
                     self.try_end(&End::Pending { error: Some(error.chain()) }).await?;
                     return Err(error);
                 }
@@ -246,7 +247,7 @@ impl Attempt {
     }
 
     async fn try_end(&self, end: &End) -> Result<Job, Error> {
-        let failed = |error| remedy::postgres(error, "end a job");
+        let failed = |error| remedy::own_tables(error, "end a job");
         let connection = self.jobs.connect().await?;
         let written = match end {
             End::Completed => self.complete(&connection).await.map_err(failed)?,
@@ -257,15 +258,28 @@ impl Attempt {
             End::Failed { error } => {
                 self.stop(&connection, Status::Failed, Some(error)).await.map_err(failed)?
             }
-            End::Fenced => return Err(self.fenced_error()),
+            End::Fenced => {
+                // Still ours: not another run has its lanes, they are back where they were.
+                let what = format!(
+                    "job {}: the database lost commits, by a crash, a failover or a restore; \
+                     run it again to go on from what is stored",
+                    self.job.job_id()
+                );
+                let stopped = self.stop(&connection, Status::Pending, Some(&what)).await;
+                return Err(if stopped.map_err(failed)? {
+                    Error::Interrupted { what }
+                } else {
+                    self.fenced_error()
+                });
+            }
         };
         let stored = self.jobs.get(self.job.number).await?;
         let stored = stored.ok_or_else(|| self.fenced_error())?;
         // Nothing written may also mean that the answer to a first try was lost.
         match end {
             _ if written => Ok(stored),
-            End::Completed if stored.status == Status::Completed => Ok(stored),
             _ if stored.attempt != self.number => Err(self.fenced_error()),
+            End::Completed if stored.status == Status::Completed => Ok(stored),
             End::Pending { .. } if stored.status == Status::Pending => Ok(stored),
             End::Failed { .. } if stored.status == Status::Failed => Ok(stored),
             _ => Err(Error::Interrupted {
@@ -350,7 +364,7 @@ impl Heartbeat {
 
     /// Renews again and again. Returns when the job is no longer this attempt's.
     async fn renew(&self) -> Result<(), Error> {
-        let failed = |error| remedy::postgres(error, "renew a lease");
+        let failed = |error| remedy::own_tables(error, "renew a lease");
         let connection = connect(&self.database, "lease").await?;
         let mut ticks = tokio::time::interval(HEARTBEAT);
         let seconds = LEASE.as_secs_f64();

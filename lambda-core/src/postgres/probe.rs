@@ -58,6 +58,10 @@ impl Found {
         self.rows.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
     pub(super) fn standing(&self) -> Vec<StandingRow<'_>> {
         let rows = self.rows.iter();
         rows.map(|row| StandingRow {

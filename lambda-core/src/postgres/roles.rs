@@ -14,7 +14,7 @@ use crate::record::Table;
 use crate::remedy;
 
 /// Key of the advisory lock that lets one setup change grants at a time.
-const GRANT_LOCK: i64 = 0x6c61_6d62_6461_0002;
+const GRANT_LOCK: i64 = 0x6c61_6d62_6461_0003;
 
 /// What a role is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +156,9 @@ async fn grants(
             }
             grants.push(format!("grant select, insert, update on ingest_progress to {name}"));
             grants.push(format!("grant insert on dead_letters, corrections to {name}"));
+            // What a load lists as its rejects.
+            let listed = "lane, position, line, payload, reason, detail";
+            grants.push(format!("grant select ({listed}) on dead_letters to {name}"));
             grants.push(format!("grant select on xid_offset to {name}"));
         }
         Access::Reader => {

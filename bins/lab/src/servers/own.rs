@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use lambda_core::postgres::connect::connect;
 use testcontainers_modules::kafka::apache::{self, KAFKA_PORT};
+use testcontainers_modules::testcontainers::core::Mount;
 use testcontainers_modules::testcontainers::runners::AsyncRunner;
 use testcontainers_modules::testcontainers::{ContainerAsync, ImageExt};
 use uuid::Uuid;
@@ -11,7 +13,7 @@ use crate::Failure;
 use crate::servers::local_postgres::{LocalPostgres, free_port};
 use crate::servers::postgres::Collation;
 use crate::servers::scratch::Scratch;
-use crate::servers::{Database, Kafka, Postgres, kafka};
+use crate::servers::{Database, Kafka, Postgres, kafka, postgres};
 
 /// A PostgreSQL of a test's own.
 #[derive(Debug)]
@@ -28,6 +30,38 @@ impl OwnPostgres {
     }
 
     /// A fresh database with the current schema.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn database(&self) -> Result<Database, Failure> {
+        self.databases.database(Collation::Default).await
+    }
+}
+
+/// A PostgreSQL of a test's own, in a container, with a disk that is soon full.
+#[derive(Debug)]
+pub struct SmallDiskPostgres {
+    databases: Postgres,
+}
+
+impl SmallDiskPostgres {
+    /// The tablespace that lies on the small disk.
+    pub const TABLESPACE: &str = "small";
+
+    pub(crate) async fn start(scratch: &Arc<Scratch>, bytes: i64) -> Result<Self, Failure> {
+        scratch.watch_containers()?;
+        let disk = Mount::tmpfs_mount("/small").with_size_bytes(bytes).with_mode(0o1777);
+        let databases = Postgres::in_container(postgres::image().with_mount(disk).start().await?);
+        let databases = databases.await?;
+        let admin = connect(&databases.admin().config(), "lab").await?;
+        // By the server itself, whose folder it must be.
+        admin.batch_execute("copy (select) to program 'mkdir /small/tables'").await?;
+        let create = format!("create tablespace {} location '/small/tables'", Self::TABLESPACE);
+        admin.batch_execute(&create).await?;
+        Ok(Self { databases })
+    }
+
+    /// A fresh database with the current schema, on the large disk.
     ///
     /// # Errors
     /// When the server refuses.

@@ -9,7 +9,7 @@ use lambda_core::postgres::connect::{Connection, connect};
 use lambda_core::postgres::{DatabaseConfig, migrate};
 use testcontainers_modules::postgres::Postgres as Image;
 use testcontainers_modules::testcontainers::runners::AsyncRunner;
-use testcontainers_modules::testcontainers::{ContainerAsync, ImageExt};
+use testcontainers_modules::testcontainers::{ContainerAsync, ContainerRequest, ImageExt};
 use tokio::sync::OnceCell;
 
 use crate::Failure;
@@ -89,13 +89,10 @@ impl Postgres {
 
     async fn container(scratch: &Arc<Scratch>) -> Result<Self, Failure> {
         scratch.watch_containers()?;
-        let container = Image::default()
-            .with_tag("17")
-            // The module's own command turns fsync off.
-            .with_cmd(["postgres", "-c", "fsync=on", "-c", "max_connections=200"])
-            .with_label(docker::OWNER, docker::owner())
-            .start()
-            .await?;
+        Self::in_container(image().start().await?).await
+    }
+
+    pub(super) async fn in_container(container: ContainerAsync<Image>) -> Result<Self, Failure> {
         let host = container.get_host().await?.to_string();
         let port = container.get_host_port_ipv4(5432).await?;
         let postgres = || "postgres".to_owned();
@@ -202,6 +199,15 @@ impl Postgres {
             }
         }
     }
+}
+
+/// The container of a server, to be started.
+pub(super) fn image() -> ContainerRequest<Image> {
+    Image::default()
+        .with_tag("17")
+        // The module's own command turns fsync off.
+        .with_cmd(["postgres", "-c", "fsync=on", "-c", "max_connections=200"])
+        .with_label(docker::OWNER, docker::owner())
 }
 
 /// A database of its own for one test.

@@ -1,0 +1,617 @@
+//! What files do while they are loaded, and what runs do to each other: the real
+//! binary, a real database, real signals (R19 to R23).
+
+mod loads;
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use lambda_core::postgres::Connection;
+use lambda_lab::Failure;
+use lambda_lab::harness::Context;
+use lambda_lab::processes::{Process, Signal};
+use serde_json::Value;
+
+use loads::{Bench, DEADLINE, HEADER, gzip, hold_id, row, rows, zstandard};
+
+/// Longest record that is taken.
+const RECORD_BYTES_MAX: usize = 4 << 20;
+
+fn main() -> ExitCode {
+    lambda_lab::harness::main(|suite| {
+        suite.deadline(180);
+        suite.postgres("a file changed between plan and load completes nothing", changed);
+        suite.postgres("a file that grew after its last chunk was read stays", grown_at_the_end);
+        suite.postgres("files of several members are one content", members);
+        suite.postgres("a damaged file is refused, and nothing of it is stored", damaged);
+        suite.postgres("standard input is a file like any other", stdin);
+        suite.postgres("standard input that never ends does not keep a run from stopping", endless);
+        suite.plain("a run that is told to stop waits for no server", no_server);
+        suite.plain("a run that is told to stop waits for no dead server either", dead_server);
+        suite.postgres("a bad file among good ones keeps none of them from being loaded", folder);
+        suite.postgres("where rejects cannot go is known before anything is loaded", rejects);
+        suite.postgres("a file of rejects is never one that is to be loaded", rejects_over_input);
+        suite.postgres("where loaded files cannot go is known before any is loaded", no_archive);
+        suite.postgres("files are archived whole, on another file system too", archive);
+        suite.postgres("one content under three names at once is loaded once", three_at_once);
+        suite.postgres("fifty starts of one file at once are one load of one job", fifty);
+        suite.postgres("a run that wakes after its job was completed changes nothing", woken);
+        suite.postgres("a run that wakes leaves a job to whoever is at it", woken_early);
+        suite.postgres("a job taken over at its very end is not completed twice", at_the_end);
+        suite.postgres("a job whose database lost commits is let go of", rewound);
+        suite.postgres("job 100000 comes after job 99999", number_100000);
+        suite.postgres("a record of 4 MiB is stored, a longer one refuses its file", longest);
+        suite.postgres("a quote that nobody closes refuses its file", open_quote);
+    })
+}
+
+/// Starts a run that has planned its file and finds no job yet, and stands still
+/// there until `then` is done.
+async fn between_plan_and_load(
+    bench: &Bench,
+    path: &Path,
+    flags: &[&str],
+    then: impl FnOnce() -> io::Result<()>,
+) -> Result<Process, Failure> {
+    let blocker = bench.database.connect().await?;
+    blocker.batch_execute("begin; lock table batch_jobs in exclusive mode").await?;
+    let process = bench.program(&[path]).args(flags).start()?;
+    bench.until_blocked("job").await?;
+    then()?;
+    blocker.batch_execute("commit").await?;
+    Ok(process)
+}
+
+/// Starts a run of a file with row 2 that has stored everything and stands still
+/// before its job's end, until the transaction of the connection ends.
+async fn all_but_the_end(
+    bench: &Bench,
+    path: &Path,
+    flags: &[&str],
+) -> Result<(Process, Connection), Failure> {
+    let (first, holder) = (bench.database.connect().await?, bench.database.connect().await?);
+    first.batch_execute("begin").await?;
+    hold_id(&first, 2).await?;
+    let process = bench.program(&[path]).args(flags).start()?;
+    bench.until_blocked("batch").await?;
+    holder.batch_execute("begin; select from batch_jobs for update").await?;
+    first.batch_execute("rollback").await?;
+    bench.until_blocked("job").await?;
+    bench.until("select bool_and(position = end_position) from ingest_progress").await?;
+    Ok((process, holder))
+}
+
+async fn changed(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let text = rows(1_000);
+    let contents = [
+        ("a.csv", text.clone().into_bytes()),
+        ("b.csv.gz", gzip(text.as_bytes())?),
+        ("c.csv.zst", zstandard(text.as_bytes())?),
+    ];
+    let mut attempts = 0;
+    for (name, bytes) in contents {
+        let longer = [&bytes[..], &bytes[..]].concat();
+        let shorter = bytes[..bytes.len() - 10].to_vec();
+        let mut other = bytes.clone();
+        let middle = other.len() / 2;
+        other[middle] ^= 1;
+        for changed in [longer, shorter, other] {
+            let path = bench.file(name, &bytes)?;
+            let modified = path.metadata()?.modified()?;
+            // Written over, and back to its time: where the size is the same too, only
+            // the bytes tell.
+            let change = || {
+                let mut file = File::options().write(true).truncate(true).open(&path)?;
+                file.write_all(&changed)?;
+                file.set_modified(modified)
+            };
+            let process = between_plan_and_load(&bench, &path, &[], change).await?;
+            let ended = process.wait(DEADLINE).await?.expect_code(75)?;
+            assert!(ended.stderr.contains(&format!("{name} was changed")), "{}", ended.stderr);
+            attempts += 1;
+            let job = bench
+                .sql
+                .query_one("select status, attempt, lease_until is null from batch_jobs", &[]);
+            let job = job.await?;
+            assert_eq!(job.try_get::<_, &str>(0)?, "pending");
+            assert_eq!(job.try_get::<_, i32>(1)?, attempts);
+            assert!(job.try_get::<_, bool>(2)?);
+            assert_eq!(bench.number("select count(*) from transactions").await?, 0);
+        }
+    }
+    bench.load(&bench.file("as it was.csv", &text)?, &[], 0).await?;
+    bench.is_exact(1_000).await
+}
+
+/// What was planned is stored, so the job is completed; what was added is not, so
+/// the file must be where the next run finds it.
+async fn grown_at_the_end(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let archive = bench.folder.join("archive");
+    let flags = ["--archive", &archive.display().to_string()];
+    let stored = "select count(*) from transactions";
+    let grow = |path: &Path, number| {
+        File::options().append(true).open(path)?.write_all(row(number).as_bytes())
+    };
+    // Without a chunk.
+    let path = bench.file("header.csv", HEADER)?;
+    let process = between_plan_and_load(&bench, &path, &flags, || grow(&path, 1)).await?;
+    process.wait(DEADLINE).await?.expect_code(0)?;
+    assert_eq!(bench.number(stored).await?, 0);
+    assert!(path.exists(), "a file with a record that is not stored was moved away");
+    bench.load(&path, &flags, 0).await?;
+    assert_eq!(bench.number(stored).await?, 1);
+    assert!(!path.exists());
+    // When all its chunks are stored, and only the job's end is to be written.
+    let path = bench.file("a.csv", HEADER.to_owned() + &row(2))?;
+    let (process, holder) = all_but_the_end(&bench, &path, &flags).await?;
+    grow(&path, 3)?;
+    holder.batch_execute("commit").await?;
+    process.wait(DEADLINE).await?.expect_code(0)?;
+    assert_eq!(bench.number(stored).await?, 2);
+    assert!(path.exists(), "a file with a record that is not stored was moved away");
+    Ok(())
+}
+
+async fn members(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let text = rows(120_000);
+    // Borders inside a record, and a member without content.
+    let (first, rest) = text.as_bytes().split_at(1_000_003);
+    let parts = [first, b"", rest];
+    let gzipped: Vec<Vec<u8>> = parts.into_iter().map(gzip).collect::<Result<_, _>>()?;
+    let mut zstandards: Vec<Vec<u8>> =
+        parts.into_iter().map(zstandard).collect::<Result<_, _>>()?;
+    // A frame to be skipped.
+    zstandards.insert(1, vec![0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4]);
+    bench.load(&bench.file("a.csv.gz", gzipped.concat())?, &["--workers", "4"], 0).await?;
+    bench.is_exact(120_000).await?;
+    for path in [bench.file("b.csv.zst", zstandards.concat())?, bench.file("c.csv", &text)?] {
+        let report = bench.load(&path, &[], 0).await?;
+        assert_eq!(report["outcome"], "already_loaded", "{}", path.display());
+    }
+    Ok(())
+}
+
+async fn damaged(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let text = rows(20_000);
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut files = 0;
+    for (kind, bytes) in [("gz", gzip(text.as_bytes())?), ("zst", zstandard(text.as_bytes())?)] {
+        for number in 0..20 {
+            // The last bytes too, and the first: a file of one byte promises more.
+            let end = match number {
+                0 => 1,
+                1 => bytes.len() - 1,
+                _ => random.usize(2..bytes.len() - 1),
+            };
+            bench.file(&format!("cut-{number}.csv.{kind}"), &bytes[..end])?;
+            // Not in the header, which holds times and names that mean nothing here.
+            let mut corrupt = bytes.clone();
+            corrupt[random.usize(20..bytes.len())] ^= 1 << random.u32(0..8);
+            bench.file(&format!("corrupt-{number}.csv.{kind}"), corrupt)?;
+            files += 2;
+        }
+    }
+    let ended = bench.program(&[&bench.folder]).run(DEADLINE).await?.expect_code(65)?;
+    let summary: Value = serde_json::from_str(&ended.stdout)?;
+    let reports = summary["files"].as_array().ok_or("a list of files")?;
+    assert_eq!(reports.len(), files);
+    for report in reports {
+        assert_eq!(report["exit_code"], 65, "{report}");
+        let error = report["error"].as_str().unwrap_or_default();
+        assert!(error.contains(" byte "), "{report}");
+    }
+    bench.is_empty().await
+}
+
+async fn stdin(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("empty", "")?;
+    let program = bench.program(&[Path::new("-")]);
+    let ended = program.clone().input(path).run(DEADLINE).await?.expect_code(65)?;
+    assert!(ended.stdout.contains("standard input: it is empty"), "{}", ended.stdout);
+    let path = bench.file("a.csv.gz", gzip(rows(2_000).as_bytes())?)?;
+    let nowhere = bench.folder.join("missing");
+    let full = program.clone().input(&path).env("TMPDIR", nowhere);
+    let ended = full.run(DEADLINE).await?.expect_code(78)?;
+    assert!(ended.stderr.contains("set TMPDIR"), "{}", ended.stderr);
+    bench.is_empty().await?;
+    let temporary = bench.folder.join("tmp");
+    fs::create_dir(&temporary)?;
+    program.input(&path).env("TMPDIR", &temporary).run(DEADLINE).await?.expect_code(0)?;
+    bench.is_exact(2_000).await?;
+    assert_eq!(fs::read_dir(&temporary)?.count(), 0, "files left behind");
+    let report = bench.load(&path, &[], 0).await?;
+    assert_eq!(report["outcome"], "already_loaded");
+    Ok(())
+}
+
+async fn endless(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let (pipe, temporary) = (bench.folder.join("pipe"), bench.folder.join("tmp"));
+    fs::create_dir(&temporary)?;
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::from(0o600))?;
+    // Held open for writing, so that it has no end.
+    let mut writer = File::options().read(true).write(true).open(&pipe)?;
+    writer.write_all(rows(100).as_bytes())?;
+    let program = bench.program(&[Path::new("-")]).input(&pipe).env("TMPDIR", &temporary);
+    let process = program.start()?;
+    let spooling = || {
+        let open = fs::read_dir(format!("/proc/{}/fd", process.pid()))?;
+        let mut targets = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        Ok::<_, io::Error>(targets.any(|target| target.starts_with(&temporary)))
+    };
+    let waited = tokio::time::timeout(DEADLINE, async {
+        while !spooling()? {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok::<_, Failure>(())
+    });
+    waited.await.map_err(|_| "standard input was never copied")??;
+    assert_eq!(fs::read_dir(&temporary)?.count(), 0, "its copy has a name, and may be left behind");
+    process.signal(Signal::TERM)?;
+    let ended = process.wait(DEADLINE).await?.expect_code(75)?;
+    assert!(ended.stderr.contains("standard input: stopped"), "{}", ended.stderr);
+    drop(writer);
+    bench.is_empty().await
+}
+
+async fn no_server(context: Context) -> Result<(), Failure> {
+    let path = context.folder()?.join("a.csv");
+    fs::write(&path, rows(10))?;
+    let nowhere = [("DB_HOST", "127.0.0.1"), ("DB_PORT", "1"), ("DB_NAME", "n"), ("DB_USER", "u")];
+    let program = context.program(env!("CARGO_BIN_EXE_lambda-csv-batch"));
+    let mut process = program.envs(nowhere).arg(&path).start()?;
+    process.says("waiting for PostgreSQL", DEADLINE).await?;
+    process.signal(Signal::TERM)?;
+    process.wait(DEADLINE).await?.expect_code(75)?;
+    Ok(())
+}
+
+/// Kubernetes gives a process 30 s; what it cannot say by then, its lease says.
+async fn dead_server(context: Context) -> Result<(), Failure> {
+    let mut own = context.own_postgres(&[]).await?;
+    let bench = Bench::on(context, own.database().await?).await?;
+    let path = bench.file("a.csv", rows(100_000))?;
+    let holder = bench.database.connect().await?;
+    holder.batch_execute("begin").await?;
+    hold_id(&holder, 2).await?;
+    let mut process = bench.program(&[&path]).start()?;
+    bench.until_blocked("batch").await?;
+    own.server.kill()?;
+    process.says("a commit failed and is tried again", DEADLINE).await?;
+    process.signal(Signal::TERM)?;
+    let ended = process.wait(Duration::from_secs(30)).await?;
+    assert!(matches!(ended.code(), Some(69 | 75)), "{:?}:\n{}", ended.code(), ended.stderr);
+    own.server.start_again().await?;
+    let bench = Bench { sql: bench.database.connect().await?, ..bench };
+    bench.end_lease().await?;
+    bench.load(&path, &[], 0).await?;
+    bench.is_exact(100_000).await
+}
+
+async fn folder(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    for (name, text) in [
+        ("1 bad.csv", "no,columns\n".to_owned()),
+        ("2 good.csv", rows(10)),
+        ("3 unfinished.csv.part", rows(20)),
+        (".hidden", rows(30)),
+        ("5 last.csv", format!("{HEADER}{}", row(10))),
+    ] {
+        bench.file(name, text)?;
+    }
+    let code = |report: &Value| report["exit_code"].as_i64();
+    let run = async |paths: &[&Path], expected: i32| {
+        let ended = bench.program(paths).run(DEADLINE).await?.expect_code(expected)?;
+        let summary: Value = serde_json::from_str(&ended.stdout)?;
+        let files = summary["files"].as_array().ok_or("a list of files")?;
+        Ok::<_, Failure>(files.iter().map(code).collect::<Vec<_>>())
+    };
+    let pattern = bench.folder.join("*.csv*");
+    assert_eq!(run(&[&pattern], 65).await?, [Some(65), None, None]);
+    assert_eq!(bench.number("select count(*) from transactions").await?, 11);
+    // A link that leads nowhere is what this user cannot read.
+    std::os::unix::fs::symlink("nowhere", bench.folder.join("4 lost.csv"))?;
+    assert_eq!(run(&[&bench.folder], 78).await?, [Some(65), None, Some(78), None]);
+    assert_eq!(bench.number("select count(*) from batch_jobs").await?, 2);
+    // A job that another run holds: 75, and a refused file counts more.
+    bench.sql.execute("update batch_jobs set status = 'running', owner = 'another', lease_until = now() + interval '1 hour' where records = 1", &[]).await?;
+    let held = bench.folder.join("5 last.csv");
+    let (alone, all) = ([held.as_path()], [pattern.as_path()]);
+    let (alone, both) = tokio::join!(run(&alone, 75), run(&all, 78));
+    assert_eq!((alone?, both?), (vec![Some(75)], vec![Some(65), None, Some(78), Some(75)]));
+    let nothing = bench.folder.join("nothing");
+    fs::create_dir(&nothing)?;
+    assert_eq!(bench.program(&[&nothing]).run(DEADLINE).await?.code(), Some(0));
+    Ok(())
+}
+
+async fn rejects(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(10) + "short,row\n")?;
+    let there = bench.file("rejects", "of another run")?;
+    for nowhere in [bench.folder.join("missing/rejects"), bench.folder.clone(), "/dev/full".into()]
+    {
+        let flags = ["--rejects", &nowhere.display().to_string()];
+        let ended = bench.program(&[&path]).args(flags).run(DEADLINE).await?.expect_code(78)?;
+        assert!(ended.stderr.contains("--rejects"), "{}", ended.stderr);
+        bench.is_empty().await?;
+    }
+    let flags = ["--rejects", &there.display().to_string()];
+    // What is there is replaced, and a second run of the same content lists the same.
+    for outcome in ["loaded", "already_loaded"] {
+        assert_eq!(bench.load(&path, &flags, 0).await?["outcome"], outcome);
+        let mut reader = csv::Reader::from_path(&there)?;
+        let listed: Vec<csv::StringRecord> = reader.records().collect::<Result<_, _>>()?;
+        assert_eq!(listed.len(), 1);
+        assert_eq!((&listed[0][1], &listed[0][5]), ("12", "short,row"));
+    }
+    Ok(())
+}
+
+async fn rejects_over_input(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let text = rows(10);
+    let (path, link) = (bench.file("a.csv", &text)?, bench.folder.join("link"));
+    fs::hard_link(&path, &link)?;
+    for rejects in [&path, &link] {
+        let flags = ["--rejects", &rejects.display().to_string()];
+        for dry in [&[][..], &["--dry-run"]] {
+            let program = bench.program(&[&path]).args(flags).args(dry);
+            let ended = program.run(DEADLINE).await?.expect_code(78)?;
+            assert!(ended.stderr.contains("--rejects"), "{}", ended.stderr);
+            assert_eq!(fs::read_to_string(&path)?, text, "the input was written over");
+        }
+    }
+    bench.is_empty().await
+}
+
+async fn no_archive(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(10))?;
+    // Nobody, root neither, can make a file in /proc; and in the folder it comes from
+    // a file would get another name each time.
+    for nowhere in [path.clone(), path.join("archive"), "/proc".into(), bench.folder.clone()] {
+        let flags = ["--archive", &nowhere.display().to_string()];
+        let ended = bench.program(&[&path]).args(flags).run(DEADLINE).await?.expect_code(78)?;
+        assert!(ended.stderr.contains("--archive"), "{}", ended.stderr);
+        assert!(path.exists());
+        bench.is_empty().await?;
+    }
+    Ok(())
+}
+
+async fn archive(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let elsewhere = tempfile::tempdir_in("/dev/shm")?;
+    let device = |path: &Path| path.metadata().map(|metadata| metadata.dev());
+    assert_ne!(
+        device(elsewhere.path())?,
+        device(&bench.folder)?,
+        "set TMPDIR to a file system other than /dev/shm"
+    );
+    let archive = elsewhere.path().join("a/b");
+    let flags = ["--archive", &archive.display().to_string()];
+    let names = ["a.csv", "a.csv.1", "a.csv.2"];
+    for (number, name) in names.into_iter().enumerate() {
+        let text = rows(10 + number);
+        let path = bench.file("a.csv", &text)?;
+        bench.load(&path, &flags, 0).await?;
+        assert!(!path.exists());
+        assert_eq!(fs::read_to_string(archive.join(name))?, text);
+        assert_eq!(fs::read_dir(&archive)?.count(), number + 1, "something else was left there");
+    }
+    Ok(())
+}
+
+async fn three_at_once(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let text = rows(120_000);
+    let runs = [
+        bench.file("a.csv", &text)?,
+        bench.file("b.gz", gzip(text.as_bytes())?)?,
+        bench.file("c.zst", zstandard(text.as_bytes())?)?,
+    ]
+    .map(|path| bench.program(&[&path]).start());
+    let mut outcomes = Vec::new();
+    for run in runs {
+        let ended = run?.wait(DEADLINE).await?.expect_code(0)?;
+        let summary: Value = serde_json::from_str(&ended.stdout)?;
+        outcomes.push(summary["files"][0]["outcome"].as_str().unwrap_or_default().to_owned());
+    }
+    outcomes.sort();
+    assert_eq!(outcomes, ["already_loaded", "already_loaded", "loaded"]);
+    bench.is_exact(120_000).await
+}
+
+async fn fifty(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(500))?;
+    let program = bench.program(&[&path]).args(["--workers", "1"]);
+    // All have looked for the job, and found none, before the first can make it.
+    let blocker = bench.database.connect().await?;
+    blocker.batch_execute("begin; lock table batch_jobs in exclusive mode").await?;
+    let runs: Vec<Process> = (0..50).map(|_| program.start()).collect::<Result<_, _>>()?;
+    let all = "select count(*) = 50 from pg_stat_activity where datname = current_database() \
+               and application_name = 'lambda-job' and wait_event_type = 'Lock'";
+    bench.until(all).await?;
+    blocker.batch_execute("commit").await?;
+    let mut loads = 0;
+    for run in runs {
+        let ended = run.wait(DEADLINE).await?;
+        assert!(matches!(ended.code(), Some(0 | 75)), "{:?}:\n{}", ended.code(), ended.stderr);
+        loads += i32::from(ended.stdout.contains("\"outcome\":\"loaded\""));
+    }
+    assert_eq!(loads, 1);
+    bench.is_exact(500).await?;
+    assert_eq!(bench.number("select attempt::bigint from batch_jobs").await?, 1);
+    let report = bench.load(&bench.file("b.csv", rows(1))?, &[], 0).await?;
+    assert_eq!(report["job"]["job_id"], "BAT00002", "a number was burnt");
+    Ok(())
+}
+
+async fn woken(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(200_000) + "short,row\n")?;
+    let frozen = bench.program(&[&path]).start()?;
+    bench.wait_for_progress().await?;
+    frozen.freeze().await?;
+    bench.end_lease().await?;
+    let report = bench.load(&path, &[], 0).await?;
+    assert_eq!(report["job"]["attempt"], 2);
+    assert_eq!(report["job"]["counts"]["read"], 200_001);
+    assert_eq!(report["job"]["counts"]["inserted"], 200_000);
+    let before = bench.everything().await?;
+    frozen.thaw()?;
+    let ended = frozen.wait(DEADLINE).await?.expect_code(75)?;
+    assert!(ended.stderr.contains("is held by somebody else"), "{}", ended.stderr);
+    assert_eq!(bench.everything().await?, before);
+    Ok(())
+}
+
+/// As [`woken`], when the other run is still at work.
+async fn woken_early(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(200_000))?;
+    let frozen = bench.program(&[&path]).start()?;
+    bench.wait_for_progress().await?;
+    frozen.freeze().await?;
+    let sessions = "select pg_terminate_backend(pid, 5000) from pg_stat_activity \
+                    where datname = current_database() and application_name = 'lambda-batch'";
+    bench.sql.query(sessions, &[]).await?;
+    let take_over = "update batch_jobs set attempt = 2, owner = 'another', \
+                            lease_until = now() + interval '1 hour'; \
+                     update ingest_progress set claim = gen_random_uuid(), owner = 'another'";
+    bench.sql.batch_execute(take_over).await?;
+    let before = bench.everything().await?;
+    frozen.thaw()?;
+    frozen.wait(DEADLINE).await?.expect_code(75)?;
+    assert_eq!(bench.everything().await?, before);
+    bench.end_lease().await?;
+    let report = bench.load(&path, &[], 0).await?;
+    assert_eq!(report["job"]["attempt"], 3);
+    bench.is_exact(200_000).await
+}
+
+/// Everything is stored and only the job's end is left to be written when another
+/// run has the job.
+async fn at_the_end(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(100_000))?;
+    let (process, holder) = all_but_the_end(&bench, &path, &[]).await?;
+    let other = "update batch_jobs set attempt = attempt + 1, owner = 'another', lease_until = null, \
+                 status = 'completed', finished_at = now(), read = 100000, inserted = 100000; commit";
+    holder.batch_execute(other).await?;
+    let before = bench.everything().await?;
+    process.wait(DEADLINE).await?.expect_code(75)?;
+    assert_eq!(bench.everything().await?, before);
+    bench.is_exact(100_000).await
+}
+
+/// As after a crash or a failover that lost commits which were only visible: a
+/// chunk is back where it was, with its rows, under the same claim.
+async fn rewound(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(200_000))?;
+    let process = bench.program(&[&path]).args(["--workers", "1"]).start()?;
+    bench.wait_for_progress().await?;
+    process.freeze().await?;
+    let ended = "select pg_terminate_backend(pid, 5000) from pg_stat_activity \
+                 where datname = current_database() and application_name = 'lambda-batch'";
+    bench.sql.query(ended, &[]).await?;
+    let first = i64::try_from(HEADER.len())?;
+    let lose = format!(
+        "delete from transactions; update ingest_progress set read = 0, inserted = 0, written = 0, \
+         owned = 0, position = {first} where partition = 0"
+    );
+    bench.sql.batch_execute(&lose).await?;
+    process.thaw()?;
+    let ended = process.wait(DEADLINE).await?.expect_code(75)?;
+    assert!(ended.stderr.contains("the database lost"), "{}", ended.stderr);
+    let job =
+        "select status = 'pending' and lease_until is null and error is not null from batch_jobs";
+    assert!(bench.sql.query_one(job, &[]).await?.try_get::<_, bool>(0)?);
+    bench.load(&path, &[], 0).await?;
+    bench.is_exact(200_000).await
+}
+
+async fn number_100000(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let next = "select setval(pg_get_serial_sequence('batch_jobs', 'id'), 99998)";
+    bench.number(next).await?;
+    let as_of = ["--as-of", "2025-06-19 00:00:00"];
+    let amounts = ["1.00", "2.00", "3.00"];
+    for (amount, job_id) in amounts.iter().zip(["BAT99999", "BAT100000", "BAT100001"]) {
+        let text = format!("{HEADER}TXN-1,ACC-1,purchase,{amount},2025-06-19 10:00:00,,,,\n");
+        let report = bench.load(&bench.file("a.csv", text)?, &as_of, 0).await?;
+        assert_eq!(report["job"]["job_id"], job_id);
+    }
+    // As old as each other, so that the number decides: as text, 100000 is less.
+    let row = bench.sql.query_one("select job_id, amount::text from transactions", &[]).await?;
+    assert_eq!(row.try_get::<_, &str>(0)?, "BAT100001");
+    assert_eq!(row.try_get::<_, &str>(1)?, "3.00");
+    let corrections = "select string_agg(job_id, ' ' order by id) from corrections";
+    let corrections = bench.sql.query_one(corrections, &[]).await?;
+    assert_eq!(corrections.try_get::<_, &str>(0)?, "BAT100000 BAT100001");
+    let lambda = bench.context.program(env!("CARGO_BIN_EXE_lambda"));
+    let lambda = lambda.envs(bench.database.environment()).arg("jobs");
+    let listed = lambda.run(DEADLINE).await?.expect_code(0)?.stdout;
+    let at = |job_id| listed.find(job_id).ok_or(format!("{job_id} is not in\n{listed}"));
+    assert!(at("BAT100001")? < at("BAT100000")? && at("BAT100000")? < at("BAT99999")?);
+    Ok(())
+}
+
+async fn longest(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let (before, after) = ("TXN-long,ACC-1,purchase,1.00,2025-06-19 10:00:00,,\"", "\",,");
+    let longest = RECORD_BYTES_MAX - before.len() - after.len();
+    let long = |bytes| format!("{before}{}{after}\n", &"x\n".repeat(RECORD_BYTES_MAX)[..bytes]);
+    // Rejected, it is a dead letter with all its bytes.
+    let rejected = long(longest).replacen("purchase", "purchasX", 1);
+    let text = rows(3) + &long(longest) + &rejected + &row(4);
+    bench.load(&bench.file("a.csv", text)?, &[], 0).await?;
+    let stored =
+        "select length(location)::bigint from transactions where transaction_id = 'TXN-long'";
+    assert_eq!(bench.number(stored).await?, i64::try_from(longest)?);
+    assert_eq!(bench.number("select count(*) from transactions").await?, 5);
+    let payload = "select payload from dead_letters";
+    let payload: Vec<u8> = bench.sql.query_one(payload, &[]).await?.try_get(0)?;
+    assert!(payload == rejected.trim_end().as_bytes(), "the payload is not the record");
+
+    let before = bench.everything().await?;
+    let text = rows(3) + &long(longest + 1) + &row(4);
+    let report = bench.load(&bench.file("b.csv", text)?, &[], 65).await?;
+    let error = report["error"].as_str().unwrap_or_default();
+    assert!(error.contains("line 5"), "{error}");
+    assert_eq!(bench.everything().await?, before);
+    Ok(())
+}
+
+/// In a file that was cut, or of somebody who forgot a quote: all that follows
+/// would be one record.
+async fn open_quote(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let opens = "TXN-open,ACC-1,purchase,1.00,2025-06-19 10:00:00,\"two\nlines\",\"Paris\n";
+    let cut = rows(3) + opens.trim_end();
+    let forgotten = rows(3) + opens + &row(4).replace('"', "");
+    let endless = rows(3) + opens + &row(4).replace('"', "").repeat(60_000);
+    for (name, text) in [("cut.csv", cut), ("forgotten.csv", forgotten), ("endless.csv", endless)] {
+        for (name, bytes) in [
+            (name.to_owned(), text.clone().into_bytes()),
+            (format!("{name}.gz"), gzip(text.as_bytes())?),
+        ] {
+            let report = bench.load(&bench.file(&name, bytes)?, &[], 65).await?;
+            let error = report["error"].as_str().unwrap_or_default();
+            assert!(error.contains("line 6"), "{name}: {error}");
+        }
+    }
+    bench.is_empty().await
+}

@@ -1,0 +1,196 @@
+//! What the tests of loads share: a database, a folder, the real binary, and the
+//! judgement whether everything was stored once.
+
+#![allow(dead_code, reason = "no file of tests uses all of it")]
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lambda_core::postgres::Connection;
+use lambda_lab::Failure;
+use lambda_lab::harness::Context;
+use lambda_lab::processes::Program;
+use lambda_lab::servers::Database;
+use serde_json::Value;
+
+pub(crate) const HEADER: &str = "transaction_id,account_id,transaction_type,amount,timestamp,\
+                      merchant_category,location,card_present,risk_score\n";
+
+/// How long a run may take, a lease that has to end included.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
+
+/// How long anything else may take that is waited for.
+const LIVENESS: Duration = Duration::from_mins(1);
+
+/// What every test here works with.
+pub(crate) struct Bench {
+    pub(crate) context: Context,
+    pub(crate) database: Database,
+    pub(crate) sql: Connection,
+    pub(crate) folder: PathBuf,
+}
+
+impl Bench {
+    pub(crate) async fn new(context: Context) -> Result<Self, Failure> {
+        let database = context.database().await?;
+        Self::on(context, database).await
+    }
+
+    pub(crate) async fn on(context: Context, database: Database) -> Result<Self, Failure> {
+        let (sql, folder) = (database.connect().await?, context.folder()?);
+        Ok(Self { context, database, sql, folder })
+    }
+
+    pub(crate) fn program(&self, paths: &[&Path]) -> Program {
+        self.context
+            .program(env!("CARGO_BIN_EXE_lambda-csv-batch"))
+            .envs(self.database.environment())
+            .args(["--output", "json"])
+            .args(paths)
+    }
+
+    /// Runs to the end and gives what it says about its only file.
+    pub(crate) async fn load(
+        &self,
+        path: &Path,
+        flags: &[&str],
+        code: i32,
+    ) -> Result<Value, Failure> {
+        let ended = self.program(&[path]).args(flags).run(DEADLINE).await?.expect_code(code)?;
+        let summary: Value = serde_json::from_str(&ended.stdout)?;
+        Ok(summary["files"][0].clone())
+    }
+
+    pub(crate) fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> Result<PathBuf, Failure> {
+        let path = self.folder.join(name);
+        fs::write(&path, bytes)?;
+        Ok(path)
+    }
+
+    pub(crate) async fn number(&self, sql: &str) -> Result<i64, Failure> {
+        Ok(self.sql.query_one(sql, &[]).await?.try_get(0)?)
+    }
+
+    /// Waits until `sql` gives true.
+    pub(crate) async fn until(&self, sql: &str) -> Result<(), Failure> {
+        let waited = tokio::time::timeout(LIVENESS, async {
+            while !self.sql.query_one(sql, &[]).await?.try_get::<_, bool>(0)? {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Ok::<_, Failure>(())
+        });
+        waited.await.map_err(|_| format!("waited in vain for: {sql}"))?
+    }
+
+    /// Waits until a backend of this platform waits for a lock here, `purpose` being
+    /// what it is connected for.
+    pub(crate) async fn until_blocked(&self, purpose: &str) -> Result<(), Failure> {
+        let waits = format!(
+            "select count(*) > 0 from pg_stat_activity where datname = current_database() \
+             and application_name = 'lambda-{purpose}' and wait_event_type = 'Lock'"
+        );
+        self.until(&waits).await
+    }
+
+    /// All rows of all tables, and which transactions wrote them: equal before and
+    /// after what must write nothing.
+    pub(crate) async fn everything(&self) -> Result<Vec<String>, Failure> {
+        let mut all = Vec::new();
+        for table in
+            ["batch_jobs", "ingest_progress", "transactions", "dead_letters", "corrections"]
+        {
+            let sql = format!(
+                "select coalesce(md5(string_agg(t.xmin || t::text, ',' order by t::text)), '') \
+                 from {table} t"
+            );
+            all.push(self.sql.query_one(&sql, &[]).await?.try_get(0)?);
+        }
+        Ok(all)
+    }
+
+    /// Waits until some records are stored.
+    pub(crate) async fn wait_for_progress(&self) -> Result<(), Failure> {
+        let read = "select coalesce(sum(read), 0)::bigint from ingest_progress";
+        while self.number(read).await? == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    /// As if the time of a lease had passed.
+    pub(crate) async fn end_lease(&self) -> Result<(), Failure> {
+        let sql = "update batch_jobs set lease_until = now() where lease_until > now()";
+        self.sql.execute(sql, &[]).await?;
+        Ok(())
+    }
+
+    /// One job, completed, whose counts are those of `records` new rows, which
+    /// are all there.
+    pub(crate) async fn is_exact(&self, records: usize) -> Result<(), Failure> {
+        let records = records as i64;
+        assert_eq!(self.number("select count(*) from transactions").await?, records);
+        let job = "select job_id, status, read, inserted, records from batch_jobs";
+        let row = self.sql.query_one(job, &[]).await?;
+        assert_eq!(row.try_get::<_, &str>("job_id")?, "BAT00001");
+        assert_eq!(row.try_get::<_, &str>("status")?, "completed");
+        for count in ["read", "inserted", "records"] {
+            assert_eq!(row.try_get::<_, i64>(count)?, records, "{count}");
+        }
+        let unfinished = "select count(*) from ingest_progress where position <> end_position";
+        assert_eq!(self.number(unfinished).await?, 0);
+        let others = "select count(*) from transactions where job_id <> 'BAT00001'";
+        assert_eq!(self.number(others).await?, 0);
+        Ok(())
+    }
+
+    pub(crate) async fn is_empty(&self) -> Result<(), Failure> {
+        for table in ["transactions", "batch_jobs", "ingest_progress", "dead_letters"] {
+            assert_eq!(self.number(&format!("select count(*) from {table}")).await?, 0, "{table}");
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn row(number: usize) -> String {
+    format!(
+        "TXN-{number:012},ACC-{:05},purchase,{}.{:02},2025-06-19 10:00:{:02}.5,groceries,\
+         \"Paris, FR\",true,0.25\n",
+        number % 1_000,
+        number % 10_000,
+        number % 100,
+        number % 60,
+    )
+}
+
+pub(crate) fn rows(count: usize) -> String {
+    let mut text = HEADER.to_owned();
+    (0..count).for_each(|number| text.push_str(&row(number)));
+    text
+}
+
+pub(crate) fn gzip(content: &[u8]) -> Result<Vec<u8>, Failure> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(content)?;
+    Ok(encoder.finish()?)
+}
+
+/// With a checksum, as the command `zstd` makes it.
+pub(crate) fn zstandard(content: &[u8]) -> Result<Vec<u8>, Failure> {
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1)?;
+    encoder.include_checksum(true)?;
+    encoder.write_all(content)?;
+    Ok(encoder.finish()?)
+}
+
+/// Inserts a row under the id of [`row`]'s row of that number: in a transaction that
+/// goes on, loaders of that id wait for its end.
+pub(crate) async fn hold_id(client: &Connection, number: usize) -> Result<(), Failure> {
+    let sql = format!(
+        "insert into transactions (transaction_id, account_id, transaction_type, amount, event_time, \
+                                   ingestion_type, lane, position, checksum, written_xid) \
+         values ('TXN-{number:012}', 'ACC', 'refund', 1, now(), 'STREAM', 0, 0, 0, 0)"
+    );
+    Ok(client.batch_execute(&sql).await?)
+}

@@ -6,6 +6,7 @@ pub mod generate;
 pub mod harness;
 pub mod ledger;
 pub mod processes;
+pub mod proxy;
 pub mod servers;
 
 /// Whatever went wrong; a test or a demo only reports it.

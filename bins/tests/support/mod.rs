@@ -35,8 +35,18 @@ impl Bench {
 
     pub(crate) async fn on(context: Context, topic: String) -> Result<Self, Failure> {
         let database = context.database().await?;
-        let sql = database.connect().await?;
         let bootstrap = context.bootstrap().await?;
+        Self::with(context, database, topic, bootstrap).await
+    }
+
+    /// On a database and a broker that are the test's own.
+    pub(crate) async fn with(
+        context: Context,
+        database: Database,
+        topic: String,
+        bootstrap: String,
+    ) -> Result<Self, Failure> {
+        let sql = database.connect().await?;
         let ledger = context.folder()?.join("ledger.jsonl");
         Ok(Self { context, database, sql, topic, bootstrap, ledger })
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lambda_core::outcome::Authority;
-use lambda_core::postgres::{Connection, PostgresSink};
+use lambda_core::postgres::PostgresSink;
 use lambda_core::progress::{LaneName, Progress};
 use lambda_core::sink::{ClaimRequest, Committed, Durability, Sink as _};
 use lambda_core::testing::draft::{Draft, SAMPLE_DDL, SAMPLES, Sample};
@@ -19,7 +19,7 @@ use lambda_lab::processes::{Program, Signal};
 use lambda_lab::proxy::{At, Fault, Proxy};
 use lambda_lab::servers::{Database, OwnPostgres};
 
-use support::{Bench, DEADLINE};
+use support::{Bench, DEADLINE, until};
 
 fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
@@ -33,17 +33,6 @@ fn main() -> ExitCode {
             frozen_backend,
         );
     })
-}
-
-/// Waits until a question has this answer.
-async fn until(sql: &Connection, question: &str, answer: i64) -> Result<(), Failure> {
-    let asked = tokio::time::timeout(DEADLINE, async {
-        while sql.query_one(question, &[]).await?.try_get::<_, i64>(0)? != answer {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok::<_, Failure>(())
-    });
-    asked.await.map_err(|_| format!("never {answer}: {question}"))?
 }
 
 /// A proxy before the database's server.
@@ -71,14 +60,12 @@ async fn breaking(context: Context, at: At, fault: Fault) -> Result<(), Failure>
         bench.holds_lanes(consumer).await?;
     }
     let producer = bench.producer(30_000, 3_000).start()?;
-    let begun = std::time::Instant::now();
     for faults in 1..=FAULTS {
         let before = bench.read().await?;
         proxy.break_next(at, fault);
         let broken = tokio::time::timeout(DEADLINE, proxy.has_broken(faults)).await;
         broken.map_err(|_| format!("only {} connections broke", proxy.faults()))?;
         bench.stored(before + 1).await?;
-        eprintln!("{at:?} {fault:?} {faults} {before} {:?}", begun.elapsed());
     }
     producer.wait(DEADLINE).await?.expect_code(0)?;
     bench.stored(30_000).await?;

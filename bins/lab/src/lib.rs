@@ -2,6 +2,7 @@
 //! under test, generated input. Never published and in no image.
 
 pub mod demo;
+pub mod freeze;
 pub mod generate;
 pub mod harness;
 pub mod ledger;

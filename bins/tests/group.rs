@@ -4,13 +4,15 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lambda_lab::Failure;
 use lambda_lab::freeze;
 use lambda_lab::harness::Context;
-use lambda_lab::processes::{Process, Signal};
+use lambda_lab::processes::{Process, Program, Signal};
 use lambda_lab::servers::OwnPostgres;
 
 use support::{Bench, DEADLINE};
@@ -29,6 +31,10 @@ fn main() -> ExitCode {
             "the same under the broker-side group protocol stores every message once",
             broker_side,
         );
+        suite.kafka("a frozen load's ids are freed for a consumer that needs them", frozen_load);
+        suite
+            .kafka("a frozen consumer's ids are freed for a load that needs them", frozen_consumer);
+        suite.kafka("a group that takes over from an active one is not fought", take_over);
     })
 }
 
@@ -73,7 +79,7 @@ async fn stores(bench: &Bench, process: &Process) -> Result<(), Failure> {
                     return Ok::<_, Failure>(());
                 }
             }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
     waited.await.map_err(|_| format!("it stores nothing:\n{}", process.stderr()))?
@@ -90,12 +96,158 @@ async fn moved_on(bench: &Bench, lanes: &BTreeMap<i32, Lane>) -> Result<(), Fail
                 if claim != before.claim && position > before.position {
                     break;
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
         Ok::<_, Failure>(())
     });
     waited.await.map_err(|_| format!("these lanes were left: {lanes:?}"))?
+}
+
+const HEADER: &str = "transaction_id,account_id,transaction_type,amount,timestamp,\
+                      merchant_category,location,card_present,risk_score\n";
+
+/// Records in the file that is both streamed and loaded.
+const RECORDS: i64 = 60_000;
+
+/// A file in the topic, with its path; the bench's ledger has the deliveries.
+async fn streamed_file(bench: &Bench) -> Result<PathBuf, Failure> {
+    let path = bench.context.folder()?.join("both.csv");
+    let rows = (0..RECORDS).map(|number| {
+        format!(
+            "TXN-{number:08},ACC-{},deposit,1.25,2026-01-01 00:00:00,,,true,0.5\n",
+            number % 997
+        )
+    });
+    fs::write(&path, HEADER.to_owned() + &rows.collect::<String>())?;
+    let producer = bench.program(env!("CARGO_BIN_EXE_lambda-producer-stream"));
+    let producer = producer.args(["--rate", "0", "--ledger"]).arg(&bench.ledger);
+    producer.arg("--from").arg(&path).run(DEADLINE).await?.expect_code(0)?;
+    Ok(path)
+}
+
+fn loader(bench: &Bench, path: &Path) -> Program {
+    let loader = bench.program(env!("CARGO_BIN_EXE_lambda-csv-batch"));
+    loader.envs(bench.database.environment()).arg(path)
+}
+
+/// Every id is there once and is the file's, whoever came first; every record of
+/// both layers is counted.
+async fn both_are_exact(bench: &Bench) -> Result<(), Failure> {
+    let by_layer = "select count(*) filter (where consumer_group is not null), \
+                    sum(read) filter (where consumer_group is not null)::bigint, \
+                    sum(read) filter (where consumer_group is null)::bigint, \
+                    sum(inserted)::bigint, sum(superseded + confirmed)::bigint, \
+                    sum(corrected + duplicate + rejected)::bigint from ingest_progress";
+    let row = bench.sql.query_one(by_layer, &[]).await?;
+    let counts: Vec<i64> = (0..6).map(|column| row.try_get(column)).collect::<Result<_, _>>()?;
+    let partitions = i64::from(PARTITIONS);
+    assert_eq!(counts, [partitions, RECORDS, RECORDS, RECORDS, RECORDS, 0]);
+    let ids = "select count(*) from transactions where ingestion_type = 'BATCH' \
+               and job_id = 'BAT00001' and transaction_id like 'TXN-%'";
+    assert_eq!(bench.number(ids).await?, RECORDS);
+    assert_eq!(bench.number("select count(*) from transactions").await?, RECORDS);
+    assert_eq!(bench.number("select count(*) from dead_letters").await?, 0);
+    let job = "select count(*) from batch_jobs where status = 'completed'";
+    assert_eq!(bench.number(job).await?, 1);
+    Ok(())
+}
+
+/// Backends of a purpose that wait for another transaction.
+fn waiting(purpose: &str) -> String {
+    format!(
+        "select least(count(*), 1) from pg_stat_activity where datname = current_database() \
+         and application_name = '{purpose}' and wait_event_type = 'Lock'"
+    )
+}
+
+/// Freezes a loader that is started by this in the midst of a transaction: another
+/// one holds the file's last id, so that it waits with the ids before inserted.
+async fn frozen_holding_ids(
+    bench: &Bench,
+    loader: &Program,
+    purpose: &str,
+) -> Result<Process, Failure> {
+    let other = bench.database.connect().await?;
+    let insert = format!(
+        "begin; insert into transactions (transaction_id, account_id, transaction_type, amount, \
+             event_time, ingestion_type, lane, position, checksum, written_xid) \
+         values ('TXN-{:08}', 'A', 'deposit', 1, now(), 'STREAM', 0, 0, 0, 0)",
+        RECORDS - 1
+    );
+    other.batch_execute(&insert).await?;
+    let loader = loader.start()?;
+    bench.until(&waiting(purpose), 1).await?;
+    loader.freeze().await?;
+    other.batch_execute("rollback").await?;
+    let open = format!(
+        "select count(*) from pg_stat_activity where datname = current_database() \
+         and application_name = '{purpose}' and wait_event = 'ClientRead' \
+         and state in ('active', 'idle in transaction') and backend_xid is not null"
+    );
+    bench.until(&open, 1).await?;
+    Ok(loader)
+}
+
+async fn frozen_load(context: Context) -> Result<(), Failure> {
+    let (_postgres, bench) = bench(context).await?;
+    let path = streamed_file(&bench).await?;
+    let load = loader(&bench, &path).args(["--workers", "1"]);
+    let load = frozen_holding_ids(&bench, &load, "lambda-batch").await?;
+    let consumer = bench.consumer().start()?;
+    bench.until(&waiting("lambda-stream"), 1).await?;
+    // The load stays frozen: its backend is ended by the consumer.
+    let streamed = "select coalesce(sum(read), 0)::bigint from ingest_progress \
+                    where consumer_group is not null";
+    bench.until(streamed, RECORDS).await?;
+    load.thaw()?;
+    load.wait(DEADLINE).await?.expect_code(0)?;
+    consumer.signal(Signal::TERM)?;
+    consumer.wait(DEADLINE).await?.expect_code(0)?;
+    both_are_exact(&bench).await
+}
+
+async fn frozen_consumer(context: Context) -> Result<(), Failure> {
+    let (_postgres, bench) = bench(context).await?;
+    let path = streamed_file(&bench).await?;
+    let consumer = frozen_holding_ids(&bench, &bench.consumer(), "lambda-stream").await?;
+    let load = loader(&bench, &path).start()?;
+    bench.until(&waiting("lambda-batch"), 1).await?;
+    // The consumer stays frozen: its backend is ended by the load.
+    load.wait(DEADLINE).await?.expect_code(0)?;
+    consumer.thaw()?;
+    let streamed = "select coalesce(sum(read), 0)::bigint from ingest_progress \
+                    where consumer_group is not null";
+    bench.until(streamed, RECORDS).await?;
+    consumer.signal(Signal::TERM)?;
+    consumer.wait(DEADLINE).await?.expect_code(0)?;
+    both_are_exact(&bench).await
+}
+
+/// Both groups are allowed to take over; the first is at work when the second
+/// comes.
+async fn take_over(context: Context) -> Result<(), Failure> {
+    let (_postgres, bench) = bench(context).await?;
+    let first = bench.consumer().arg("--take-over");
+    let first = [first.start()?, first.start()?];
+    let producer = bench.traffic(2_000).start()?;
+    for member in &first {
+        stores(&bench, member).await?;
+    }
+    let second = bench.consumer().env("KAFKA_GROUP_ID", format!("{}-other", bench.topic));
+    let refused = second.run(DEADLINE).await?.expect_code(78)?;
+    assert!(refused.stderr.contains("--take-over"), "{}", refused.stderr);
+
+    let second = second.arg("--take-over");
+    let second = [second.start()?, second.start()?];
+    for member in first {
+        let ended = member.wait(DEADLINE).await?.expect_code(78)?;
+        assert!(ended.stderr.contains("-other"), "{}", ended.stderr);
+    }
+    for member in &second {
+        stores(&bench, member).await?;
+    }
+    bench.ends_exact(producer, second).await
 }
 
 async fn classic(context: Context) -> Result<(), Failure> {
@@ -122,7 +274,7 @@ async fn churn(context: Context, settings: &str) -> Result<(), Failure> {
     let lanes = lanes_of(&bench, &frozen).await?;
     assert!(!lanes.is_empty());
     moved_on(&bench, &lanes).await?;
-    eprintln!("{settings:?}: {lanes:?} taken over in {:?}", at.elapsed());
+    eprintln!("{settings:?}: {} lanes taken over in {:?}", lanes.len(), at.elapsed());
     let backend = format!("select count(*) from pg_stat_activity where pid = {}", caught.backend);
     assert_eq!(bench.number(&backend).await?, 0, "the frozen member's backend was ended");
 

@@ -3,19 +3,21 @@
 
 mod support;
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lambda_core::outcome::Authority;
-use lambda_core::postgres::PostgresSink;
+use lambda_core::postgres::{Connection, PostgresSink};
 use lambda_core::progress::{LaneName, Progress};
 use lambda_core::sink::{ClaimRequest, Committed, Durability, Sink as _};
 use lambda_core::testing::draft::{Draft, SAMPLE_DDL, SAMPLES, Sample};
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
 use lambda_lab::ledger::Ledger;
-use lambda_lab::processes::{Program, Signal};
+use lambda_lab::processes::{Process, Program, Signal};
 use lambda_lab::proxy::{At, Fault, Proxy};
 use lambda_lab::servers::{Database, OwnPostgres};
 
@@ -32,6 +34,13 @@ fn main() -> ExitCode {
             "a frozen backend that has COMMIT before it commits nothing later",
             frozen_backend,
         );
+        suite.kafka("what a crash of the database loses is read again, idle or not", rewound);
+        suite
+            .plain("a load that loses stored chunks in a crash completes only whole", load_rewound);
+        suite.kafka("the database may be away while the group changes", database_away);
+        suite.real_kafka("the broker may be away between commits", broker_away);
+        suite.kafka("a database that goes silent is given up for one that answers", silent);
+        suite.real_kafka("a consumer that librdkafka declares dead is replaced in place", replaced);
     })
 }
 
@@ -176,4 +185,225 @@ async fn frozen_backend(context: Context) -> Result<(), Failure> {
         Err(_) => assert_eq!(position, 0, "told as not committed"),
     }
     Ok(())
+}
+
+/// Settings under which only the walwriter, or whoever waits for the disk, makes
+/// commits durable.
+const LAZY: [&str; 4] =
+    ["wal_buffers=64MB", "autovacuum=off", "bgwriter_lru_maxpages=0", "checkpoint_timeout=1h"];
+
+async fn positions(sql: &Connection) -> Result<BTreeMap<i32, i64>, Failure> {
+    let rows = sql.query("select lane, position from ingest_progress", &[]).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+}
+
+/// Kills the database, whose walwriter is stopped, and starts it again. Nobody
+/// gets in through the proxy before this is told: the positions that were seen
+/// before, and those that are left.
+async fn crash(
+    postgres: &mut OwnPostgres,
+    bench: &mut Database,
+    proxy: &Proxy,
+) -> Result<[BTreeMap<i32, i64>; 2], Failure> {
+    proxy.cut();
+    let before = positions(&bench.connect().await?).await?;
+    postgres.server.kill()?;
+    postgres.server.start_again().await?;
+    let after = positions(&bench.connect().await?).await?;
+    Ok([before, after])
+}
+
+async fn rewound(context: Context) -> Result<(), Failure> {
+    let mut postgres = context.own_postgres(&LAZY).await?;
+    let mut database = postgres.database().await?;
+    let topic = context.topic("transactions", 6).await?;
+    let bootstrap = context.bootstrap().await?;
+    let mut bench = Bench::with(context, database.clone(), topic, bootstrap).await?;
+    let proxy = proxy(&database).await?;
+    let consumers = [consumer(&bench, &proxy).start()?, consumer(&bench, &proxy).start()?];
+    for consumer in &consumers {
+        bench.holds_lanes(consumer).await?;
+    }
+    let producer = bench.traffic(5_000).start()?;
+    bench.stored(5_000).await?;
+    postgres.server.signal("walwriter", Signal::STOP)?;
+    bench.stored(bench.read().await? + 10_000).await?;
+    producer.signal(Signal::TERM)?;
+    producer.wait(DEADLINE).await?.expect_code(0)?;
+    let ledger = Ledger::read(&bench.ledger)?;
+    bench.stored(ledger.kinds().all()).await?;
+    // Nothing is in flight, and nothing more comes.
+    let [before, after] = crash(&mut postgres, &mut database, &proxy).await?;
+    assert_eq!(before.len(), 6);
+    for (lane, before) in before {
+        assert!(after[&lane] < before, "lane {lane} lost nothing: {before}");
+    }
+    proxy.mend();
+    bench.sql = database.connect().await?;
+    bench.stored(ledger.kinds().all()).await?;
+    for consumer in consumers {
+        consumer.signal(Signal::TERM)?;
+        consumer.wait(DEADLINE).await?.expect_code(0)?;
+    }
+    bench.is_exact(&ledger).await
+}
+
+const HEADER: &str = "transaction_id,account_id,transaction_type,amount,timestamp,\
+                      merchant_category,location,card_present,risk_score\n";
+
+async fn load_rewound(context: Context) -> Result<(), Failure> {
+    const RECORDS: i64 = 400_000;
+    let mut postgres = context.own_postgres(&LAZY).await?;
+    let mut database = postgres.database().await?;
+    let proxy = proxy(&database).await?;
+    let path = context.folder()?.join("a.csv");
+    let rows = (0..RECORDS).map(|number| {
+        format!(
+            "TXN-{number:08},ACC-{},deposit,1.25,2026-01-01 00:00:00,,,true,0.5\n",
+            number % 997
+        )
+    });
+    fs::write(&path, HEADER.to_owned() + &rows.collect::<String>())?;
+    let program = context
+        .program(env!("CARGO_BIN_EXE_lambda-csv-batch"))
+        .envs(database.environment())
+        .env("DB_PORT", proxy.port().to_string())
+        .arg(&path);
+    let load = program.start()?;
+    let sql = database.connect().await?;
+    let started = "select count(*) from batch_jobs where status = 'running'";
+    until(&sql, started, 1).await?;
+    postgres.server.signal("walwriter", Signal::STOP)?;
+    let stored = "select least(count(*), 1) from ingest_progress where position = end_position";
+    until(&sql, stored, 1).await?;
+    let [before, after] = crash(&mut postgres, &mut database, &proxy).await?;
+    let sql = database.connect().await?;
+    assert!(before.iter().any(|(lane, before)| after[lane] < *before), "nothing was lost");
+    let completed = "select count(*) from batch_jobs where status = 'completed'";
+    until(&sql, completed, 0).await?;
+    proxy.mend();
+    // It may find that a chunk it had done with is not stored any more.
+    let ended = load.wait(DEADLINE).await?;
+    let count = "select count(*) from transactions";
+    if ended.code() != Some(0) {
+        let ended = ended.expect_code(75)?;
+        until(&sql, completed, 0).await?;
+        program.run(DEADLINE).await?.expect_code(0)?;
+        eprintln!("{}", ended.stderr);
+    }
+    until(&sql, completed, 1).await?;
+    until(&sql, count, RECORDS).await?;
+    let read = "select sum(read)::bigint from ingest_progress where position = end_position";
+    until(&sql, read, RECORDS).await
+}
+
+/// Waits until every lane has moved.
+async fn all_move(bench: &Bench) -> Result<(), Failure> {
+    let before = positions(&bench.sql).await?;
+    let moved = tokio::time::timeout(DEADLINE, async {
+        loop {
+            let now = positions(&bench.sql).await?;
+            if before.iter().all(|(lane, before)| now[lane] > *before) {
+                return Ok::<_, Failure>(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    moved.await.map_err(|_| format!("some lanes stand still: {before:?}"))?
+}
+
+/// How often a consumer was granted partitions.
+fn grants(consumer: &Process) -> usize {
+    consumer.stderr().matches("the group grants partitions").count()
+}
+
+async fn database_away(context: Context) -> Result<(), Failure> {
+    let mut postgres = context.own_postgres(&[]).await?;
+    let database = postgres.database().await?;
+    let topic = context.topic("transactions", 6).await?;
+    let bootstrap = context.bootstrap().await?;
+    let mut bench = Bench::with(context, database, topic, bootstrap).await?;
+    // A member that does not poll for so long is thrown out.
+    let consumer = bench.consumer().env("KAFKA_CONFIG", "max.poll.interval.ms=7000");
+    let [first, mut second, mut third] = [consumer.start()?, consumer.start()?, consumer.start()?];
+    for consumer in [&first, &second, &third] {
+        bench.holds_lanes(consumer).await?;
+    }
+    let producer = bench.traffic(4_000).start()?;
+    bench.stored(2_000).await?;
+
+    postgres.server.kill()?;
+    let granted = grants(&second) + grants(&third);
+    first.kill().await?;
+    second.says("pausing: the database takes nothing", DEADLINE).await?;
+    third.says("pausing: the database takes nothing", DEADLINE).await?;
+    let regrouped = tokio::time::timeout(DEADLINE, async {
+        while grants(&second) + grants(&third) == granted {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    regrouped.await.map_err(|_| "the killed member's partitions were granted to nobody")?;
+    // How long the database is away, not how long we wait for something.
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    postgres.server.start_again().await?;
+
+    bench.sql = bench.database.connect().await?;
+    all_move(&bench).await?;
+    for consumer in [&second, &third] {
+        bench.holds_lanes(consumer).await?;
+        let said = consumer.stderr();
+        assert!(!said.contains("lost=true") && !said.contains("poll interval"), "{said}");
+    }
+    bench.ends_exact(producer, [second, third]).await
+}
+
+async fn broker_away(context: Context) -> Result<(), Failure> {
+    let kafka = context.own_kafka(None).await?;
+    let topic = kafka.broker().topic("transactions", 6).await?;
+    let bootstrap = kafka.broker().bootstrap().to_owned();
+    let database = context.database().await?;
+    let bench = Bench::with(context, database, topic, bootstrap).await?;
+    let consumers = [bench.consumer().start()?, bench.consumer().start()?];
+    for consumer in &consumers {
+        bench.holds_lanes(consumer).await?;
+    }
+    let producer = bench.traffic(4_000).start()?;
+    bench.stored(4_000).await?;
+    kafka.kill().await?;
+    kafka.start_again().await?;
+    all_move(&bench).await?;
+    bench.ends_exact(producer, consumers).await
+}
+
+async fn silent(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context, 6).await?;
+    let proxy = proxy(&bench.database).await?;
+    let consumers = [consumer(&bench, &proxy).start()?, consumer(&bench, &proxy).start()?];
+    for consumer in &consumers {
+        bench.holds_lanes(consumer).await?;
+    }
+    let producer = bench.traffic(2_000).start()?;
+    bench.stored(2_000).await?;
+    proxy.silence();
+    // Longer than a login may take.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    proxy.mend();
+    all_move(&bench).await?;
+    bench.ends_exact(producer, consumers).await
+}
+
+/// A static member is dead to librdkafka once another one has its name.
+async fn replaced(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context, 6).await?;
+    let consumer = bench.consumer().env("KAFKA_CONFIG", "group.instance.id=one");
+    let mut first = consumer.start()?;
+    let producer = bench.traffic(2_000).start()?;
+    bench.stored(1_000).await?;
+    let second = consumer.start()?;
+    first.says("starting another one", DEADLINE).await?;
+    bench.holds_lanes(&second).await?;
+    second.kill().await?;
+    all_move(&bench).await?;
+    bench.holds_lanes(&first).await?;
+    bench.ends_exact(producer, [first]).await
 }

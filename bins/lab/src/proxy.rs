@@ -163,28 +163,21 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 
 async fn relay(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
     let mut link = shared.link.subscribe();
-    let now = *link.borrow_and_update();
-    let broken = async {
-        if now == Link::Whole {
-            let _ = link.wait_for(|link| *link != Link::Whole).await;
-        }
-        let broken = *link.borrow();
-        if broken == Link::Silent {
-            std::future::pending::<()>().await;
-        }
-    };
-    if now != Link::Whole {
-        broken.await;
-        return Ok(());
-    }
-    let mut server = TcpStream::connect(&shared.server).await?;
     let mut client = Some(client);
-    tokio::select! {
-        biased;
-        () = broken => Ok(()),
-        // Borrowed, so that a link gone silent closes neither.
-        ended = pass(&mut client, &mut server, shared) => ended,
+    let mut server = None;
+    if *link.borrow() == Link::Whole {
+        let server = server.insert(TcpStream::connect(&shared.server).await?);
+        tokio::select! {
+            biased;
+            _ = link.wait_for(|link| *link != Link::Whole) => {}
+            ended = pass(&mut client, server, shared) => return ended,
+        }
     }
+    if *link.borrow() == Link::Silent {
+        // Both sides stay open.
+        let _ = shared.link.subscribe().wait_for(|link| *link == Link::Down).await;
+    }
+    Ok(())
 }
 
 /// Passes bytes on in both directions until one side ends or a fault comes.

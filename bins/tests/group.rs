@@ -85,23 +85,32 @@ async fn stores(bench: &Bench, process: &Process) -> Result<(), Failure> {
     waited.await.map_err(|_| format!("it stores nothing:\n{}", process.stderr()))?
 }
 
-/// Waits until all these lanes have moved on under other claims.
-async fn moved_on(bench: &Bench, lanes: &BTreeMap<i32, Lane>) -> Result<(), Failure> {
-    let sql = "select position, claim::text from ingest_progress where partition = $1";
+/// Waits until all these lanes have moved on under other claims, and tells after
+/// how long the first and the last did.
+async fn moved_on(bench: &Bench, lanes: &BTreeMap<i32, Lane>) -> Result<[Duration; 2], Failure> {
+    let sql = "select partition, position, claim::text from ingest_progress";
+    let (begun, mut first) = (Instant::now(), None);
     let waited = tokio::time::timeout(DEADLINE, async {
-        for (partition, before) in lanes {
-            loop {
-                let row = bench.sql.query_one(sql, &[partition]).await?;
-                let (position, claim): (i64, String) = (row.try_get(0)?, row.try_get(1)?);
-                if claim != before.claim && position > before.position {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
+        loop {
+            let rows = bench.sql.query(sql, &[]).await?;
+            let moved = rows.iter().filter(|row| {
+                lanes.get(&row.get(0)).is_some_and(|before| {
+                    row.get::<_, String>(2) != before.claim
+                        && row.get::<_, i64>(1) > before.position
+                })
+            });
+            let moved = moved.count();
+            if moved > 0 {
+                first.get_or_insert_with(|| begun.elapsed());
             }
+            if moved == lanes.len() {
+                return Ok::<_, Failure>(begun.elapsed());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Ok::<_, Failure>(())
     });
-    waited.await.map_err(|_| format!("these lanes were left: {lanes:?}"))?
+    let last = waited.await.map_err(|_| format!("these lanes were left: {lanes:?}"))??;
+    Ok([first.unwrap_or(last), last])
 }
 
 const HEADER: &str = "transaction_id,account_id,transaction_type,amount,timestamp,\
@@ -269,12 +278,12 @@ async fn churn(context: Context, settings: &str) -> Result<(), Failure> {
 
     // One freezes inside COPY: the others take its lanes over, by ending its backend.
     let caught = freeze::inside_copy(&members, &bench.sql).await?;
-    let at = Instant::now();
     let frozen = members.remove(caught.index);
     let lanes = lanes_of(&bench, &frozen).await?;
     assert!(!lanes.is_empty());
-    moved_on(&bench, &lanes).await?;
-    eprintln!("{settings:?}: {} lanes taken over in {:?}", lanes.len(), at.elapsed());
+    let [first, last] = moved_on(&bench, &lanes).await?;
+    // A figure to read with RUST_LOG=info, not to judge by: the machine may be busy.
+    tracing::info!(settings, ?first, ?last, "others stored a frozen member's lanes");
     let backend = format!("select count(*) from pg_stat_activity where pid = {}", caught.backend);
     assert_eq!(bench.number(&backend).await?, 0, "the frozen member's backend was ended");
 

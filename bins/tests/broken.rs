@@ -279,8 +279,8 @@ async fn load_rewound(context: Context) -> Result<(), Failure> {
     // The loader is done with one chunk, and at another.
     let half_way = "select count(*) from (select \
                     bool_or(position = end_position) and \
-                    bool_or(position < end_position and read > 0) as is from ingest_progress) t \
-                    where is";
+                    bool_or(position < end_position and read > 0) as half_way from ingest_progress) t \
+                    where half_way";
     until(&sql, half_way, 1).await?;
     let [before, after] = crash(&mut postgres, &mut database, &proxy).await?;
     let sql = database.connect().await?;

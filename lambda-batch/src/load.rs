@@ -48,7 +48,7 @@ pub(crate) async fn load_file<R: Record>(
         Ok(job) => job,
         Err(error) => return Outcome::Failed { job: None, error },
     };
-    let outcome = match work::<R>(&planned, &job, target, options, stop).await {
+    let outcome = match Box::pin(work::<R>(&planned, &job, target, options, stop)).await {
         Ok(outcome) => outcome,
         Err(error) => {
             // Counts are told as they are stored (R10), if the server still answers.

@@ -3,7 +3,6 @@
 //! one, and plain SQL is compared with what the producer's ledger says.
 
 mod files;
-mod freeze;
 mod stage;
 mod stream;
 mod verdict;

@@ -2,10 +2,12 @@
 //! under test, generated input. Never published and in no image.
 
 pub mod demo;
+pub mod freeze;
 pub mod generate;
 pub mod harness;
 pub mod ledger;
 pub mod processes;
+pub mod proxy;
 pub mod servers;
 
 /// Whatever went wrong; a test or a demo only reports it.

@@ -187,9 +187,10 @@ impl Process {
     fn is_stopped(&self) -> Result<bool, Failure> {
         for task in std::fs::read_dir(format!("/proc/{}/task", self.pid))? {
             let stat = std::fs::read_to_string(task?.path().join("stat"))?;
-            let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
-            if !state.is_some_and(|state| state.starts_with('T')) {
-                return Ok(false);
+            match stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()) {
+                Some('T') => {}
+                Some('Z' | 'X') => return Err(format!("process {} has ended", self.pid).into()),
+                _ => return Ok(false),
             }
         }
         Ok(true)

@@ -10,12 +10,23 @@ use lambda_core::postgres::Connection;
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
 use lambda_lab::ledger::Ledger;
-use lambda_lab::processes::{Process, Program};
+use lambda_lab::processes::{Process, Program, Signal};
 use lambda_lab::servers::Database;
 use serde_json::Value;
 
 /// How long anything may take, a session that has to time out included.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
+
+/// Waits until a question has this answer.
+pub(crate) async fn until(sql: &Connection, question: &str, answer: i64) -> Result<(), Failure> {
+    let asked = tokio::time::timeout(DEADLINE, async {
+        while sql.query_one(question, &[]).await?.try_get::<_, i64>(0)? != answer {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok::<_, Failure>(())
+    });
+    asked.await.map_err(|_| format!("never {answer}: {question}"))?
+}
 
 /// What every test here works with.
 pub(crate) struct Bench {
@@ -35,8 +46,18 @@ impl Bench {
 
     pub(crate) async fn on(context: Context, topic: String) -> Result<Self, Failure> {
         let database = context.database().await?;
-        let sql = database.connect().await?;
         let bootstrap = context.bootstrap().await?;
+        Self::with(context, database, topic, bootstrap).await
+    }
+
+    /// On a database and a broker that are the test's own.
+    pub(crate) async fn with(
+        context: Context,
+        database: Database,
+        topic: String,
+        bootstrap: String,
+    ) -> Result<Self, Failure> {
+        let sql = database.connect().await?;
         let ledger = context.folder()?.join("ledger.jsonl");
         Ok(Self { context, database, sql, topic, bootstrap, ledger })
     }
@@ -57,11 +78,42 @@ impl Bench {
 
     /// A producer of repeatable traffic with repeated and invalid messages.
     pub(crate) fn producer(&self, count: u32, rate: u32) -> Program {
+        self.traffic(rate).args(["--count", &count.to_string()])
+    }
+
+    /// The same without an end: it stops when told.
+    pub(crate) fn traffic(&self, rate: u32) -> Program {
         self.program(env!("CARGO_BIN_EXE_lambda-producer-stream"))
             .args(["--seed", "7", "--duplicate-ratio", "0.02", "--invalid-ratio", "0.01"])
-            .args(["--count", &count.to_string(), "--rate", &rate.to_string()])
-            .arg("--ledger")
+            .args(["--rate", &rate.to_string(), "--ledger"])
             .arg(&self.ledger)
+    }
+
+    /// Stops an endless producer, waits until all it sent is stored, stops the
+    /// consumers, and judges.
+    pub(crate) async fn ends_exact(
+        &self,
+        producer: Process,
+        consumers: impl IntoIterator<Item = Process>,
+    ) -> Result<(), Failure> {
+        producer.signal(Signal::TERM)?;
+        producer.wait(DEADLINE).await?.expect_code(0)?;
+        let ledger = Ledger::read(&self.ledger)?;
+        let consumers: Vec<Process> = consumers.into_iter().collect();
+        if let Err(error) = self.stored(ledger.kinds().all()).await {
+            let said: Vec<String> = consumers.iter().map(Process::stderr).collect();
+            return Err(format!("{error}\n{}", said.join("\n")).into());
+        }
+        for consumer in consumers {
+            consumer.signal(Signal::TERM)?;
+            consumer.wait(DEADLINE).await?.expect_code(0)?;
+        }
+        self.is_exact(&ledger).await
+    }
+
+    /// Waits until a question has this answer.
+    pub(crate) async fn until(&self, question: &str, answer: i64) -> Result<(), Failure> {
+        until(&self.sql, question, answer).await
     }
 
     pub(crate) async fn produce(&self, count: u32) -> Result<Ledger, Failure> {

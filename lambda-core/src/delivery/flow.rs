@@ -2,7 +2,7 @@
 //! [`State`] decides. One commit is in flight at a time; while it is, the source
 //! gathers and decodes the next batch, so that batches grow with the load (R24).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,9 @@ pub struct FlowConfig {
     pub owner: String,
     /// The consumer group (R16).
     pub group: Option<String>,
-    /// Claim even over another active group.
+    /// Claim even over another active group, but take no lane back from one that
+    /// has taken it over from this flow: two groups that both may would fight for
+    /// ever.
     pub take_over: bool,
     /// How long to go on trying while nothing succeeds; `None`: for ever.
     pub patience: Option<Duration>,
@@ -63,6 +65,8 @@ pub struct Flow<S> {
     give_up_at: Option<Instant>,
     claims: JoinSet<Claim>,
     claiming: HashMap<i32, (Generation, AbortHandle)>,
+    /// Partitions whose lanes were held before.
+    held: HashSet<i32>,
     /// Claims go on a few at a time, each on connections of its own.
     claim_permits: Arc<Semaphore>,
     backoff: Backoff,
@@ -96,6 +100,7 @@ impl<S: Source> Flow<S> {
             give_up_at: None,
             claims: JoinSet::new(),
             claiming: HashMap::new(),
+            held: HashSet::new(),
             claim_permits: Arc::new(Semaphore::new(CLAIMS_AT_ONCE)),
             backoff: Backoff::default(),
             retry_at: None,
@@ -181,6 +186,7 @@ impl<S: Source> Flow<S> {
                     lane = %progress.name, number = progress.lane.0, position = progress.position,
                     "claimed"
                 );
+                self.held.insert(partition);
                 self.take(Input::Claimed(generation, progress)).await;
             }
             Ok((_, Err(error))) => self.result = Some(Err(error)),
@@ -268,7 +274,7 @@ impl<S: Source> Flow<S> {
             first_position: grant.first_position,
             owner: self.config.owner.clone(),
             group: self.config.group.clone(),
-            take_over: self.config.take_over,
+            take_over: self.config.take_over && !self.held.contains(&grant.name.partition),
             given_up: grant.given_up,
             name: grant.name,
         };

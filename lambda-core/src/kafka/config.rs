@@ -155,7 +155,12 @@ impl KafkaConfig {
     /// never joins it.
     pub(crate) fn observer(&self) -> ClientConfig {
         let mut config = self.base(OBSERVER_DEFAULTS);
-        config.remove("group.protocol").remove("group.instance.id");
+        // It has no session, so these could only contradict librdkafka's defaults.
+        for key in
+            ["group.protocol", "group.instance.id", "session.timeout.ms", "max.poll.interval.ms"]
+        {
+            config.remove(key);
+        }
         config.set("group.id", &self.group_id);
         force(&mut config, CONSUMER_FORCED);
         config
@@ -353,6 +358,13 @@ mod tests {
         assert!(with("a=b\nnonsense").unwrap_err().to_string().contains("line 2"));
         assert!(remedy_of("group.id=other").contains("KAFKA_GROUP_ID"));
         assert_eq!(KafkaConfig::new("", "t", "g", "").unwrap_err().exit_code(), 78);
+    }
+
+    #[test]
+    fn a_client_outside_the_group_is_not_bound_by_its_settings() {
+        let kafka = with("max.poll.interval.ms=7000\ngroup.instance.id=one").unwrap();
+        let observer: Result<rdkafka::consumer::BaseConsumer, _> = kafka.observer().create();
+        assert!(observer.is_ok(), "{:?}", observer.err());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Server};
 use crate::postgres::config::DatabaseConfig;
-use crate::postgres::connect::connect;
+use crate::postgres::connect::{LOCK_TIMEOUT, answered, connect};
 use crate::postgres::evict::{self, Backend};
 use crate::postgres::lanes::{self, PROGRESS_COLUMNS};
 use crate::progress::{ClaimId, Progress};
@@ -40,6 +40,10 @@ pub(super) async fn claim(
     config: &DatabaseConfig,
     request: &ClaimRequest,
 ) -> Result<Progress, Error> {
+    answered(LOCK_TIMEOUT, try_claim(config, request)).await
+}
+
+async fn try_claim(config: &DatabaseConfig, request: &ClaimRequest) -> Result<Progress, Error> {
     let waiting = |error| remedy::own_tables(error, "claim a lane");
     let mut client = connect(config, PURPOSE).await?;
     client.batch_execute(SETTINGS).await.map_err(waiting)?;

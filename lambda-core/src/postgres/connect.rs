@@ -18,6 +18,27 @@ const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// as its default. Whoever needs a snapshot says so.
 const SETTINGS: &str = "set default_transaction_isolation = 'read committed'";
 
+/// How long the server may take over a plain question.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long it may take over one that waits for locks.
+pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What comes of `asking` within that time. TCP notices a peer that is gone, but
+/// not a proxy in between that has forgotten the connection.
+///
+/// # Errors
+/// `Transient` when there is no answer; else those of `asking`.
+pub(super) async fn answered<T>(
+    within: Duration,
+    asking: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    tokio::time::timeout(within, asking).await.map_err(|_| Error::Unreachable {
+        server: Server::Postgres,
+        source: format!("no answer within {within:?}").into(),
+    })?
+}
+
 /// A connection of its own, outside any pool.
 #[derive(Debug)]
 pub struct Connection {

@@ -7,8 +7,11 @@ use std::time::Duration;
 use tokio_postgres::{Client, Error};
 
 use crate::postgres::config::{APPLICATION_PREFIX, DatabaseConfig};
-use crate::postgres::connect::connect;
+use crate::postgres::connect::{ANSWER_TIMEOUT, answered, connect};
 use crate::remedy;
+
+/// How often the server is asked whether it still works for us.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// A backend. Its start tells it from a later one with the same pid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +37,19 @@ impl Backend {
         client.query(sql, &[&self.pid, &self.started]).await.map(drop)
     }
 
+    /// What it is at, if that is up to us: it waits for our next word, or is gone.
+    /// As long as nothing moves, this is the same.
+    async fn awaits_us(&self, client: &Client) -> Result<Option<String>, Error> {
+        let sql = "select case when wait_event_type = 'Client' \
+                               then concat_ws(' ', 'waiting', state_change, bytes_processed) end \
+                   from pg_stat_activity left join pg_stat_progress_copy using (pid) \
+                   where pid = $1 and backend_start::text = $2";
+        match client.query_opt(sql, &[&self.pid, &self.started]).await? {
+            Some(row) => row.try_get(0),
+            None => Ok(Some("gone".into())),
+        }
+    }
+
     /// Ends the loaders' backends of our own role that this one waits for and whose
     /// transactions are `older_than` that, and tells how many. Claims are spared:
     /// they wait for each other briefly.
@@ -51,6 +67,41 @@ impl Backend {
         let ended =
             client.query(sql, &[&self.pid, &loaders, &claim_application(), &seconds]).await?;
         Ok(ended.len())
+    }
+}
+
+/// The connection does not carry what one side says to the other any more.
+#[derive(Debug)]
+pub(super) struct Silent;
+
+/// Runs `work`, which talks to `working`, and gives it up when that has waited for
+/// us at two looks in a row and nothing has moved in between.
+pub(super) async fn unless_silent<T>(
+    config: &DatabaseConfig,
+    working: &Backend,
+    work: impl Future<Output = T>,
+) -> Result<T, Silent> {
+    tokio::pin!(work);
+    let mut seen = None;
+    loop {
+        if let Ok(done) = tokio::time::timeout(LOOK_EVERY, &mut work).await {
+            return Ok(done);
+        }
+        let look = answered(ANSWER_TIMEOUT, async {
+            let client = connect(config, "look").await?;
+            let found = working.awaits_us(&client).await;
+            found.map_err(|error| remedy::postgres(error, "tell what a backend does"))
+        });
+        let found = tokio::select! {
+            biased;
+            done = &mut work => return Ok(done),
+            found = look => found,
+        };
+        match found {
+            Ok(Some(now)) if seen.as_ref() == Some(&now) => return Err(Silent),
+            Ok(now) => seen = now,
+            Err(error) => tracing::warn!(error = error.chain(), "a commit is not answered"),
+        }
     }
 }
 

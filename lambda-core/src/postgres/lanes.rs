@@ -5,6 +5,7 @@ use tokio_postgres::{Client, Row};
 use crate::batch::{Batch, Span};
 use crate::delivery::settle;
 use crate::error::Error;
+use crate::postgres::connect::{ANSWER_TIMEOUT, answered};
 use crate::postgres::session::Session;
 use crate::progress::{ClaimId, Counts, Fingerprint, LaneId, LaneName, Progress, Sums};
 use crate::remedy;
@@ -70,7 +71,8 @@ pub async fn stream_lanes(client: &Client, pipeline: &str) -> Result<Vec<Progres
         let rows = client.query(&sql, &[&pipeline]).await?;
         rows.iter().map(progress).collect::<Result<_, tokio_postgres::Error>>()
     };
-    read.await.map_err(|error| remedy::postgres(error, "read progress"))
+    let read = async { read.await.map_err(|error| remedy::postgres(error, "read progress")) };
+    answered(ANSWER_TIMEOUT, read).await
 }
 
 /// The stored progress of lanes, read without locking.

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Transaction};
 
 use crate::error::Error;
 use crate::job::{self, Chunk, End, Found, Start, Status};
 use crate::postgres::config::DatabaseConfig;
-use crate::postgres::connect::connect;
+use crate::postgres::connect::{ANSWER_TIMEOUT, LOCK_TIMEOUT, answered, connect};
 use crate::postgres::evict::{Backend, ending_blockers};
 use crate::postgres::jobs::{Job, Jobs, LANE_SUMS, Patience};
 use crate::postgres::lanes::{self, PROGRESS_COLUMNS};
@@ -103,7 +104,7 @@ impl Drop for Attempt {
 pub async fn start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Result<Started, Error> {
     let mut patience = Patience::default();
     loop {
-        match try_start(jobs, job, first_byte, owner).await {
+        match answered(LOCK_TIMEOUT, try_start(jobs, job, first_byte, owner)).await {
             Err(error) if patience.again(&error).await => {}
             result => return result,
         }
@@ -234,7 +235,7 @@ impl Attempt {
         self.heartbeat.abort();
         let mut patience = Patience::default();
         loop {
-            match self.try_end(end).await {
+            match answered(LOCK_TIMEOUT, self.try_end(end)).await {
                 // Not whole: let go of it, for the next run.
                 Err(error @ Error::Interrupted { .. }) if *end == End::Completed => {
                     self.try_end(&End::Pending { error: Some(error.chain()) }).await?;
@@ -370,8 +371,11 @@ impl Heartbeat {
         let seconds = LEASE.as_secs_f64();
         loop {
             ticks.tick().await;
-            let renewed = connection.execute(RENEW, &[&self.number, &self.attempt, &seconds]).await;
-            if renewed.map_err(failed)? == 0 {
+            let renewed = answered(ANSWER_TIMEOUT, async {
+                let parameters: [&(dyn ToSql + Sync); 3] = [&self.number, &self.attempt, &seconds];
+                connection.execute(RENEW, &parameters).await.map_err(failed)
+            });
+            if renewed.await? == 0 {
                 return Ok(());
             }
         }

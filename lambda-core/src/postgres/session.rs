@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 
 use crate::error::Error;
 use crate::postgres::config::DatabaseConfig;
-use crate::postgres::connect::{Connection, connect};
+use crate::postgres::connect::{ANSWER_TIMEOUT, Connection, answered, connect};
 use crate::postgres::evict::Backend;
 use crate::postgres::statements::Statements;
 use crate::record::Table;
@@ -88,8 +88,9 @@ impl bb8::ManageConnection for SessionManager {
             let backend = Backend::of(&connection).await?;
             Ok((backend, Statements::prepare(&connection, self.table).await?))
         };
-        let (backend, statements) =
-            prepare.await.map_err(|error| remedy::postgres(error, "prepare a session"))?;
+        let prepare =
+            async { prepare.await.map_err(|error| remedy::postgres(error, "prepare a session")) };
+        let (backend, statements) = answered(ANSWER_TIMEOUT, prepare).await?;
         if statements.key_indexes.is_empty() {
             let key = self.table.key_column().name;
             return Err(Error::misconfigured(

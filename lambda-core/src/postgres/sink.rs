@@ -13,8 +13,8 @@ use crate::error::{Error, Kind, Server};
 use crate::postgres::claim;
 use crate::postgres::commit::{self, Failure, Path};
 use crate::postgres::config::DatabaseConfig;
-use crate::postgres::connect::{connect, connect_waiting};
-use crate::postgres::evict::{self, Backend};
+use crate::postgres::connect::{ANSWER_TIMEOUT, LOCK_TIMEOUT, answered, connect, connect_waiting};
+use crate::postgres::evict::{self, Backend, Silent};
 use crate::postgres::lanes;
 use crate::postgres::probe::JobCache;
 use crate::postgres::session::SessionManager;
@@ -31,8 +31,8 @@ const CHECKOUT_TIMEOUT: Duration = Duration::from_secs(5);
 /// transactions are as old (R13).
 const BLOCKED_AFTER: Duration = Duration::from_secs(30);
 
-/// How long a plain question may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Ends on the server what is given up here ([`LOCK_TIMEOUT`]).
+const SETTLE_SETTINGS: &str = "set lock_timeout = '20s'";
 
 /// Stores batches of one table in PostgreSQL.
 #[derive(Debug)]
@@ -113,11 +113,11 @@ impl PostgresSink {
         &self,
         backend: &Backend,
         batch: &Batch,
-        lost: &tokio_postgres::Error,
+        lost: &str,
     ) -> Result<Committed, Error> {
         let mut backoff = Backoff::default();
         loop {
-            match self.try_settle(backend, batch).await {
+            match answered(LOCK_TIMEOUT, self.try_settle(backend, batch)).await {
                 Ok(Some(committed)) => return Ok(committed),
                 Ok(None) => {
                     let source = format!("the answer to a commit was lost: {lost}").into();
@@ -146,6 +146,7 @@ impl PostgresSink {
     ) -> Result<Option<Committed>, Error> {
         let mut client = connect(&self.config, "settle").await?;
         let asking = |error| remedy::postgres(error, "tell what became of a commit");
+        client.batch_execute(SETTLE_SETTINGS).await.map_err(asking)?;
         backend.end(&client).await.map_err(asking)?;
         let transaction = client.transaction().await.map_err(asking)?;
         let lanes: Vec<LaneId> = batch.spans().iter().map(|span| span.lane).collect();
@@ -169,12 +170,13 @@ impl Sink for PostgresSink {
         let path = if self.probe_first.load(Ordering::Relaxed) { Path::Probe } else { Path::Fast };
         let backend = session.backend.clone();
         let attempt = commit::commit(&mut session, batch, durability, path, &self.jobs);
-        match evict::ending_blockers(&self.config, &backend, BLOCKED_AFTER, attempt).await {
-            Ok(done) => {
+        let attempt = evict::ending_blockers(&self.config, &backend, BLOCKED_AFTER, attempt);
+        match evict::unless_silent(&self.config, &backend, attempt).await {
+            Ok(Ok(done)) => {
                 self.probe_first.store(done.next == Path::Probe, Ordering::Relaxed);
                 Ok(done.committed)
             }
-            Err(Failure::Aborted(error)) => {
+            Ok(Err(Failure::Aborted(error))) => {
                 let lost = session.client().is_closed();
                 if !matches!(error, Error::Refused { .. } | Error::Contended { .. }) {
                     session.retire();
@@ -185,20 +187,21 @@ impl Sink for PostgresSink {
                 }
                 Err(error)
             }
-            Err(Failure::Unknown(lost)) => {
-                // Closes the connection: it is still marked as in a transaction.
+            // In both cases this closes the connection: it is still marked as in a
+            // transaction.
+            Ok(Err(Failure::Unknown(lost))) => {
                 drop(session);
-                self.settle(&backend, batch, &lost).await
+                self.settle(&backend, batch, &lost.to_string()).await
+            }
+            Err(Silent) => {
+                drop(session);
+                self.settle(&backend, batch, "the connection went silent").await
             }
         }
     }
 
     async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
         let session = self.session().await?;
-        let asked = tokio::time::timeout(ANSWER_TIMEOUT, lanes::stored(session.client(), lanes));
-        asked.await.map_err(|_| Error::Unreachable {
-            server: Server::Postgres,
-            source: format!("no answer within {ANSWER_TIMEOUT:?}").into(),
-        })?
+        answered(ANSWER_TIMEOUT, lanes::stored(session.client(), lanes)).await
     }
 }

@@ -6,8 +6,8 @@ use lambda_core::postgres::Connection;
 
 use crate::Failure;
 use crate::demo::Options;
-use crate::demo::freeze;
 use crate::demo::stage::{Narrator, Stage};
+use crate::freeze;
 use crate::ledger::Ledger;
 use crate::processes::{Process, Signal};
 

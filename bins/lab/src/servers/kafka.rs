@@ -146,6 +146,11 @@ pub(super) fn image() -> ContainerRequest<apache::Kafka> {
         .with_tag("4.3.1")
         // A group's first join would wait three seconds for further members.
         .with_env_var("KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS", "0")
+        // The broker's session decides under the broker-side protocol, 45 s by default.
+        .with_env_var("KAFKA_GROUP_CONSUMER_MIN_SESSION_TIMEOUT_MS", "6000")
+        .with_env_var("KAFKA_GROUP_CONSUMER_SESSION_TIMEOUT_MS", "6000")
+        .with_env_var("KAFKA_GROUP_CONSUMER_MIN_HEARTBEAT_INTERVAL_MS", "1000")
+        .with_env_var("KAFKA_GROUP_CONSUMER_HEARTBEAT_INTERVAL_MS", "2000")
         .with_env_var("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false")
         .with_env_var("KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR", "1")
         .with_env_var("KAFKA_TRANSACTION_STATE_LOG_MIN_ISR", "1")

@@ -18,15 +18,15 @@ const PAUSE: Duration = Duration::from_millis(1500);
 
 /// A consumer that hangs inside COPY.
 #[derive(Debug)]
-pub(super) struct Frozen {
+pub struct Frozen {
     /// Which of the consumers.
-    pub(super) index: usize,
+    pub index: usize,
     /// Its database session.
-    pub(super) backend: i32,
+    pub backend: i32,
     /// Rows that the session has received and not committed.
-    pub(super) rows: i64,
+    pub rows: i64,
     /// How often a consumer was frozen elsewhere before.
-    pub(super) misses: u32,
+    pub misses: u32,
 }
 
 /// A session of these ports inside COPY that has received rows, which the server
@@ -41,10 +41,12 @@ const INSIDE_COPY: &str = "\
 /// grow, and stops it again when that batch is seen on its way. One that is then
 /// still seen inside COPY stays stopped: whatever its session has received by
 /// then, nobody can commit it.
-pub(super) async fn inside_copy(
-    consumers: &[Process],
-    sql: &Connection,
-) -> Result<Frozen, Failure> {
+///
+/// The server must be on this machine: a session is known by its port here.
+///
+/// # Errors
+/// When none is caught in time, or one of them has ended.
+pub async fn inside_copy(consumers: &[Process], sql: &Connection) -> Result<Frozen, Failure> {
     let statement = sql.prepare(INSIDE_COPY).await?;
     let begun = Instant::now();
     let mut misses = 0;

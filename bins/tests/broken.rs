@@ -209,20 +209,20 @@ async fn positions(sql: &Connection) -> Result<BTreeMap<i32, i64>, Failure> {
 /// before, and those that are left.
 async fn crash(
     postgres: &mut OwnPostgres,
-    bench: &mut Database,
+    database: &Database,
     proxy: &Proxy,
 ) -> Result<[BTreeMap<i32, i64>; 2], Failure> {
     proxy.cut();
-    let before = positions(&bench.connect().await?).await?;
+    let before = positions(&database.connect().await?).await?;
     postgres.server.kill()?;
     postgres.server.start_again().await?;
-    let after = positions(&bench.connect().await?).await?;
+    let after = positions(&database.connect().await?).await?;
     Ok([before, after])
 }
 
 async fn rewound(context: Context) -> Result<(), Failure> {
     let mut postgres = context.own_postgres(&LAZY).await?;
-    let mut database = postgres.database().await?;
+    let database = postgres.database().await?;
     let topic = context.topic("transactions", 6).await?;
     let bootstrap = context.bootstrap().await?;
     let mut bench = Bench::with(context, database.clone(), topic, bootstrap).await?;
@@ -240,7 +240,7 @@ async fn rewound(context: Context) -> Result<(), Failure> {
     let ledger = Ledger::read(&bench.ledger)?;
     bench.stored(ledger.kinds().all()).await?;
     // Nothing is in flight, and nothing more comes.
-    let [before, after] = crash(&mut postgres, &mut database, &proxy).await?;
+    let [before, after] = crash(&mut postgres, &database, &proxy).await?;
     assert_eq!(before.len(), 6);
     for (lane, before) in before {
         assert!(after[&lane] < before, "lane {lane} lost nothing: {before}");
@@ -259,9 +259,9 @@ const HEADER: &str = "transaction_id,account_id,transaction_type,amount,timestam
                       merchant_category,location,card_present,risk_score\n";
 
 async fn load_rewound(context: Context) -> Result<(), Failure> {
-    const RECORDS: i64 = 400_000;
+    const RECORDS: i64 = 200_000;
     let mut postgres = context.own_postgres(&LAZY).await?;
-    let mut database = postgres.database().await?;
+    let database = postgres.database().await?;
     let proxy = proxy(&database).await?;
     let path = context.folder()?.join("a.csv");
     let rows = (0..RECORDS).map(|number| {
@@ -282,21 +282,23 @@ async fn load_rewound(context: Context) -> Result<(), Failure> {
     let started = "select count(*) from batch_jobs where status = 'running'";
     until(&sql, started, 1).await?;
     postgres.server.signal("walwriter", Signal::STOP)?;
-    // The loader is done with one chunk, and at another.
-    let half_way = "select count(*) from (select \
-                    bool_or(position = end_position) and \
-                    bool_or(position < end_position and read > 0) as half_way from ingest_progress) t \
-                    where half_way";
-    until(&sql, half_way, 1).await?;
-    let [before, after] = crash(&mut postgres, &mut database, &proxy).await?;
+    // The loader stores everything, and is held when it wants to say so.
+    sql.batch_execute("begin; select from batch_jobs for update").await?;
+    let look = database.connect().await?;
+    let ending = "select count(*) from pg_stat_activity where query like 'update batch_jobs j set%' \
+                  and wait_event_type = 'Lock'";
+    until(&look, ending, 1).await?;
+    let unfinished = "select count(*) from ingest_progress where position < end_position";
+    until(&look, unfinished, 0).await?;
+    let [before, after] = crash(&mut postgres, &database, &proxy).await?;
     let sql = database.connect().await?;
-    let first = *before.keys().min().ok_or("no lanes")?;
-    assert!(after[&first] < before[&first], "the chunk that was done with is there");
+    assert!(before.iter().any(|(lane, before)| after[lane] < *before), "nothing was lost");
     let completed = "select count(*) from batch_jobs where status = 'completed'";
     until(&sql, completed, 0).await?;
     proxy.mend();
-    // It does not go back to a chunk that it is done with: that is the next run's.
-    load.wait(DEADLINE).await?.expect_code(75)?;
+    // What it was done with is the next run's.
+    let ended = load.wait(DEADLINE).await?.expect_code(75)?;
+    assert!(ended.stderr.contains("chunks are stored"), "{}", ended.stderr);
     until(&sql, completed, 0).await?;
     program.run(DEADLINE).await?.expect_code(0)?;
     let count = "select count(*) from transactions";

@@ -267,6 +267,11 @@ async fn broker_side(context: Context) -> Result<(), Failure> {
     churn(context, "group.protocol=consumer").await
 }
 
+/// Messages of a burst: some commits of each member.
+const BURST: u32 = 100_000;
+
+/// There is always traffic, so that every lane moves; and a burst as fast as the
+/// broker takes it before each fault, so that members are in the midst of COPY.
 async fn churn(context: Context, settings: &str) -> Result<(), Failure> {
     let (_postgres, bench) = bench(context).await?;
     let consumer = bench.consumer().env("KAFKA_CONFIG", settings);
@@ -276,6 +281,7 @@ async fn churn(context: Context, settings: &str) -> Result<(), Failure> {
         stores(&bench, member).await?;
     }
 
+    bench.burst(1, BURST).await?;
     // One freezes inside COPY: the others take its lanes over, by ending its backend.
     let caught = freeze::inside_copy(&members, &bench.sql).await?;
     let frozen = members.remove(caught.index);
@@ -287,6 +293,7 @@ async fn churn(context: Context, settings: &str) -> Result<(), Failure> {
     let backend = format!("select count(*) from pg_stat_activity where pid = {}", caught.backend);
     assert_eq!(bench.number(&backend).await?, 0, "the frozen member's backend was ended");
 
+    bench.burst(2, BURST).await?;
     // One is killed inside COPY while others join.
     let caught = freeze::inside_copy(&members, &bench.sql).await?;
     let killed = members.remove(caught.index);
@@ -295,6 +302,7 @@ async fn churn(context: Context, settings: &str) -> Result<(), Failure> {
     members.extend([consumer.start()?, consumer.start()?]);
     moved_on(&bench, &lanes).await?;
 
+    bench.burst(3, BURST).await?;
     // One leaves in order, and the frozen one wakes.
     let leaving = members.remove(0);
     leaving.signal(Signal::TERM)?;

@@ -73,10 +73,19 @@ impl Ledger {
     /// When it cannot be read or is no ledger.
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let mut ledger = Self::default();
-        for line in BufReader::new(File::open(path)?).lines() {
-            ledger.note(serde_json::from_str(&line?)?);
-        }
+        ledger.read_on(path)?;
         Ok(ledger)
+    }
+
+    /// Adds the ledger of another producer to the same topic.
+    ///
+    /// # Errors
+    /// As for [`Ledger::read`].
+    pub fn read_on(&mut self, path: &Path) -> Result<(), Failure> {
+        for line in BufReader::new(File::open(path)?).lines() {
+            self.note(serde_json::from_str(&line?)?);
+        }
+        Ok(())
     }
 
     fn note(&mut self, message: Message) {

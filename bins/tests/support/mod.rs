@@ -89,7 +89,29 @@ impl Bench {
             .arg(&self.ledger)
     }
 
-    /// Stops an endless producer, waits until all it sent is stored, stops the
+    /// More messages, others for each `seed`, as fast as the broker takes them,
+    /// beside whatever else is produced.
+    pub(crate) async fn burst(&self, seed: u32, count: u32) -> Result<(), Failure> {
+        let producer = self.program(env!("CARGO_BIN_EXE_lambda-producer-stream"));
+        let producer = producer
+            .args(["--duplicate-ratio", "0.02", "--invalid-ratio", "0.01", "--rate", "0"])
+            .args(["--seed", &seed.to_string(), "--count", &count.to_string(), "--ledger"])
+            .arg(self.ledger.with_extension(format!("burst-{seed}")));
+        producer.run(DEADLINE).await?.expect_code(0)?;
+        Ok(())
+    }
+
+    /// What all producers have delivered.
+    fn delivered(&self) -> Result<Ledger, Failure> {
+        let mut ledger = Ledger::default();
+        let folder = self.ledger.parent().ok_or("the ledger lies in no folder")?;
+        for entry in std::fs::read_dir(folder)? {
+            ledger.read_on(&entry?.path())?;
+        }
+        Ok(ledger)
+    }
+
+    /// Stops an endless producer, waits until all that was sent is stored, stops the
     /// consumers, and judges.
     pub(crate) async fn ends_exact(
         &self,
@@ -98,7 +120,7 @@ impl Bench {
     ) -> Result<(), Failure> {
         producer.signal(Signal::TERM)?;
         producer.wait(DEADLINE).await?.expect_code(0)?;
-        let ledger = Ledger::read(&self.ledger)?;
+        let ledger = self.delivered()?;
         let consumers: Vec<Process> = consumers.into_iter().collect();
         if let Err(error) = self.stored(ledger.kinds().all()).await {
             let said: Vec<String> = consumers.iter().map(Process::stderr).collect();

@@ -52,6 +52,8 @@ fn main() -> ExitCode {
         );
         suite.real_kafka("messages that expired unread stop the next run", expired);
         suite.real_kafka("messages that expire unread stop a running consumer", expired_running);
+        suite
+            .real_kafka("a member whose partitions all expire at once reads each anew", all_expire);
         suite.real_kafka("a last message that expired does not stop the next run", last_expired);
         suite.real_kafka("a last message that was compacted does not stop the next run", compacted);
         suite.real_kafka(
@@ -354,8 +356,14 @@ async fn another_cluster(context: Context) -> Result<(), Failure> {
 
 /// Has partition 0 begin at `offset`, as retention does.
 async fn expire(bench: &Bench, offset: i64) -> Result<(), Failure> {
+    expire_in(bench, &[0], offset).await
+}
+
+async fn expire_in(bench: &Bench, partitions: &[i32], offset: i64) -> Result<(), Failure> {
     let mut before = TopicPartitionList::new();
-    before.add_partition_offset(&bench.topic, 0, Offset::Offset(offset))?;
+    for partition in partitions {
+        before.add_partition_offset(&bench.topic, *partition, Offset::Offset(offset))?;
+    }
     let deleted = admin(&bench.bootstrap)?.delete_records(&before, &patient()).await?;
     assert!(deleted.elements().iter().all(|element| element.error().is_ok()), "{deleted:?}");
     Ok(())
@@ -393,6 +401,37 @@ async fn expired_running(context: Context) -> Result<(), Failure> {
     let position = lanes(&bench, 0).await?.remove(0).1;
     assert!(last.contains(&format!("from offset {position},")), "{position} in:\n{said}");
     Ok(())
+}
+
+async fn all_expire(context: Context) -> Result<(), Failure> {
+    const PARTITIONS: [i32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
+    let numbers = |partition: i32, from: u32, to: u32| {
+        let first = 1_000 * partition.cast_unsigned();
+        ids(first + from..first + to)
+    };
+    let bench = Bench::new(context, 8).await?;
+    let consumer = restart(&bench).start()?;
+    bench.holds_lanes(&consumer).await?;
+    for partition in PARTITIONS {
+        send(&bench, partition, &numbers(partition, 0, 10))?;
+    }
+    bench.stored(80).await?;
+    consumer.freeze().await?;
+    for partition in PARTITIONS {
+        send(&bench, partition, &numbers(partition, 10, 30))?;
+    }
+    expire_in(&bench, &PARTITIONS, 25).await?;
+    consumer.thaw()?;
+    // It may have been sent some of what expired: of one fetch, not of all partitions.
+    let at_end = "select count(*) from ingest_progress where claim is not null and position = 30";
+    bench.until(at_end, 8).await?;
+    let given_up = "select count(*) from ingest_progress where source like '%#%'";
+    assert!(bench.number(given_up).await? >= 4);
+    let kept = "select count(*) from transactions where position between 25 and 29";
+    assert_eq!(bench.number(kept).await?, 8 * 5, "all that the topic still has");
+    consumer.signal(Signal::TERM)?;
+    consumer.wait(DEADLINE).await?.expect_code(0)?;
+    evidence_holds(&bench).await
 }
 
 async fn last_expired(context: Context) -> Result<(), Failure> {

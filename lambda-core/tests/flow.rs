@@ -301,6 +301,70 @@ async fn a_lane_that_is_fenced_after_it_was_revoked_is_left_to_its_new_owner() {
 }
 
 #[tokio::test]
+async fn a_check_that_is_due_amid_a_batch_follows_it() {
+    let (sink, name) = (MemorySink::new(), name());
+    let mut state = State::new(Authority::Stream, &SAMPLES);
+    let grant = Grant { name: name.clone(), first_position: 0, given_up: None };
+    let granted = state.step(Input::Granted(vec![grant]));
+    let [Action::Claim(generation, _)] = granted[..] else { panic!("{granted:?}") };
+    let progress = sink.claim(&request(name)).await.unwrap();
+    state.step(Input::Claimed(generation, progress.clone()));
+    let batch = Draft::new(Authority::Stream, &SAMPLES).lane(&progress, 1).build();
+    for due in [true, false] {
+        state.step(Input::Batch(batch.clone()));
+        if due {
+            assert!(state.step(Input::Check).is_empty(), "one commit at a time");
+        }
+        let committed = Committed { stored: vec![progress.clone()], fenced: Vec::new() };
+        let checks = |actions: Vec<Action>| {
+            let nothing = |action: &Action| match action {
+                Action::Commit(batch, _) => batch.entries().is_empty(),
+                _ => false,
+            };
+            actions.iter().filter(|action| nothing(action)).count()
+        };
+        let actions = state.step(Input::Committed(committed.clone()));
+        assert_eq!(checks(actions), usize::from(due));
+        if due {
+            assert_eq!(checks(state.step(Input::Committed(committed))), 0, "once");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flow_that_is_to_stop_gives_up_a_last_commit_that_is_not_answered() {
+    /// Becomes durable never, visible after a while.
+    struct Slow(MemorySink);
+
+    #[async_trait]
+    impl Sink for Slow {
+        async fn claim(&self, claim: &ClaimRequest) -> Result<Progress, Error> {
+            self.0.claim(claim).await
+        }
+        async fn commit(&self, batch: &Batch, wanted: Durability) -> Result<Committed, Error> {
+            if wanted == Durability::Durable {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            self.0.commit(batch, wanted).await
+        }
+        async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
+            self.0.stored(lanes).await
+        }
+    }
+
+    let source = Lists::new(lists(1, 5, 100), fastrand::Rng::with_seed(1));
+    let (tell, stop) = watch::channel(false);
+    let flow = Flow::new(config(None), source, Arc::new(Slow(MemorySink::new())));
+    let running = tokio::spawn(flow.run(stop));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    tell.send(true).unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(20), running).await;
+    let (_, result) = ended.unwrap().unwrap();
+    assert_eq!(result.unwrap_err().exit_code(), 69);
+}
+
+#[tokio::test]
 async fn the_rest_of_a_job_s_batch_is_no_takeover_when_its_lane_was_rewound() {
     let (sink, name) = (MemorySink::new(), name());
     let authority = Authority::Batch(JobRef { number: 1, as_of_micros: 0 });

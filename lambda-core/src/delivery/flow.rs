@@ -26,8 +26,8 @@ const CHECK_EVERY: Duration = Duration::from_secs(30);
 /// How many claims go on at once.
 const CLAIMS_AT_ONCE: usize = 4;
 
-/// How long a flow that is to stop waits for the commit in flight: well within
-/// the 30 s that Kubernetes gives a process.
+/// How long a flow that is to stop waits for the commit in flight and the last one:
+/// well within the 30 s that Kubernetes gives a process.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Who a flow is, and how long it waits.
@@ -120,17 +120,17 @@ impl<S: Source> Flow<S> {
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> (S, Result<(), Error>) {
         let mut check = tokio::time::interval(CHECK_EVERY);
         check.reset();
-        let mut stopping = false;
+        // When a flow that is to stop gives up, whatever it is at.
+        let mut stop_by = None;
         loop {
             if let Some(result) = self.result.take() {
                 return (self.source, result);
             }
             tokio::select! {
                 biased;
-                () = stopped(&mut stop), if !stopping => {
-                    stopping = true;
+                () = stopped(&mut stop), if stop_by.is_none() => {
+                    stop_by = Some(Instant::now() + STOP_PATIENCE);
                     self.claims.abort_all();
-                    self.give_up_within(STOP_PATIENCE);
                     self.take(Input::Stop).await;
                 }
                 done = wait_for(&mut self.commit) => {
@@ -138,9 +138,8 @@ impl<S: Source> Flow<S> {
                     let input = done.map_or_else(Input::CommitFailed, Input::Committed);
                     self.take(input).await;
                 }
-                () = sleep_until(self.give_up_at) => {
-                    self.result = Some(Err(unanswered()));
-                }
+                () = sleep_until(self.give_up_at) => self.result = Some(Err(unanswered())),
+                () = sleep_until(stop_by) => self.result = Some(Err(unanswered())),
                 Some(claimed) = self.claims.join_next() => self.claimed(claimed).await,
                 () = sleep_until(self.retry_at) => {
                     self.retry_at = None;
@@ -224,9 +223,7 @@ impl<S: Source> Flow<S> {
             Action::Commit(batch, durability) => {
                 let sink = Arc::clone(&self.sink);
                 (self.retry_at, self.asking) = (None, None);
-                if let Some(patience) = self.config.patience {
-                    self.give_up_within(patience);
-                }
+                self.give_up_at = self.config.patience.map(|patience| Instant::now() + patience);
                 self.commit = Some(Box::pin(async move { sink.commit(&batch, durability).await }));
             }
             Action::Wait(error) => self.wait(error)?,
@@ -305,11 +302,6 @@ impl<S: Source> Flow<S> {
         if let Some((_, former)) = self.claiming.insert(partition, claiming) {
             former.abort();
         }
-    }
-
-    fn give_up_within(&mut self, patience: Duration) {
-        let then = Instant::now() + patience;
-        self.give_up_at = Some(self.give_up_at.map_or(then, |earlier| earlier.min(then)));
     }
 }
 

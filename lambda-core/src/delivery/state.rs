@@ -129,6 +129,8 @@ pub struct State {
     phase: Phase,
     /// The drain's last commit is in flight.
     draining: bool,
+    /// It was time for a check while a batch was at hand.
+    check_due: bool,
 }
 
 /// Whether there is more to come.
@@ -164,6 +166,7 @@ impl State {
             waiting: false,
             phase: Phase::Running,
             draining: false,
+            check_due: false,
         }
     }
 
@@ -205,7 +208,11 @@ impl State {
             Input::Retry if self.waiting => self.commit_next(),
             Input::Answers(error) if self.waiting => self.halve_or_wait(error),
             Input::Check if self.wants_events() => self.check(),
-            Input::Retry | Input::Answers(_) | Input::Check => Vec::new(),
+            Input::Check => {
+                self.check_due = true;
+                Vec::new()
+            }
+            Input::Retry | Input::Answers(_) => Vec::new(),
             Input::End => {
                 self.phase = Phase::Ending;
                 self.commit_next()
@@ -303,7 +310,7 @@ impl State {
         actions.push(Action::Tell(committed.stored));
         if self.draining {
             actions.push(Action::Finish(Ok(())));
-        } else if recovered && self.pieces.is_empty() {
+        } else if (recovered || self.check_due) && self.pieces.is_empty() {
             actions.extend(self.check());
         } else {
             self.failures.any = recovered;
@@ -409,6 +416,7 @@ impl State {
     /// have lost commits that were only visible. It also shows other groups that
     /// this one is alive (R16).
     fn check(&mut self) -> Vec<Action> {
+        self.check_due = false;
         if !off(Protection::Check) {
             self.pieces.extend(self.nothing());
         }

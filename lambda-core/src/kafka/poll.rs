@@ -287,12 +287,11 @@ impl<'a, R: Record> Polling<'a, R> {
         let code = error.rdkafka_error_code();
         if code == Some(RDKafkaErrorCode::AutoOffsetReset) {
             // Kafka does not hold what is to be read next, of a partition that the
-            // error does not name: the checks find it.
-            self.resets += 1;
+            // error does not name: the checks find it. Each of them tells of its own.
+            self.resets += u32::from(self.shared.doubt(Doubt::Topic));
             if self.resets > RESETS_MAX {
                 return Err(remedy::kafka(error, "continue at the stored position"));
             }
-            self.shared.doubt(Doubt::Topic);
             return Ok(None);
         }
         match code.map(remedy::of_kafka).map(|verdict| verdict.kind) {
@@ -384,7 +383,7 @@ impl<'a, R: Record> Polling<'a, R> {
         Ok(())
     }
 
-    fn source_changed(&self, lane: &Progress, what: &str) -> Result<(), Error> {
+    fn source_changed(&mut self, lane: &Progress, what: &str) -> Result<(), Error> {
         if self.poller.options.on_source_change == OnSourceChange::Stop {
             return Err(source_changed(self.topic, lane, what));
         }
@@ -394,6 +393,7 @@ impl<'a, R: Record> Polling<'a, R> {
             start = %self.poller.options.start,
             "the partition is not what was read: {what}; it is read anew as another lane"
         );
+        self.resets = 0;
         self.stop_reading(partition);
         self.shared.lock().assignment.anew(partition, Some(lane.lane));
         self.shared.notify();

@@ -146,10 +146,13 @@ impl<R: Record> Shared<R> {
         self.wake.notify_all();
     }
 
-    /// Has nothing more read until the poll thread has dealt with `doubt`.
-    pub(super) fn doubt(&self, doubt: Doubt) {
+    /// Has nothing more read until the poll thread has dealt with `doubt`. Whether
+    /// there was none before.
+    pub(super) fn doubt(&self, doubt: Doubt) -> bool {
         let mut state = self.lock();
+        let first = state.doubt.is_none();
         state.doubt = state.doubt.max(Some(doubt));
+        first
     }
 
     /// Tells the flow of an error, the first one if there are several.

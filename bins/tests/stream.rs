@@ -13,6 +13,7 @@ use lambda_lab::processes::Signal;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
 
 use support::{Bench, DEADLINE};
 
@@ -24,6 +25,9 @@ fn main() -> ExitCode {
         suite.kafka("SIGTERM drains, exits 0, and the next run goes on from there", sigterm);
         suite.kafka("a run to the end that is stopped early exits 75", stopped_early);
         suite.kafka("a consumer that finds no topic waits, and stops when told", no_topic);
+        suite.kafka("a database that restarts while Kafka is waited for is waited for", restarted);
+        suite.kafka("a connection that broke while nobody asked does not fail a stop", broke);
+        suite.kafka("exit 0 rests on nothing that a crash takes back", lasting);
         suite.kafka("a position that the topic does not hold stops with a remedy", out_of_range);
         suite.kafka("another group's active lanes are not taken without --take-over", groups);
         suite.kafka("a file of JSON lines or CSV is produced record by record", from_file);
@@ -115,6 +119,76 @@ async fn no_topic(context: Context) -> Result<(), Failure> {
     producer.signal(Signal::TERM)?;
     producer.wait(DEADLINE).await?.expect_code(75)?;
     Ok(())
+}
+
+/// Passes on what comes, from now on.
+async fn relay(listener: TcpListener, server: String) -> Result<(), Failure> {
+    loop {
+        let (mut client, _) = listener.accept().await?;
+        let mut server = TcpStream::connect(&server).await?;
+        tokio::spawn(async move {
+            // How a connection ends is nobody's error here.
+            let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+        });
+    }
+}
+
+async fn restarted(context: Context) -> Result<(), Failure> {
+    let mut postgres = context.own_postgres(&[]).await?;
+    let (topic, broker) = (context.topic("transactions", 2).await?, context.bootstrap().await?);
+    let bench = Bench::with(context, postgres.database().await?, topic, broker.clone()).await?;
+    let ledger = bench.produce(1_000).await?;
+    // Connections are taken, and nobody answers yet.
+    let silent = TcpListener::bind("127.0.0.1:0").await?;
+    let mut bench = Bench { bootstrap: silent.local_addr()?.to_string(), ..bench };
+    let mut consumer = bench.consumer().arg("--exit-at-end").start()?;
+    consumer.says("waiting for topic", DEADLINE).await?;
+    postgres.server.kill()?;
+    let relay = tokio::spawn(relay(silent, broker));
+    consumer.says("waiting for PostgreSQL", DEADLINE).await?;
+    postgres.server.start_again().await?;
+    consumer.wait(DEADLINE).await?.expect_code(0)?;
+    relay.abort();
+    bench.sql = bench.database.connect().await?;
+    bench.is_exact(&ledger).await
+}
+
+async fn broke(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context, 2).await?;
+    let ledger = bench.produce(500).await?;
+    let consumer = bench.consumer().start()?;
+    bench.stored(500).await?;
+    // The next look over it is up to ten seconds away.
+    let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity \
+               where datname = current_database() and application_name like '%-watch'";
+    assert_eq!(bench.number(cut).await?, 1);
+    consumer.signal(Signal::TERM)?;
+    let ended = consumer.wait(DEADLINE).await?.expect_code(0)?;
+    let summary: Value = serde_json::from_str(&ended.stdout)?;
+    assert_eq!(summary["counts"]["read"], 500);
+    bench.is_exact(&ledger).await
+}
+
+/// Only the walwriter, or whoever waits for the disk, makes commits durable here.
+const LAZY: [&str; 4] =
+    ["wal_buffers=256MB", "autovacuum=off", "bgwriter_lru_maxpages=0", "checkpoint_timeout=1h"];
+
+async fn lasting(context: Context) -> Result<(), Failure> {
+    let mut postgres = context.own_postgres(&LAZY).await?;
+    let (topic, broker) = (context.topic("transactions", 1).await?, context.bootstrap().await?);
+    let mut bench = Bench::with(context, postgres.database().await?, topic, broker).await?;
+    let holder = bench.consumer().start()?;
+    bench.holds_lanes(&holder).await?;
+    postgres.server.signal("walwriter", Signal::STOP)?;
+    let ledger = bench.produce(2_000).await?;
+    bench.stored(2_000).await?;
+    // The group has no partition left for it: it relies on what the other one stored.
+    bench.consume_to_end().await?;
+    holder.kill().await?;
+    postgres.server.kill()?;
+    postgres.server.start_again().await?;
+    bench.sql = bench.database.connect().await?;
+    bench.is_exact(&ledger).await
 }
 
 async fn out_of_range(context: Context) -> Result<(), Failure> {

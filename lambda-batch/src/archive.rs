@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use lambda_core::Error;
+use tempfile::NamedTempFile;
 
 use crate::content::Content;
 use crate::input::{Input, is_same};
@@ -42,24 +43,56 @@ pub(crate) fn prepare(folder: &Path, inputs: &[Input]) -> Result<(), Error> {
 /// `Fatal` if the file cannot be moved; it is then still where it was.
 pub(crate) fn archive(content: &Content, folder: &Path) -> Result<Option<PathBuf>, Error> {
     let Some(path) = content.input().path() else { return Ok(None) };
-    if !content.is_at(path) {
-        tracing::warn!(file = %path.display(), "not archived: another file was put in its place");
+    if !is_loaded(content, path) {
         return Ok(None);
     }
-    if content.unchanged().is_err() {
-        tracing::warn!(file = %path.display(), "not archived: it was changed after it was loaded");
-        return Ok(None);
-    }
-    let moved = place(path, folder).and_then(|to| match move_over(path, &to) {
-        Ok(()) => Ok(to),
-        Err(error) => {
-            let _ = fs::remove_file(&to);
-            Err(error)
-        }
-    });
-    moved.map(Some).map_err(|error| Error::Misconfigured {
+    let failed = |error: io::Error| Error::Misconfigured {
         what: format!("{} cannot be moved to {}", path.display(), folder.display()),
         remedy: "its job is completed: make the folder writable, or move the file by hand".into(),
+        source: Some(Box::new(error)),
+    };
+    let to = place(path, folder).map_err(failed)?;
+    match fs::rename(path, &to) {
+        Ok(()) if is_loaded(content, &to) => Ok(Some(to)),
+        Ok(()) => put_back(path, &to).map(|()| None),
+        Err(error) => {
+            let moved = match error.kind() {
+                io::ErrorKind::CrossesDevices => copy_over(content, path, folder, &to),
+                _ => Err(error),
+            };
+            if !matches!(moved, Ok(true)) {
+                let _ = fs::remove_file(&to);
+            }
+            moved.map(|moved| moved.then_some(to)).map_err(failed)
+        }
+    }
+}
+
+/// Whether what lies at `path` is what was loaded; says so if not.
+fn is_loaded(content: &Content, path: &Path) -> bool {
+    let why = if !content.is_at(path) {
+        "another file was put in its place"
+    } else if content.unchanged().is_err() {
+        "it was changed after it was loaded"
+    } else {
+        return true;
+    };
+    tracing::warn!(file = %content.input(), "not archived: {why}");
+    false
+}
+
+/// Takes a file that was moved to `to` and was not loaded back to `path`, where the
+/// next run finds it, unless there is another one by now.
+fn put_back(path: &Path, to: &Path) -> Result<(), Error> {
+    // Unlike a rename, a link never replaces a file.
+    let back = fs::hard_link(to, path).and_then(|()| fs::remove_file(to));
+    back.map_err(|error| Error::Misconfigured {
+        what: format!(
+            "{} became another file as it was archived; that one is now {} and was not loaded",
+            path.display(),
+            to.display()
+        ),
+        remedy: "move it back by hand and load it".into(),
         source: Some(Box::new(error)),
     })
 }
@@ -83,23 +116,32 @@ fn place(path: &Path, folder: &Path) -> io::Result<PathBuf> {
     }
 }
 
-fn move_over(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::rename(from, to) {
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-            copy(from, to).and_then(|()| fs::remove_file(from))
-        }
-        renamed => renamed,
+/// Moves to another file system. Whether it did: not if what lies at `from` is no
+/// longer what was loaded.
+fn copy_over(content: &Content, from: &Path, folder: &Path, to: &Path) -> io::Result<bool> {
+    let copied = copy(from, folder)?;
+    if !is_loaded(content, from) {
+        return Ok(false);
     }
+    copied.persist(to)?;
+    File::open(folder)?.sync_all()?;
+    // It may have been replaced while the disk was waited for.
+    if !is_loaded(content, from) {
+        return Ok(false);
+    }
+    fs::remove_file(from)?;
+    Ok(true)
 }
 
-/// Copies under a name that no run takes for a finished file, until it is one.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    let mut unfinished = to.as_os_str().to_owned();
-    unfinished.push(".part");
-    let unfinished = PathBuf::from(unfinished);
-    fs::copy(from, &unfinished)?;
-    File::open(&unfinished)?.sync_all()?;
-    fs::rename(&unfinished, to)
+/// Copies under a name that no run takes for a finished file, and that goes away if
+/// it never becomes one.
+fn copy(from: &Path, folder: &Path) -> io::Result<NamedTempFile> {
+    let mut from = File::open(from)?;
+    let mut copied = tempfile::Builder::new().prefix(".").suffix(".part").tempfile_in(folder)?;
+    io::copy(&mut from, &mut copied)?;
+    copied.as_file().set_permissions(from.metadata()?.permissions())?;
+    copied.as_file().sync_all()?;
+    Ok(copied)
 }
 
 #[cfg(test)]
@@ -134,12 +176,62 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_whole_and_leaves_nothing_beside_it() {
+    fn a_file_that_replaces_the_loaded_one_as_that_is_moved_is_put_back() {
         let folder = tempfile::tempdir().unwrap();
-        let (from, to) = (folder.path().join("a"), folder.path().join("b"));
-        fs::write(&from, "text").unwrap();
-        copy(&from, &to).unwrap();
-        assert_eq!(fs::read_to_string(&to).unwrap(), "text");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        let (path, to) = (folder.path().join("a.csv"), folder.path().join("archived"));
+        fs::write(&to, "newer").unwrap();
+        put_back(&path, &to).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "newer");
+        assert!(!to.exists());
+
+        fs::write(&to, "between").unwrap();
+        let error = put_back(&path, &to).unwrap_err();
+        assert!(error.to_string().contains("was not loaded"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "newer");
+        assert_eq!(fs::read_to_string(&to).unwrap(), "between");
+    }
+
+    #[test]
+    fn a_copy_is_whole_and_leaves_nothing_beside_it() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = from.path().join("a.csv");
+        fs::write(&path, "text").unwrap();
+        let content = Content::open(&Input::File(path.clone())).unwrap();
+        let there = place(&path, to.path()).unwrap();
+        assert!(copy_over(&content, &path, to.path(), &there).unwrap());
+        assert!(!path.exists());
+        assert_eq!(fs::read_to_string(there).unwrap(), "text");
+        assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_or_written_while_it_is_copied_stays() {
+        type Change = fn(&Path);
+        let changes: [Change; 2] = [
+            |path| {
+                fs::write(path.with_extension("new"), "newer").unwrap();
+                fs::rename(path.with_extension("new"), path).unwrap();
+            },
+            |path| fs::write(path, "longer than before").unwrap(),
+        ];
+        for change in changes {
+            let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let path = from.path().join("a.csv");
+            fs::write(&path, "loaded").unwrap();
+            let content = Content::open(&Input::File(path.clone())).unwrap();
+            change(&path);
+            let there = to.path().join("a.csv");
+            assert!(!copy_over(&content, &path, to.path(), &there).unwrap());
+            assert_ne!(fs::read_to_string(&path).unwrap(), "loaded");
+            assert_eq!(fs::read_dir(to.path()).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_copy_that_fails_leaves_nothing_behind() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        // A folder can be opened and not be read.
+        copy(from.path(), to.path()).unwrap_err();
+        assert_eq!(fs::read_dir(to.path()).unwrap().count(), 0);
     }
 }

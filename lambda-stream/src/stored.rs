@@ -1,9 +1,31 @@
 //! What the database says of a pipeline's stream lanes: the only counts that
 //! people are shown (R10).
 
+use std::time::{Duration, Instant};
+
 use lambda_core::Error;
+use lambda_core::delivery::retry::Backoff;
+use lambda_core::error::{Kind, Server};
 use lambda_core::postgres::{Connection, DatabaseConfig, connect, stream_lanes};
 use lambda_core::progress::{Counts, Progress};
+use lambda_core::remedy;
+
+/// How long the server may take to read lanes and make them durable.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How a run's last words are made durable. Whatever was seen lies before this
+/// record in the log, and a synchronous commit waits until the log is flushed that
+/// far; without a record it would not. A row that is written instead may be locked.
+const MAKE_DURABLE: &str = "select pg_logical_emit_message(true, 'lambda', ''); commit";
+
+/// How lanes are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Read {
+    /// As others see them now: a crash of the server may take some of it back (R5).
+    AsSeen,
+    /// So that no crash takes it back.
+    Durably,
+}
 
 /// Reads the lanes of one pipeline, over a connection of its own.
 #[derive(Debug)]
@@ -23,15 +45,99 @@ impl Stored {
     /// # Errors
     /// `Transient`: asking again connects anew. `Fatal`.
     pub(crate) async fn lanes(&mut self) -> Result<Vec<Progress>, Error> {
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => connect(&self.database, "watch").await?,
-        };
-        let lanes = stream_lanes(&connection, self.pipeline).await?;
+        self.read(Read::AsSeen).await
+    }
+
+    /// The same, waiting for a server that is not there.
+    ///
+    /// # Errors
+    /// `Fatal`.
+    pub(crate) async fn lanes_waiting(&mut self) -> Result<Vec<Progress>, Error> {
+        self.read_waiting(Read::AsSeen, None).await
+    }
+
+    /// The same, and makes durable what it tells, whoever stored it; waits at most
+    /// `patience`.
+    ///
+    /// # Errors
+    /// The last error, when patience is over; `Fatal` at once.
+    pub(crate) async fn durable_lanes(
+        &mut self,
+        patience: Duration,
+    ) -> Result<Vec<Progress>, Error> {
+        self.read_waiting(Read::Durably, Some(patience)).await
+    }
+
+    async fn read_waiting(
+        &mut self,
+        how: Read,
+        patience: Option<Duration>,
+    ) -> Result<Vec<Progress>, Error> {
+        let begun = Instant::now();
+        let mut backoff = Backoff::default();
+        loop {
+            match self.read(how).await {
+                Err(error)
+                    if error.kind() == Kind::Transient
+                        && patience.is_none_or(|patience| begun.elapsed() < patience) =>
+                {
+                    let retry_in = backoff.next_delay();
+                    tracing::warn!(
+                        database = %self.database, error = error.chain(), ?retry_in,
+                        "waiting for PostgreSQL"
+                    );
+                    tokio::time::sleep(retry_in).await;
+                }
+                read => return read,
+            }
+        }
+    }
+
+    /// Reads over the connection that is kept, or over another one: that it broke
+    /// since it was last used says nothing of the server.
+    async fn read(&mut self, how: Read) -> Result<Vec<Progress>, Error> {
+        if let Some(kept) = self.connection.take() {
+            match read(&kept, self.pipeline, how).await {
+                Err(error) if error.kind() == Kind::Transient => {
+                    tracing::debug!(error = error.chain(), "connecting anew to read progress");
+                }
+                Err(error) => return Err(error),
+                Ok(lanes) => {
+                    self.connection = Some(kept);
+                    return Ok(lanes);
+                }
+            }
+        }
+        let connection = connect(&self.database, "watch").await?;
+        let lanes = read(&connection, self.pipeline, how).await?;
         // Kept only while it works.
         self.connection = Some(connection);
         Ok(lanes)
     }
+}
+
+async fn read(connection: &Connection, pipeline: &str, how: Read) -> Result<Vec<Progress>, Error> {
+    match how {
+        Read::AsSeen => stream_lanes(connection, pipeline).await,
+        Read::Durably => {
+            let read = tokio::time::timeout(ANSWER_TIMEOUT, read_durably(connection, pipeline));
+            read.await.map_err(|_| Error::Unreachable {
+                server: Server::Postgres,
+                source: format!("no answer within {ANSWER_TIMEOUT:?}").into(),
+            })?
+        }
+    }
+}
+
+/// In one transaction, so that both are said to the same server: one that crashed
+/// in between would flush a log that no longer holds what was read.
+async fn read_durably(connection: &Connection, pipeline: &str) -> Result<Vec<Progress>, Error> {
+    let refused = |error| remedy::postgres(error, "make progress durable");
+    let begin = "begin; set local synchronous_commit = on";
+    connection.batch_execute(begin).await.map_err(refused)?;
+    let lanes = stream_lanes(connection, pipeline).await?;
+    connection.batch_execute(MAKE_DURABLE).await.map_err(refused)?;
+    Ok(lanes)
 }
 
 /// The counts of a source's lanes together, those that were given up included.

@@ -25,6 +25,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often a line about progress is written.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
+/// How long the database is waited for once everything is stored, within the 30
+/// seconds that Kubernetes gives a process to end.
+const END_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Commits are one at a time; the second connection asks what is stored.
 const CONNECTIONS: u32 = 2;
 
@@ -58,7 +62,9 @@ pub async fn consume<R: Record>(
     let name = source.name().or(sought).unwrap_or_default();
     source.close().await;
     result?;
-    let lanes = run.stored.lanes().await?;
+    // What others stored counts towards the end, and their commits are not durable
+    // before they end themselves (R5).
+    let lanes = run.stored.durable_lanes(END_PATIENCE).await?;
     if let Some(left) = run.left(&lanes).filter(|left| *left > 0) {
         return Err(interrupted(Some(left)));
     }
@@ -91,7 +97,7 @@ async fn prepare<R: Record>(config: &StreamConfig) -> Result<Run, Error> {
     let database = config.database.clone();
     let sink = PostgresSink::connect(database.clone(), table, "stream", CONNECTIONS, None).await?;
     let mut stored = Stored::new(database, table.name);
-    let before = stored.lanes().await?;
+    let before = stored.lanes_waiting().await?;
     let mut run =
         Run { sink: Arc::new(sink), stored, before, ends: None, changed: Vec::new(), table };
     if config.exit_at_end {
@@ -110,7 +116,7 @@ async fn changed(
     stored: &mut Stored,
     ends: &Ends,
 ) -> Result<Vec<LaneId>, Error> {
-    let lanes = stored.lanes().await?;
+    let lanes = stored.lanes_waiting().await?;
     let there = |lane: &Progress| {
         lane.name.source == ends.source && ends.ends.contains_key(&lane.name.partition)
     };
@@ -120,7 +126,7 @@ async fn changed(
         return Ok(Vec::new());
     }
     // What moved on meanwhile was judged by an old position.
-    let now = stored.lanes().await?;
+    let now = stored.lanes_waiting().await?;
     let mut changed = Vec::new();
     for (lane, error) in found {
         let position = |lanes: &[Progress]| {

@@ -209,6 +209,15 @@ impl KafkaConfig {
                 ));
             }
         }
+        // Only the leader tells where a partition ends; a follower that lags behind it
+        // would have messages taken for the gaps that markers leave (R8).
+        if self.extra.contains_key("client.rack") {
+            return Err(Error::misconfigured(
+                "KAFKA_CONFIG sets client.rack, by which brokers let followers be read",
+                "leave it out; only leaders are read, since a follower may not have yet what \
+                 the leader says is there",
+            ));
+        }
         self.check_assignors()?;
         // librdkafka tells unknown keys and values apart only when it builds a client's settings.
         self.consumer().create_native_config().map_err(|error| refused(&error))?;
@@ -332,6 +341,11 @@ mod tests {
             assert!(remedy_of(extra).contains("cooperative-sticky"), "{extra}");
         }
         assert!(with("partition.assignment.strategy=cooperative-sticky").is_ok());
+    }
+
+    #[test]
+    fn followers_are_not_read() {
+        assert!(remedy_of("client.rack=eu-1a").contains("only leaders"));
     }
 
     #[test]

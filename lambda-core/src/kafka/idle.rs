@@ -7,6 +7,11 @@
 //! whose end lies behind what was read is fetched once more, and only if that
 //! reaches the end with nothing read, and the end is where it was before, it is
 //! known that nothing lies between.
+//!
+//! Known, that is, if the broker that was fetched from is the one that told the end.
+//! While a partition changes its leader they may be two, and the one that is fetched
+//! from may end before messages that the other one has. So the end is believed only
+//! when a second fetch, a while later, has found it in the same place.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,14 +19,32 @@ use std::time::{Duration, Instant};
 /// How long a partition is quiet at its end before it is looked at.
 const QUIET: Duration = Duration::from_millis(300);
 
+/// How long after an end was found it must be found again. A client that fetches
+/// from the wrong broker hears of the right one within this time.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// A partition whose end was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Tail {
     /// Up to where it had been read then.
     next: i64,
+    /// When that was, or when the end was found behind it for the first time.
     since: Instant,
-    /// The end that was found behind `next`, for which it is fetched once more.
+    /// The end behind `next`, while it is fetched for it once more.
     sought: Option<i64>,
+    /// The end that such a fetch reached with nothing read.
+    found: Option<i64>,
+}
+
+impl Tail {
+    fn new(next: i64, since: Instant) -> Self {
+        Self { next, since, sought: None, found: None }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        let wait = if self.found.is_some() { AGAIN } else { QUIET };
+        self.sought.is_none() && now.saturating_duration_since(self.since) >= wait
+    }
 }
 
 /// What to do with a partition that was looked at.
@@ -40,24 +63,35 @@ pub(super) struct Tails {
 }
 
 impl Tails {
-    /// The end of a partition that was read up to `next` was reached. Gives the
-    /// end that was sought, if the fetch for it read nothing: ask for the end
-    /// again, and if it is still there, advance to it.
-    pub(super) fn ended(&mut self, partition: i32, next: i64, now: Instant) -> Option<i64> {
-        let before = self.tails.remove(&partition).filter(|tail| tail.next == next);
-        let sought = before.and_then(|tail| tail.sought);
-        if sought.is_none() {
-            self.tails.insert(partition, Tail { next, since: now, sought: None });
+    /// The end of a partition that was read up to `next` was reached. Whether a
+    /// fetch for an end behind it read nothing: ask for the end again, and tell
+    /// [`found`](Self::found).
+    pub(super) fn ended(&mut self, partition: i32, next: i64, now: Instant) -> bool {
+        let tail = self.tails.entry(partition).or_insert_with(|| Tail::new(next, now));
+        if tail.next != next {
+            *tail = Tail::new(next, now);
         }
-        sought
+        tail.sought.is_some()
+    }
+
+    /// A partition ends at `end` after a fetch for it read nothing. Gives the end to
+    /// advance to, once it was found there twice.
+    pub(super) fn found(&mut self, partition: i32, end: i64, now: Instant) -> Option<i64> {
+        let tail = self.tails.get_mut(&partition)?;
+        let same = tail.sought.take() == Some(end);
+        tail.since = now;
+        if same && tail.found == Some(end) {
+            self.tails.remove(&partition);
+            return Some(end);
+        }
+        tail.found = same.then_some(end);
+        None
     }
 
     /// A partition that is to be looked at now: ask for its end.
     pub(super) fn due(&self, now: Instant) -> Option<i32> {
-        let mut quiet = self.tails.iter().filter(|(_, tail)| {
-            tail.sought.is_none() && now.saturating_duration_since(tail.since) >= QUIET
-        });
-        quiet.next().map(|(partition, _)| *partition)
+        let mut due = self.tails.iter().filter(|(_, tail)| tail.is_due(now));
+        due.next().map(|(partition, _)| *partition)
     }
 
     /// A partition that was read up to `next` (`None`: not read any more) ends at
@@ -75,11 +109,11 @@ impl Tails {
         }
     }
 
-    /// The end of a partition could not be asked for, or not be fetched: later.
+    /// The end of a partition could not be asked for, or not be fetched: from the
+    /// beginning, later.
     pub(super) fn postpone(&mut self, partition: i32, now: Instant) {
         if let Some(tail) = self.tails.get_mut(&partition) {
-            tail.since = now;
-            tail.sought = None;
+            *tail = Tail::new(tail.next, now);
         }
     }
 
@@ -98,18 +132,65 @@ impl Tails {
 mod tests {
     use super::*;
 
+    /// A partition read up to 10, whose end was found at `end` by a first fetch at
+    /// the moment that is given.
+    fn found_once(end: i64) -> (Tails, Instant) {
+        let now = Instant::now();
+        let mut tails = Tails::default();
+        assert!(!tails.ended(0, 10, now));
+        assert_eq!(tails.looked(0, Some(10), end), Look::Refetch);
+        assert!(tails.ended(0, 10, now + QUIET));
+        assert_eq!(tails.found(0, end, now + QUIET), None);
+        (tails, now + QUIET)
+    }
+
     #[test]
     fn an_end_is_believed_only_after_a_fetch_that_began_behind_the_question() {
         let now = Instant::now();
-        let later = now + QUIET;
         let mut tails = Tails::default();
-        assert_eq!(tails.ended(0, 10, now), None);
+        assert!(!tails.ended(0, 10, now));
         assert_eq!(tails.due(now), None, "it may only be between two messages");
-        assert_eq!(tails.due(later), Some(0));
+        assert_eq!(tails.due(now + QUIET), Some(0));
         assert_eq!(tails.looked(0, Some(10), 12), Look::Refetch);
-        assert_eq!(tails.due(later), None);
-        assert_eq!(tails.ended(0, 10, later), Some(12));
-        assert_eq!(tails.due(later + QUIET), None);
+        assert_eq!(tails.due(now + AGAIN), None, "the fetch is under way");
+        assert!(tails.ended(0, 10, now + QUIET));
+    }
+
+    #[test]
+    fn an_end_is_advanced_to_when_it_was_found_in_the_same_place_a_while_later() {
+        let (mut tails, once) = found_once(12);
+        assert_eq!(tails.due(once + QUIET), None, "a change of leaders takes longer");
+        assert!(!tails.ended(0, 10, once + QUIET), "nothing was fetched for it");
+        assert_eq!(tails.due(once + AGAIN), Some(0));
+        assert_eq!(tails.looked(0, Some(10), 12), Look::Refetch);
+        assert!(tails.ended(0, 10, once + AGAIN));
+        assert_eq!(tails.found(0, 12, once + AGAIN), Some(12));
+        assert_eq!(tails.due(once + AGAIN + AGAIN), None);
+    }
+
+    #[test]
+    fn an_end_that_moves_is_sought_from_the_beginning() {
+        let (mut tails, once) = found_once(12);
+        assert_eq!(tails.looked(0, Some(10), 14), Look::Refetch);
+        assert!(tails.ended(0, 10, once + AGAIN));
+        assert_eq!(tails.found(0, 14, once + AGAIN), None, "found there only once");
+        assert_eq!(tails.looked(0, Some(10), 14), Look::Refetch);
+        assert_eq!(tails.found(0, 16, once + AGAIN), None, "it moved during the fetch");
+        assert_eq!(tails.looked(0, Some(10), 14), Look::Refetch);
+        assert_eq!(tails.found(0, 14, once + AGAIN), None, "not twice in a row");
+        tails.postpone(0, once);
+        assert_eq!(tails.looked(0, Some(10), 14), Look::Refetch);
+        assert_eq!(tails.found(0, 14, once), None, "what was found was put off too");
+    }
+
+    #[test]
+    fn messages_that_another_broker_has_are_read_and_not_skipped() {
+        // The first fetch went to a broker that does not have 10 and 11 yet.
+        let (mut tails, once) = found_once(12);
+        assert_eq!(tails.looked(0, Some(10), 12), Look::Refetch);
+        assert!(!tails.ended(0, 12, once + AGAIN), "the second fetch read them");
+        assert_eq!(tails.looked(0, Some(12), 12), Look::Settled);
+        assert_eq!(tails.due(once + AGAIN + AGAIN), None);
     }
 
     #[test]
@@ -117,11 +198,11 @@ mod tests {
         let now = Instant::now();
         let later = now + QUIET;
         let mut tails = Tails::default();
-        assert_eq!(tails.ended(0, 10, now), None);
+        assert!(!tails.ended(0, 10, now));
         assert_eq!(tails.looked(0, Some(11), 12), Look::Settled, "one came before the look");
-        assert_eq!(tails.ended(0, 11, now), None);
+        assert!(!tails.ended(0, 11, now));
         assert_eq!(tails.looked(0, Some(11), 13), Look::Refetch);
-        assert_eq!(tails.ended(0, 13, later), None, "two came with the fetch");
+        assert!(!tails.ended(0, 13, later), "two came with the fetch");
         assert_eq!(tails.looked(0, Some(13), 13), Look::Settled);
         assert_eq!(tails.due(later + QUIET), None);
     }

@@ -531,19 +531,20 @@ impl<'a, R: Record> Polling<'a, R> {
             state.batcher.position(partition).filter(|_| state.doubt.is_none())
         };
         let Some(next) = next else { return Ok(()) };
-        let Some(sought) = self.tails.ended(partition, next, now) else { return Ok(()) };
-        match self.kept(partition) {
-            Ok(kept) if kept.high == sought => {
-                self.shared.lock().batcher.advance(partition, sought);
-                self.shared.notify();
-                Ok(())
-            }
-            Ok(_) => {
-                self.tails.ended(partition, next, now);
+        if !self.tails.ended(partition, next, now) {
+            return Ok(());
+        }
+        // Over the client that fetched, and so from the broker that it fetched from.
+        match topic::kept(self.consumer.client(), self.topic, partition) {
+            Ok(kept) => {
+                if let Some(end) = self.tails.found(partition, kept.high, now) {
+                    self.shared.lock().batcher.advance(partition, end);
+                    self.shared.notify();
+                }
                 Ok(())
             }
             Err(error) => {
-                self.tails.ended(partition, next, now);
+                self.tails.postpone(partition, now);
                 self.ask_later(error)
             }
         }

@@ -19,9 +19,10 @@ use crate::sink::ClaimRequest;
 /// Marks claims in `pg_stat_activity`.
 pub(super) const PURPOSE: &str = "claim";
 
-/// How long a claim waits for the lane's lock before it gives up and tries
-/// again.
-const SETTINGS: &str = "set lock_timeout = '2s'; set synchronous_commit = on";
+/// How long a claim waits for the lane's lock before it gives up and tries again:
+/// longer than [`PATIENCE`], and nothing else may end that wait sooner.
+const SETTINGS: &str = "\
+    set synchronous_commit = on; set lock_timeout = '2s'; set statement_timeout = 0";
 
 /// How long a claim waits before it ends the backend that holds the lane.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -50,13 +51,13 @@ async fn try_claim(config: &DatabaseConfig, request: &ClaimRequest) -> Result<Pr
     let backend = Backend::of(&client).await.map_err(waiting)?;
     for _ in 0..TRIES {
         let created = create(&mut client, request);
-        match evict::ending_blockers(config, &backend, PATIENCE, created).await {
+        match evict::ending_blockers(config, &backend, PATIENCE, PATIENCE, created).await {
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => continue,
             created => created.map_err(waiting)?,
         }
         let current = current(&client, request).await?;
         let attempt = swap(&client, request, current);
-        let done = evict::ending_blockers(config, &backend, PATIENCE, attempt).await;
+        let done = evict::ending_blockers(config, &backend, PATIENCE, PATIENCE, attempt).await;
         match done {
             Ok(Some(progress)) => return Ok(progress),
             // Somebody else claimed it in between, or a lock is held on.

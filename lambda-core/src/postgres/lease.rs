@@ -126,7 +126,7 @@ async fn try_start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Resu
     let attempt = take_job(&transaction, job, owner).await.map_err(failed)?;
     let lock = lock_lanes(&transaction, job);
     // The former attempt may be frozen inside COPY (R13).
-    let locked = ending_blockers(jobs.database(), &backend, LANE_PATIENCE, lock);
+    let locked = ending_blockers(jobs.database(), &backend, LANE_PATIENCE, LANE_PATIENCE, lock);
     locked.await.map_err(failed)?;
     let rows = claim_lanes(&transaction, job, owner).await.map_err(failed)?;
     let lanes = job_lanes(&rows, first_byte)?;

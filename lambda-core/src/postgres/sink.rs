@@ -169,8 +169,12 @@ impl Sink for PostgresSink {
         let mut session = self.session().await?;
         let path = if self.probe_first.load(Ordering::Relaxed) { Path::Probe } else { Path::Fast };
         let backend = session.backend.clone();
+        // Within a statement's time, or nobody ever sees what it waits for.
+        let limit = session.statement_timeout;
+        let look_every = limit.map_or(BLOCKED_AFTER, |limit| BLOCKED_AFTER.min(limit / 2));
         let attempt = commit::commit(&mut session, batch, durability, path, &self.jobs);
-        let attempt = evict::ending_blockers(&self.config, &backend, BLOCKED_AFTER, attempt);
+        let attempt =
+            evict::ending_blockers(&self.config, &backend, look_every, BLOCKED_AFTER, attempt);
         match evict::unless_silent(&self.config, &backend, attempt).await {
             Ok(Ok(done)) => {
                 self.probe_first.store(done.next == Path::Probe, Ordering::Relaxed);

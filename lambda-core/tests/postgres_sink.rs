@@ -43,6 +43,7 @@ fn main() -> ExitCode {
             "timeouts of the database keep no commit from ending a frozen loader",
             commits_under_timeouts,
         );
+        suite.postgres("a claim that freezes half-way gives its lane back", claims_from_a_claim);
         suite.postgres("a claim over another active group is refused", refuses_another_group);
         suite.postgres(
             "the merged view is the sum of the rows as they stand",
@@ -171,6 +172,46 @@ async fn commits_under_timeouts(context: Context) -> Result<(), Failure> {
     assert_eq!(stored.await?.stored[0].counts.inserted, 1);
     assert!(frozen.batch_execute("commit").await.is_err(), "the frozen loader's backend was ended");
     Ok(())
+}
+
+/// Setting a lane aside takes two statements.
+async fn claims_from_a_claim(context: Context) -> Result<(), Failure> {
+    let database = context.database().await?;
+    let subject = Postgres::new(database.config(), 2).await;
+    let before = subject.sink.claim(&request("g")).await?;
+    let holder = connect(database.config(), "test").await?;
+    // One whom no claim ends.
+    let hold = "set application_name = 'psql'; begin; select from ingest_progress for update";
+    holder.batch_execute(hold).await?;
+    let given_up = ClaimRequest { given_up: Some(before.lane), ..request("g") };
+    let frozen = subject.sink.claim(&given_up);
+    tokio::pin!(frozen);
+    tokio::select! {
+        claimed = &mut frozen => return Err(format!("not held: {claimed:?}").into()),
+        blocked = until_claim(&subject, "wait_event_type = 'Lock'") => blocked?,
+    }
+    // From here on nobody tells it to go on.
+    holder.batch_execute("rollback").await?;
+    until_claim(&subject, "state = 'idle in transaction'").await?;
+    let claimed = within_liveness(async || subject.sink.claim(&request("g")).await).await?;
+    assert_eq!(claimed.lane, before.lane, "nothing was set aside");
+    frozen.await.expect_err("the claim had frozen");
+    Ok(())
+}
+
+/// Waits until a claim's backend is as the condition says.
+async fn until_claim(subject: &Postgres, condition: &str) -> Result<(), Failure> {
+    let sql = format!(
+        "select count(*) > 0 from pg_stat_activity where datname = current_database() \
+         and application_name = 'lambda-claim' and {condition}"
+    );
+    let waited = tokio::time::timeout(LIVENESS, async {
+        while !subject.client.query_one(&sql, &[]).await?.try_get::<_, bool>(0)? {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok::<_, Failure>(())
+    });
+    waited.await.map_err(|_| format!("no claim with {condition}"))?
 }
 
 /// As a loader does: what is transient is tried again.

@@ -236,9 +236,13 @@ impl Attempt {
         let mut patience = Patience::default();
         loop {
             match answered(LOCK_TIMEOUT, self.try_end(end)).await {
-                // Not whole: let go of it, for the next run.
-                Err(error @ Error::Interrupted { .. }) if *end == End::Completed => {
-                    self.try_end(&End::Pending { error: Some(error.chain()) }).await?;
+                // Said by what is stored, which asking again does not change.
+                Err(error @ Error::Interrupted { .. }) => {
+                    if *end == End::Completed {
+                        // Not whole: let go of it, for the next run.
+                        let pending = End::Pending { error: Some(error.chain()) };
+                        answered(LOCK_TIMEOUT, self.try_end(&pending)).await?;
+                    }
                     return Err(error);
                 }
                 Err(error) if patience.again(&error).await => {}
@@ -250,6 +254,13 @@ impl Attempt {
     async fn try_end(&self, end: &End) -> Result<Job, Error> {
         let failed = |error| remedy::own_tables(error, "end a job");
         let connection = self.jobs.connect().await?;
+        let rewound = || {
+            format!(
+                "job {}: the database lost commits, by a crash, a failover or a restore; \
+                 run it again to go on from what is stored",
+                self.job.job_id()
+            )
+        };
         let written = match end {
             End::Completed => self.complete(&connection).await.map_err(failed)?,
             End::Pending { error } => {
@@ -260,24 +271,18 @@ impl Attempt {
                 self.stop(&connection, Status::Failed, Some(error)).await.map_err(failed)?
             }
             End::Fenced => {
-                // Still ours: not another run has its lanes, they are back where they were.
-                let what = format!(
-                    "job {}: the database lost commits, by a crash, a failover or a restore; \
-                     run it again to go on from what is stored",
-                    self.job.job_id()
-                );
-                let stopped = self.stop(&connection, Status::Pending, Some(&what)).await;
-                return Err(if stopped.map_err(failed)? {
-                    Error::Interrupted { what }
-                } else {
-                    self.fenced_error()
-                });
+                let error = rewound();
+                self.stop(&connection, Status::Pending, Some(&error)).await.map_err(failed)?
             }
         };
         let stored = self.jobs.get(self.job.number).await?;
         let stored = stored.ok_or_else(|| self.fenced_error())?;
         // Nothing written may also mean that the answer to a first try was lost.
         match end {
+            // Still ours: not another run has its lanes, they are back where they were.
+            End::Fenced if written || stored.attempt == self.number => {
+                Err(Error::Interrupted { what: rewound() })
+            }
             _ if written => Ok(stored),
             _ if stored.attempt != self.number => Err(self.fenced_error()),
             End::Completed if stored.status == Status::Completed => Ok(stored),

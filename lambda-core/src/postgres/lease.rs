@@ -104,7 +104,7 @@ impl Drop for Attempt {
 pub async fn start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Result<Started, Error> {
     let mut patience = Patience::default();
     loop {
-        match answered(LOCK_TIMEOUT, try_start(jobs, job, first_byte, owner)).await {
+        match try_start(jobs, job, first_byte, owner).await {
             Err(error) if patience.again(&error).await => {}
             result => return result,
         }
@@ -112,10 +112,20 @@ pub async fn start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Resu
 }
 
 async fn try_start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Result<Started, Error> {
-    let failed = |error| remedy::own_tables(error, "start a job");
     let mut connection = jobs.connect().await?;
-    let backend = Backend::of(&connection).await.map_err(failed)?;
-    let transaction = connection.transaction().await.map_err(failed)?;
+    answered(LOCK_TIMEOUT, start_on(&mut connection, jobs, job, first_byte, owner)).await
+}
+
+async fn start_on(
+    client: &mut Client,
+    jobs: &Jobs,
+    job: &Job,
+    first_byte: i64,
+    owner: &str,
+) -> Result<Started, Error> {
+    let failed = |error| remedy::own_tables(error, "start a job");
+    let backend = Backend::of(client).await.map_err(failed)?;
+    let transaction = client.transaction().await.map_err(failed)?;
     let row = transaction.query_one(LOCK_JOB, &[&job.number]).await.map_err(failed)?;
     let (found, holder, rest) = found(&row, owner).map_err(failed)?;
     match job::start(found) {
@@ -235,13 +245,13 @@ impl Attempt {
         self.heartbeat.abort();
         let mut patience = Patience::default();
         loop {
-            match answered(LOCK_TIMEOUT, self.try_end(end)).await {
+            match self.try_end(end).await {
                 // Said by what is stored, which asking again does not change.
                 Err(error @ Error::Interrupted { .. }) => {
                     if *end == End::Completed {
                         // Not whole: let go of it, for the next run.
                         let pending = End::Pending { error: Some(error.chain()) };
-                        answered(LOCK_TIMEOUT, self.try_end(&pending)).await?;
+                        self.try_end(&pending).await?;
                     }
                     return Err(error);
                 }
@@ -252,8 +262,12 @@ impl Attempt {
     }
 
     async fn try_end(&self, end: &End) -> Result<Job, Error> {
-        let failed = |error| remedy::own_tables(error, "end a job");
         let connection = self.jobs.connect().await?;
+        answered(LOCK_TIMEOUT, self.end_on(&connection, end)).await
+    }
+
+    async fn end_on(&self, client: &Client, end: &End) -> Result<Job, Error> {
+        let failed = |error| remedy::own_tables(error, "end a job");
         let rewound = || {
             format!(
                 "job {}: the database lost commits, by a crash, a failover or a restore; \
@@ -262,17 +276,17 @@ impl Attempt {
             )
         };
         let written = match end {
-            End::Completed => self.complete(&connection).await.map_err(failed)?,
+            End::Completed => self.complete(client).await.map_err(failed)?,
             End::Pending { error } => {
                 let error = error.as_deref();
-                self.stop(&connection, Status::Pending, error).await.map_err(failed)?
+                self.stop(client, Status::Pending, error).await.map_err(failed)?
             }
             End::Failed { error } => {
-                self.stop(&connection, Status::Failed, Some(error)).await.map_err(failed)?
+                self.stop(client, Status::Failed, Some(error)).await.map_err(failed)?
             }
             End::Fenced => {
                 let error = rewound();
-                self.stop(&connection, Status::Pending, Some(&error)).await.map_err(failed)?
+                self.stop(client, Status::Pending, Some(&error)).await.map_err(failed)?
             }
         };
         let stored = self.jobs.get(self.job.number).await?;

@@ -97,11 +97,11 @@ impl PostgresSink {
     /// Ends the backend of a connection that broke before COMMIT was sent: it
     /// stores nothing any more, but may hold its locks until it notices.
     async fn end_ghost(&self, backend: &Backend) {
-        let ended = async {
+        let ended = answered(ANSWER_TIMEOUT, async {
             let client = connect(&self.config, "evict").await?;
             let ended = backend.end(&client).await;
             ended.map_err(|error| remedy::postgres(error, "end a backend"))
-        };
+        });
         if let Err(error) = ended.await {
             tracing::debug!(error = error.chain(), "the backend of a broken connection was left");
         }

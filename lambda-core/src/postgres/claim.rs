@@ -43,7 +43,7 @@ pub(super) async fn claim(
     config: &DatabaseConfig,
     request: &ClaimRequest,
 ) -> Result<Progress, Error> {
-    answered(LOCK_TIMEOUT, try_claim(config, request)).await
+    answered(LOCK_TIMEOUT, "claim a lane", try_claim(config, request)).await
 }
 
 async fn try_claim(config: &DatabaseConfig, request: &ClaimRequest) -> Result<Progress, Error> {

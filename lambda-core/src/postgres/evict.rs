@@ -87,7 +87,7 @@ pub(super) async fn unless_silent<T>(
         if let Ok(done) = tokio::time::timeout(LOOK_EVERY, &mut work).await {
             return Ok(done);
         }
-        let look = answered(ANSWER_TIMEOUT, async {
+        let look = answered(ANSWER_TIMEOUT, "tell what a backend does", async {
             let client = connect(config, "look").await?;
             let found = working.awaits_us(&client).await;
             found.map_err(|error| remedy::postgres(error, "tell what a backend does"))
@@ -120,7 +120,7 @@ pub(super) async fn ending_blockers<T>(
         if let Ok(done) = tokio::time::timeout(every, &mut work).await {
             return done;
         }
-        let look = answered(ANSWER_TIMEOUT, async {
+        let look = answered(ANSWER_TIMEOUT, "end a backend", async {
             let client = connect(config, "evict").await?;
             let ended = waiting.end_blockers(&client, older_than).await;
             ended.map_err(|error| remedy::postgres(error, "end a backend"))

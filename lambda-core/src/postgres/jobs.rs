@@ -23,10 +23,11 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Everything about jobs is durable before it is believed (R5). A process that
 /// is frozen between two statements must not hold a job's row for ever. A start
 /// waits for its lanes until it has ended who holds them (R13): a timeout of the
-/// role's own would end the wait each time before that.
+/// role's own would end the wait each time before that. It ends before
+/// [`LOCK_TIMEOUT`], after which nobody could tell that it was for a lock.
 const SETTINGS: &str = "\
     set synchronous_commit = on; set idle_in_transaction_session_timeout = '10s'; \
-    set lock_timeout = 0; set statement_timeout = 0";
+    set lock_timeout = '20s'; set statement_timeout = 0";
 
 /// Key of the advisory lock under which jobs get their numbers (R21).
 const NUMBER_LOCK: i64 = 0x6c61_6d62_6461_0002;
@@ -178,7 +179,7 @@ impl Jobs {
 
     pub(super) async fn connect(&self) -> Result<Connection, Error> {
         let connection = connect_waiting(&self.database, "job", Some(PATIENCE)).await?;
-        let set = answered(ANSWER_TIMEOUT, async {
+        let set = answered(ANSWER_TIMEOUT, "prepare a session", async {
             let set = connection.batch_execute(SETTINGS).await;
             set.map_err(|error| remedy::postgres(error, "prepare a session"))
         });
@@ -205,7 +206,7 @@ impl Jobs {
 
     async fn try_find_or_create(&self, new: &NewJob) -> Result<Job, Error> {
         let mut connection = self.connect().await?;
-        answered(LOCK_TIMEOUT, find_or_create(&mut connection, new)).await
+        answered(LOCK_TIMEOUT, "create a job", find_or_create(&mut connection, new)).await
     }
 
     /// The job with this number.
@@ -217,7 +218,7 @@ impl Jobs {
         let connection = self.connect().await?;
         let sql = format!("{} where j.id = $1", select_job());
         let row = async { connection.query_opt(&sql, &[&number]).await.map_err(failed) };
-        let row = answered(LOCK_TIMEOUT, row).await?;
+        let row = answered(LOCK_TIMEOUT, "read a job", row).await?;
         row.as_ref().map(job).transpose().map_err(failed)
     }
 
@@ -236,7 +237,7 @@ impl Jobs {
         let status = status.map(Status::as_str);
         let limit = i64::from(limit);
         let rows = async { connection.query(&sql, &[&status, &limit]).await.map_err(failed) };
-        let rows = answered(LOCK_TIMEOUT, rows).await?;
+        let rows = answered(LOCK_TIMEOUT, "list the jobs", rows).await?;
         rows.iter().map(job).collect::<Result<_, _>>().map_err(failed)
     }
 

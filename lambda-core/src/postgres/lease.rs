@@ -113,7 +113,8 @@ pub async fn start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Resu
 
 async fn try_start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Result<Started, Error> {
     let mut connection = jobs.connect().await?;
-    answered(LOCK_TIMEOUT, start_on(&mut connection, jobs, job, first_byte, owner)).await
+    answered(LOCK_TIMEOUT, "start a job", start_on(&mut connection, jobs, job, first_byte, owner))
+        .await
 }
 
 async fn start_on(
@@ -263,7 +264,7 @@ impl Attempt {
 
     async fn try_end(&self, end: &End) -> Result<Job, Error> {
         let connection = self.jobs.connect().await?;
-        answered(LOCK_TIMEOUT, self.end_on(&connection, end)).await
+        answered(LOCK_TIMEOUT, "end a job", self.end_on(&connection, end)).await
     }
 
     async fn end_on(&self, client: &Client, end: &End) -> Result<Job, Error> {
@@ -390,7 +391,7 @@ impl Heartbeat {
         let seconds = LEASE.as_secs_f64();
         loop {
             ticks.tick().await;
-            let renewed = answered(ANSWER_TIMEOUT, async {
+            let renewed = answered(ANSWER_TIMEOUT, "renew a lease", async {
                 let parameters: [&(dyn ToSql + Sync); 3] = [&self.number, &self.attempt, &seconds];
                 connection.execute(RENEW, &parameters).await.map_err(failed)
             });

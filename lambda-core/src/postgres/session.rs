@@ -101,7 +101,8 @@ impl bb8::ManageConnection for SessionManager {
         };
         let prepare =
             async { prepare.await.map_err(|error| remedy::postgres(error, "prepare a session")) };
-        let (backend, limit, statements) = answered(ANSWER_TIMEOUT, prepare).await?;
+        let (backend, limit, statements) =
+            answered(ANSWER_TIMEOUT, "prepare a session", prepare).await?;
         if statements.key_indexes.is_empty() {
             let key = self.table.key_column().name;
             return Err(Error::misconfigured(

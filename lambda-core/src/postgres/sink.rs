@@ -97,7 +97,7 @@ impl PostgresSink {
     /// Ends the backend of a connection that broke before COMMIT was sent: it
     /// stores nothing any more, but may hold its locks until it notices.
     async fn end_ghost(&self, backend: &Backend) {
-        let ended = answered(ANSWER_TIMEOUT, async {
+        let ended = answered(ANSWER_TIMEOUT, "end a backend", async {
             let client = connect(&self.config, "evict").await?;
             let ended = backend.end(&client).await;
             ended.map_err(|error| remedy::postgres(error, "end a backend"))
@@ -117,7 +117,8 @@ impl PostgresSink {
     ) -> Result<Committed, Error> {
         let mut backoff = Backoff::default();
         loop {
-            match answered(LOCK_TIMEOUT, self.try_settle(backend, batch)).await {
+            let asking = self.try_settle(backend, batch);
+            match answered(LOCK_TIMEOUT, "tell what became of a commit", asking).await {
                 Ok(Some(committed)) => return Ok(committed),
                 Ok(None) => {
                     let source = format!("the answer to a commit was lost: {lost}").into();
@@ -206,6 +207,6 @@ impl Sink for PostgresSink {
 
     async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
         let session = self.session().await?;
-        answered(ANSWER_TIMEOUT, lanes::stored(session.client(), lanes)).await
+        answered(ANSWER_TIMEOUT, "read progress", lanes::stored(session.client(), lanes)).await
     }
 }

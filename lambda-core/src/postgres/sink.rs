@@ -206,7 +206,13 @@ impl Sink for PostgresSink {
     }
 
     async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
-        let session = self.session().await?;
-        answered(ANSWER_TIMEOUT, "read progress", lanes::stored(session.client(), lanes)).await
+        let mut session = self.session().await?;
+        let reading = lanes::stored(session.client(), lanes);
+        let stored = answered(ANSWER_TIMEOUT, "read progress", reading).await;
+        if stored.is_err() {
+            // The question may still be unanswered.
+            session.retire();
+        }
+        stored
     }
 }

@@ -23,7 +23,7 @@ use lambda_lab::harness::{self, Context};
 use crate::subject::Postgres;
 
 /// Within this time everything that is waited for has happened.
-const LIVENESS: Duration = Duration::from_secs(60);
+const LIVENESS: Duration = Duration::from_mins(1);
 
 fn main() -> ExitCode {
     harness::main(|suite| {

@@ -120,11 +120,12 @@ pub(super) async fn ending_blockers<T>(
         if let Ok(done) = tokio::time::timeout(every, &mut work).await {
             return done;
         }
-        let look = answered(ANSWER_TIMEOUT, "end a backend", async {
+        // Boxed: large, and rarely needed.
+        let look = Box::pin(answered(ANSWER_TIMEOUT, "end a backend", async {
             let client = connect(config, "evict").await?;
             let ended = waiting.end_blockers(&client, older_than).await;
             ended.map_err(|error| remedy::postgres(error, "end a backend"))
-        });
+        }));
         let ended = tokio::select! {
             biased;
             done = &mut work => return done,

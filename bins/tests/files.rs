@@ -535,7 +535,10 @@ async fn rewound(context: Context) -> Result<(), Failure> {
     bench.sql.batch_execute(&lose).await?;
     process.thaw()?;
     let ended = process.wait(DEADLINE).await?.expect_code(75)?;
-    assert!(ended.stderr.contains("the database lost"), "{}", ended.stderr);
+    // What the run says of itself at its end.
+    let summary: Value = serde_json::from_str(&ended.stdout)?;
+    let error = summary["files"][0]["error"].as_str().unwrap_or_default();
+    assert!(error.contains("the database lost commits"), "{summary}");
     let job =
         "select status = 'pending' and lease_until is null and error is not null from batch_jobs";
     assert!(bench.sql.query_one(job, &[]).await?.try_get::<_, bool>(0)?);

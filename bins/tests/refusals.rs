@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         suite.postgres("a statement that is cancelled is tried again", async |context| {
             stall(context, &STATEMENT_TIMEOUT).await
         });
+        suite.postgres("a job that another program has locked is said to be locked", locked);
         suite.postgres("a batch that is too slow for statement_timeout is halved", too_slow);
         suite.postgres("a deadlock with a foreign transaction loses nothing", deadlock);
         suite.kafka("a stream's refused messages are dead letters, and a stall loses none", stream);
@@ -399,6 +400,20 @@ async fn stream(context: Context) -> Result<(), Failure> {
         assert_eq!(letter.try_get::<_, String>(1)?, detail);
     }
     Ok(())
+}
+
+/// As somebody does who forgot the end of a transaction in psql.
+async fn locked(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let holder = bench.database.connect().await?;
+    holder.batch_execute("begin; lock table batch_jobs in exclusive mode").await?;
+    let mut process = bench.program(&[&bench.file("a.csv", rows(RECORDS))?]).start()?;
+    let says = "PostgreSQL cannot create a job now: canceling statement due to lock timeout \
+                (SQLSTATE 55P03); a lock is held for long: look at pg_stat_activity";
+    process.says(says, DEADLINE).await?;
+    holder.batch_execute("rollback").await?;
+    process.wait(DEADLINE).await?.expect_code(0)?;
+    bench.is_exact(RECORDS).await
 }
 
 /// Each row takes 5 ms, and all of them longer than a statement may.

@@ -10,6 +10,7 @@ mod subject;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use lambda_core::error::{Error, Kind};
 use lambda_core::outcome::Authority;
 use lambda_core::postgres::connect;
 use lambda_core::progress::LaneName;
@@ -21,6 +22,9 @@ use lambda_lab::harness::{self, Context};
 
 use crate::subject::Postgres;
 
+/// Within this time everything that is waited for has happened.
+const LIVENESS: Duration = Duration::from_mins(1);
+
 fn main() -> ExitCode {
     harness::main(|suite| {
         for (promise, case) in CASES {
@@ -31,6 +35,15 @@ fn main() -> ExitCode {
         }
         suite.postgres("values come back as they were sent", values_come_back);
         suite.postgres("a claim ends the backend of a frozen owner", claims_from_a_frozen_owner);
+        suite.postgres(
+            "timeouts of the database keep no claim from ending a frozen owner",
+            claims_under_timeouts,
+        );
+        suite.postgres(
+            "timeouts of the database keep no commit from ending a frozen loader",
+            commits_under_timeouts,
+        );
+        suite.postgres("a claim that freezes half-way gives its lane back", claims_from_a_claim);
         suite.postgres("a claim over another active group is refused", refuses_another_group);
         suite.postgres(
             "the merged view is the sum of the rows as they stand",
@@ -116,6 +129,100 @@ async fn claims_from_a_frozen_owner(context: Context) -> Result<(), Failure> {
     let late = owner.batch_execute("commit").await;
     assert!(late.is_err(), "the frozen owner's backend was ended");
     Ok(())
+}
+
+/// Cuts short what waits for the owner before anybody looks who that is.
+async fn claims_under_timeouts(context: Context) -> Result<(), Failure> {
+    let database = context.database().await?;
+    let subject = Postgres::new(database.config(), 2).await;
+    let before = subject.sink.claim(&request("g")).await?;
+    let owner = connect(database.config(), "consumer").await?;
+    owner.batch_execute("begin; select from ingest_progress for update").await?;
+    let name = &database.login().database;
+    let impatient = format!(
+        "alter database {name} set statement_timeout = '500ms'; \
+         alter database {name} set lock_timeout = '500ms'"
+    );
+    subject.client.batch_execute(&impatient).await?;
+    let after = subject.sink.claim(&request("g")).await?;
+    assert_ne!(after.claim, before.claim);
+    assert!(owner.batch_execute("commit").await.is_err(), "the frozen owner's backend was ended");
+    Ok(())
+}
+
+/// The loader holds an id, and is ended once its transaction is old (R13).
+async fn commits_under_timeouts(context: Context) -> Result<(), Failure> {
+    let database = context.database().await?;
+    let name = &database.login().database;
+    let subject = Postgres::new(database.config(), 2).await;
+    let lane = subject.sink.claim(&request("g")).await?;
+    let frozen = connect(database.config(), "stream").await?;
+    let insert = "begin; insert into samples \
+        (id, amount, ingestion_type, lane, position, checksum, written_xid) \
+        values ('a', 1, 'STREAM', 0, 0, 0, 0)";
+    frozen.batch_execute(insert).await?;
+    let impatient = format!(
+        "alter database {name} set statement_timeout = '2s'; \
+         alter database {name} set lock_timeout = '1s'"
+    );
+    subject.client.batch_execute(&impatient).await?;
+    let draft = Draft::new(Authority::Stream, &SAMPLES).lane(&lane, 1);
+    let batch = draft.record(0, &Sample::new("a", 100)).build();
+    let stored = within_liveness(async || subject.sink.commit(&batch, Durability::Visible).await);
+    assert_eq!(stored.await?.stored[0].counts.inserted, 1);
+    assert!(frozen.batch_execute("commit").await.is_err(), "the frozen loader's backend was ended");
+    Ok(())
+}
+
+/// Setting a lane aside takes two statements.
+async fn claims_from_a_claim(context: Context) -> Result<(), Failure> {
+    let database = context.database().await?;
+    let subject = Postgres::new(database.config(), 2).await;
+    let before = subject.sink.claim(&request("g")).await?;
+    let holder = connect(database.config(), "test").await?;
+    // One whom no claim ends.
+    let hold = "set application_name = 'psql'; begin; select from ingest_progress for update";
+    holder.batch_execute(hold).await?;
+    let given_up = ClaimRequest { given_up: Some(before.lane), ..request("g") };
+    let frozen = subject.sink.claim(&given_up);
+    tokio::pin!(frozen);
+    tokio::select! {
+        claimed = &mut frozen => return Err(format!("not held: {claimed:?}").into()),
+        blocked = until_claim(&subject, "wait_event_type = 'Lock'") => blocked?,
+    }
+    // From here on nobody tells it to go on.
+    holder.batch_execute("rollback").await?;
+    until_claim(&subject, "state = 'idle in transaction'").await?;
+    let claimed = within_liveness(async || subject.sink.claim(&request("g")).await).await?;
+    assert_eq!(claimed.lane, before.lane, "nothing was set aside");
+    frozen.await.expect_err("the claim had frozen");
+    Ok(())
+}
+
+/// Waits until a claim's backend is as the condition says.
+async fn until_claim(subject: &Postgres, condition: &str) -> Result<(), Failure> {
+    let sql = format!(
+        "select count(*) > 0 from pg_stat_activity where datname = current_database() \
+         and application_name = 'lambda-claim' and {condition}"
+    );
+    let waited = tokio::time::timeout(LIVENESS, async {
+        while !subject.client.query_one(&sql, &[]).await?.try_get::<_, bool>(0)? {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok::<_, Failure>(())
+    });
+    waited.await.map_err(|_| format!("no claim with {condition}"))?
+}
+
+/// As a loader does: what is transient is tried again.
+async fn within_liveness<T>(mut work: impl AsyncFnMut() -> Result<T, Error>) -> Result<T, Failure> {
+    let begun = Instant::now();
+    loop {
+        match work().await {
+            Err(error) if error.kind() == Kind::Transient && begun.elapsed() < LIVENESS => {}
+            done => return Ok(done?),
+        }
+    }
 }
 
 async fn refuses_another_group(context: Context) -> Result<(), Failure> {

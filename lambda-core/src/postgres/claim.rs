@@ -19,9 +19,12 @@ use crate::sink::ClaimRequest;
 /// Marks claims in `pg_stat_activity`.
 pub(super) const PURPOSE: &str = "claim";
 
-/// How long a claim waits for the lane's lock before it gives up and tries
-/// again.
-const SETTINGS: &str = "set lock_timeout = '2s'; set synchronous_commit = on";
+/// How long a claim waits for the lane's lock before it gives up and tries again:
+/// longer than [`PATIENCE`], and nothing else may end that wait sooner. A process
+/// that is frozen between two statements must not hold a lane's row for ever.
+const SETTINGS: &str = "\
+    set synchronous_commit = on; set lock_timeout = '2s'; set statement_timeout = 0; \
+    set idle_in_transaction_session_timeout = '10s'";
 
 /// How long a claim waits before it ends the backend that holds the lane.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -40,7 +43,7 @@ pub(super) async fn claim(
     config: &DatabaseConfig,
     request: &ClaimRequest,
 ) -> Result<Progress, Error> {
-    answered(LOCK_TIMEOUT, try_claim(config, request)).await
+    answered(LOCK_TIMEOUT, "claim a lane", try_claim(config, request)).await
 }
 
 async fn try_claim(config: &DatabaseConfig, request: &ClaimRequest) -> Result<Progress, Error> {
@@ -50,13 +53,13 @@ async fn try_claim(config: &DatabaseConfig, request: &ClaimRequest) -> Result<Pr
     let backend = Backend::of(&client).await.map_err(waiting)?;
     for _ in 0..TRIES {
         let created = create(&mut client, request);
-        match evict::ending_blockers(config, &backend, PATIENCE, created).await {
+        match evict::ending_blockers(config, &backend, PATIENCE, PATIENCE, created).await {
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => continue,
             created => created.map_err(waiting)?,
         }
         let current = current(&client, request).await?;
         let attempt = swap(&client, request, current);
-        let done = evict::ending_blockers(config, &backend, PATIENCE, attempt).await;
+        let done = evict::ending_blockers(config, &backend, PATIENCE, PATIENCE, attempt).await;
         match done {
             Ok(Some(progress)) => return Ok(progress),
             // Somebody else claimed it in between, or a lock is held on.

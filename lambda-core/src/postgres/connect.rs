@@ -24,18 +24,20 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it may take over one that waits for locks.
 pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What comes of `asking` within that time. TCP notices a peer that is gone, but
-/// not a proxy in between that has forgotten the connection.
+/// What comes of `asking` the server to do `what` ("claim a lane") within that time.
+/// TCP notices a peer that is gone, but not a proxy in between that has forgotten the
+/// connection.
 ///
 /// # Errors
 /// `Transient` when there is no answer; else those of `asking`.
 pub(super) async fn answered<T>(
     within: Duration,
+    what: &str,
     asking: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
     tokio::time::timeout(within, asking).await.map_err(|_| Error::Unreachable {
         server: Server::Postgres,
-        source: format!("no answer within {within:?}").into(),
+        source: format!("asked to {what}, it gave no answer within {within:?}").into(),
     })?
 }
 

@@ -87,7 +87,7 @@ pub(super) async fn unless_silent<T>(
         if let Ok(done) = tokio::time::timeout(LOOK_EVERY, &mut work).await {
             return Ok(done);
         }
-        let look = answered(ANSWER_TIMEOUT, async {
+        let look = answered(ANSWER_TIMEOUT, "tell what a backend does", async {
             let client = connect(config, "look").await?;
             let found = working.awaits_us(&client).await;
             found.map_err(|error| remedy::postgres(error, "tell what a backend does"))
@@ -105,33 +105,37 @@ pub(super) async fn unless_silent<T>(
     }
 }
 
-/// Runs `work`, which goes on at `waiting`, and each time that it has not ended
-/// within `patience` ends the loaders that block it with transactions as old.
+/// Runs `work`, which goes on at `waiting`, and as long as it has not ended looks
+/// `every` so often what blocks it: loaders with transactions `older_than` that are
+/// ended.
 pub(super) async fn ending_blockers<T>(
     config: &DatabaseConfig,
     waiting: &Backend,
-    patience: Duration,
+    every: Duration,
+    older_than: Duration,
     work: impl Future<Output = T>,
 ) -> T {
     tokio::pin!(work);
     loop {
-        if let Ok(done) = tokio::time::timeout(patience, &mut work).await {
+        if let Ok(done) = tokio::time::timeout(every, &mut work).await {
             return done;
         }
-        let (config, waiting) = (config.clone(), waiting.clone());
-        // On a task of its own, so that the work goes on meanwhile.
-        tokio::spawn(async move {
-            let ended = async {
-                let client = connect(&config, "evict").await?;
-                let ended = waiting.end_blockers(&client, patience).await;
-                ended.map_err(|error| remedy::postgres(error, "end a backend"))
-            };
-            match ended.await {
-                Ok(0) => tracing::debug!("waiting, but for no other loader"),
-                Ok(ended) => tracing::warn!(ended, "ended backends of loaders that held locks"),
-                Err(error) => tracing::warn!(error = error.chain(), "cannot end what blocks us"),
-            }
-        });
+        // Boxed: large, and rarely needed.
+        let look = Box::pin(answered(ANSWER_TIMEOUT, "end a backend", async {
+            let client = connect(config, "evict").await?;
+            let ended = waiting.end_blockers(&client, older_than).await;
+            ended.map_err(|error| remedy::postgres(error, "end a backend"))
+        }));
+        let ended = tokio::select! {
+            biased;
+            done = &mut work => return done,
+            ended = look => ended,
+        };
+        match ended {
+            Ok(0) => tracing::debug!("waiting, but for no other loader"),
+            Ok(ended) => tracing::warn!(ended, "ended backends of loaders that held locks"),
+            Err(error) => tracing::warn!(error = error.chain(), "cannot end what blocks us"),
+        }
     }
 }
 

@@ -11,7 +11,9 @@ use crate::delivery::retry::Backoff;
 use crate::error::{Error, Kind};
 use crate::job::{Chunk, JobRef, Status};
 use crate::postgres::config::DatabaseConfig;
-use crate::postgres::connect::{Connection, connect_waiting};
+use crate::postgres::connect::{
+    ANSWER_TIMEOUT, Connection, LOCK_TIMEOUT, answered, connect_waiting,
+};
 use crate::progress::Counts;
 use crate::remedy;
 
@@ -21,10 +23,11 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Everything about jobs is durable before it is believed (R5). A process that
 /// is frozen between two statements must not hold a job's row for ever. A start
 /// waits for its lanes until it has ended who holds them (R13): a timeout of the
-/// role's own would end the wait each time before that.
+/// role's own would end the wait each time before that. It ends before
+/// [`LOCK_TIMEOUT`], after which nobody could tell that it was for a lock.
 const SETTINGS: &str = "\
     set synchronous_commit = on; set idle_in_transaction_session_timeout = '10s'; \
-    set lock_timeout = 0; set statement_timeout = 0";
+    set lock_timeout = '20s'; set statement_timeout = 0";
 
 /// Key of the advisory lock under which jobs get their numbers (R21).
 const NUMBER_LOCK: i64 = 0x6c61_6d62_6461_0002;
@@ -176,8 +179,11 @@ impl Jobs {
 
     pub(super) async fn connect(&self) -> Result<Connection, Error> {
         let connection = connect_waiting(&self.database, "job", Some(PATIENCE)).await?;
-        let set = connection.batch_execute(SETTINGS).await;
-        set.map_err(|error| remedy::postgres(error, "prepare a session"))?;
+        let set = answered(ANSWER_TIMEOUT, "prepare a session", async {
+            let set = connection.batch_execute(SETTINGS).await;
+            set.map_err(|error| remedy::postgres(error, "prepare a session"))
+        });
+        set.await?;
         Ok(connection)
     }
 
@@ -199,23 +205,8 @@ impl Jobs {
     }
 
     async fn try_find_or_create(&self, new: &NewJob) -> Result<Job, Error> {
-        let failed = |error| remedy::own_tables(error, "create a job");
         let mut connection = self.connect().await?;
-        if let Some(job) = find(&connection, new).await.map_err(failed)? {
-            return Ok(job);
-        }
-        let create = async {
-            let transaction = connection.transaction().await?;
-            // Only one at a time looks and inserts, so that no number is burnt.
-            transaction.execute("select pg_advisory_xact_lock($1)", &[&NUMBER_LOCK]).await?;
-            if find(transaction.client(), new).await?.is_none() {
-                insert(&transaction, new).await?;
-            }
-            transaction.commit().await?;
-            find(&connection, new).await
-        };
-        let job = create.await.map_err(failed)?;
-        job.ok_or_else(|| Error::misconfigured("a job vanished", "do not delete jobs"))
+        answered(LOCK_TIMEOUT, "create a job", find_or_create(&mut connection, new)).await
     }
 
     /// The job with this number.
@@ -226,7 +217,8 @@ impl Jobs {
         let failed = |error| remedy::postgres(error, "read a job");
         let connection = self.connect().await?;
         let sql = format!("{} where j.id = $1", select_job());
-        let row = connection.query_opt(&sql, &[&number]).await.map_err(failed)?;
+        let row = async { connection.query_opt(&sql, &[&number]).await.map_err(failed) };
+        let row = answered(LOCK_TIMEOUT, "read a job", row).await?;
         row.as_ref().map(job).transpose().map_err(failed)
     }
 
@@ -243,7 +235,9 @@ impl Jobs {
             select_job()
         );
         let status = status.map(Status::as_str);
-        let rows = connection.query(&sql, &[&status, &i64::from(limit)]).await.map_err(failed)?;
+        let limit = i64::from(limit);
+        let rows = async { connection.query(&sql, &[&status, &limit]).await.map_err(failed) };
+        let rows = answered(LOCK_TIMEOUT, "list the jobs", rows).await?;
         rows.iter().map(job).collect::<Result<_, _>>().map_err(failed)
     }
 
@@ -280,6 +274,25 @@ fn same_as_of(job: Job, asked: Option<i64>) -> Result<Job, Error> {
         )),
         _ => Ok(job),
     }
+}
+
+async fn find_or_create(client: &mut Client, new: &NewJob) -> Result<Job, Error> {
+    let failed = |error| remedy::own_tables(error, "create a job");
+    if let Some(job) = find(client, new).await.map_err(failed)? {
+        return Ok(job);
+    }
+    let create = async {
+        let transaction = client.transaction().await?;
+        // Only one at a time looks and inserts, so that no number is burnt.
+        transaction.execute("select pg_advisory_xact_lock($1)", &[&NUMBER_LOCK]).await?;
+        if find(transaction.client(), new).await?.is_none() {
+            insert(&transaction, new).await?;
+        }
+        transaction.commit().await?;
+        find(client, new).await
+    };
+    let job = create.await.map_err(failed)?;
+    job.ok_or_else(|| Error::misconfigured("a job vanished", "do not delete jobs"))
 }
 
 async fn find(client: &Client, new: &NewJob) -> Result<Option<Job>, tokio_postgres::Error> {

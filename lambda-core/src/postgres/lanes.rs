@@ -72,7 +72,7 @@ pub async fn stream_lanes(client: &Client, pipeline: &str) -> Result<Vec<Progres
         rows.iter().map(progress).collect::<Result<_, tokio_postgres::Error>>()
     };
     let read = async { read.await.map_err(|error| remedy::postgres(error, "read progress")) };
-    answered(ANSWER_TIMEOUT, read).await
+    answered(ANSWER_TIMEOUT, "read progress", read).await
 }
 
 /// The stored progress of lanes, read without locking.

@@ -104,7 +104,7 @@ impl Drop for Attempt {
 pub async fn start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Result<Started, Error> {
     let mut patience = Patience::default();
     loop {
-        match answered(LOCK_TIMEOUT, try_start(jobs, job, first_byte, owner)).await {
+        match try_start(jobs, job, first_byte, owner).await {
             Err(error) if patience.again(&error).await => {}
             result => return result,
         }
@@ -112,10 +112,21 @@ pub async fn start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Resu
 }
 
 async fn try_start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Result<Started, Error> {
-    let failed = |error| remedy::own_tables(error, "start a job");
     let mut connection = jobs.connect().await?;
-    let backend = Backend::of(&connection).await.map_err(failed)?;
-    let transaction = connection.transaction().await.map_err(failed)?;
+    answered(LOCK_TIMEOUT, "start a job", start_on(&mut connection, jobs, job, first_byte, owner))
+        .await
+}
+
+async fn start_on(
+    client: &mut Client,
+    jobs: &Jobs,
+    job: &Job,
+    first_byte: i64,
+    owner: &str,
+) -> Result<Started, Error> {
+    let failed = |error| remedy::own_tables(error, "start a job");
+    let backend = Backend::of(client).await.map_err(failed)?;
+    let transaction = client.transaction().await.map_err(failed)?;
     let row = transaction.query_one(LOCK_JOB, &[&job.number]).await.map_err(failed)?;
     let (found, holder, rest) = found(&row, owner).map_err(failed)?;
     match job::start(found) {
@@ -126,7 +137,7 @@ async fn try_start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Resu
     let attempt = take_job(&transaction, job, owner).await.map_err(failed)?;
     let lock = lock_lanes(&transaction, job);
     // The former attempt may be frozen inside COPY (R13).
-    let locked = ending_blockers(jobs.database(), &backend, LANE_PATIENCE, lock);
+    let locked = ending_blockers(jobs.database(), &backend, LANE_PATIENCE, LANE_PATIENCE, lock);
     locked.await.map_err(failed)?;
     let rows = claim_lanes(&transaction, job, owner).await.map_err(failed)?;
     let lanes = job_lanes(&rows, first_byte)?;
@@ -235,10 +246,14 @@ impl Attempt {
         self.heartbeat.abort();
         let mut patience = Patience::default();
         loop {
-            match answered(LOCK_TIMEOUT, self.try_end(end)).await {
-                // Not whole: let go of it, for the next run.
-                Err(error @ Error::Interrupted { .. }) if *end == End::Completed => {
-                    self.try_end(&End::Pending { error: Some(error.chain()) }).await?;
+            match self.try_end(end).await {
+                // Said by what is stored, which asking again does not change.
+                Err(error @ Error::Interrupted { .. }) => {
+                    if *end == End::Completed {
+                        // Not whole: let go of it, for the next run.
+                        let pending = End::Pending { error: Some(error.chain()) };
+                        self.try_end(&pending).await?;
+                    }
                     return Err(error);
                 }
                 Err(error) if patience.again(&error).await => {}
@@ -248,36 +263,41 @@ impl Attempt {
     }
 
     async fn try_end(&self, end: &End) -> Result<Job, Error> {
-        let failed = |error| remedy::own_tables(error, "end a job");
         let connection = self.jobs.connect().await?;
+        answered(LOCK_TIMEOUT, "end a job", self.end_on(&connection, end)).await
+    }
+
+    async fn end_on(&self, client: &Client, end: &End) -> Result<Job, Error> {
+        let failed = |error| remedy::own_tables(error, "end a job");
+        let rewound = || {
+            format!(
+                "job {}: the database lost commits, by a crash, a failover or a restore; \
+                 run it again to go on from what is stored",
+                self.job.job_id()
+            )
+        };
         let written = match end {
-            End::Completed => self.complete(&connection).await.map_err(failed)?,
+            End::Completed => self.complete(client).await.map_err(failed)?,
             End::Pending { error } => {
                 let error = error.as_deref();
-                self.stop(&connection, Status::Pending, error).await.map_err(failed)?
+                self.stop(client, Status::Pending, error).await.map_err(failed)?
             }
             End::Failed { error } => {
-                self.stop(&connection, Status::Failed, Some(error)).await.map_err(failed)?
+                self.stop(client, Status::Failed, Some(error)).await.map_err(failed)?
             }
             End::Fenced => {
-                // Still ours: not another run has its lanes, they are back where they were.
-                let what = format!(
-                    "job {}: the database lost commits, by a crash, a failover or a restore; \
-                     run it again to go on from what is stored",
-                    self.job.job_id()
-                );
-                let stopped = self.stop(&connection, Status::Pending, Some(&what)).await;
-                return Err(if stopped.map_err(failed)? {
-                    Error::Interrupted { what }
-                } else {
-                    self.fenced_error()
-                });
+                let error = rewound();
+                self.stop(client, Status::Pending, Some(&error)).await.map_err(failed)?
             }
         };
         let stored = self.jobs.get(self.job.number).await?;
         let stored = stored.ok_or_else(|| self.fenced_error())?;
         // Nothing written may also mean that the answer to a first try was lost.
         match end {
+            // Still ours: not another run has its lanes, they are back where they were.
+            End::Fenced if written || stored.attempt == self.number => {
+                Err(Error::Interrupted { what: rewound() })
+            }
             _ if written => Ok(stored),
             _ if stored.attempt != self.number => Err(self.fenced_error()),
             End::Completed if stored.status == Status::Completed => Ok(stored),
@@ -371,7 +391,7 @@ impl Heartbeat {
         let seconds = LEASE.as_secs_f64();
         loop {
             ticks.tick().await;
-            let renewed = answered(ANSWER_TIMEOUT, async {
+            let renewed = answered(ANSWER_TIMEOUT, "renew a lease", async {
                 let parameters: [&(dyn ToSql + Sync); 3] = [&self.number, &self.attempt, &seconds];
                 connection.execute(RENEW, &parameters).await.map_err(failed)
             });

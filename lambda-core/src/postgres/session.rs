@@ -1,6 +1,8 @@
 //! A pooled connection: its client, its backend's pid, and whether a
 //! transaction is open on it.
 
+use std::time::Duration;
+
 use tokio_postgres::Client;
 
 use crate::error::Error;
@@ -12,8 +14,14 @@ use crate::record::Table;
 use crate::remedy;
 
 /// Session settings of a loader. Ordinary commits do not wait for the disk:
-/// progress lives with the data, so what a crash loses is read again (R5).
-const SETTINGS: &str = "set synchronous_commit = off; set plan_cache_mode = force_generic_plan";
+/// progress lives with the data, so what a crash loses is read again (R5). Who waits
+/// for a lock waits until it has ended who holds it (R13).
+const SETTINGS: &str = "\
+    set synchronous_commit = off; set plan_cache_mode = force_generic_plan; set lock_timeout = 0";
+
+/// In milliseconds; 0: none.
+const STATEMENT_TIMEOUT: &str =
+    "select setting::bigint from pg_settings where name = 'statement_timeout'";
 
 /// One pooled connection.
 #[derive(Debug)]
@@ -21,6 +29,8 @@ pub(super) struct Session {
     connection: Connection,
     /// Its backend.
     pub(super) backend: Backend,
+    /// How long the server lets a statement run, if there is a limit.
+    pub(super) statement_timeout: Option<Duration>,
     /// Prepared once for this connection.
     pub(super) statements: Statements,
     /// Whether it may be used again.
@@ -86,11 +96,13 @@ impl bb8::ManageConnection for SessionManager {
         let prepare = async {
             connection.batch_execute(SETTINGS).await?;
             let backend = Backend::of(&connection).await?;
-            Ok((backend, Statements::prepare(&connection, self.table).await?))
+            let limit: i64 = connection.query_one(STATEMENT_TIMEOUT, &[]).await?.try_get(0)?;
+            Ok((backend, limit, Statements::prepare(&connection, self.table).await?))
         };
         let prepare =
             async { prepare.await.map_err(|error| remedy::postgres(error, "prepare a session")) };
-        let (backend, statements) = answered(ANSWER_TIMEOUT, prepare).await?;
+        let (backend, limit, statements) =
+            answered(ANSWER_TIMEOUT, "prepare a session", prepare).await?;
         if statements.key_indexes.is_empty() {
             let key = self.table.key_column().name;
             return Err(Error::misconfigured(
@@ -98,7 +110,15 @@ impl bb8::ManageConnection for SessionManager {
                 "the key must be text collate \"C\" and unique, not deferrable",
             ));
         }
-        Ok(Session { connection, backend, statements, retired: false, in_transaction: false })
+        let limit = u64::try_from(limit).ok().filter(|limit| *limit > 0);
+        Ok(Session {
+            connection,
+            backend,
+            statement_timeout: limit.map(Duration::from_millis),
+            statements,
+            retired: false,
+            in_transaction: false,
+        })
     }
 
     async fn is_valid(&self, session: &mut Session) -> Result<(), Error> {

@@ -97,11 +97,11 @@ impl PostgresSink {
     /// Ends the backend of a connection that broke before COMMIT was sent: it
     /// stores nothing any more, but may hold its locks until it notices.
     async fn end_ghost(&self, backend: &Backend) {
-        let ended = async {
+        let ended = answered(ANSWER_TIMEOUT, "end a backend", async {
             let client = connect(&self.config, "evict").await?;
             let ended = backend.end(&client).await;
             ended.map_err(|error| remedy::postgres(error, "end a backend"))
-        };
+        });
         if let Err(error) = ended.await {
             tracing::debug!(error = error.chain(), "the backend of a broken connection was left");
         }
@@ -117,7 +117,8 @@ impl PostgresSink {
     ) -> Result<Committed, Error> {
         let mut backoff = Backoff::default();
         loop {
-            match answered(LOCK_TIMEOUT, self.try_settle(backend, batch)).await {
+            let asking = self.try_settle(backend, batch);
+            match answered(LOCK_TIMEOUT, "tell what became of a commit", asking).await {
                 Ok(Some(committed)) => return Ok(committed),
                 Ok(None) => {
                     let source = format!("the answer to a commit was lost: {lost}").into();
@@ -169,8 +170,12 @@ impl Sink for PostgresSink {
         let mut session = self.session().await?;
         let path = if self.probe_first.load(Ordering::Relaxed) { Path::Probe } else { Path::Fast };
         let backend = session.backend.clone();
+        // Within a statement's time, or nobody ever sees what it waits for.
+        let limit = session.statement_timeout;
+        let look_every = limit.map_or(BLOCKED_AFTER, |limit| BLOCKED_AFTER.min(limit / 2));
         let attempt = commit::commit(&mut session, batch, durability, path, &self.jobs);
-        let attempt = evict::ending_blockers(&self.config, &backend, BLOCKED_AFTER, attempt);
+        let attempt =
+            evict::ending_blockers(&self.config, &backend, look_every, BLOCKED_AFTER, attempt);
         match evict::unless_silent(&self.config, &backend, attempt).await {
             Ok(Ok(done)) => {
                 self.probe_first.store(done.next == Path::Probe, Ordering::Relaxed);
@@ -201,7 +206,13 @@ impl Sink for PostgresSink {
     }
 
     async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
-        let session = self.session().await?;
-        answered(ANSWER_TIMEOUT, lanes::stored(session.client(), lanes)).await
+        let mut session = self.session().await?;
+        let reading = lanes::stored(session.client(), lanes);
+        let stored = answered(ANSWER_TIMEOUT, "read progress", reading).await;
+        if stored.is_err() {
+            // The question may still be unanswered.
+            session.retire();
+        }
+        stored
     }
 }

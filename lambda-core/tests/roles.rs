@@ -136,6 +136,7 @@ async fn reader_sees(context: Context) -> Result<(), Failure> {
     }
     reader.query("select lane, position, reason, detail, status from dead_letters", &[]).await?;
     refuses(&reader, "select payload from dead_letters").await;
+    refuses(&reader, "select edited_payload from dead_letters").await;
     refuses(&reader, "select key from dead_letters").await;
     refuses(&reader, "insert into samples (id) values ('x')").await;
     drop_role(&database, &role).await

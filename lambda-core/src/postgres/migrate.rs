@@ -9,6 +9,9 @@ use crate::remedy;
 /// itself takes none.
 const MIGRATION_LOCK: i64 = 0x6c61_6d62_6461_0001;
 
+/// Where refinery keeps which migrations were applied.
+pub(super) const MIGRATIONS: &str = "refinery_schema_history";
+
 mod embedded {
     refinery::embed_migrations!("src/postgres/migrations");
 }

@@ -10,6 +10,7 @@ use tokio_postgres::Transaction;
 use crate::error::Error;
 use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::connect;
+use crate::postgres::migrate::MIGRATIONS;
 use crate::record::Table;
 use crate::remedy;
 
@@ -156,13 +157,14 @@ async fn grants(
             }
             grants.push(format!("grant select, insert, update on ingest_progress to {name}"));
             grants.push(format!("grant insert on dead_letters, corrections to {name}"));
-            // What a load lists as its rejects.
-            let listed = "lane, position, line, payload, reason, detail";
+            // What a load lists as its rejects, and which are open.
+            let listed = "lane, position, line, payload, reason, detail, status";
             grants.push(format!("grant select ({listed}) on dead_letters to {name}"));
-            grants.push(format!("grant select on xid_offset to {name}"));
+            grants.push(format!("grant select on xid_offset, {MIGRATIONS} to {name}"));
         }
         Access::Reader => {
-            let columns = columns_without(transaction, "dead_letters", &["key", "payload"]).await?;
+            let hidden = ["key", "payload", "edited_payload"];
+            let columns = columns_without(transaction, "dead_letters", &hidden).await?;
             grants.push(format!("grant select on all tables in schema public to {name}"));
             grants.push(format!("revoke select on dead_letters from {name}"));
             grants.push(format!("grant select ({columns}) on dead_letters to {name}"));

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
+use lambda_lab::liveness::until;
 use lambda_lab::processes::{Process, Program, Signal};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -19,9 +20,6 @@ use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use support::{Bench, DEADLINE};
-
-/// How often a condition is looked at.
-const LOOK: Duration = Duration::from_millis(20);
 
 fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
@@ -69,20 +67,6 @@ fn admin(bootstrap: &str) -> Result<AdminClient<DefaultClientContext>, Failure> 
 
 fn patient() -> AdminOptions {
     AdminOptions::new().operation_timeout(Some(DEADLINE))
-}
-
-/// Waits until `done` is, at most [`DEADLINE`].
-async fn until(
-    what: &str,
-    mut done: impl AsyncFnMut() -> Result<bool, Failure>,
-) -> Result<(), Failure> {
-    let waited = tokio::time::timeout(DEADLINE, async {
-        while !done().await? {
-            tokio::time::sleep(LOOK).await;
-        }
-        Ok::<_, Failure>(())
-    });
-    waited.await.map_err(|_| format!("waited in vain until {what}"))?
 }
 
 /// Creates a topic, as soon as one of that name that was deleted is gone.

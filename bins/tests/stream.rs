@@ -9,6 +9,7 @@ use std::time::Duration;
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
 use lambda_lab::ledger::Ledger;
+use lambda_lab::liveness;
 use lambda_lab::processes::Signal;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -90,9 +91,7 @@ async fn stopped_early(context: Context) -> Result<(), Failure> {
     let consumer = bench.consumer().arg("--exit-at-end").start()?;
     let blocked = "select count(*) from pg_locks where relation = 'transactions'::regclass \
                    and not granted";
-    while bench.number(blocked).await? == 0 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    liveness::until(blocked, async || Ok(bench.number(blocked).await? > 0)).await?;
     consumer.signal(Signal::TERM)?;
     tokio::time::sleep(Duration::from_millis(200)).await;
     bench.sql.batch_execute("commit").await?;

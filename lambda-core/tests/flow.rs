@@ -365,7 +365,7 @@ async fn a_flow_that_is_to_stop_gives_up_a_last_commit_that_is_not_answered() {
 }
 
 #[tokio::test]
-async fn the_rest_of_a_job_s_batch_is_no_takeover_when_its_lane_was_rewound() {
+async fn the_rest_of_a_jobs_batch_is_no_takeover_when_its_lane_was_rewound() {
     let (sink, name) = (MemorySink::new(), name());
     let authority = Authority::Batch(JobRef { number: 1, as_of_micros: 0 });
     let mut state = State::new(authority, &SAMPLES);

@@ -19,11 +19,9 @@ use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
 use lambda_core::testing::sink::CASES;
 use lambda_lab::Failure;
 use lambda_lab::harness::{self, Context};
+use lambda_lab::liveness::{LIVENESS, until};
 
 use crate::subject::Postgres;
-
-/// Within this time everything that is waited for has happened.
-const LIVENESS: Duration = Duration::from_mins(1);
 
 fn main() -> ExitCode {
     harness::main(|suite| {
@@ -205,13 +203,7 @@ async fn until_claim(subject: &Postgres, condition: &str) -> Result<(), Failure>
         "select count(*) > 0 from pg_stat_activity where datname = current_database() \
          and application_name = 'lambda-claim' and {condition}"
     );
-    let waited = tokio::time::timeout(LIVENESS, async {
-        while !subject.client.query_one(&sql, &[]).await?.try_get::<_, bool>(0)? {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        Ok::<_, Failure>(())
-    });
-    waited.await.map_err(|_| format!("no claim with {condition}"))?
+    until(&sql, async || Ok(subject.client.query_one(&sql, &[]).await?.try_get(0)?)).await
 }
 
 /// As a loader does: what is transient is tried again.

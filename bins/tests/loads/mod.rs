@@ -11,7 +11,8 @@ use std::time::Duration;
 use lambda_core::postgres::Connection;
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
-use lambda_lab::processes::Program;
+use lambda_lab::liveness::until;
+use lambda_lab::processes::{Process, Program};
 use lambda_lab::servers::Database;
 use serde_json::Value;
 
@@ -20,9 +21,6 @@ pub(crate) const HEADER: &str = "transaction_id,account_id,transaction_type,amou
 
 /// How long a run may take, a lease that has to end included.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
-
-/// How long anything else may take that is waited for.
-const LIVENESS: Duration = Duration::from_mins(1);
 
 /// What every test here works with.
 pub(crate) struct Bench {
@@ -75,13 +73,7 @@ impl Bench {
 
     /// Waits until `sql` gives true.
     pub(crate) async fn until(&self, sql: &str) -> Result<(), Failure> {
-        let waited = tokio::time::timeout(LIVENESS, async {
-            while !self.sql.query_one(sql, &[]).await?.try_get::<_, bool>(0)? {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            Ok::<_, Failure>(())
-        });
-        waited.await.map_err(|_| format!("waited in vain for: {sql}"))?
+        until(sql, async || Ok(self.sql.query_one(sql, &[]).await?.try_get(0)?)).await
     }
 
     /// Waits until a backend of this platform waits for a lock here, `purpose` being
@@ -112,11 +104,7 @@ impl Bench {
 
     /// Waits until some records are stored.
     pub(crate) async fn wait_for_progress(&self) -> Result<(), Failure> {
-        let read = "select coalesce(sum(read), 0)::bigint from ingest_progress";
-        while self.number(read).await? == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        Ok(())
+        self.until("select coalesce(sum(read), 0) > 0 from ingest_progress").await
     }
 
     /// As if the time of a lease had passed.
@@ -193,4 +181,23 @@ pub(crate) async fn hold_id(client: &Connection, number: usize) -> Result<(), Fa
          values ('TXN-{number:012}', 'ACC', 'refund', 1, now(), 'STREAM', 0, 0, 0, 0)"
     );
     Ok(client.batch_execute(&sql).await?)
+}
+
+/// Starts a run of a file with row 2 that has stored everything and stands still
+/// before its job's end, until the transaction of the connection ends.
+pub(crate) async fn all_but_the_end(
+    bench: &Bench,
+    path: &Path,
+    flags: &[&str],
+) -> Result<(Process, Connection), Failure> {
+    let (first, holder) = (bench.database.connect().await?, bench.database.connect().await?);
+    first.batch_execute("begin").await?;
+    hold_id(&first, 2).await?;
+    let process = bench.program(&[path]).args(flags).start()?;
+    bench.until_blocked("batch").await?;
+    holder.batch_execute("begin; select from batch_jobs for update").await?;
+    first.batch_execute("rollback").await?;
+    bench.until_blocked("job").await?;
+    bench.until("select bool_and(position = end_position) from ingest_progress").await?;
+    Ok((process, holder))
 }

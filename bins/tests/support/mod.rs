@@ -10,22 +10,19 @@ use lambda_core::postgres::Connection;
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
 use lambda_lab::ledger::Ledger;
+use lambda_lab::liveness::{self, LIVENESS};
 use lambda_lab::processes::{Process, Program, Signal};
 use lambda_lab::servers::Database;
 use serde_json::Value;
 
-/// How long anything may take, a session that has to time out included.
-pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
+/// How long a process may take, a session that has to time out included.
+pub(crate) const DEADLINE: Duration = LIVENESS;
 
 /// Waits until a question has this answer.
 pub(crate) async fn until(sql: &Connection, question: &str, answer: i64) -> Result<(), Failure> {
-    let asked = tokio::time::timeout(DEADLINE, async {
-        while sql.query_one(question, &[]).await?.try_get::<_, i64>(0)? != answer {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok::<_, Failure>(())
-    });
-    asked.await.map_err(|_| format!("never {answer}: {question}"))?
+    let what = format!("it is {answer}: {question}");
+    let ask = async || Ok(sql.query_one(question, &[]).await?.try_get::<_, i64>(0)? == answer);
+    liveness::until(what, ask).await
 }
 
 /// What every test here works with.
@@ -160,15 +157,11 @@ impl Bench {
 
     /// Waits until at least so many messages are stored.
     pub(crate) async fn stored(&self, at_least: i64) -> Result<(), Failure> {
-        let waited = tokio::time::timeout(DEADLINE, async {
-            while self.read().await? < at_least {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            Ok::<_, Failure>(())
-        });
-        match waited.await {
-            Ok(done) => done,
-            Err(_) => Err(format!("only {} of {at_least} were stored", self.read().await?).into()),
+        let what = format!("{at_least} messages were stored");
+        let waited = liveness::until(what, async || Ok(self.read().await? >= at_least)).await;
+        match waited {
+            Err(error) => Err(format!("{error}; stored: {}", self.read().await?).into()),
+            done => done,
         }
     }
 
@@ -178,13 +171,9 @@ impl Bench {
             "select count(*) from ingest_progress where owner like '% pid {}'",
             process.pid()
         );
-        let waited = tokio::time::timeout(DEADLINE, async {
-            while self.number(&sql).await? == 0 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            Ok::<_, Failure>(())
-        });
-        waited.await.map_err(|_| format!("no lane was claimed:\n{}", process.stderr()))?
+        let held =
+            liveness::until("it holds a lane", async || Ok(self.number(&sql).await? > 0)).await;
+        held.map_err(|error| format!("{error}:\n{}", process.stderr()).into())
     }
 
     /// Everything delivered is stored once, and nothing else: by the counts, by the

@@ -214,12 +214,8 @@ impl Jobs {
     /// # Errors
     /// `Transient` or `Fatal`.
     pub async fn get(&self, number: i64) -> Result<Option<Job>, Error> {
-        let failed = |error| remedy::postgres(error, "read a job");
         let connection = self.connect().await?;
-        let sql = format!("{} where j.id = $1", select_job());
-        let row = async { connection.query_opt(&sql, &[&number]).await.map_err(failed) };
-        let row = answered(LOCK_TIMEOUT, "read a job", row).await?;
-        row.as_ref().map(job).transpose().map_err(failed)
+        answered(LOCK_TIMEOUT, "read a job", get(&connection, number)).await
     }
 
     /// The latest jobs, newest first, at most `limit`; only those in `status` if
@@ -274,6 +270,14 @@ fn same_as_of(job: Job, asked: Option<i64>) -> Result<Job, Error> {
         )),
         _ => Ok(job),
     }
+}
+
+/// The job with this number.
+pub(super) async fn get(client: &Client, number: i64) -> Result<Option<Job>, Error> {
+    let failed = |error| remedy::postgres(error, "read a job");
+    let sql = format!("{} where j.id = $1", select_job());
+    let row = client.query_opt(&sql, &[&number]).await.map_err(failed)?;
+    row.as_ref().map(job).transpose().map_err(failed)
 }
 
 async fn find_or_create(client: &mut Client, new: &NewJob) -> Result<Job, Error> {

@@ -17,7 +17,7 @@ use crate::job::{self, Chunk, End, Found, Start, Status};
 use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::{ANSWER_TIMEOUT, LOCK_TIMEOUT, answered, connect};
 use crate::postgres::evict::{Backend, ending_blockers};
-use crate::postgres::jobs::{Job, Jobs, LANE_SUMS, Patience};
+use crate::postgres::jobs::{self, Job, Jobs, LANE_SUMS, Patience};
 use crate::postgres::lanes::{self, PROGRESS_COLUMNS};
 use crate::progress::{ClaimId, Progress};
 use crate::remedy;
@@ -290,7 +290,7 @@ impl Attempt {
                 self.stop(client, Status::Pending, Some(&error)).await.map_err(failed)?
             }
         };
-        let stored = self.jobs.get(self.job.number).await?;
+        let stored = jobs::get(client, self.job.number).await?;
         let stored = stored.ok_or_else(|| self.fenced_error())?;
         // Nothing written may also mean that the answer to a first try was lost.
         match end {
@@ -339,7 +339,8 @@ impl Attempt {
     ) -> Result<bool, tokio_postgres::Error> {
         let sql = format!(
             "update batch_jobs j set status = $5, lease_until = null, error = $6, {SET_COUNTS} \
-             from ({LANE_SUMS} where pipeline = $3 and source = $4) s where j.id = $1 and j.attempt = $2 and j.status = 'running'"
+             from ({LANE_SUMS} where pipeline = $3 and source = $4) s \
+             where j.id = $1 and j.attempt = $2 and j.status = 'running'"
         );
         let job = &self.job;
         let written = client

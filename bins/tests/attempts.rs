@@ -1,0 +1,224 @@
+//! What runs of one content do to each other and to their job: the real binary, a
+//! real database, real signals (R21 to R23).
+
+mod loads;
+
+use std::fs;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use lambda_lab::Failure;
+use lambda_lab::harness::Context;
+use lambda_lab::processes::{Process, Signal};
+use serde_json::Value;
+
+use loads::{Bench, DEADLINE, HEADER, all_but_the_end, gzip, hold_id, rows, zstandard};
+
+fn main() -> ExitCode {
+    lambda_lab::harness::main(|suite| {
+        suite.deadline(180);
+        suite.plain("a run that is told to stop waits for no server", no_server);
+        suite.plain("a run that is told to stop waits for no dead server either", dead_server);
+        suite.postgres("one content under three names at once is loaded once", three_at_once);
+        suite.postgres("fifty starts of one file at once are one load of one job", fifty);
+        suite.postgres("a run that wakes after its job was completed changes nothing", woken);
+        suite.postgres("a run that wakes leaves a job to whoever is at it", woken_early);
+        suite.postgres("a job taken over at its very end is not completed twice", at_the_end);
+        suite.postgres("a job whose database lost commits is let go of", rewound);
+        suite.postgres("job 100000 comes after job 99999", number_100000);
+    })
+}
+
+async fn no_server(context: Context) -> Result<(), Failure> {
+    let path = context.folder()?.join("a.csv");
+    fs::write(&path, rows(10))?;
+    let nowhere = [("DB_HOST", "127.0.0.1"), ("DB_PORT", "1"), ("DB_NAME", "n"), ("DB_USER", "u")];
+    let program = context.program(env!("CARGO_BIN_EXE_lambda-csv-batch"));
+    let mut process = program.envs(nowhere).arg(&path).start()?;
+    process.says("waiting for PostgreSQL", DEADLINE).await?;
+    process.signal(Signal::TERM)?;
+    process.wait(DEADLINE).await?.expect_code(75)?;
+    Ok(())
+}
+
+/// Kubernetes gives a process 30 s; what it cannot say by then, its lease says.
+async fn dead_server(context: Context) -> Result<(), Failure> {
+    let mut own = context.own_postgres(&[]).await?;
+    let bench = Bench::on(context, own.database().await?).await?;
+    let path = bench.file("a.csv", rows(100_000))?;
+    let holder = bench.database.connect().await?;
+    holder.batch_execute("begin").await?;
+    hold_id(&holder, 2).await?;
+    let mut process = bench.program(&[&path]).start()?;
+    bench.until_blocked("batch").await?;
+    own.server.kill()?;
+    process.says("a commit failed and is tried again", DEADLINE).await?;
+    process.signal(Signal::TERM)?;
+    let ended = process.wait(Duration::from_secs(30)).await?;
+    assert!(matches!(ended.code(), Some(69 | 75)), "{:?}:\n{}", ended.code(), ended.stderr);
+    own.server.start_again().await?;
+    let bench = Bench { sql: bench.database.connect().await?, ..bench };
+    bench.end_lease().await?;
+    bench.load(&path, &[], 0).await?;
+    bench.is_exact(100_000).await
+}
+
+async fn three_at_once(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let text = rows(120_000);
+    let runs = [
+        bench.file("a.csv", &text)?,
+        bench.file("b.gz", gzip(text.as_bytes())?)?,
+        bench.file("c.zst", zstandard(text.as_bytes())?)?,
+    ]
+    .map(|path| bench.program(&[&path]).start());
+    let mut outcomes = Vec::new();
+    for run in runs {
+        let ended = run?.wait(DEADLINE).await?.expect_code(0)?;
+        let summary: Value = serde_json::from_str(&ended.stdout)?;
+        outcomes.push(summary["files"][0]["outcome"].as_str().unwrap_or_default().to_owned());
+    }
+    outcomes.sort();
+    assert_eq!(outcomes, ["already_loaded", "already_loaded", "loaded"]);
+    bench.is_exact(120_000).await
+}
+
+async fn fifty(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(500))?;
+    let program = bench.program(&[&path]).args(["--workers", "1"]);
+    // All have looked for the job, and found none, before the first can make it.
+    let blocker = bench.database.connect().await?;
+    blocker.batch_execute("begin; lock table batch_jobs in exclusive mode").await?;
+    let runs: Vec<Process> = (0..50).map(|_| program.start()).collect::<Result<_, _>>()?;
+    let all = "select count(*) = 50 from pg_stat_activity where datname = current_database() \
+               and application_name = 'lambda-job' and wait_event_type = 'Lock'";
+    bench.until(all).await?;
+    blocker.batch_execute("commit").await?;
+    let mut loads = 0;
+    for run in runs {
+        let ended = run.wait(DEADLINE).await?;
+        assert!(matches!(ended.code(), Some(0 | 75)), "{:?}:\n{}", ended.code(), ended.stderr);
+        loads += i32::from(ended.stdout.contains("\"outcome\":\"loaded\""));
+    }
+    assert_eq!(loads, 1);
+    bench.is_exact(500).await?;
+    assert_eq!(bench.number("select attempt::bigint from batch_jobs").await?, 1);
+    let report = bench.load(&bench.file("b.csv", rows(1))?, &[], 0).await?;
+    assert_eq!(report["job"]["job_id"], "BAT00002", "a number was burnt");
+    Ok(())
+}
+
+async fn woken(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(200_000) + "short,row\n")?;
+    let frozen = bench.program(&[&path]).start()?;
+    bench.wait_for_progress().await?;
+    frozen.freeze().await?;
+    bench.end_lease().await?;
+    let report = bench.load(&path, &[], 0).await?;
+    assert_eq!(report["job"]["attempt"], 2);
+    assert_eq!(report["job"]["counts"]["read"], 200_001);
+    assert_eq!(report["job"]["counts"]["inserted"], 200_000);
+    let before = bench.everything().await?;
+    frozen.thaw()?;
+    let ended = frozen.wait(DEADLINE).await?.expect_code(75)?;
+    assert!(ended.stderr.contains("is held by somebody else"), "{}", ended.stderr);
+    assert_eq!(bench.everything().await?, before);
+    Ok(())
+}
+
+/// As [`woken`], when the other run is still at work.
+async fn woken_early(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(200_000))?;
+    let frozen = bench.program(&[&path]).start()?;
+    bench.wait_for_progress().await?;
+    frozen.freeze().await?;
+    let sessions = "select pg_terminate_backend(pid, 5000) from pg_stat_activity \
+                    where datname = current_database() and application_name = 'lambda-batch'";
+    bench.sql.query(sessions, &[]).await?;
+    let take_over = "update batch_jobs set attempt = 2, owner = 'another', \
+                            lease_until = now() + interval '1 hour'; \
+                     update ingest_progress set claim = gen_random_uuid(), owner = 'another'";
+    bench.sql.batch_execute(take_over).await?;
+    let before = bench.everything().await?;
+    frozen.thaw()?;
+    frozen.wait(DEADLINE).await?.expect_code(75)?;
+    assert_eq!(bench.everything().await?, before);
+    bench.end_lease().await?;
+    let report = bench.load(&path, &[], 0).await?;
+    assert_eq!(report["job"]["attempt"], 3);
+    bench.is_exact(200_000).await
+}
+
+/// Everything is stored and only the job's end is left to be written when another
+/// run has the job.
+async fn at_the_end(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(100_000))?;
+    let (process, holder) = all_but_the_end(&bench, &path, &[]).await?;
+    let other = "update batch_jobs set attempt = attempt + 1, owner = 'another', lease_until = null, \
+                 status = 'completed', finished_at = now(), read = 100000, inserted = 100000; commit";
+    holder.batch_execute(other).await?;
+    let before = bench.everything().await?;
+    process.wait(DEADLINE).await?.expect_code(75)?;
+    assert_eq!(bench.everything().await?, before);
+    bench.is_exact(100_000).await
+}
+
+/// As after a crash or a failover that lost commits which were only visible: a
+/// chunk is back where it was, with its rows, under the same claim.
+async fn rewound(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(200_000))?;
+    let process = bench.program(&[&path]).args(["--workers", "1"]).start()?;
+    bench.wait_for_progress().await?;
+    process.freeze().await?;
+    let ended = "select pg_terminate_backend(pid, 5000) from pg_stat_activity \
+                 where datname = current_database() and application_name = 'lambda-batch'";
+    bench.sql.query(ended, &[]).await?;
+    let first = i64::try_from(HEADER.len())?;
+    let lose = format!(
+        "delete from transactions; update ingest_progress set read = 0, inserted = 0, written = 0, \
+         owned = 0, position = {first} where partition = 0"
+    );
+    bench.sql.batch_execute(&lose).await?;
+    process.thaw()?;
+    let ended = process.wait(DEADLINE).await?.expect_code(75)?;
+    // What the run says of itself at its end.
+    let summary: Value = serde_json::from_str(&ended.stdout)?;
+    let error = summary["files"][0]["error"].as_str().unwrap_or_default();
+    assert!(error.contains("the database lost commits"), "{summary}");
+    let job =
+        "select status = 'pending' and lease_until is null and error is not null from batch_jobs";
+    assert!(bench.sql.query_one(job, &[]).await?.try_get::<_, bool>(0)?);
+    bench.load(&path, &[], 0).await?;
+    bench.is_exact(200_000).await
+}
+
+async fn number_100000(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let next = "select setval(pg_get_serial_sequence('batch_jobs', 'id'), 99998)";
+    bench.number(next).await?;
+    let as_of = ["--as-of", "2025-06-19 00:00:00"];
+    let amounts = ["1.00", "2.00", "3.00"];
+    for (amount, job_id) in amounts.iter().zip(["BAT99999", "BAT100000", "BAT100001"]) {
+        let text = format!("{HEADER}TXN-1,ACC-1,purchase,{amount},2025-06-19 10:00:00,,,,\n");
+        let report = bench.load(&bench.file("a.csv", text)?, &as_of, 0).await?;
+        assert_eq!(report["job"]["job_id"], job_id);
+    }
+    // As old as each other, so that the number decides: as text, 100000 is less.
+    let row = bench.sql.query_one("select job_id, amount::text from transactions", &[]).await?;
+    assert_eq!(row.try_get::<_, &str>(0)?, "BAT100001");
+    assert_eq!(row.try_get::<_, &str>(1)?, "3.00");
+    let corrections = "select string_agg(job_id, ' ' order by id) from corrections";
+    let corrections = bench.sql.query_one(corrections, &[]).await?;
+    assert_eq!(corrections.try_get::<_, &str>(0)?, "BAT100000 BAT100001");
+    let lambda = bench.context.program(env!("CARGO_BIN_EXE_lambda"));
+    let lambda = lambda.envs(bench.database.environment()).arg("jobs");
+    let listed = lambda.run(DEADLINE).await?.expect_code(0)?.stdout;
+    let at = |job_id| listed.find(job_id).ok_or(format!("{job_id} is not in\n{listed}"));
+    assert!(at("BAT100001")? < at("BAT100000")? && at("BAT100000")? < at("BAT99999")?);
+    Ok(())
+}

@@ -126,7 +126,7 @@ fn line(report: &FileReport) -> String {
 }
 
 /// Counts as people read them: those that are zero left out.
-fn counted(counts: &Counts) -> String {
+pub(crate) fn counted(counts: &Counts) -> String {
     let outcomes = [
         (counts.inserted, "inserted"),
         (counts.confirmed, "confirmed"),

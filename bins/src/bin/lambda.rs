@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use lambda_bins::operate::jobs;
+use lambda_bins::operate::{dead_letters, jobs};
 
 /// Looks after the platform.
 #[derive(Debug, Parser)]
@@ -15,13 +15,16 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List the jobs, newest first
+    /// List the jobs, newest first, or show one
     Jobs(jobs::JobsArgs),
+    /// List, show, replay, discard and purge rejected records
+    DeadLetters(dead_letters::DeadLettersArgs),
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     lambda_bins::run("lambda", async |_| match &args.command {
         Command::Jobs(args) => jobs::run(args).await,
+        Command::DeadLetters(args) => dead_letters::run(args).await,
     })
 }

@@ -65,7 +65,7 @@ pub struct DeadLetter {
     pub age: Duration,
     /// When it was replayed or discarded.
     pub resolved_at: Option<jiff::Timestamp>,
-    /// When its key and payload were deleted.
+    /// When its key and payload were deleted; nothing once another payload is given.
     pub purged_at: Option<jiff::Timestamp>,
 }
 
@@ -201,8 +201,7 @@ impl DeadLetters {
     pub async fn purge(&self, ids: &[i64], dry_run: bool) -> Result<Vec<i64>, Error> {
         let sql = "update dead_letters d \
                    set key = null, payload = null, edited_payload = null, purged_at = now() \
-                   from (select id from dead_letters where id = any($1) \
-                           and (purged_at is null or edited_payload is not null) \
+                   from (select id from dead_letters where id = any($1) and purged_at is null \
                          order by id for update) chosen \
                    where d.id = chosen.id returning d.id";
         self.put_away(sql, ids, dry_run).await

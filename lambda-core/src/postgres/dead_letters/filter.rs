@@ -25,7 +25,8 @@ pub(super) const WHERE: &str = "\
     and ($9::int8 is null \
          or d.created_at < timestamptz 'epoch' + $9 * interval '1 microsecond') \
     and ($10::float8 is null \
-         or d.created_at < clock_timestamp() - make_interval(secs => $10))";
+         or d.created_at < clock_timestamp() - make_interval(secs => $10)) \
+    and not ($11 and d.purged_at is not null)";
 
 /// Which dead letters are meant: those that fit everything that is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub struct Filter {
     pub until_micros: Option<i64>,
     /// Rejected longer ago, by the database's clock.
     pub older_than: Option<Duration>,
+    /// Not purged.
+    pub unpurged: bool,
 }
 
 impl Filter {
@@ -71,6 +74,7 @@ impl Filter {
                     &self.since_micros,
                     &self.until_micros,
                     &older_than,
+                    &self.unpurged,
                 ],
             )
             .await

@@ -422,7 +422,7 @@ async fn lock(session: &Session, piece: &Piece) -> Result<Vec<Locked>, tokio_pos
 }
 
 /// Writes what became of the letters, one for each entry. What they were rejected for is
-/// kept of those that are replayed.
+/// kept of those that are replayed. One that is given a payload has one to be purged.
 async fn mark(
     session: &Session,
     ids: &[i64],
@@ -432,6 +432,7 @@ async fn mark(
     let sql = "\
         update dead_letters d \
         set attempts = d.attempts + 1, edited_payload = coalesce($4, d.edited_payload), \
+            purged_at = case when $4::bytea is null then d.purged_at end, \
             status = case when n.reason is null then 'replayed' else 'open' end, \
             resolved_at = case when n.reason is null then now() end, \
             reason = coalesce(n.reason, d.reason), detail = coalesce(n.detail, d.detail) \

@@ -92,11 +92,10 @@ fn table(letters: &[DeadLetter]) -> String {
 
 fn summary(listed: usize, reasons: &[(String, i64)]) -> String {
     let all: i64 = reasons.iter().map(|(_, count)| count).sum();
-    let reasons: Vec<String> =
-        reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    match all {
-        0 => "no dead letters".to_owned(),
-        all if all == listed as i64 => format!("{all} dead letters: {}", reasons.join(", ")),
-        all => format!("{listed} of {all} dead letters: {}", reasons.join(", ")),
+    if all == 0 {
+        return "no dead letters".to_owned();
     }
+    let columns = [("number", Holds::Number), ("reason", Holds::Id)];
+    let row = |(reason, count): &(String, i64)| [count.to_string(), printable(reason)];
+    format!("{}\n\n{listed} of {all} are listed", fitted(columns, reasons.iter().map(row)))
 }

@@ -14,7 +14,7 @@ use super::selection::{Chosen, SelectionArgs, by_number, usage};
 use super::{CommonArgs, printable};
 use crate::Failure;
 use crate::args::Output;
-use crate::loading::counted;
+use crate::loading::outcomes;
 use crate::operate::table::{Holds, fitted};
 
 #[derive(Debug, Args)]
@@ -126,10 +126,10 @@ impl Told {
         let (done, end) =
             if dry_run { ("would be replayed", "; nothing was changed") } else { ("replayed", "") };
         crate::print(format_args!(
-            "{} of {} {done}: {}{end}",
+            "{} of {} {done}{}{end}",
             self.replayed.len(),
             chosen.ids.len() + chosen.unknown.len(),
-            counted(&self.counts)
+            outcomes(&self.counts)
         ))
     }
 

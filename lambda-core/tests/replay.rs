@@ -126,9 +126,9 @@ impl Bench {
     }
 
     /// A planned file of two records, which are its two chunks.
-    async fn job(&self) -> Result<NewJob, Failure> {
+    fn job() -> NewJob {
         let chunk = |start, end| Chunk { start, end, first_line: 2, records: 1, digest: [0; 32] };
-        Ok(NewJob {
+        NewJob {
             pipeline: "samples".into(),
             source: "content".into(),
             file_name: "a.csv".into(),
@@ -136,7 +136,7 @@ impl Bench {
             bytes: 40,
             as_of_micros: Some(1_000),
             chunks: vec![chunk(20, 30), chunk(30, 40)],
-        })
+        }
     }
 
     /// Waits until so many backends wait for a lock.
@@ -302,8 +302,8 @@ async fn two_at_once(context: Context) -> Result<(), Failure> {
 }
 
 /// The lanes of a started job, in order.
-async fn start(bench: &Bench, jobs: &Jobs) -> Result<Box<lease::Attempt>, Failure> {
-    let job = jobs.find_or_create(&bench.job().await?).await?;
+async fn start(jobs: &Jobs) -> Result<Box<lease::Attempt>, Failure> {
+    let job = jobs.find_or_create(&Bench::job()).await?;
     match lease::start(jobs, &job, 20, "test").await? {
         Started::Attempt(attempt) => Ok(attempt),
         other => Err(format!("not started: {other:?}").into()),
@@ -328,7 +328,7 @@ const JOB_DIFFERS: &str = "\
 async fn completed_job(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(&context).await?;
     let jobs = Jobs::new(bench.config.clone());
-    let attempt = start(&bench, &jobs).await?;
+    let attempt = start(&jobs).await?;
     load(&bench, &attempt).await?;
     let job = attempt.end(&End::Completed).await?;
     assert_eq!((job.counts.inserted, job.counts.rejected), (1, 1));
@@ -347,7 +347,7 @@ async fn completed_job(context: Context) -> Result<(), Failure> {
 async fn ending_job(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(&context).await?;
     let jobs = Jobs::new(bench.config.clone());
-    let attempt = start(&bench, &jobs).await?;
+    let attempt = start(&jobs).await?;
     load(&bench, &attempt).await?;
     let mut holder = connect(&bench.config, "test").await?;
     let held = holder.transaction().await?;
@@ -379,8 +379,8 @@ async fn purged(context: Context) -> Result<(), Failure> {
     bench.store(draft).await?;
     assert_eq!(bench.letters.purge(&[1], false).await?, [1]);
     assert_eq!(bench.letters.purge(&[1], false).await?, Vec::<i64>::new(), "once");
-    let content = bench.letters.content(1).await?.ok_or("the letter is there")?;
-    assert_eq!(content.current(), None);
+    let held = bench.letters.content(1).await?.ok_or("the letter is there")?;
+    assert_eq!(held.current(), None);
     let verdicts = bench.replay(&Replay::default()).await?;
     assert_eq!(verdicts[&1], Verdict::Skipped(Skip::Purged));
     // A message without a value has not been purged: it is looked at, and is none.
@@ -454,7 +454,7 @@ async fn beside(context: Context) -> Result<(), Failure> {
                     for verdict in told.values() {
                         match verdict {
                             Verdict::Replayed(Outcome::Inserted | Outcome::Duplicate) => {
-                                replayed += 1
+                                replayed += 1;
                             }
                             Verdict::Skipped(Skip::Resolved(Status::Replayed)) => {}
                             other => return Err(format!("unexpected: {other:?}").into()),

@@ -69,13 +69,14 @@ impl CommonArgs {
 fn place(letter: &DeadLetter) -> String {
     let (lane, position) = (&letter.lane, letter.position);
     match (&letter.file_name, letter.line) {
-        (Some(file), Some(line)) => format!("{}:{line}", file.rsplit('/').next().unwrap_or(file)),
-        (Some(file), None) => format!("{file}@{position}"),
-        (None, _) => {
-            let topic = lane.source.rsplit('/').next().unwrap_or(&lane.source);
-            format!("{topic}[{}]@{position}", lane.partition)
-        }
+        (Some(path), Some(number)) => format!("{}:{number}", last_part(path)),
+        (Some(path), None) => format!("{}@{position}", last_part(path)),
+        (None, _) => format!("{}[{}]@{position}", last_part(&lane.source), lane.partition),
     }
+}
+
+fn last_part(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 /// A dead letter as a JSON object, without what it holds.

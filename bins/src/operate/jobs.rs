@@ -108,17 +108,17 @@ fn table(jobs: &[Job], before: &[Job]) -> String {
 }
 
 fn row(job: &Job, progress: &Progress) -> [String; 7] {
-    let mut status = job.status.to_string();
-    let mut file = job.file_name.clone();
-    if job.status != Status::Completed {
-        status.push_str(&format!(" {}%", progress.percent));
-    }
-    if progress.lease_ended {
-        file.push_str(" (its lease ended: run it again)");
-    }
-    if let Some(error) = &job.error {
-        file.push_str(&format!(": {error}"));
-    }
+    let status = match job.status {
+        Status::Completed => job.status.to_string(),
+        status => format!("{status} {}%", progress.percent),
+    };
+    let lease_ended = progress.lease_ended.then_some(" (its lease ended: run it again)");
+    let error = job.error.as_ref().map(|error| format!(": {error}"));
+    let file = [
+        job.file_name.as_str(),
+        lease_ended.unwrap_or_default(),
+        error.as_deref().unwrap_or_default(),
+    ];
     let took = match (job.status, progress.left) {
         (Status::Completed, _) => job.took.map(short),
         (_, left) => left.map(|left| format!("{} left", short(left))),
@@ -130,7 +130,7 @@ fn row(job: &Job, progress: &Progress) -> [String; 7] {
         job.counts.rejected.to_string(),
         job.started_at.map(|at| at.strftime("%m-%d %H:%MZ").to_string()).unwrap_or_default(),
         took.unwrap_or_default(),
-        file,
+        file.concat(),
     ]
 }
 

@@ -10,7 +10,7 @@ use crate::operate::short;
 pub(super) fn text(job: &Job, progress: &Progress) -> String {
     let counts = &job.counts;
     let lease_ended = if progress.lease_ended { " (lease ended)" } else { "" };
-    let rate = progress.rate.map(|rate| format!("{rate:.0} records/s"));
+    let rate = progress.rate.map(|rate| format!("{rate} records/s"));
     let left = progress.left.map(|left| format!("{} left", short(left)));
     let speed: Vec<String> = rate.into_iter().chain(left).collect();
     let attempt = match (&job.owner, job.attempt) {

@@ -6,12 +6,12 @@ use lambda_core::job::Status;
 use lambda_core::postgres::Job;
 
 /// How far a job is.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Progress {
     /// Which part of its records is stored, 0 to 100.
     pub(super) percent: i64,
     /// Records stored in a second, while it runs.
-    pub(super) rate: Option<f64>,
+    pub(super) rate: Option<i64>,
     /// How long the rest takes at that rate.
     pub(super) left: Option<Duration>,
     /// It was running, and whoever ran it has not been heard of for a while.
@@ -29,13 +29,15 @@ impl Progress {
             None if job.attempt == 1 => Some((0, Duration::ZERO)),
             None => None,
         };
-        let rate = base.zip(job.took).and_then(|((read, since), took)| {
-            let seconds = took.checked_sub(since)?.as_secs_f64();
-            let rate = (stored - read) as f64 / seconds;
-            (running && job.leased && rate.is_finite() && rate > 0.0).then_some(rate)
+        let speed = base.zip(job.took).and_then(|((read, since), took)| {
+            let millis = i64::try_from(took.checked_sub(since)?.as_millis()).ok()?;
+            let records = stored - read;
+            (running && job.leased && millis > 0 && records > 0).then_some((records, millis))
         });
-        let left = rate.and_then(|rate| {
-            Duration::try_from_secs_f64((job.records - stored).max(0) as f64 / rate).ok()
+        let rate = speed.map(|(records, millis)| records * 1_000 / millis);
+        let rest = job.records - stored;
+        let left = speed.and_then(|(records, millis)| {
+            Some(Duration::from_millis(u64::try_from(rest.checked_mul(millis)? / records).ok()?))
         });
         Self { percent, rate, left, lease_ended: running && !job.leased }
     }

@@ -40,7 +40,7 @@ impl Origin {
     /// The batch that these records make, with the authority that they had when they were
     /// read. Its spans move nothing, and it knows no payloads.
     pub(super) fn decode<R: Record>(&self, records: &[Undecoded<'_>]) -> Result<Batch, Error> {
-        let mut decoder = self.decoder::<R>()?;
+        let mut decode = self.decoder::<R>()?;
         let (mut spans, mut entries, mut rows) = (Vec::<Span>::new(), Vec::new(), Vec::new());
         for record in records {
             let lane = record.lane;
@@ -58,7 +58,7 @@ impl Origin {
             });
             let decoded = match record.refused {
                 Some(reject) => Err(reject.clone()),
-                None => decoder(record.payload, &mut rows),
+                None => decode(record.payload, &mut rows),
             };
             let body = match decoded {
                 Ok(row) => Body::Row { content: Slice::new(row.content), key: Slice::new(row.key) },

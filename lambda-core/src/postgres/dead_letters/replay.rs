@@ -134,7 +134,9 @@ impl DeadLetters {
         mut told: impl FnMut(i64, Verdict),
     ) -> Result<(), Error> {
         let (mut pieces, foreign) = self.choose(filter, R::TABLE.name).await?;
-        foreign.into_iter().for_each(|id| told(id, Verdict::Skipped(Skip::OtherPipeline)));
+        for id in foreign {
+            told(id, Verdict::Skipped(Skip::OtherPipeline));
+        }
         let chosen: usize = pieces.iter().map(|piece| piece.letters.len()).sum();
         if replay.edited.is_some() && chosen > 1 {
             return Err(Error::misconfigured(
@@ -148,7 +150,9 @@ impl DeadLetters {
             let error = match self.attempt::<R>(&mut session, &piece, replay, &jobs).await {
                 Ok(verdicts) => {
                     patience = Patience::default();
-                    verdicts.into_iter().for_each(|(id, verdict)| told(id, verdict));
+                    for (id, verdict) in verdicts {
+                        told(id, verdict);
+                    }
                     continue;
                 }
                 Err(Failure::Aborted(error)) => error,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
-use lambda_lab::processes::Program;
+use lambda_lab::processes::{Program, Signal};
 use serde_json::Value;
 
 use loads::{Bench, DEADLINE, HEADER, row, rows};
@@ -88,12 +88,15 @@ async fn watched(context: Context) -> Result<(), Failure> {
     bench.wait_for_progress().await?;
     process.freeze().await?;
     let watching = jobs(&bench).args(["1", "--watch"]).start()?;
+    let other = jobs(&bench).arg("--watch").start()?;
     let said = async {
-        while !watching.stdout().contains("BAT00001 ") {
+        while [&watching, &other].iter().any(|process| !process.stdout().contains("BAT00001 ")) {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
     tokio::time::timeout(DEADLINE, said).await.map_err(|_| "nothing was said")?;
+    other.signal(Signal::INT)?;
+    other.wait(DEADLINE).await?.expect_code(0)?;
     process.thaw()?;
     process.wait(DEADLINE).await?.expect_code(0)?;
     let ended = watching.wait(DEADLINE).await?.expect_code(0)?;

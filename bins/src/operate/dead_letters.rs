@@ -7,12 +7,13 @@ mod selection;
 mod show;
 
 use clap::{Args, Subcommand};
+use lambda_core::Error;
 use lambda_core::postgres::DeadLetters;
 use lambda_core::postgres::dead_letters::DeadLetter;
 use serde_json::{Value, json};
 
-use crate::Failure;
 use crate::args::{DatabaseArgs, OutputArgs};
+use crate::{CancellationToken, Failure};
 
 /// Looks after rejected records.
 #[derive(Debug, Args)]
@@ -39,9 +40,22 @@ enum Command {
 ///
 /// # Errors
 /// When the database does not answer, when the role may not (78), when not all that was
-/// asked for could be done (65), or standard output cannot be written.
-pub async fn run(args: &DeadLettersArgs) -> Result<(), Failure> {
-    match &args.command {
+/// asked for could be done (65), when it is told to stop (75), or standard output cannot
+/// be written.
+pub async fn run(args: &DeadLettersArgs, shutdown: &CancellationToken) -> Result<(), Failure> {
+    let stopped = || {
+        let what = "stopped; run it again: what is done already is passed over".into();
+        Err(Error::Interrupted { what }.into())
+    };
+    tokio::select! {
+        done = obey(&args.command) => done,
+        // What is under way ends with its connection, and is rolled back.
+        () = shutdown.cancelled() => stopped(),
+    }
+}
+
+async fn obey(command: &Command) -> Result<(), Failure> {
+    match command {
         Command::List(args) => list::run(args).await,
         Command::Show(args) => show::run(args).await,
         Command::Replay(args) => replay::run(args).await,

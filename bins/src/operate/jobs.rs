@@ -12,10 +12,10 @@ use lambda_core::postgres::{Job, Jobs};
 use serde_json::{Value, json};
 
 use self::progress::Progress;
-use crate::Failure;
 use crate::args::{DatabaseArgs, Output, OutputArgs};
 use crate::operate::short;
 use crate::operate::table::{Holds, fitted};
+use crate::{CancellationToken, Failure};
 
 /// Lists the jobs, newest first, or shows one.
 #[derive(Debug, Args)]
@@ -62,13 +62,19 @@ impl From<StatusArg> for Status {
 /// # Errors
 /// When the database does not answer, the job does not exist (65), or standard output
 /// cannot be written.
-pub async fn run(args: &JobsArgs) -> Result<(), Failure> {
+pub async fn run(args: &JobsArgs, shutdown: &CancellationToken) -> Result<(), Failure> {
     let jobs = Jobs::new(args.database.config()?);
-    if args.watch {
-        return watch::run(args, &jobs).await;
+    let look = async {
+        if args.watch {
+            return watch::run(args, &jobs).await;
+        }
+        show(args, &find(args, &jobs).await?, &[])
+    };
+    tokio::select! {
+        looked = look => looked,
+        // Whoever looks has seen enough.
+        () = shutdown.cancelled() => Ok(()),
     }
-    let found = find(args, &jobs).await?;
-    show(args, &found, &[])
 }
 
 async fn find(args: &JobsArgs, jobs: &Jobs) -> Result<Vec<Job>, Error> {

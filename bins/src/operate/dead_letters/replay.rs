@@ -65,7 +65,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
         source: Some(Box::new(error)),
     })?;
     // Editors end the last line, and messages have no line's end.
-    payload.truncate(payload.trim_ascii_end().len());
+    while payload.pop_if(|last| matches!(last, b'\r' | b'\n')).is_some() {}
     Ok(payload)
 }
 

@@ -12,15 +12,18 @@ use std::sync::Arc;
 use bb8::ManageConnection;
 use tokio_postgres::Row;
 
+use crate::batch::Batch;
 use crate::dead_letter::{Reject, Status};
 use crate::delivery::bisect;
 use crate::error::{Error, Server};
+use crate::job::JobRef;
 use crate::outcome::Outcome;
 use crate::postgres::commit::{self, Failure, Path};
 use crate::postgres::connect::{LOCK_TIMEOUT, answered, connect_waiting};
 use crate::postgres::dead_letters::origin::{Origin, Undecoded};
 use crate::postgres::dead_letters::{DeadLetters, Filter, PATIENCE, SETTINGS, filter, owning};
 use crate::postgres::jobs::Patience;
+use crate::postgres::lanes::LockedLanes;
 use crate::postgres::probe::JobCache;
 use crate::postgres::session::{Session, SessionManager};
 use crate::postgres::{lanes, lease};
@@ -146,7 +149,7 @@ impl DeadLetters {
         }
         let jobs = JobCache::default();
         let (mut session, mut patience) = (None, Patience::default());
-        while let Some(mut piece) = pieces.pop_front() {
+        while let Some(piece) = pieces.pop_front() {
             let error = match self.attempt::<R>(&mut session, &piece, replay, &jobs).await {
                 Ok(verdicts) => {
                     patience = Patience::default();
@@ -162,27 +165,10 @@ impl DeadLetters {
                     Error::Unreachable { server: Server::Postgres, source: Box::new(source) }
                 }
             };
-            let refused = match &error {
-                Error::Refused { code, object, .. } => Some(bisect::refusal(code, object)),
-                Error::Contended { .. } => None,
-                _ => {
-                    session = None;
-                    if !patience.again(&error).await {
-                        return Err(error);
-                    }
-                    pieces.push_front(piece);
-                    continue;
-                }
-            };
-            if let Some(rest) = piece.split() {
-                pieces.push_front(rest);
-            } else if piece.refused.is_some() || refused.is_none() && !patience.again(&error).await
-            {
-                return Err(error);
-            } else {
-                piece.refused = refused;
+            if !matches!(error, Error::Refused { .. } | Error::Contended { .. }) {
+                session = None;
             }
-            pieces.push_front(piece);
+            put_back(&mut pieces, piece, error, &mut patience).await?;
         }
         Ok(())
     }
@@ -274,6 +260,32 @@ impl DeadLetters {
     }
 }
 
+/// Puts a piece back that met an error, in halves if that may lie in one of its records.
+///
+/// # Errors
+/// The same one, if another try is not worth it.
+async fn put_back(
+    pieces: &mut VecDeque<Piece>,
+    mut piece: Piece,
+    error: Error,
+    patience: &mut Patience,
+) -> Result<(), Error> {
+    let refused = match &error {
+        Error::Refused { code, object, .. } => Some(bisect::refusal(code, object)),
+        _ => None,
+    };
+    let in_halves = refused.is_some() || matches!(error, Error::Contended { .. });
+    if in_halves && let Some(rest) = piece.split() {
+        pieces.push_front(rest);
+    } else if refused.is_some() && piece.refused.is_none() {
+        piece.refused = refused;
+    } else if !patience.again(&error).await {
+        return Err(error);
+    }
+    pieces.push_front(piece);
+    Ok(())
+}
+
 fn candidate(row: &Row) -> Result<Candidate, tokio_postgres::Error> {
     let bytes: i32 = row.try_get("bytes")?;
     let bytes = u64::from(bytes.unsigned_abs());
@@ -313,7 +325,7 @@ fn origin(row: &Row) -> Result<Origin, tokio_postgres::Error> {
     let file = match number {
         Some(number) => {
             let as_of_micros = row.try_get("as_of")?;
-            Some((crate::job::JobRef { as_of_micros, number }, row.try_get("header")?))
+            Some((JobRef { as_of_micros, number }, row.try_get("header")?))
         }
         None => None,
     };
@@ -345,19 +357,7 @@ async fn transact<R: Record>(
         session.roll_back().await;
         return Ok(verdicts);
     }
-    let batch = {
-        let mut records = Vec::with_capacity(letters.len());
-        for letter in &letters {
-            records.push(Undecoded {
-                // It was locked with the piece's lanes.
-                lane: locked.get(letter.lane).ok_or_else(|| lane_gone(letter))?,
-                position: letter.position,
-                payload: replay.edited.as_deref().or(letter.payload.as_deref()),
-                refused: piece.refused.as_ref(),
-            });
-        }
-        piece.origin.decode::<R>(&records)?
-    };
+    let batch = decode::<R>(piece, &letters, &locked, replay)?;
     let (resolution, sums, _) =
         commit::store_rows(session, &batch, locked.xid, Path::Probe, jobs).await?;
     lanes::recount(session, &batch, &locked, &resolution.counts, &sums).await?;
@@ -381,6 +381,24 @@ async fn transact<R: Record>(
         session.commit().await.map_err(Failure::Unknown)?;
     }
     Ok(verdicts)
+}
+
+fn decode<R: Record>(
+    piece: &Piece,
+    letters: &[Locked],
+    lanes: &LockedLanes,
+    replay: &Replay,
+) -> Result<Batch, Error> {
+    let mut records = Vec::with_capacity(letters.len());
+    for letter in letters {
+        records.push(Undecoded {
+            lane: lanes.get(letter.lane).ok_or_else(|| lane_gone(letter))?,
+            position: letter.position,
+            payload: replay.edited.as_deref().or(letter.payload.as_deref()),
+            refused: piece.refused.as_ref(),
+        });
+    }
+    piece.origin.decode::<R>(&records)
 }
 
 impl Locked {

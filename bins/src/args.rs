@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use lambda_core::Error;
 use lambda_core::kafka::KafkaConfig;
 use lambda_core::postgres::DatabaseConfig;
+use lambda_core::transaction::time::Timestamp;
 
 /// Which database, as whom. `DATABASE_URL` beats all of it.
 #[derive(Debug, Clone, Args)]
@@ -139,6 +140,18 @@ pub fn secret_file(path: &std::path::Path, setting: &str) -> Result<String, Erro
     Ok(secret)
 }
 
+/// Reads a moment, in microseconds since the Unix epoch; it is UTC unless it says
+/// otherwise.
+///
+/// # Errors
+/// How to write it.
+pub fn moment(text: &str) -> Result<i64, String> {
+    let time = Timestamp::parse(text).map_err(|_| {
+        "write it as 2025-06-19T00:00:00Z, or 2025-06-19 00:00:00 for UTC".to_owned()
+    })?;
+    Ok(time.unix_micros())
+}
+
 fn required<'a>(value: Option<&'a str>, name: &str) -> Result<&'a str, Error> {
     value.filter(|value| !value.is_empty()).ok_or_else(|| Error::Misconfigured {
         what: format!("{name} is not set"),
@@ -240,5 +253,12 @@ mod tests {
                 |_: &str| Some(format!("postgresql://u@h/n?sslmode={mode}&connect_timeout=1"));
             assert_eq!(args.config_in(url).unwrap_err().exit_code(), 78, "{mode}");
         }
+    }
+
+    #[test]
+    fn a_moment_is_utc_unless_it_says_otherwise() {
+        assert_eq!(moment("1970-01-01 00:00:01"), Ok(1_000_000));
+        assert_eq!(moment("1970-01-01T02:00:01+02:00"), Ok(1_000_000));
+        assert!(moment("yesterday").is_err());
     }
 }

@@ -125,8 +125,14 @@ fn line(report: &FileReport) -> String {
     }
 }
 
-/// Counts as people read them: those that are zero left out.
+/// Counts as people read them.
 fn counted(counts: &Counts) -> String {
+    format!("{} read{}", counts.read, outcomes(counts))
+}
+
+/// What became of records, as the rest of a sentence: outcomes that nothing had are left
+/// out.
+pub(crate) fn outcomes(counts: &Counts) -> String {
     let outcomes = [
         (counts.inserted, "inserted"),
         (counts.confirmed, "confirmed"),
@@ -136,9 +142,7 @@ fn counted(counts: &Counts) -> String {
         (counts.rejected, "rejected"),
     ];
     let outcomes = outcomes.into_iter().filter(|(count, _)| *count > 0);
-    outcomes.fold(format!("{} read", counts.read), |text, (count, name)| {
-        format!("{text}, {count} {name}")
-    })
+    outcomes.fold(String::new(), |text, (count, name)| format!("{text}, {count} {name}"))
 }
 
 fn object(report: &FileReport) -> Value {

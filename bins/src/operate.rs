@@ -1,4 +1,20 @@
 //! The operator's commands, one module each: arguments, a call of the library,
 //! and what is printed of its answer.
 
+pub mod dead_letters;
 pub mod jobs;
+pub mod table;
+
+use std::time::Duration;
+
+/// A length of time for people, short and in one unit.
+fn short(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..10 => format!("{:.1} s", time.as_secs_f64()),
+        10..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} m", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}

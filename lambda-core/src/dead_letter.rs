@@ -55,6 +55,42 @@ impl fmt::Display for Reason {
     }
 }
 
+/// What has been made of a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Nothing yet.
+    Open,
+    /// It was taken again, and has had another outcome.
+    Replayed,
+    /// Somebody has decided that nothing is to be made of it.
+    Discarded,
+}
+
+impl Status {
+    /// The name stored in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Replayed => "replayed",
+            Self::Discarded => "discarded",
+        }
+    }
+
+    /// The status stored under `name`.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Open, Self::Replayed, Self::Discarded]
+            .into_iter()
+            .find(|status| status.as_str() == name)
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// A record that cannot be stored as a row, and why. The record's place and its
 /// bytes are kept beside it by whoever read them.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -40,6 +40,20 @@ pub enum Outcome {
     Rejected,
 }
 
+impl Outcome {
+    /// The name under which it is counted.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Inserted => "inserted",
+            Self::Confirmed => "confirmed",
+            Self::Corrected => "corrected",
+            Self::Superseded => "superseded",
+            Self::Duplicate => "duplicate",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
 /// The row that stands under a record's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {

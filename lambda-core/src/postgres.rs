@@ -6,7 +6,7 @@ mod commit;
 pub mod config;
 pub mod connect;
 mod copy;
-mod dead_letters;
+pub mod dead_letters;
 mod evict;
 pub mod jobs;
 mod lanes;
@@ -23,6 +23,7 @@ mod supersede;
 
 pub use self::config::DatabaseConfig;
 pub use self::connect::{Connection, connect};
+pub use self::dead_letters::DeadLetters;
 pub use self::jobs::{Job, Jobs};
 pub use self::lanes::stream_lanes;
 pub use self::sink::PostgresSink;

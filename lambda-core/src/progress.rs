@@ -98,6 +98,13 @@ impl Counts {
         } += 1;
     }
 
+    /// What changes in a lane's counts when records that it has counted as rejected are
+    /// taken again with these outcomes: what was read stays (R3).
+    #[must_use]
+    pub fn reconsidered(self) -> Self {
+        Self { read: 0, rejected: self.rejected - self.read, ..self }
+    }
+
     /// Whether `read` is the sum of the outcomes.
     pub fn balanced(&self) -> bool {
         self.read

@@ -38,7 +38,9 @@ pub struct Resolution {
     pub corrections: Vec<Change>,
     /// Entries that become dead letters, sorted by (lane, position).
     pub dead_letters: Vec<(usize, Reject)>,
-    /// Outcomes, span by span.
+    /// What became of each entry.
+    pub outcomes: Vec<Outcome>,
+    /// The same, counted span by span.
     pub counts: Vec<Counts>,
 }
 
@@ -79,6 +81,8 @@ impl<'a> Keys<'a> {
     pub fn resolve(&self, standing: &[StandingRow<'_>]) -> Resolution {
         let batch = self.batch;
         let mut resolution = Resolution {
+            // What is no row stays so.
+            outcomes: vec![Outcome::Rejected; batch.entries().len()],
             counts: vec![Counts::default(); batch.spans().len()],
             inserts: Vec::with_capacity(self.sorted.len()),
             ..Resolution::default()
@@ -91,8 +95,8 @@ impl<'a> Keys<'a> {
             self.resolve_key(repeats, row, &mut resolution);
         }
         for (index, entry) in batch.entries().iter().enumerate() {
+            resolution.counts[entry.span as usize].add(resolution.outcomes[index]);
             if let Body::Rejected(reject) = &entry.body {
-                resolution.counts[entry.span as usize].add(Outcome::Rejected);
                 resolution.dead_letters.push((index, (**reject).clone()));
             }
         }
@@ -120,7 +124,7 @@ impl<'a> Keys<'a> {
             let standing = stands
                 .map(|(authority, stored)| Standing { authority, same_content: stored == content });
             let outcome = decide(batch.authority, standing);
-            resolution.counts[entry.span as usize].add(outcome);
+            resolution.outcomes[*index] = outcome;
             let change = row.map(|(row, _)| Change { entry: *index, row });
             match outcome {
                 Outcome::Inserted => resolution.inserts.push(*index),

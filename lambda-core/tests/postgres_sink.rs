@@ -1,5 +1,7 @@
 //! The sink on PostgreSQL, held to its promises on a real server.
 
+#[path = "postgres/evidence.rs"]
+mod evidence;
 #[path = "postgres/model.rs"]
 mod model;
 #[path = "postgres/serving.rs"]

@@ -1,8 +1,10 @@
 //! `cargo demo`: both layers on servers of its own. A consumer is frozen inside
 //! COPY and killed, a file is loaded twice, a batch record corrects a streamed
-//! one, and plain SQL is compared with what the producer's ledger says.
+//! one, dead letters are mended and replayed, and plain SQL is compared with what the
+//! producer's ledger says.
 
 mod files;
+mod letters;
 mod stage;
 mod stream;
 mod verdict;
@@ -76,10 +78,11 @@ async fn act(
     let sql = stage.database().connect().await?;
     let ledger = stream::act(options, stage, &sql, narrator).await?;
     files::act(stage, &sql, narrator).await?;
+    let mended = letters::act(stage, &sql, narrator).await?;
     if let Some(damage) = options.damage {
         verdict::damage(damage, &sql, narrator).await?;
     }
-    let verdict = Verdict::of(&ledger, &sql).await?;
+    let verdict = Verdict::of(&ledger, &mended, &sql).await?;
     narrator.verdict(&verdict)?;
     Ok(verdict)
 }

@@ -129,7 +129,7 @@ impl Ledger {
     }
 
     /// Compares with plain SQL: the ids in the table, and the partition, offset
-    /// and bytes of the dead letters, as sets.
+    /// and bytes of the topic's dead letters, as sets.
     ///
     /// # Errors
     /// When the database refuses.
@@ -139,7 +139,7 @@ impl Ledger {
             rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
         let letters = "select p.partition, d.position, d.payload \
                        from dead_letters d join ingest_progress p using (lane) \
-                       where d.reason <> 'id_conflict'";
+                       where d.reason <> 'id_conflict' and d.job_id is null";
         let mut dead = BTreeMap::new();
         for row in sql.query(letters, &[]).await? {
             let payload: Option<Vec<u8>> = row.try_get(2)?;

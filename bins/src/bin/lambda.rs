@@ -2,26 +2,52 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use lambda_bins::operate::jobs;
+use clap::{ArgAction, Parser, Subcommand};
+use lambda_bins::operate::{dead_letters, jobs};
 
 /// Looks after the platform.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, disable_help_flag = true)]
 struct Args {
     #[command(subcommand)]
     command: Command,
+    /// Print help
+    #[arg(short, long, global = true, action = ArgAction::HelpShort)]
+    help: Option<bool>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List the jobs, newest first
+    /// List the jobs, newest first, or show one
     Jobs(jobs::JobsArgs),
+    /// List, show, replay, discard and purge rejected records
+    DeadLetters(dead_letters::DeadLettersArgs),
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    lambda_bins::run("lambda", async |_| match &args.command {
-        Command::Jobs(args) => jobs::run(args).await,
+    lambda_bins::run("lambda", async |shutdown| match &args.command {
+        Command::Jobs(args) => jobs::run(args, &shutdown).await,
+        Command::DeadLetters(args) => dead_letters::run(args, &shutdown).await,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_help_of_every_command_fits_one_screen() {
+        let mut commands = vec![Args::command()];
+        let mut looked_at = 0;
+        while let Some(mut command) = commands.pop() {
+            let help = command.render_help().to_string();
+            assert!(help.lines().count() <= 40, "{help}");
+            commands.extend(command.get_subcommands().cloned());
+            looked_at += 1;
+        }
+        assert!(looked_at > 6, "{looked_at}");
+    }
 }

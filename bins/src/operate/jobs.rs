@@ -1,23 +1,37 @@
-//! `lambda jobs`: the jobs, newest first, with what is stored of each right now.
+//! `lambda jobs`: the jobs, newest first, or all about one, with what is stored of each
+//! right now.
+
+mod detail;
+mod progress;
+mod watch;
 
 use clap::{Args, ValueEnum};
-use comfy_table::{Cell, CellAlignment, Table, presets};
-use lambda_core::job::Status;
+use lambda_core::Error;
+use lambda_core::job::{self, Status};
 use lambda_core::postgres::{Job, Jobs};
 use serde_json::{Value, json};
 
-use crate::Failure;
+use self::progress::Progress;
 use crate::args::{DatabaseArgs, Output, OutputArgs};
+use crate::operate::short;
+use crate::operate::table::{Holds, fitted};
+use crate::{CancellationToken, Failure};
 
-/// Lists the jobs, newest first.
+/// Lists the jobs, newest first, or shows one.
 #[derive(Debug, Args)]
 pub struct JobsArgs {
+    /// Show all about this one
+    #[arg(value_name = "BAT…", value_parser = number, conflicts_with_all = ["status", "limit"])]
+    job: Option<i64>,
     /// Only those in this status
     #[arg(long, value_enum)]
     status: Option<StatusArg>,
     /// At most so many
     #[arg(long, default_value_t = 20, value_name = "N")]
     limit: u32,
+    /// Look again every second, elsewhere than on a terminal every ten, until none runs
+    #[arg(long)]
+    watch: bool,
     #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
@@ -46,77 +60,91 @@ impl From<StatusArg> for Status {
 /// Prints the jobs.
 ///
 /// # Errors
-/// When the database does not answer, or standard output cannot be written.
-pub async fn run(args: &JobsArgs) -> Result<(), Failure> {
+/// When the database does not answer, the job does not exist (65), or standard output
+/// cannot be written.
+pub async fn run(args: &JobsArgs, shutdown: &CancellationToken) -> Result<(), Failure> {
     let jobs = Jobs::new(args.database.config()?);
-    let jobs = jobs.list(args.status.map(Status::from), args.limit).await?;
-    match args.output.output {
-        Output::Human => crate::print(table(&jobs)),
-        Output::Json => crate::print(Value::Array(jobs.iter().map(object).collect())),
-    }
-}
-
-const COLUMNS: [&str; 15] = [
-    "job",
-    "status",
-    "started",
-    "took",
-    "chunks",
-    "records",
-    "read",
-    "inserted",
-    "confirmed",
-    "corrected",
-    "superseded",
-    "duplicate",
-    "rejected",
-    "file",
-    "error",
-];
-
-/// Where the columns of numbers begin and end.
-const NUMBERS: std::ops::Range<usize> = 3..13;
-
-fn table(jobs: &[Job]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(COLUMNS);
-    for job in jobs {
-        let cells = row(job).into_iter().enumerate().map(|(index, text)| {
-            let cell = Cell::new(text);
-            if NUMBERS.contains(&index) { cell.set_alignment(CellAlignment::Right) } else { cell }
-        });
-        table.add_row(cells);
-    }
-    table
-}
-
-fn row(job: &Job) -> [String; 15] {
-    let counts = &job.counts;
-    let status = match (job.status, job.leased) {
-        (Status::Running, false) => "running (lease ended)".to_owned(),
-        (status, _) => status.to_string(),
+    let look = async {
+        if args.watch {
+            return watch::run(args, &jobs).await;
+        }
+        show(args, &find(args, &jobs).await?, &[])
     };
-    let started = job.started_at.map(|at| at.strftime("%F %TZ").to_string());
-    let took = job.started_at.zip(job.finished_at).map(|(started, finished)| {
-        format!("{:.1} s", finished.duration_since(started).as_secs_f64())
-    });
+    tokio::select! {
+        looked = look => looked,
+        // Whoever looks has seen enough.
+        () = shutdown.cancelled() => Ok(()),
+    }
+}
+
+async fn find(args: &JobsArgs, jobs: &Jobs) -> Result<Vec<Job>, Error> {
+    match args.job {
+        None => jobs.list(args.status.map(Status::from), args.limit).await,
+        Some(number) => {
+            let unknown =
+                || Error::Input { what: format!("there is no job {}", job::job_id(number)) };
+            Ok(vec![jobs.get(number).await?.ok_or_else(unknown)?])
+        }
+    }
+}
+
+/// Prints jobs; `before` is how they were when they were last looked at.
+fn show(args: &JobsArgs, jobs: &[Job], before: &[Job]) -> Result<(), Failure> {
+    match (args.output.output, args.job, jobs) {
+        (Output::Human, Some(_), [job]) => {
+            crate::print(detail::text(job, &Progress::of(job, before)))
+        }
+        (Output::Human, ..) => crate::print(table(jobs, before)),
+        (Output::Json, Some(_), [job]) => crate::print(object(job)),
+        (Output::Json, ..) => crate::print(Value::Array(jobs.iter().map(object).collect())),
+    }
+}
+
+fn table(jobs: &[Job], before: &[Job]) -> String {
+    let columns = [
+        ("job", Holds::Id),
+        ("status", Holds::Id),
+        ("records", Holds::Number),
+        ("rejected", Holds::Number),
+        ("started", Holds::Id),
+        ("took", Holds::Number),
+        ("file", Holds::Prose),
+    ];
+    fitted(columns, jobs.iter().map(|job| row(job, &Progress::of(job, before))))
+}
+
+fn row(job: &Job, progress: &Progress) -> [String; 7] {
+    let status = match job.status {
+        Status::Completed => job.status.to_string(),
+        status => format!("{status} {}%", progress.percent),
+    };
+    let lease_ended = progress.lease_ended.then_some(" (its lease ended: run it again)");
+    let error = job.error.as_ref().map(|error| format!(": {error}"));
+    let file = [
+        job.file_name.as_str(),
+        lease_ended.unwrap_or_default(),
+        error.as_deref().unwrap_or_default(),
+    ];
+    let took = match (job.status, progress.left) {
+        (Status::Completed, _) => job.took.map(short),
+        (_, left) => left.map(|left| format!("{} left", short(left))),
+    };
     [
         job.job_id(),
         status,
-        started.unwrap_or_default(),
-        took.unwrap_or_default(),
-        format!("{}/{}", job.stored_chunks, job.chunks),
         job.records.to_string(),
-        counts.read.to_string(),
-        counts.inserted.to_string(),
-        counts.confirmed.to_string(),
-        counts.corrected.to_string(),
-        counts.superseded.to_string(),
-        counts.duplicate.to_string(),
-        counts.rejected.to_string(),
-        job.file_name.clone(),
-        job.error.clone().unwrap_or_default(),
+        job.counts.rejected.to_string(),
+        job.started_at.map(|at| at.strftime("%m-%d %H:%MZ").to_string()).unwrap_or_default(),
+        took.unwrap_or_default(),
+        file.concat(),
     ]
+}
+
+/// Reads a job's name, `BAT00001`, or its number alone.
+pub(super) fn number(text: &str) -> Result<i64, String> {
+    let digits = text.strip_prefix("BAT").unwrap_or(text);
+    let number = digits.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| "write it as BAT00001".to_owned())
 }
 
 /// A job as a JSON object.
@@ -141,4 +169,19 @@ pub fn object(job: &Job) -> Value {
         "error": job.error,
         "counts": job.counts,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_named_as_it_is_listed_or_by_its_number() {
+        assert_eq!(number("BAT00012"), Ok(12));
+        assert_eq!(number("BAT100000"), Ok(100_000));
+        assert_eq!(number("7"), Ok(7));
+        for text in ["", "BAT", "BAT-1", "0", "JOB00001", "BAT1x"] {
+            assert!(number(text).is_err(), "{text}");
+        }
+    }
 }

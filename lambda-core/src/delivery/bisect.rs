@@ -30,10 +30,13 @@ pub fn take_apart(batch: Batch, code: &str, object: &str) -> Parts {
     if batch.rows_count() == 0 {
         return Parts::Nothing;
     }
+    Parts::Rejected(Box::new(batch.rejecting(0, refusal(code, object))))
+}
+
+/// Why a record is rejected that the database refuses alone.
+pub(crate) fn refusal(code: &str, object: &str) -> Reject {
     let place = if object.is_empty() { String::new() } else { format!(" at {object}") };
-    let reject =
-        Reject::new(Reason::Refused, format!("the database refuses the row: {code}{place}"));
-    Parts::Rejected(Box::new(batch.rejecting(0, reject)))
+    Reject::new(Reason::Refused, format!("the database refuses the row: {code}{place}"))
 }
 
 /// Counts refusals among the last records: a topic is not moved into the dead

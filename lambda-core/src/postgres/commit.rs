@@ -11,7 +11,7 @@ use crate::outcome::Authority;
 use crate::postgres::probe::{JobCache, probe};
 use crate::postgres::session::Session;
 use crate::postgres::{copy, dead_letters, lanes, supersede};
-use crate::progress::Sums;
+use crate::progress::{LaneId, Sums};
 use crate::record::Table;
 use crate::remedy;
 use crate::resolve::{Keys, Resolution};
@@ -76,7 +76,8 @@ async fn transact(
 ) -> Result<Done, Failure> {
     let storing = |error| remedy::postgres(error, "store a batch");
     session.begin(durability == Durability::Durable).await.map_err(storing)?;
-    let locked = lanes::lock(session, batch).await?;
+    let held: Vec<LaneId> = batch.spans().iter().map(|span| span.lane).collect();
+    let locked = lanes::lock(session, &held).await?;
     let (batch, fenced) = settle::fence(batch, |span| locked.holding(span).is_some());
     if batch.spans().is_empty() {
         session.roll_back().await;
@@ -99,7 +100,7 @@ async fn transact(
 }
 
 /// Steps 2 and 3: the rows, by the fast path if it may be tried, else by probing.
-async fn store_rows(
+pub(super) async fn store_rows(
     session: &Session,
     batch: &Batch,
     xid: i64,

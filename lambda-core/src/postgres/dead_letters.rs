@@ -1,38 +1,284 @@
-//! Step 4 of the commit: rejected records, with their whole payload.
+//! Dead letters: stored by step 4 of the commit, looked at, taken again, and put away.
 
-use tokio_postgres::{Client, Error, Statement};
+mod filter;
+mod origin;
+mod replay;
+mod store;
 
-use crate::batch::Batch;
-use crate::dead_letter::Reject;
-use crate::postgres::copy::CopyStream;
+use std::time::Duration;
 
-/// Copies dead letters, given in the order (lane, position), and tells how many
-/// the server stored.
-pub(super) async fn store(
-    client: &Client,
-    statement: &Statement,
-    batch: &Batch,
-    dead_letters: &[(usize, Reject)],
-) -> Result<u64, Error> {
-    if dead_letters.is_empty() {
-        return Ok(0);
+use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
+
+use crate::dead_letter::Status;
+use crate::error::Error;
+use crate::postgres::config::DatabaseConfig;
+use crate::postgres::connect::{ANSWER_TIMEOUT, Connection, answered, connect_waiting};
+use crate::progress::LaneName;
+use crate::remedy;
+
+pub use self::filter::Filter;
+pub use self::replay::{Replay, Skip, Verdict};
+pub(super) use self::store::store;
+
+/// How long a server that does not answer is waited for.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What somebody decides about dead letters is durable before it is believed (R5). A
+/// process that is frozen between two statements holds nothing for long.
+const SETTINGS: &str = "\
+    set synchronous_commit = on; set idle_in_transaction_session_timeout = '10s'; \
+    set lock_timeout = '5s'; set statement_timeout = 0";
+
+/// Dead letters put away by one transaction.
+const CHUNK: usize = 1_000;
+
+/// How long one of those may take: it may wait for a replay.
+const CHUNK_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// A dead letter, without what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its number.
+    pub id: i64,
+    /// The lane in which it was read.
+    pub lane: LaneName,
+    /// Where in the lane: an offset, or its first byte.
+    pub position: i64,
+    /// Its first line, if it is a file's.
+    pub line: Option<i64>,
+    /// The file's name, if it is a file's.
+    pub file_name: Option<String>,
+    /// Its job, if it is a file's.
+    pub job_id: Option<String>,
+    /// Why it was rejected last, as stored (see [`crate::dead_letter::Reason`]).
+    pub reason: String,
+    /// The field and what is expected of it.
+    pub detail: String,
+    /// What has been made of it.
+    pub status: Status,
+    /// How often it was taken again.
+    pub attempts: i32,
+    /// When it was rejected first.
+    pub created_at: jiff::Timestamp,
+    /// How long ago that was, by the database's clock.
+    pub age: Duration,
+    /// When it was replayed or discarded.
+    pub resolved_at: Option<jiff::Timestamp>,
+    /// When its key and payload were deleted; nothing once another payload is given.
+    pub purged_at: Option<jiff::Timestamp>,
+}
+
+/// What a dead letter holds.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Content {
+    /// The message key as read.
+    pub key: Option<Vec<u8>>,
+    /// The bytes as read; `None`: a message without a value, or a purged letter.
+    pub payload: Option<Vec<u8>>,
+    /// What was given instead of them, last.
+    pub edited_payload: Option<Vec<u8>>,
+}
+
+impl Content {
+    /// The bytes that a replay takes.
+    pub fn current(&self) -> Option<&[u8]> {
+        self.edited_payload.as_deref().or(self.payload.as_deref())
     }
-    let job_id = batch.authority.job().map(|job| job.job_id());
-    let mut copy = CopyStream::open(client, statement).await?;
-    for (index, reject) in dead_letters {
-        let entry = &batch.entries()[*index];
-        // A message without a value is stored as one, and an empty one likewise.
-        let payload = Some(batch.payload(entry)).filter(|payload| !payload.is_empty());
-        copy.row(8);
-        copy.field(Some(&batch.span(entry).lane.0.to_be_bytes()));
-        copy.field(Some(&entry.position.to_be_bytes()));
-        copy.field(entry.line.map(i64::to_be_bytes).as_ref().map(<[u8; 8]>::as_slice));
-        copy.field(batch.message_key(entry));
-        copy.field(payload);
-        copy.field(Some(reject.reason.as_str().as_bytes()));
-        copy.field(Some(reject.detail.as_bytes()));
-        copy.field(job_id.as_deref().map(str::as_bytes));
-        copy.end_row().await?;
+}
+
+impl std::fmt::Debug for Content {
+    /// Records' values are never logged.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Content").finish_non_exhaustive()
     }
-    copy.finish().await
+}
+
+/// The dead letters of one database.
+#[derive(Debug, Clone)]
+pub struct DeadLetters {
+    database: DatabaseConfig,
+}
+
+impl DeadLetters {
+    /// The dead letters in `database`.
+    pub fn new(database: DatabaseConfig) -> Self {
+        Self { database }
+    }
+
+    async fn connect(&self) -> Result<Connection, Error> {
+        let connection = connect_waiting(&self.database, "letters", Some(PATIENCE)).await?;
+        let set = answered(ANSWER_TIMEOUT, "prepare a session", async {
+            let set = connection.batch_execute(SETTINGS).await;
+            set.map_err(|error| remedy::postgres(error, "prepare a session"))
+        });
+        set.await?;
+        Ok(connection)
+    }
+
+    /// The latest dead letters that `filter` lets through, newest first, at most
+    /// `limit`. A reader may.
+    ///
+    /// # Errors
+    /// `Transient` or `Fatal`.
+    pub async fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<DeadLetter>, Error> {
+        let sql = format!(
+            "select d.id, p.pipeline, p.source, p.partition, d.position, d.line, j.file_name, \
+                    d.job_id, d.reason, d.detail, d.status, d.attempts, d.created_at, \
+                    extract(epoch from clock_timestamp() - d.created_at)::float8 as age, \
+                    d.resolved_at, d.purged_at \
+             from {} left join batch_jobs j on j.job_id = d.job_id \
+             where {} order by d.id desc limit {limit}",
+            filter::FROM,
+            filter::WHERE,
+        );
+        let rows = self.query(&sql, filter, "list dead letters").await?;
+        rows.iter().map(letter).collect::<Result<_, _>>().map_err(listing)
+    }
+
+    /// How many dead letters that `filter` lets through have which reason, most first.
+    /// A reader may.
+    ///
+    /// # Errors
+    /// `Transient` or `Fatal`.
+    pub async fn reasons(&self, filter: &Filter) -> Result<Vec<(String, i64)>, Error> {
+        let sql = format!(
+            "select d.reason, count(*) from {} where {} group by 1 order by 2 desc, 1",
+            filter::FROM,
+            filter::WHERE,
+        );
+        let rows = self.query(&sql, filter, "count dead letters").await?;
+        let reason = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?));
+        rows.iter().map(reason).collect::<Result<_, _>>().map_err(listing)
+    }
+
+    /// What a dead letter holds. The schema's owner may.
+    ///
+    /// # Errors
+    /// `Transient` or `Fatal`.
+    pub async fn content(&self, id: i64) -> Result<Option<Content>, Error> {
+        let connection = self.connect().await?;
+        let sql = "select key, payload, edited_payload from dead_letters where id = $1";
+        let asking = async { connection.query_opt(sql, &[&id]).await.map_err(owning) };
+        let row = answered(ANSWER_TIMEOUT, "read a dead letter", asking).await?;
+        let content = |row: Row| {
+            let (key, payload) = (row.try_get("key")?, row.try_get("payload")?);
+            Ok(Content { key, payload, edited_payload: row.try_get("edited_payload")? })
+        };
+        row.map(content).transpose().map_err(owning)
+    }
+
+    /// The numbers of the dead letters that `filter` lets through, in order.
+    ///
+    /// # Errors
+    /// `Transient` or `Fatal`.
+    pub async fn ids(&self, filter: &Filter) -> Result<Vec<i64>, Error> {
+        let sql = format!("select d.id from {} where {} order by 1", filter::FROM, filter::WHERE);
+        let rows = self.query(&sql, filter, "look up dead letters").await?;
+        rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(listing)
+    }
+
+    /// Marks those of the dead letters `ids` as discarded that are open, durably, and
+    /// gives their numbers. What is counted as rejected stays so. A `dry_run` changes
+    /// nothing. The schema's owner may.
+    ///
+    /// # Errors
+    /// `Transient` or `Fatal`; those discarded before stay so.
+    pub async fn discard(&self, ids: &[i64], dry_run: bool) -> Result<Vec<i64>, Error> {
+        let sql = "update dead_letters d set status = 'discarded', resolved_at = now() \
+                   from (select id from dead_letters where id = any($1) and status = 'open' \
+                         order by id for update) chosen \
+                   where d.id = chosen.id returning d.id";
+        self.put_away(sql, ids, dry_run).await
+    }
+
+    /// Deletes keys and payloads of the dead letters `ids`, durably, and gives the
+    /// numbers of those that had not been purged. Their rows stay: what was counted
+    /// stays explained. A `dry_run` changes nothing. The schema's owner may.
+    ///
+    /// # Errors
+    /// `Transient` or `Fatal`; those purged before stay so.
+    pub async fn purge(&self, ids: &[i64], dry_run: bool) -> Result<Vec<i64>, Error> {
+        let sql = "update dead_letters d \
+                   set key = null, payload = null, edited_payload = null, purged_at = now() \
+                   from (select id from dead_letters where id = any($1) and purged_at is null \
+                         order by id for update) chosen \
+                   where d.id = chosen.id returning d.id";
+        self.put_away(sql, ids, dry_run).await
+    }
+
+    async fn put_away(&self, sql: &str, ids: &[i64], dry_run: bool) -> Result<Vec<i64>, Error> {
+        let mut connection = self.connect().await?;
+        let mut done = Vec::new();
+        for chunk in ids.chunks(CHUNK) {
+            let put_away = async {
+                let transaction = connection.transaction().await?;
+                let rows = transaction.query(sql, &[&chunk]).await?;
+                if dry_run {
+                    transaction.rollback().await?;
+                } else {
+                    transaction.commit().await?;
+                }
+                rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<i64>, _>>()
+            };
+            let put_away = async { put_away.await.map_err(owning) };
+            done.extend(answered(CHUNK_TIMEOUT, "change dead letters", put_away).await?);
+        }
+        done.sort_unstable();
+        Ok(done)
+    }
+
+    async fn query(
+        &self,
+        sql: &str,
+        filter: &Filter,
+        what: &'static str,
+    ) -> Result<Vec<Row>, Error> {
+        let connection = self.connect().await?;
+        let asking = async { filter.query(&connection, sql).await.map_err(listing) };
+        answered(CHUNK_TIMEOUT, what, asking).await
+    }
+}
+
+fn letter(row: &Row) -> Result<DeadLetter, tokio_postgres::Error> {
+    let status: String = row.try_get("status")?;
+    Ok(DeadLetter {
+        id: row.try_get("id")?,
+        lane: LaneName {
+            pipeline: row.try_get("pipeline")?,
+            source: row.try_get("source")?,
+            partition: row.try_get("partition")?,
+        },
+        position: row.try_get("position")?,
+        line: row.try_get("line")?,
+        file_name: row.try_get("file_name")?,
+        job_id: row.try_get("job_id")?,
+        reason: row.try_get("reason")?,
+        detail: row.try_get("detail")?,
+        // The column's check admits no other names.
+        status: Status::parse(&status).unwrap_or(Status::Open),
+        attempts: row.try_get("attempts")?,
+        created_at: row.try_get("created_at")?,
+        age: Duration::try_from_secs_f64(row.try_get("age")?).unwrap_or_default(),
+        resolved_at: row.try_get("resolved_at")?,
+        purged_at: row.try_get("purged_at")?,
+    })
+}
+
+/// A loader sees no numbers of dead letters.
+fn listing(error: tokio_postgres::Error) -> Error {
+    lacking(error, "list dead letters", "log in as the reader, or as the schema's owner")
+}
+
+/// Payloads are for nobody else, and no loader changes what was rejected.
+fn owning(error: tokio_postgres::Error) -> Error {
+    let remedy = "log in as the schema's owner: the role that ran lambda-db-setup";
+    lacking(error, "show or change dead letters", remedy)
+}
+
+fn lacking(error: tokio_postgres::Error, what: &'static str, remedy: &str) -> Error {
+    if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+        return Error::misconfigured(format!("this role may not {what}"), remedy);
+    }
+    remedy::own_tables(error, what)
 }

@@ -50,6 +50,8 @@ fn select_job() -> String {
     format!(
         "select j.id, j.pipeline, j.source, j.status, j.file_name, j.bytes, j.records, j.chunks, \
                 j.run_time, j.as_of, j.attempt, j.owner, j.started_at, j.finished_at, j.error, \
+                extract(epoch from coalesce(j.finished_at, clock_timestamp()) - j.started_at)::float8 \
+                    as took, \
                 j.status = 'completed' as final, s.stored_chunks, \
                 coalesce(j.lease_until > clock_timestamp(), false) as leased, \
                 j.read, j.inserted, j.confirmed, j.corrected, j.superseded, j.duplicate, j.rejected, \
@@ -106,6 +108,8 @@ pub struct Job {
     pub started_at: Option<jiff::Timestamp>,
     /// When it was completed.
     pub finished_at: Option<jiff::Timestamp>,
+    /// From its first start until it was completed, or until now.
+    pub took: Option<Duration>,
     /// What stopped it last.
     pub error: Option<String>,
     /// What became of its records so far.
@@ -237,7 +241,7 @@ impl Jobs {
         rows.iter().map(job).collect::<Result<_, _>>().map_err(failed)
     }
 
-    /// Hands every dead letter of a job to `each`, in the order of the file, one
+    /// Hands every open dead letter of a job to `each`, in the order of the file, one
     /// at a time.
     ///
     /// # Errors
@@ -251,7 +255,7 @@ impl Jobs {
         let connection = self.connect().await?;
         let sql = "select d.line, d.position, d.reason, d.detail, d.payload \
                    from ingest_progress p join dead_letters d using (lane) \
-                   where p.pipeline = $1 and p.source = $2 order by d.position";
+                   where p.pipeline = $1 and p.source = $2 and d.status = 'open' order by d.position";
         let rows = connection.query_raw(sql, [&job.pipeline, &job.source]).await.map_err(failed)?;
         tokio::pin!(rows);
         while let Some(row) = rows.try_next().await.map_err(failed)? {
@@ -370,6 +374,9 @@ fn job(row: &Row) -> Result<Job, tokio_postgres::Error> {
         owner: row.try_get("owner")?,
         started_at: row.try_get("started_at")?,
         finished_at: row.try_get("finished_at")?,
+        took: row
+            .try_get::<_, Option<f64>>("took")?
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
         error: row.try_get("error")?,
         counts: Counts {
             read: count("read")?,

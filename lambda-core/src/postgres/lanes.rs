@@ -16,6 +16,18 @@ pub(super) const PROGRESS_COLUMNS: &str = "\
     read, inserted, confirmed, corrected, superseded, duplicate, rejected, \
     written, owned, displaced, last_position, last_timestamp_ms, last_checksum";
 
+/// What [`recount`] sets.
+const RECOUNT: &str = "\
+    update ingest_progress p set \
+        inserted = n.inserted, confirmed = n.confirmed, corrected = n.corrected, \
+        superseded = n.superseded, duplicate = n.duplicate, rejected = n.rejected, \
+        written = n.written, owned = n.owned, displaced = n.displaced \
+    from unnest($1::int4[], $2::int8[], $3::int8[], $4::int8[], $5::int8[], $6::int8[], \
+                $7::int8[], $8::int8[], $9::int8[], $10::int8[]) \
+        as n(lane, inserted, confirmed, corrected, superseded, duplicate, rejected, \
+             written, owned, displaced) \
+    where p.lane = n.lane";
+
 /// Reads a progress row.
 pub(super) fn progress(row: &Row) -> Result<Progress, tokio_postgres::Error> {
     let last = (
@@ -104,11 +116,16 @@ impl LockedLanes {
     pub(super) fn holding(&self, span: &Span) -> Option<&Progress> {
         self.rows.iter().find(|lane| settle::holds(span, lane))
     }
+
+    /// The lane's progress, whoever holds it.
+    pub(super) fn get(&self, lane: LaneId) -> Option<&Progress> {
+        self.rows.iter().find(|row| row.lane == lane)
+    }
 }
 
-/// Step 1: locks the lanes of a batch, in order.
-pub(super) async fn lock(session: &Session, batch: &Batch) -> Result<LockedLanes, Error> {
-    let numbers: Vec<i32> = batch.spans().iter().map(|span| span.lane.0).collect();
+/// Step 1: locks lanes, in order.
+pub(super) async fn lock(session: &Session, lanes: &[LaneId]) -> Result<LockedLanes, Error> {
+    let numbers: Vec<i32> = lanes.iter().map(|lane| lane.0).collect();
     let rows = session
         .client()
         .query(&session.statements.lock_lanes, &[&numbers])
@@ -189,6 +206,49 @@ pub(super) async fn set(
         .map_err(|error| remedy::postgres(error, "store progress"))?;
     expect_rows("set in ingest_progress", updated, after.len())?;
     Ok(after)
+}
+
+/// Counts rejected records of a batch anew, whose lanes are locked. Claims and
+/// positions stay, and so does the time at which a group last stored something (R16).
+pub(super) async fn recount(
+    session: &Session,
+    batch: &Batch,
+    locked: &LockedLanes,
+    counts: &[Counts],
+    sums: &[Sums],
+) -> Result<(), Error> {
+    let mut after = Vec::with_capacity(batch.spans().len());
+    for (index, span) in batch.spans().iter().enumerate() {
+        let mut lane = locked
+            .get(span.lane)
+            .cloned()
+            .ok_or_else(|| Error::Fenced { what: span.lane.to_string() })?;
+        lane.counts += counts[index].reconsidered();
+        lane.sums.add(sums[index]);
+        after.push(lane);
+    }
+    let lanes: Vec<i32> = after.iter().map(|lane| lane.lane.0).collect();
+    let column = |value: fn(&Progress) -> i64| after.iter().map(value).collect::<Vec<i64>>();
+    let updated = session
+        .client()
+        .execute(
+            RECOUNT,
+            &[
+                &lanes,
+                &column(|lane| lane.counts.inserted),
+                &column(|lane| lane.counts.confirmed),
+                &column(|lane| lane.counts.corrected),
+                &column(|lane| lane.counts.superseded),
+                &column(|lane| lane.counts.duplicate),
+                &column(|lane| lane.counts.rejected),
+                &column(|lane| lane.sums.written),
+                &column(|lane| lane.sums.owned),
+                &column(|lane| lane.sums.displaced),
+            ],
+        )
+        .await
+        .map_err(|error| remedy::own_tables(error, "count replayed records"))?;
+    expect_rows("counted in ingest_progress", updated, after.len())
 }
 
 /// Everything is locked and sorted out before it is written, so a different number

@@ -53,6 +53,24 @@ const SET_COUNTS: &str = "\
     read = s.read, inserted = s.inserted, confirmed = s.confirmed, corrected = s.corrected, \
     superseded = s.superseded, duplicate = s.duplicate, rejected = s.rejected";
 
+/// Locks a job whose lanes are about to be counted anew: before they are locked, as
+/// a start does.
+pub(super) async fn lock(client: &Client, number: i64) -> Result<(), tokio_postgres::Error> {
+    client.query_one(LOCK_JOB, &[&number]).await.map(drop)
+}
+
+/// Makes a locked job's counts the sums of its lanes again. Those of a running job are
+/// summed when its attempt ends, and are that attempt's alone to write (R22).
+pub(super) async fn recount(client: &Client, number: i64) -> Result<(), tokio_postgres::Error> {
+    let sql = format!(
+        "update batch_jobs j set {SET_COUNTS} \
+         from batch_jobs k cross join lateral ( \
+             {LANE_SUMS} where pipeline = k.pipeline and source = k.source) s \
+         where j.id = $1 and k.id = j.id and j.status <> 'running'"
+    );
+    client.execute(&sql, &[&number]).await.map(drop)
+}
+
 /// What became of the wish to start a job.
 #[derive(Debug)]
 pub enum Started {
@@ -263,11 +281,11 @@ impl Attempt {
     }
 
     async fn try_end(&self, end: &End) -> Result<Job, Error> {
-        let connection = self.jobs.connect().await?;
-        answered(LOCK_TIMEOUT, "end a job", self.end_on(&connection, end)).await
+        let mut connection = self.jobs.connect().await?;
+        answered(LOCK_TIMEOUT, "end a job", self.end_on(&mut connection, end)).await
     }
 
-    async fn end_on(&self, client: &Client, end: &End) -> Result<Job, Error> {
+    async fn end_on(&self, client: &mut Client, end: &End) -> Result<Job, Error> {
         let failed = |error| remedy::own_tables(error, "end a job");
         let rewound = || {
             format!(
@@ -276,6 +294,11 @@ impl Attempt {
                 self.job.job_id()
             )
         };
+        let transaction = client.transaction().await.map_err(failed)?;
+        // The lanes are summed by a later statement: one that waited for a replay of the
+        // job's dead letters would set the sums from before it.
+        lock(transaction.client(), self.job.number).await.map_err(failed)?;
+        let client = transaction.client();
         let written = match end {
             End::Completed => self.complete(client).await.map_err(failed)?,
             End::Pending { error } => {
@@ -291,6 +314,7 @@ impl Attempt {
             }
         };
         let stored = jobs::get(client, self.job.number).await?;
+        transaction.commit().await.map_err(failed)?;
         let stored = stored.ok_or_else(|| self.fenced_error())?;
         // Nothing written may also mean that the answer to a first try was lost.
         match end {

@@ -11,12 +11,12 @@ use lambda_core::job::JobRef;
 use lambda_core::memory::Contents;
 use lambda_core::outcome::{Authority, Outcome, Standing, decide};
 use lambda_core::postgres::DatabaseConfig;
-use lambda_core::progress::{Counts, LaneId, LaneName, Progress};
-use lambda_core::record::checksum::{displacement, ownership};
+use lambda_core::progress::{Counts, LaneName, Progress};
 use lambda_core::sink::{ClaimRequest, Durability, Sink};
 use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
 use lambda_core::testing::sink::Subject;
 
+use crate::evidence;
 use crate::subject::Postgres;
 
 const WRITERS: i32 = 8;
@@ -76,7 +76,7 @@ pub(crate) async fn outcomes_follow_from_a_serial_order(config: DatabaseConfig) 
             all.add(said.outcome);
         }
     }
-    check_evidence(&subject.contents().await, &all);
+    evidence::check(&subject.contents().await, &all, &BTreeMap::new());
     let outcomes =
         [all.inserted, all.confirmed, all.corrected, all.superseded, all.duplicate, all.rejected];
     for count in outcomes {
@@ -232,54 +232,4 @@ fn replay(mut row: Row, said: &[&Said]) -> Option<Row> {
         }
     }
     Some(row)
-}
-
-/// Counts and sums of the progress rows against the rows, corrections and dead
-/// letters themselves.
-fn check_evidence(contents: &Contents, all: &Counts) {
-    let job_id = |authority: &Authority| authority.job().map(|job| job.job_id());
-    let mut owned = 0_i64;
-    let mut total = Counts::default();
-    let mut written: BTreeMap<LaneId, (i64, i64)> = BTreeMap::new();
-    let mut displaced: BTreeMap<LaneId, (i64, i64)> = BTreeMap::new();
-    let add = |sums: &mut BTreeMap<LaneId, (i64, i64)>, lane, value: i64| {
-        let (sum, count) = sums.entry(lane).or_default();
-        *sum = sum.wrapping_add(value);
-        *count += 1;
-    };
-    for row in contents.rows.values() {
-        add(&mut written, row.lane, row.checksum.0);
-        let job = job_id(&row.authority);
-        owned = owned.wrapping_add(ownership(row.checksum, job.as_deref(), row.written_xid));
-    }
-    for correction in &contents.corrections {
-        let (before, after) = (&correction.before, &correction.after);
-        assert_eq!(before.written_xid, after.written_xid);
-        add(&mut written, before.lane, before.checksum.0);
-        let job = job_id(&after.authority).expect("a job corrects");
-        let before_job = job_id(&before.authority);
-        let k = displacement(
-            (before.checksum, before_job.as_deref(), before.written_xid),
-            (after.checksum, &job, correction.written_xid),
-        );
-        add(&mut displaced, after.lane, k);
-    }
-    let mut owned_by_lanes = 0_i64;
-    for (lane, progress) in &contents.lanes {
-        let counts = progress.counts;
-        total += counts;
-        owned_by_lanes = owned_by_lanes.wrapping_add(progress.sums.owned);
-        let (sum, count) = written.get(lane).copied().unwrap_or_default();
-        assert_eq!(
-            (progress.sums.written, counts.inserted + counts.corrected),
-            (sum, count),
-            "{lane}"
-        );
-        let (sum, count) = displaced.get(lane).copied().unwrap_or_default();
-        assert_eq!((progress.sums.displaced, counts.corrected), (sum, count), "{lane}");
-        let letters = contents.dead_letters.keys().filter(|(of, _)| of == lane).count();
-        assert_eq!(counts.rejected, letters as i64, "{lane}");
-    }
-    assert_eq!(owned_by_lanes, owned, "who answers for the rows");
-    assert_eq!(total, *all, "the counts are those of the outcomes");
 }

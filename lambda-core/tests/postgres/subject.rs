@@ -131,7 +131,7 @@ fn stored_row(row: &Row, jobs: &BTreeMap<String, JobRef>) -> StoredRow {
 }
 
 fn reason(name: &str) -> Reason {
-    [Reason::InvalidJson, Reason::IdConflict, Reason::Refused]
+    [Reason::InvalidJson, Reason::RaggedRow, Reason::IdConflict, Reason::Refused]
         .into_iter()
         .find(|reason| reason.as_str() == name)
         .expect("a reason that these tests make")

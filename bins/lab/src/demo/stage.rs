@@ -100,6 +100,11 @@ impl Stage {
             .env("KAFKA_TOPIC", &self.topic)
     }
 
+    /// One of the platform's programs, as the schema's owner.
+    pub(super) fn operator(&self, name: &str) -> Program {
+        self.program(name).envs(self.database.login().environment())
+    }
+
     fn program(&self, name: &str) -> Program {
         Program::new(self.programs.join(name), &self.scratch)
     }

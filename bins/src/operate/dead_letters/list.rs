@@ -1,0 +1,101 @@
+//! `lambda dead-letters list`
+
+use clap::{Args, ValueEnum};
+use lambda_core::dead_letter::Status;
+use lambda_core::postgres::dead_letters::DeadLetter;
+use serde_json::{Map, Value, json};
+
+use super::selection::FilterArgs;
+use super::{CommonArgs, object, place, printable};
+use crate::Failure;
+use crate::args::Output;
+use crate::operate::short;
+use crate::operate::table::{Holds, fitted};
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// In which status
+    #[arg(long, value_enum, default_value = "open")]
+    status: StatusArg,
+    /// At most so many
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    limit: u32,
+    #[command(flatten)]
+    filter: FilterArgs,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum StatusArg {
+    Open,
+    Replayed,
+    Discarded,
+    Any,
+}
+
+impl StatusArg {
+    /// The statuses that it stands for; none: any.
+    pub(super) fn statuses(self) -> Vec<Status> {
+        match self {
+            Self::Open => vec![Status::Open],
+            Self::Replayed => vec![Status::Replayed],
+            Self::Discarded => vec![Status::Discarded],
+            Self::Any => Vec::new(),
+        }
+    }
+}
+
+pub(super) async fn run(args: &ListArgs) -> Result<(), Failure> {
+    let letters = args.common.letters()?;
+    let filter = args.filter.filter(args.status.statuses());
+    let listed = letters.list(&filter, args.limit).await?;
+    let reasons = letters.reasons(&filter).await?;
+    match args.common.output.output {
+        Output::Human => {
+            if !listed.is_empty() {
+                crate::print(table(&listed))?;
+                crate::print("")?;
+            }
+            crate::print(summary(listed.len(), &reasons))
+        }
+        Output::Json => {
+            let reasons: Map<String, Value> =
+                reasons.into_iter().map(|(reason, count)| (reason, json!(count))).collect();
+            let listed: Vec<Value> = listed.iter().map(object).collect();
+            crate::print(json!({ "dead_letters": listed, "reasons": reasons }))
+        }
+    }
+}
+
+fn table(letters: &[DeadLetter]) -> String {
+    let columns = [
+        ("id", Holds::Number),
+        ("age", Holds::Number),
+        ("status", Holds::Id),
+        ("tries", Holds::Number),
+        ("place", Holds::Id),
+        ("why", Holds::Prose),
+    ];
+    let row = |letter: &DeadLetter| {
+        [
+            letter.id.to_string(),
+            short(letter.age),
+            letter.status.to_string(),
+            letter.attempts.to_string(),
+            printable(&place(letter)),
+            printable(&format!("{}: {}", letter.reason, letter.detail)),
+        ]
+    };
+    fitted(columns, letters.iter().map(row))
+}
+
+fn summary(listed: usize, reasons: &[(String, i64)]) -> String {
+    let all: i64 = reasons.iter().map(|(_, count)| count).sum();
+    if all == 0 {
+        return "no dead letters".to_owned();
+    }
+    let columns = [("number", Holds::Number), ("reason", Holds::Id)];
+    let row = |(reason, count): &(String, i64)| [count.to_string(), printable(reason)];
+    format!("{}\n\n{listed} of {all} are listed", fitted(columns, reasons.iter().map(row)))
+}

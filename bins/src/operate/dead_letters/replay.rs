@@ -1,0 +1,163 @@
+//! `lambda dead-letters replay`
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use lambda_core::dead_letter::Status;
+use lambda_core::postgres::dead_letters::{Replay, Skip, Verdict};
+use lambda_core::progress::Counts;
+use lambda_core::{Error, Transaction};
+use serde_json::{Value, json};
+
+use super::selection::{Chosen, SelectionArgs, by_number, usage};
+use super::{CommonArgs, printable};
+use crate::Failure;
+use crate::args::Output;
+use crate::loading::outcomes;
+use crate::operate::table::{Holds, fitted};
+
+#[derive(Debug, Args)]
+pub(super) struct ReplayArgs {
+    #[command(flatten)]
+    selection: SelectionArgs,
+    /// Take this instead of what was read, for one ID; - for standard input
+    #[arg(long, value_name = "FILE")]
+    payload: Option<PathBuf>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+pub(super) async fn run(args: &ReplayArgs) -> Result<(), Failure> {
+    let dry_run = args.selection.consent.dry_run;
+    if args.payload.is_some() && args.selection.ids.len() != 1 {
+        usage("--payload is for one ID");
+    }
+    let edited = args.payload.as_deref().map(read).transpose()?;
+    let letters = args.common.letters()?;
+    let chosen = args.selection.choose(&letters).await?;
+    let replay = Replay { edited, dry_run };
+    let mut told = Told::default();
+    let filter = by_number(chosen.ids.clone());
+    let done =
+        letters.replay::<Transaction>(&filter, &replay, |id, verdict| told.note(id, verdict));
+    let done = done.await;
+    // What was stored before an error stays, and is told.
+    match args.common.output.output {
+        Output::Human => told.print(&chosen, dry_run)?,
+        Output::Json => crate::print(told.object(&chosen, dry_run))?,
+    }
+    done?;
+    Ok(chosen
+        .all_but(told.left(), if dry_run { "such as could be replayed" } else { "replayed" })?)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    let mut payload = Vec::new();
+    let read = if path == Path::new("-") {
+        std::io::stdin().lock().read_to_end(&mut payload)
+    } else {
+        std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut payload))
+    };
+    read.map_err(|error| Error::Misconfigured {
+        what: format!("cannot read {}", path.display()),
+        remedy: "name a readable file for --payload".into(),
+        source: Some(Box::new(error)),
+    })?;
+    // Editors end the last line, and messages have no line's end.
+    while payload.pop_if(|last| matches!(last, b'\r' | b'\n')).is_some() {}
+    Ok(payload)
+}
+
+/// What became of dead letters.
+#[derive(Debug, Default)]
+struct Told {
+    /// Outcomes of those that are replayed.
+    counts: Counts,
+    replayed: Vec<(i64, &'static str)>,
+    /// Replayed by somebody before.
+    before: Vec<i64>,
+    still_bad: Vec<(i64, String, String)>,
+    skipped: Vec<(i64, &'static str)>,
+}
+
+impl Told {
+    fn note(&mut self, id: i64, verdict: Verdict) {
+        match verdict {
+            Verdict::Replayed(outcome) => {
+                self.counts.add(outcome);
+                self.replayed.push((id, outcome.as_str()));
+            }
+            Verdict::StillBad(reject) => {
+                self.still_bad.push((id, reject.reason.to_string(), reject.detail));
+            }
+            Verdict::Skipped(Skip::Resolved(Status::Replayed)) => self.before.push(id),
+            Verdict::Skipped(Skip::Resolved(_)) => self.skipped.push((id, "it is discarded")),
+            Verdict::Skipped(Skip::Purged) => {
+                self.skipped.push((id, "its payload was purged: give it one with --payload"));
+            }
+            Verdict::Skipped(Skip::OtherPipeline) => {
+                self.skipped.push((id, "it is a record of another table"));
+            }
+        }
+    }
+
+    /// How many are not replayed.
+    fn left(&self) -> usize {
+        self.still_bad.len() + self.skipped.len()
+    }
+
+    fn print(&self, chosen: &Chosen, dry_run: bool) -> Result<(), Failure> {
+        let bad = self.still_bad.iter();
+        let bad = bad.map(|(id, reason, detail)| (*id, format!("still bad: {reason}: {detail}")));
+        let skipped = self.skipped.iter().map(|(id, why)| (*id, format!("not tried: {why}")));
+        let mut rows: Vec<(i64, String)> = bad.chain(skipped).collect();
+        rows.sort_unstable();
+        if !rows.is_empty() {
+            let rows = rows.into_iter().map(|(id, why)| [id.to_string(), printable(&why)]);
+            crate::print(fitted([("id", Holds::Number), ("why", Holds::Prose)], rows))?;
+        }
+        if let Some(missing) = chosen.missing() {
+            crate::print(missing)?;
+        }
+        if !self.before.is_empty() {
+            crate::print(format_args!("{} were replayed before", self.before.len()))?;
+        }
+        let (done, end) =
+            if dry_run { ("would be replayed", "; nothing was changed") } else { ("replayed", "") };
+        crate::print(format_args!(
+            "{} of {} {done}{}{end}",
+            self.replayed.len(),
+            chosen.ids.len() + chosen.unknown.len(),
+            outcomes(&self.counts)
+        ))
+    }
+
+    fn object(&self, chosen: &Chosen, dry_run: bool) -> Value {
+        let mut letters = Vec::new();
+        for (id, outcome) in &self.replayed {
+            letters.push(json!({ "id": id, "verdict": "replayed", "outcome": outcome }));
+        }
+        for (id, reason, detail) in &self.still_bad {
+            let why =
+                json!({ "id": id, "verdict": "still_bad", "reason": reason, "detail": detail });
+            letters.push(why);
+        }
+        for (id, why) in &self.skipped {
+            letters.push(json!({ "id": id, "verdict": "skipped", "why": why }));
+        }
+        for id in &self.before {
+            letters.push(json!({ "id": id, "verdict": "replayed_before" }));
+        }
+        letters.sort_by_key(|letter| letter["id"].as_i64());
+        json!({
+            "dry_run": dry_run,
+            "replayed": self.replayed.len(),
+            "replayed_before": self.before.len(),
+            "still_bad": self.still_bad.len(),
+            "skipped": self.skipped.len(),
+            "unknown": chosen.unknown,
+            "letters": letters,
+        })
+    }
+}

@@ -1,0 +1,197 @@
+//! Which dead letters a command is about.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use clap::Args;
+use clap::error::ErrorKind;
+use lambda_core::Error;
+use lambda_core::dead_letter::Status;
+use lambda_core::postgres::DeadLetters;
+use lambda_core::postgres::dead_letters::Filter;
+
+use crate::args::moment;
+use crate::operate::jobs;
+
+/// What dead letters must be like.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Which")]
+pub(super) struct FilterArgs {
+    /// Rejected for this reason
+    #[arg(long)]
+    reason: Option<String>,
+    /// Of this job
+    #[arg(long, value_name = "BAT…", value_parser = jobs::number)]
+    job: Option<i64>,
+    /// Of this topic
+    #[arg(long)]
+    topic: Option<String>,
+    /// Of this source: cluster/topic, or the SHA-256 of a file
+    #[arg(long)]
+    source: Option<String>,
+    /// Of this partition, or chunk of a file
+    #[arg(long, value_name = "N")]
+    partition: Option<i32>,
+    /// Rejected at this moment or later
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<i64>,
+    /// Rejected before this moment
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<i64>,
+}
+
+impl FilterArgs {
+    /// The filter, for dead letters in one of these statuses.
+    pub(super) fn filter(&self, statuses: Vec<Status>) -> Filter {
+        Filter {
+            statuses,
+            reason: self.reason.clone(),
+            job_id: self.job.map(lambda_core::job::job_id),
+            source: self.source.clone(),
+            topic: self.topic.clone(),
+            partition: self.partition,
+            since_micros: self.since,
+            until_micros: self.until,
+            ..Filter::default()
+        }
+    }
+}
+
+/// Which dead letters are to be changed: by number, or all open ones that are like this.
+#[derive(Debug, Args)]
+pub(super) struct SelectionArgs {
+    /// Numbers of dead letters
+    #[arg(value_name = "ID")]
+    pub(super) ids: Vec<i64>,
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// All open ones
+    #[arg(long, help_heading = "Which")]
+    all: bool,
+    #[command(flatten)]
+    pub(super) consent: ConsentArgs,
+}
+
+/// Whether anything is changed.
+#[derive(Debug, Args)]
+pub(super) struct ConsentArgs {
+    /// Do it in a transaction that is rolled back, and tell what would become of them
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Change all that are like this, however many
+    #[arg(long)]
+    yes: bool,
+}
+
+/// The dead letters that a command is about.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    /// Those that exist.
+    pub(super) ids: Vec<i64>,
+    /// Numbers given that no dead letter has.
+    pub(super) unknown: Vec<i64>,
+}
+
+impl SelectionArgs {
+    /// Looks up what is meant. Ends the program with exit code 2 if that is not clear.
+    pub(super) async fn choose(&self, letters: &DeadLetters) -> Result<Chosen, Error> {
+        let filter = self.filter.filter(Vec::new());
+        let filtered = filter != Filter::default();
+        match (self.ids.is_empty(), filtered, self.all) {
+            (false, false, false) => choose_ids(letters, &self.ids).await,
+            (true, true, false) | (true, false, true) => {
+                let filter = Filter { statuses: vec![Status::Open], ..filter };
+                self.consent.choose(letters, &filter).await
+            }
+            _ => usage("say which: numbers, or what they must be like, or --all"),
+        }
+    }
+}
+
+impl ConsentArgs {
+    /// Looks up what a filter lets through. Several are changed only on request.
+    pub(super) async fn choose(
+        &self,
+        letters: &DeadLetters,
+        filter: &Filter,
+    ) -> Result<Chosen, Error> {
+        let ids = letters.ids(filter).await?;
+        if ids.len() > 1 && !self.yes && !self.dry_run {
+            usage(&format!(
+                "this is about {} dead letters: say --yes to change them, or --dry-run",
+                ids.len()
+            ));
+        }
+        Ok(Chosen { ids, unknown: Vec::new() })
+    }
+}
+
+async fn choose_ids(letters: &DeadLetters, asked: &[i64]) -> Result<Chosen, Error> {
+    let ids = letters.ids(&by_number(asked.to_vec())).await?;
+    let asked: BTreeSet<i64> = asked.iter().copied().collect();
+    let unknown = asked.into_iter().filter(|id| ids.binary_search(id).is_err()).collect();
+    Ok(Chosen { ids, unknown })
+}
+
+/// The dead letters with these numbers, whatever their status.
+pub(super) fn by_number(ids: Vec<i64>) -> Filter {
+    Filter { ids: Some(ids), ..Filter::default() }
+}
+
+impl Chosen {
+    /// Of all that was asked for, this many could not be done.
+    ///
+    /// # Errors
+    /// `Data`, if there are any.
+    pub(super) fn all_but(&self, left: usize, done: &str) -> Result<(), Error> {
+        let asked = self.ids.len() + self.unknown.len();
+        match left + self.unknown.len() {
+            0 => Ok(()),
+            left => {
+                Err(Error::Input { what: format!("{left} of {asked} dead letters are not {done}") })
+            }
+        }
+    }
+
+    /// A line about numbers that no dead letter has, if there are any.
+    pub(super) fn missing(&self) -> Option<String> {
+        let numbers: Vec<String> = self.unknown.iter().map(ToString::to_string).collect();
+        (!numbers.is_empty())
+            .then(|| format!("no dead letter has the number {}", numbers.join(", ")))
+    }
+}
+
+/// Ends the program as one whose arguments do not fit together.
+pub(super) fn usage(what: &str) -> ! {
+    clap::Error::raw(ErrorKind::ArgumentConflict, format!("{what}\n")).exit()
+}
+
+/// Reads an age, as `90d`: a whole number of seconds, minutes, hours, days or weeks.
+pub(super) fn age(text: &str) -> Result<Duration, String> {
+    let wrong = || "write it as 90d, or with s, m, h or w instead of d".to_owned();
+    let (number, unit) = text.split_at(text.len().saturating_sub(1));
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 60 * 60,
+        "d" => 24 * 60 * 60,
+        "w" => 7 * 24 * 60 * 60,
+        _ => return Err(wrong()),
+    };
+    let number: u32 = number.parse().map_err(|_| wrong())?;
+    Ok(Duration::from_secs(u64::from(number) * seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_a_number_and_a_unit() {
+        assert_eq!(age("90d"), Ok(Duration::from_hours(90 * 24)));
+        assert_eq!(age("0s"), Ok(Duration::ZERO));
+        for text in ["", "d", "90", "-1d", "1.5h", "90 d", "1y", "ä"] {
+            assert!(age(text).is_err(), "{text}");
+        }
+    }
+}

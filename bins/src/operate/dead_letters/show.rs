@@ -1,0 +1,147 @@
+//! `lambda dead-letters show`
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use clap::Args;
+use lambda_core::Error;
+use lambda_core::postgres::dead_letters::{Content, DeadLetter};
+use serde_json::{Value, json};
+
+use super::selection::by_number;
+use super::{CommonArgs, object, place, printable};
+use crate::Failure;
+use crate::args::Output;
+use crate::operate::short;
+
+/// Bytes in a line of hex.
+const HEX_LINE: usize = 16;
+
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    /// Its number
+    #[arg(value_name = "ID")]
+    id: i64,
+    /// Write only the bytes that a replay would take, to be edited
+    #[arg(long)]
+    payload: bool,
+    /// With --payload: the bytes as they were read, whatever was given since
+    #[arg(long, requires = "payload")]
+    original: bool,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+pub(super) async fn run(args: &ShowArgs) -> Result<(), Failure> {
+    let letters = args.common.letters()?;
+    let unknown = || Error::Input { what: format!("no dead letter has the number {}", args.id) };
+    let content = letters.content(args.id).await?.ok_or_else(unknown)?;
+    let letter = letters.list(&by_number(vec![args.id]), 1).await?;
+    let letter = letter.first().ok_or_else(unknown)?;
+    if args.payload {
+        let read = content.payload.as_deref();
+        let payload = if args.original { read } else { content.current() };
+        let payload = payload.ok_or_else(|| Error::Input { what: no_payload(letter) })?;
+        return write(payload);
+    }
+    match args.common.output.output {
+        Output::Human => crate::print(text(letter, &content)),
+        Output::Json => {
+            let mut shown = object(letter);
+            put(&mut shown, "key", content.key.as_deref());
+            put(&mut shown, "payload", content.payload.as_deref());
+            put(&mut shown, "edited_payload", content.edited_payload.as_deref());
+            crate::print(shown)
+        }
+    }
+}
+
+fn write(payload: &[u8]) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(payload).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::unexpected("write to standard output", error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn no_payload(letter: &DeadLetter) -> String {
+    match letter.purged_at {
+        Some(at) => format!("the payload of dead letter {} was purged at {at}", letter.id),
+        None => format!("dead letter {} is a message without a value", letter.id),
+    }
+}
+
+/// Text is put under `name`, other bytes in hex under `name_hex`.
+fn put(object: &mut Value, name: &str, bytes: Option<&[u8]>) {
+    match bytes.map(|bytes| (bytes, readable(bytes))) {
+        None => object[name] = Value::Null,
+        Some((_, Some(text))) => object[name] = json!(text),
+        Some((bytes, None)) => object[format!("{name}_hex")] = json!(hex(bytes)),
+    }
+}
+
+fn text(letter: &DeadLetter, content: &Content) -> String {
+    let mut text = format!("dead letter {}, {}\n", letter.id, letter.status);
+    let mut line = |name: &str, value: &str| {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "  {name:<9}{value}");
+    };
+    line("place", &printable(&place(letter)));
+    line("lane", &printable(&letter.lane.to_string()));
+    if let Some(job_id) = &letter.job_id {
+        let file = letter.file_name.as_deref().unwrap_or_default();
+        line("job", &printable(&format!("{job_id}, {file}, byte {}", letter.position)));
+    }
+    line("reason", &printable(&letter.reason));
+    line("detail", &printable(&letter.detail));
+    line("rejected", &format!("{:.0}, {} ago", letter.created_at, short(letter.age)));
+    line("tries", &letter.attempts.to_string());
+    if let Some(at) = letter.resolved_at {
+        line(letter.status.as_str(), &format!("{at:.0}"));
+    }
+    if let Some(at) = letter.purged_at {
+        line("purged", &format!("{at:.0}"));
+    }
+    if let Some(key) = &content.key {
+        line("key", &readable(key).map_or_else(|| hex(key), ToOwned::to_owned));
+    }
+    match &content.payload {
+        Some(payload) => dump(&mut text, "payload", payload),
+        None => {
+            let _ = writeln!(text, "\n{}", no_payload(letter));
+        }
+    }
+    if let Some(edited) = &content.edited_payload {
+        dump(&mut text, "given instead of it", edited);
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+fn dump(text: &mut String, name: &str, bytes: &[u8]) {
+    let _ = writeln!(text, "\n{name}, {} bytes:", bytes.len());
+    if let Some(readable) = readable(bytes) {
+        text.push_str(readable);
+        text.push('\n');
+    } else {
+        for (number, line) in bytes.chunks(HEX_LINE).enumerate() {
+            let _ = writeln!(text, "{:08x}  {}", number * HEX_LINE, hex(line));
+        }
+    }
+}
+
+/// The bytes as text, if they are text and a terminal would not obey any of it.
+fn readable(bytes: &[u8]) -> Option<&str> {
+    let text = str::from_utf8(bytes).ok()?;
+    let obeyed = |character: char| character.is_control() && !"\n\r\t".contains(character);
+    (!text.contains(obeyed)).then_some(text)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,67 @@
+//! Jobs looked at again and again, until none runs.
+
+use std::io::{IsTerminal, stdout};
+use std::time::Duration;
+
+use lambda_core::job::Status;
+use lambda_core::postgres::{Job, Jobs};
+
+use super::progress::Progress;
+use super::{JobsArgs, find, show};
+use crate::Failure;
+use crate::args::Output;
+use crate::operate::short;
+
+/// How often a terminal is written anew.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often something is written elsewhere.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Moves the cursor home and clears what is below (ECMA-48: CUP, ED).
+const CLEAR: &str = "\x1b[H\x1b[J";
+
+pub(super) async fn run(args: &JobsArgs, jobs: &Jobs) -> Result<(), Failure> {
+    let terminal = stdout().is_terminal() && args.output.output == Output::Human;
+    let mut before = Vec::new();
+    loop {
+        let found = find(args, jobs).await?;
+        let running = found.iter().any(runs);
+        if terminal {
+            crate::print(CLEAR)?;
+        }
+        match args.output.output {
+            // One line each, of those that move.
+            Output::Human if !terminal && running => {
+                for job in found.iter().filter(|job| runs(job)) {
+                    crate::print(line(job, &Progress::of(job, &before)))?;
+                }
+            }
+            _ => show(args, &found, &before)?,
+        }
+        if !running {
+            return Ok(());
+        }
+        before = found;
+        tokio::time::sleep(if terminal { LOOK_EVERY } else { LINE_EVERY }).await;
+    }
+}
+
+/// Whether anything is still to happen by itself.
+fn runs(job: &Job) -> bool {
+    job.status == Status::Running && job.leased
+}
+
+fn line(job: &Job, progress: &Progress) -> String {
+    let left = progress.left.map(|left| format!(", {} left", short(left)));
+    format!(
+        "{} {}%: {} of {} records, {} rejected{}; {}",
+        job.job_id(),
+        progress.percent,
+        job.counts.read,
+        job.records,
+        job.counts.rejected,
+        left.unwrap_or_default(),
+        job.file_name
+    )
+}

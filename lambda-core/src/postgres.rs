@@ -20,9 +20,12 @@ mod session;
 pub mod sink;
 mod statements;
 mod supersede;
+pub mod tls;
+mod url;
 
 pub use self::config::DatabaseConfig;
 pub use self::connect::{Connection, connect};
 pub use self::jobs::{Job, Jobs};
 pub use self::lanes::stream_lanes;
 pub use self::sink::PostgresSink;
+pub use self::tls::{SslMode, TlsSettings};

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use lambda_core::Error;
 use lambda_core::kafka::KafkaConfig;
-use lambda_core::postgres::DatabaseConfig;
+use lambda_core::postgres::{DatabaseConfig, SslMode, TlsSettings};
 use lambda_core::transaction::time::Timestamp;
 
 /// Which database, as whom. `DATABASE_URL` beats all of it.
@@ -32,9 +32,13 @@ pub struct DatabaseArgs {
     /// File that holds the password
     #[arg(long, env, hide_env_values = true, value_name = "FILE")]
     db_password_file: Option<PathBuf>,
-    /// disable or prefer; TLS is not built in
-    #[arg(long, env, default_value = "prefer", hide_env_values = true)]
-    db_sslmode: String,
+    /// disable|prefer|require|verify-ca|verify-full, by `DB_SSLROOTCERT`
+    #[arg(long, env, default_value_t, hide_env_values = true, value_name = "MODE")]
+    db_sslmode: SslMode,
+    /// Trusted authorities: a PEM file, or system. Told of beside the mode, so that the
+    /// help stays on one screen.
+    #[arg(long, env, hide = true, value_name = "FILE")]
+    db_sslrootcert: Option<String>,
 }
 
 impl DatabaseArgs {
@@ -42,7 +46,7 @@ impl DatabaseArgs {
     ///
     /// # Errors
     /// `Fatal`: no name or user, an unreadable password file, an unreadable URL,
-    /// or a TLS mode that cannot be kept.
+    /// or authorities that cannot be used.
     pub fn config(&self) -> Result<DatabaseConfig, Error> {
         self.config_in(|name| env::var(name).ok().filter(|value| !value.is_empty()))
     }
@@ -52,18 +56,16 @@ impl DatabaseArgs {
         &self,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<DatabaseConfig, Error> {
+        let tls = TlsSettings { mode: self.db_sslmode, root_cert: self.db_sslrootcert.clone() };
         if let Some(url) = variable("DATABASE_URL") {
-            let mode = url
-                .split_once("sslmode=")
-                .map_or("prefer", |(_, rest)| rest.split(['&', ' ']).next().unwrap_or_default());
-            refuse_tls(mode, "sslmode in DATABASE_URL")?;
-            return DatabaseConfig::from_url(&url);
+            // Who sets DB_SSLMODE beside a URL without one must not get less.
+            return DatabaseConfig::from_url_or(&url, &tls);
         }
-        refuse_tls(&self.db_sslmode, "DB_SSLMODE")?;
         let name = required(self.db_name.as_deref(), "DB_NAME")?;
         let user = required(self.db_user.as_deref(), "DB_USER")?;
         let password = self.password(variable("DB_PASSWORD"))?;
-        Ok(DatabaseConfig::from_parts(&self.db_host, self.db_port, name, user, &password))
+        DatabaseConfig::from_parts(&self.db_host, self.db_port, name, user, &password)
+            .with_tls(&tls)
     }
 
     fn password(&self, variable: Option<String>) -> Result<String, Error> {
@@ -160,19 +162,6 @@ fn required<'a>(value: Option<&'a str>, name: &str) -> Result<&'a str, Error> {
     })
 }
 
-/// A mode that asks for TLS cannot be kept, and falling back to plain text
-/// silently would betray whoever set it.
-fn refuse_tls(mode: &str, setting: &str) -> Result<(), Error> {
-    if matches!(mode, "disable" | "prefer" | "allow" | "") {
-        return Ok(());
-    }
-    Err(Error::Misconfigured {
-        what: format!("{setting} asks for TLS, which is not built in"),
-        remedy: format!("set {setting} to disable or prefer, on a network you trust"),
-        source: None,
-    })
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test")]
 mod tests {
@@ -245,14 +234,16 @@ mod tests {
     }
 
     #[test]
-    fn tls_that_cannot_be_kept_is_refused() {
-        for mode in ["require", "verify-ca", "verify-full", "nonsense"] {
-            let args = parse(&["--db-name=n", "--db-user=u", "--db-sslmode", mode]);
-            assert_eq!(args.config_in(nothing).unwrap_err().exit_code(), 78, "{mode}");
-            let url =
-                |_: &str| Some(format!("postgresql://u@h/n?sslmode={mode}&connect_timeout=1"));
-            assert_eq!(args.config_in(url).unwrap_err().exit_code(), 78, "{mode}");
+    fn tls_is_what_the_url_says_and_else_what_the_settings_say() {
+        let args = parse(&["--db-sslmode=verify-full", "--db-sslrootcert=/nonexistent"]);
+        let with = |url: &'static str| args.config_in(move |_| Some(url.into()));
+        for url in ["postgresql://u@h/n", "host=h user=u sslmode=verify-ca"] {
+            let error = with(url).unwrap_err();
+            assert_eq!(error.exit_code(), 78, "{url}");
+            assert!(error.chain().contains("/nonexistent"), "{}", error.chain());
         }
+        assert!(with("postgresql://u@h/n?sslmode=disable").is_ok());
+        assert_eq!(with("postgresql://u@h/n?sslmode=nonsense").unwrap_err().exit_code(), 78);
     }
 
     #[test]

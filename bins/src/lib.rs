@@ -27,18 +27,17 @@
 
 pub mod args;
 pub mod loading;
+mod logging;
 pub mod operate;
 
-use std::any::Any;
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use lambda_core::Error;
 use tokio::signal::unix::{SignalKind, signal};
 pub use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 /// Exit code of a program that met something it has no name for.
 const UNEXPECTED: u8 = 1;
@@ -97,7 +96,7 @@ pub fn run<W>(name: &'static str, work: W) -> ExitCode
 where
     W: AsyncFnOnce(CancellationToken) -> Result<(), Failure>,
 {
-    let outcome = logging().map_err(Failure::from).and_then(|()| {
+    let outcome = logging::install().map_err(Failure::from).and_then(|()| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
@@ -107,7 +106,10 @@ where
         }));
         // What still blocks a thread (a read from a terminal) must not hold the exit up.
         runtime.shutdown_background();
-        outcome.unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
+        outcome.unwrap_or_else(|panic| {
+            let text = logging::panic_text(panic.as_ref());
+            Err(Failure::unexpected("go on; this is a defect, please report it", text))
+        })
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -129,32 +131,6 @@ pub fn print(line: impl fmt::Display) -> Result<(), Failure> {
             Err(Failure::unexpected("write to standard output", error))
         }
         _ => Ok(()),
-    }
-}
-
-fn logging() -> Result<(), Error> {
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(directives) if !directives.is_empty() => {
-            EnvFilter::try_new(directives).map_err(|error| {
-                setting("RUST_LOG", "write it as level or target=level", Some(error.into()))
-            })?
-        }
-        _ => EnvFilter::new("info"),
-    };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let installed = match std::env::var("LOG_FORMAT").as_deref() {
-        Ok("json") => log.json().flatten_event(true).try_init(),
-        Ok("pretty" | "") | Err(_) => log.with_ansi(io::stderr().is_terminal()).try_init(),
-        Ok(_) => return Err(setting("LOG_FORMAT", "set it to json or pretty", None)),
-    };
-    installed.map_err(|error| setting("the log", "install one subscriber only", Some(error)))
-}
-
-fn setting(name: &str, remedy: &str, source: Option<lambda_core::error::Source>) -> Error {
-    Error::Misconfigured {
-        what: format!("{name} cannot be used as it is set"),
-        remedy: remedy.into(),
-        source,
     }
 }
 
@@ -181,13 +157,4 @@ fn shutdown_on_signal() -> Result<CancellationToken, Failure> {
         std::process::exit(INTERRUPTED);
     });
     Ok(shutdown)
-}
-
-fn panicked(panic: &(dyn Any + Send)) -> Failure {
-    let text = panic
-        .downcast_ref::<&str>()
-        .map(ToString::to_string)
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic".into());
-    Failure::unexpected("go on; this is a defect, please report it", text)
 }

@@ -136,6 +136,9 @@ impl Error {
         match self {
             Self::Temporary { remedy, .. } => Some(remedy),
             Self::Misconfigured { remedy, .. } => Some(remedy),
+            Self::Fenced { .. } => {
+                Some("its holder goes on with it; run this again to see it done")
+            }
             _ => None,
         }
     }
@@ -156,20 +159,26 @@ impl Error {
 
     /// The error, its causes and its remedy on one line.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            let part = error.to_string();
-            if !text.ends_with(&part) {
-                text.push_str(": ");
-                text.push_str(&part);
-            }
-            cause = error.source();
-        }
+        let mut text = causes(self);
         if let Some(remedy) = self.remedy() {
             text.push_str("; ");
             text.push_str(remedy);
         }
         text
     }
+}
+
+/// An error and its causes on one line.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.ends_with(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text
 }

@@ -20,6 +20,8 @@ mod session;
 pub mod sink;
 mod statements;
 mod supersede;
+pub mod tls;
+mod url;
 
 pub use self::config::DatabaseConfig;
 pub use self::connect::{Connection, connect};
@@ -27,3 +29,4 @@ pub use self::dead_letters::DeadLetters;
 pub use self::jobs::{Job, Jobs};
 pub use self::lanes::stream_lanes;
 pub use self::sink::PostgresSink;
+pub use self::tls::{SslMode, TlsSettings};

@@ -19,7 +19,11 @@ const fn verdict(kind: Kind, remedy: &'static str) -> Verdict {
 pub fn of_sqlstate(code: &str) -> Verdict {
     use Kind::{Data, Fatal, Transient};
     match code {
-        "28P01" | "28000" => verdict(Fatal, "check DB_USER and DB_PASSWORD"),
+        "28P01" => verdict(Fatal, "check DB_USER and DB_PASSWORD"),
+        "28000" => verdict(
+            Fatal,
+            "check DB_USER and DB_SSLMODE against the server's pg_hba.conf (hostssl wants TLS)",
+        ),
         "3D000" => verdict(Fatal, "check DB_NAME, or create the database"),
         "3F000" | "42P01" | "42703" | "42704" | "42883" => {
             verdict(Fatal, "the schema is not this version's: run lambda-db-setup")
@@ -56,7 +60,7 @@ pub fn of_sqlstate(code: &str) -> Verdict {
 }
 
 #[cfg(feature = "kafka")]
-pub use self::of_kafka::{kafka, of_kafka};
+pub use self::of_kafka::{kafka, needs_a_person, of_kafka};
 
 #[cfg(feature = "kafka")]
 mod of_kafka {
@@ -110,7 +114,13 @@ mod of_kafka {
             Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => {
                 verdict(Transient, "create the topic, or check KAFKA_TOPIC")
             }
-            Code::SSL => verdict(Transient, "check the TLS settings in KAFKA_CONFIG"),
+            // Of one broker of several perhaps, whose certificate is about to be replaced:
+            // the others are gone on with.
+            Code::SSL => verdict(
+                Transient,
+                "set ssl.ca.location in KAFKA_CONFIG to the authority that signed the brokers' \
+                 certificates, and KAFKA_BOOTSTRAP_SERVERS to names that these hold",
+            ),
             Code::Resolve
             | Code::AllBrokersDown
             | Code::BrokerTransportFailure
@@ -119,6 +129,11 @@ mod of_kafka {
             }
             _ => verdict(Transient, "look at the brokers' logs"),
         }
+    }
+
+    /// Whether librdkafka would try for ever what only a person can mend.
+    pub fn needs_a_person(code: RDKafkaErrorCode) -> bool {
+        of_kafka(code).kind == Kind::Fatal
     }
 
     /// An error met while doing `what` ("read the topic's metadata").
@@ -141,7 +156,10 @@ mod of_kafka {
                     | Code::BrokerTransportFailure
                     | Code::OperationTimedOut,
                 ),
-            ) => Error::Unreachable { server: Server::Kafka, source: Box::new(error) },
+            ) => {
+                let source = format!("{error}; {remedy}").into();
+                Error::Unreachable { server: Server::Kafka, source }
+            }
             _ => Error::Temporary { server: Server::Kafka, what, remedy, source: Box::new(error) },
         }
     }
@@ -155,18 +173,23 @@ mod of_postgres {
     use std::error::Error as _;
 
     use super::{Error, Kind, Verdict, of_sqlstate};
-    use crate::error::Server;
+    use crate::error::{Server, causes};
     use crate::postgres::config::DatabaseConfig;
 
     /// An error met while doing `what` ("store a batch").
     ///
     /// The server's detail and context hold values of rows, so only its code,
-    /// message and the constraint's or column's name are kept.
+    /// message and the constraint's or column's name are kept; and no message where
+    /// it may quote a value (`invalid input syntax`) or is a trigger's own.
     pub fn postgres(error: tokio_postgres::Error, what: &'static str) -> Error {
         let Some(db) = error.as_db_error() else { return without_code(error, what) };
         let code = db.code().code().to_owned();
         let Verdict { kind, remedy } = of_sqlstate(&code);
-        let cause = format!("{} (SQLSTATE {code})", db.message());
+        let cause = if quotes_values(&code) {
+            format!("its log says more (SQLSTATE {code})")
+        } else {
+            format!("{} (SQLSTATE {code})", db.message())
+        };
         match kind {
             // It is there and lets nobody in.
             Kind::Transient if matches!(code.as_str(), "53300" | "57P01" | "57P02" | "57P03") => {
@@ -187,6 +210,16 @@ mod of_postgres {
                 source: Some(cause.into()),
             },
         }
+    }
+
+    /// Whether the message with this code may hold a value of a row: it is about data,
+    /// or of a class that only triggers use.
+    fn quotes_values(code: &str) -> bool {
+        const OF_THE_SERVER: [&str; 16] = [
+            "08", "0A", "25", "26", "28", "3D", "3F", "40", "42", "53", "54", "55", "57", "58",
+            "F0", "XX",
+        ];
+        !code.get(..2).is_some_and(|class| OF_THE_SERVER.contains(&class))
     }
 
     /// As [`postgres`], for what is written to the platform's own tables: no record
@@ -221,9 +254,22 @@ mod of_postgres {
 
     /// An error met while connecting.
     pub fn connecting(error: tokio_postgres::Error, config: &DatabaseConfig) -> Error {
+        if let Some(refusal) = config.refusal(&error) {
+            return refusal;
+        }
         match postgres(error, "let us log in") {
             Error::Misconfigured { what, remedy, source } => {
                 Error::Misconfigured { what: format!("{what} at {config}"), remedy, source }
+            }
+            Error::Unreachable { server, source } => {
+                // Else the server itself has told why.
+                let remedy = if source.is::<tokio_postgres::Error>() {
+                    "; check that it runs, and that DB_HOST and DB_PORT lead to it"
+                } else {
+                    ""
+                };
+                let source = format!("{config}: {}{remedy}", causes(&*source)).into();
+                Error::Unreachable { server, source }
             }
             other => other,
         }

@@ -62,6 +62,7 @@ pub async fn consume<R: Record>(
     let name = source.name().or(sought).unwrap_or_default();
     source.close().await;
     result?;
+    tracing::info!(source = name, "drained and stopped");
     // What others stored counts towards the end, and their commits are not durable
     // before they end themselves (R5).
     let lanes = run.stored.durable_lanes(END_PATIENCE).await?;

@@ -36,8 +36,11 @@ use tracing_subscriber::EnvFilter;
 
 use crate::Failure;
 use crate::processes::Program;
+use crate::servers::certificates::Identity;
 use crate::servers::postgres::Collation;
-use crate::servers::{Database, Kafka, OwnKafka, OwnPostgres, Servers, SmallDiskPostgres, docker};
+use crate::servers::{
+    Database, Kafka, OwnKafka, OwnPostgres, SecuredKafka, Servers, SmallDiskPostgres, docker,
+};
 
 /// How long a test may take before it counts as hung.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -113,6 +116,12 @@ impl Suite {
         B: AsyncFnOnce(Context) -> Result<(), Failure> + Send + 'static,
     {
         self.add(Need::Docker, name, body);
+    }
+
+    /// A test that these programs cannot pass as they were built, reported as ignored.
+    pub fn ignored(&mut self, name: &str, why: &'static str) {
+        let ignored = move || Ok(Completion::ignored_with(why));
+        self.trials.push(Trial::ignorable_test(name, ignored));
     }
 
     fn add<B>(&mut self, need: Need, name: &str, body: B)
@@ -301,7 +310,26 @@ impl Context {
     /// # Errors
     /// When it cannot be started.
     pub async fn own_postgres(&self, settings: &[&str]) -> Result<OwnPostgres, Failure> {
-        OwnPostgres::start(self.shared.servers.scratch(), settings).await
+        OwnPostgres::start(self.shared.servers.scratch(), settings, &[]).await
+    }
+
+    /// As [`Context::own_postgres`], with TLS by this certificate; `access` are the lines
+    /// of its `pg_hba.conf`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn tls_postgres(
+        &self,
+        identity: &Identity,
+        access: &str,
+    ) -> Result<OwnPostgres, Failure> {
+        let files = [
+            ("server.crt", identity.certificate.as_str()),
+            ("server.key", identity.key.as_str()),
+            ("pg_hba.conf", access),
+        ];
+        OwnPostgres::start(self.shared.servers.scratch(), &["ssl=on", "log_connections=on"], &files)
+            .await
     }
 
     /// A PostgreSQL of this test's own with a tablespace on a disk of so many bytes.
@@ -320,6 +348,15 @@ impl Context {
     /// When it cannot be started.
     pub async fn own_kafka(&self, port: Option<u16>) -> Result<OwnKafka, Failure> {
         OwnKafka::start(self.shared.servers.scratch(), port).await
+    }
+
+    /// A Kafka broker of this test's own that is spoken to over TLS. For tests that need a
+    /// Docker engine only.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn secured_kafka(&self, identity: &Identity) -> Result<SecuredKafka, Failure> {
+        SecuredKafka::start(self.shared.servers.scratch(), identity).await
     }
 
     /// A new empty folder.

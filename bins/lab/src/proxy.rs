@@ -227,6 +227,10 @@ async fn drain(mut from: impl AsyncRead + Unpin) -> std::io::Result<()> {
     tokio::io::copy(&mut from, &mut sink()).await.map(drop)
 }
 
+/// A question for TLS, which comes before a connection's first message and looks like it.
+/// Servers here answer no.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+
 /// The first whole message: a length of four bytes that counts itself, behind a
 /// type in all but a connection's first one (PostgreSQL's manual, 53.7).
 fn take_message(bytes: &mut Vec<u8>, started: &mut bool) -> Option<Vec<u8>> {
@@ -236,8 +240,8 @@ fn take_message(bytes: &mut Vec<u8>, started: &mut bool) -> Option<Vec<u8>> {
     if bytes.len() < end {
         return None;
     }
-    *started = true;
     let rest = bytes.split_off(end);
+    *started |= *bytes != SSL_REQUEST;
     Some(mem::replace(bytes, rest))
 }
 
@@ -281,15 +285,15 @@ mod tests {
         let startup = [0, 0, 0, 8, 0, 3, 0, 0];
         let commit = *b"Q\0\0\0\x0bCOMMIT\0";
         let copy = *b"d\0\0\0\x06ab";
-        let stream = [&startup[..], &commit, &copy].concat();
+        let stream = [&SSL_REQUEST[..], &startup, &commit, &copy].concat();
         let (mut bytes, mut started, mut messages) = (Vec::new(), false, Vec::new());
         for byte in stream {
             bytes.push(byte);
             messages.extend(take_message(&mut bytes, &mut started));
         }
-        assert_eq!(messages, [&startup[..], &commit, &copy]);
+        assert_eq!(messages, [&SSL_REQUEST[..], &startup, &commit, &copy]);
         let found = |at: At| messages.iter().map(|message| at.is(message)).collect::<Vec<_>>();
-        assert_eq!(found(At::Commit), [false, true, false]);
-        assert_eq!(found(At::Copy), [false, false, true]);
+        assert_eq!(found(At::Commit), [false, false, true, false]);
+        assert_eq!(found(At::Copy), [false, false, false, true]);
     }
 }

@@ -2,6 +2,7 @@
 //! that ends with something every machine has, started when first asked for,
 //! and gone when [`Servers`] is dropped or its process dies.
 
+pub mod certificates;
 pub mod docker;
 pub mod kafka;
 pub mod local_postgres;
@@ -9,6 +10,7 @@ pub mod login;
 pub mod own;
 pub mod postgres;
 pub mod scratch;
+pub mod secured_kafka;
 pub mod tools;
 
 use std::sync::Arc;
@@ -19,6 +21,7 @@ pub use self::kafka::Kafka;
 pub use self::own::{OwnKafka, OwnPostgres, SmallDiskPostgres};
 pub use self::postgres::{Database, Postgres};
 pub use self::scratch::Scratch;
+pub use self::secured_kafka::SecuredKafka;
 use crate::Failure;
 
 /// The servers of one process, each started at most once.

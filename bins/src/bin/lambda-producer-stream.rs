@@ -1,5 +1,6 @@
 //! `lambda-producer-stream`: fills a Kafka topic with transactions.
 
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -67,7 +68,9 @@ fn main() -> ExitCode {
         let config = args.config()?;
         let work = move || produce(&config, || shutdown.is_cancelled());
         let produced = tokio::task::spawn_blocking(work).await;
-        report(&produced.map_err(|panic| Failure::unexpected("produce", panic))??, output)
+        // A panic goes on here, where its message is kept out of the log.
+        let produced = produced.unwrap_or_else(|error| resume_unwind(error.into_panic()));
+        report(&produced?, output)
     })
 }
 

@@ -28,6 +28,10 @@ const CLASSIC_DEFAULTS: &[(&str, &str)] = &[
     ("session.timeout.ms", "6000"),
 ];
 
+/// What every client sets that speaks TLS, unless `KAFKA_CONFIG` says otherwise: the
+/// OpenSSL in it does not know by itself where this machine keeps its authorities.
+const TLS_DEFAULTS: &[(&str, &str)] = &[("ssl.ca.location", "probe")];
+
 /// What a consumer sets whatever `KAFKA_CONFIG` says: positions live in the
 /// database, so Kafka must neither move nor guess one (R17).
 const CONSUMER_FORCED: &[(&str, &str)] = &[
@@ -180,6 +184,10 @@ impl KafkaConfig {
             config.set(key, value);
         }
         self.defaults(&mut config, defaults);
+        let protocol = self.extra.get("security.protocol");
+        if protocol.is_some_and(|it| is_tls(it)) && !self.extra.contains_key("ssl.ca.pem") {
+            self.defaults(&mut config, TLS_DEFAULTS);
+        }
         config
     }
 
@@ -219,10 +227,29 @@ impl KafkaConfig {
             ));
         }
         self.check_assignors()?;
+        self.check_tls()?;
         // librdkafka tells unknown keys and values apart only when it builds a client's settings.
         self.consumer().create_native_config().map_err(|error| refused(&error))?;
         self.producer().create_native_config().map_err(|error| refused(&error))?;
         Ok(())
+    }
+
+    /// Refuses in its own words what librdkafka without OpenSSL cannot do.
+    fn check_tls(&self) -> Result<(), Error> {
+        let asks = |key: &str, value: &str| match key {
+            "security.protocol" => is_tls(value),
+            "sasl.mechanism" | "sasl.mechanisms" => value.to_ascii_uppercase().starts_with("SCRAM"),
+            _ => key.starts_with("ssl."),
+        };
+        match self.extra.iter().find(|(key, value)| asks(key, value)) {
+            Some((key, _)) if !cfg!(feature = "kafka-tls") => Err(Error::misconfigured(
+                format!(
+                    "KAFKA_CONFIG sets {key}, and this program was built without TLS for Kafka"
+                ),
+                "use one that was built with the Cargo feature kafka-tls",
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn check_assignors(&self) -> Result<(), Error> {
@@ -255,7 +282,7 @@ fn parse_extra(text: &str) -> Result<BTreeMap<String, String>, Error> {
         // The line itself may hold a password, so only its number is told.
         let pair = line.split_once('=').map(|(key, value)| (key.trim(), value.trim()));
         match pair {
-            Some((key, value)) if !key.is_empty() && !line.contains('\0') => {
+            Some((key, value)) if is_key(key) && !line.contains('\0') => {
                 extra.insert(key.to_owned(), value.to_owned());
             }
             _ => {
@@ -269,6 +296,18 @@ fn parse_extra(text: &str) -> Result<BTreeMap<String, String>, Error> {
     Ok(extra)
 }
 
+/// Whether this value of `security.protocol` asks for TLS.
+fn is_tls(protocol: &str) -> bool {
+    protocol.to_ascii_lowercase().contains("ssl")
+}
+
+/// Whether a key looks like one of librdkafka's. Else it is not told: it may be a piece of
+/// a password or of a private key that was broken into lines.
+fn is_key(key: &str) -> bool {
+    let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_');
+    !key.is_empty() && key.bytes().all(allowed)
+}
+
 fn force(config: &mut ClientConfig, settings: &[(&str, &str)]) {
     for (key, value) in settings {
         config.set(*key, *value);
@@ -280,8 +319,7 @@ pub(crate) fn refused(error: &KafkaError) -> Error {
     match error {
         KafkaError::ClientConfig(_, _, key, _) => Error::misconfigured(
             format!("librdkafka refuses the setting {key}"),
-            "check KAFKA_CONFIG against librdkafka's CONFIGURATION.md; \
-             SASL and TLS need a build with them",
+            "check KAFKA_CONFIG against librdkafka's CONFIGURATION.md",
         ),
         other => Error::Misconfigured {
             what: "librdkafka refuses its settings".into(),
@@ -382,6 +420,34 @@ mod tests {
     }
 
     #[test]
+    #[cfg(not(feature = "kafka-tls"))]
+    fn what_needs_tls_is_refused_by_a_build_without_it() {
+        for extra in [
+            "security.protocol=SASL_SSL",
+            "security.protocol=ssl",
+            "sasl.mechanism=SCRAM-SHA-512",
+            "ssl.ca.location=/ca.pem",
+        ] {
+            assert!(remedy_of(extra).contains("kafka-tls"), "{extra}");
+        }
+        let plain = "security.protocol=sasl_plaintext\nsasl.mechanism=PLAIN\nsasl.username=u\n\
+                     sasl.password=p";
+        assert!(with(plain).is_ok());
+    }
+
+    #[test]
+    #[cfg(feature = "kafka-tls")]
+    fn authorities_are_looked_for_on_this_machine_unless_they_are_named() {
+        let location = |extra: &str| {
+            let config = with(&format!("security.protocol=ssl\n{extra}")).unwrap().producer();
+            config.get("ssl.ca.location").map(str::to_owned)
+        };
+        assert_eq!(location("").as_deref(), Some("probe"));
+        assert_eq!(location("ssl.ca.location=/ca.pem").as_deref(), Some("/ca.pem"));
+        assert_eq!(location("ssl.ca.pem=x"), None);
+    }
+
+    #[test]
     fn no_secret_is_ever_shown() {
         let config = with("sasl.username=me\nsasl.password=hunter2");
         let shown = match config {
@@ -391,5 +457,7 @@ mod tests {
         assert!(!shown.contains("hunter2"), "{shown}");
         let refused = with("sasl.mechanism=hunter2\nno=hunter2").unwrap_err();
         assert!(!refused.chain().contains("hunter2"), "{}", refused.chain());
+        let broken = with("ssl.key.pem=-----BEGIN\nMIIHunter2==").unwrap_err();
+        assert!(!broken.chain().contains("Hunter2"), "{}", broken.chain());
     }
 }

@@ -131,12 +131,19 @@ impl<R> fmt::Debug for Context<R> {
 }
 
 /// The context of a client that only asks: what goes wrong is in its answers.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Asking;
+#[derive(Debug, Default)]
+pub(super) struct Asking {
+    complaints: Complaints,
+}
 
 impl ClientContext for Asking {
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "Kafka");
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::SSL) {
+            // Its answers only say that nobody came to an agreement.
+            self.complaints.note(&error, reason);
+        } else {
+            tracing::debug!(%error, reason, "Kafka");
+        }
     }
 
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -155,9 +162,11 @@ pub(super) fn list(topic: &str, partitions: &[i32]) -> TopicPartitionList {
     list
 }
 
-/// Passes librdkafka's log on.
+/// Passes librdkafka's log on. Connections that fail are told by [`Complaints`], which
+/// does not repeat itself.
 pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
+        _ if facility == "FAIL" => tracing::debug!(facility, "librdkafka: {message}"),
         RDKafkaLogLevel::Emerg
         | RDKafkaLogLevel::Alert
         | RDKafkaLogLevel::Critical
@@ -191,7 +200,7 @@ impl Complaints {
         if !told_lately {
             last.insert(code as i32, now);
             let remedy = remedy::of_kafka(code).remedy;
-            tracing::warn!(%code, remedy, "Kafka: {reason}");
+            tracing::warn!(%code, reason, remedy, "Kafka reports an error");
         }
     }
 }

@@ -121,7 +121,8 @@ impl<R: Record> Poller<R> {
     fn wait_for_topic(&self, consumer: &BaseConsumer<Context<R>>) -> Result<bool, Error> {
         let mut backoff = Backoff::default();
         loop {
-            match topic::describe(consumer.client(), self.config.topic()) {
+            let described = topic::describe(consumer.client(), self.config.topic());
+            match described.map_err(|error| topic::reason(consumer, error)) {
                 Ok(topic) => {
                     self.same_cluster(&topic.source)?;
                     tracing::info!(

@@ -73,6 +73,7 @@ impl<T: Send + Sync + 'static> Producer<T> {
                     let retry_in = backoff.next_delay();
                     tracing::warn!(error = error.chain(), ?retry_in, "waiting for {}", self.topic);
                     self.pause(retry_in, &stopped);
+                    self.failure()?;
                 }
                 Err(error) => return Err(error),
             }
@@ -178,11 +179,19 @@ impl<T> Reports<T> {
     fn delivered(&self) -> std::sync::MutexGuard<'_, Vec<Delivered<T>>> {
         self.delivered.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The first failure is the one that is told.
+    fn fail(&self, error: KafkaError) {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
 }
 
 impl<T: Send + Sync> ClientContext for Reports<T> {
     fn error(&self, error: KafkaError, reason: &str) {
         self.complaints.note(&error, reason);
+        if error.rdkafka_error_code().is_some_and(remedy::needs_a_person) {
+            self.fail(error);
+        }
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -201,8 +210,7 @@ impl<T: Send + Sync + 'static> ProducerContext for Reports<T> {
                 offset: message.offset(),
             }),
             Err((error, _)) => {
-                let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-                failed.get_or_insert_with(|| error.clone());
+                self.fail(error.clone());
             }
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::client::{Client, ClientContext};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::metadata::MetadataPartition;
 use rdkafka::types::RDKafkaErrorCode;
@@ -21,6 +21,9 @@ use crate::remedy;
 /// How long one question may take. The group goes on without the poll loop for
 /// minutes, but a person at a terminal waits for it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a client is listened to for what it has heard already.
+const EVENTS_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// How long the poll loop waits for the offsets of one partition.
 const OFFSETS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -49,7 +52,7 @@ pub(super) type Observer = BaseConsumer<Asking>;
 
 /// Makes an [`Observer`].
 pub(super) fn observer(config: &KafkaConfig) -> Result<Observer, Error> {
-    config.observer().create_with_context(Asking).map_err(|error| refused(&error))
+    config.observer().create_with_context(Asking::default()).map_err(|error| refused(&error))
 }
 
 /// Asks for a topic.
@@ -88,6 +91,23 @@ pub(super) fn source<C: ClientContext>(client: &Client<C>, topic: &str) -> Resul
         source: topic.to_owned().into(),
     })?;
     Ok(format!("{cluster}/{topic}"))
+}
+
+/// Why a question was not answered, if the client has meanwhile heard of what only a
+/// person can mend (a wrong password); else `error`. The question itself just times out.
+pub(super) fn reason<C: ConsumerContext>(consumer: &BaseConsumer<C>, error: Error) -> Error {
+    if error.kind() != Kind::Transient {
+        return error;
+    }
+    // Nothing is assigned: what comes are errors, and lines for the log.
+    while let Some(event) = consumer.poll(EVENTS_TIMEOUT) {
+        if let Err(told) = event
+            && told.rdkafka_error_code().is_some_and(remedy::needs_a_person)
+        {
+            return remedy::kafka(told, "let us in");
+        }
+    }
+    error
 }
 
 /// Asks which offsets a partition keeps.
@@ -148,7 +168,8 @@ pub(super) async fn asking<T: Send + 'static>(
 
 fn ask_ends(config: &KafkaConfig) -> Result<Ends, Error> {
     let client = observer(config)?;
-    let topic = describe(client.client(), config.topic())?;
+    let topic =
+        describe(client.client(), config.topic()).map_err(|error| reason(&client, error))?;
     let mut ends = BTreeMap::new();
     for partition in topic.partitions {
         ends.insert(partition, kept(client.client(), config.topic(), partition)?.high);

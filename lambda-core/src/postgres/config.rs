@@ -3,40 +3,86 @@
 use std::fmt;
 use std::time::Duration;
 
+use tokio_postgres::config::{Host, SslMode};
+
 use crate::error::Error;
+use crate::postgres::tls::{Tls, TlsSettings};
+use crate::postgres::url;
 
 /// Prefix of `application_name` on every connection of this platform: it marks
 /// the backends that a claim may end (R13).
 pub const APPLICATION_PREFIX: &str = "lambda";
 
-/// Where a database is and how to log in. Its `Debug` and `Display` never show
+/// Where a database is, how to log in, and over what. Its `Debug` and `Display` never show
 /// the password.
 #[derive(Clone)]
 pub struct DatabaseConfig {
     config: tokio_postgres::Config,
+    tls: Tls,
 }
 
 impl DatabaseConfig {
     /// Reads a URL (`postgresql://user:password@host:port/database`) or a
-    /// `key=value` string.
+    /// `key=value` string, `sslmode` and `sslrootcert` included.
     ///
     /// # Errors
     /// [`Error::Misconfigured`], without the text, which may hold a password.
     pub fn from_url(url: &str) -> Result<Self, Error> {
-        let config: tokio_postgres::Config =
-            url.parse().map_err(|source| Error::Misconfigured {
-                what: "the database URL cannot be read".into(),
-                remedy: "write it as postgresql://user:password@host:port/database".into(),
-                source: Some(Box::new(source)),
-            })?;
-        Ok(Self { config })
+        Self::from_url_or(url, &TlsSettings::default())
     }
 
-    /// A database by its parts.
+    /// As [`Self::from_url`]; what the URL does not say of TLS, `tls` does.
+    ///
+    /// # Errors
+    /// As [`Self::from_url`].
+    pub fn from_url_or(url: &str, tls: &TlsSettings) -> Result<Self, Error> {
+        let parted = url::part(url)?;
+        let said = TlsSettings {
+            mode: parted.mode.map_or(Ok(tls.mode), |mode| mode.parse())?,
+            root_cert: parted.root_cert.or_else(|| tls.root_cert.clone()),
+        };
+        // The parser's own words may hold a piece of a password that was not quoted.
+        let mut config: tokio_postgres::Config = parted.rest.parse().map_err(|_| {
+            Error::misconfigured(
+                "the database URL cannot be read",
+                "write it as postgresql://user:password@host:port/database with / @ ? and % of the \
+                 password percent-encoded; client certificates (sslcert) are not supported",
+            )
+        })?;
+        if config.get_hosts().is_empty() {
+            // TLS wants a name, be it the address.
+            for address in config.get_hostaddrs().to_vec() {
+                config.host(address.to_string());
+            }
+        }
+        Self { config, tls: Tls::default() }.with_tls(&said)
+    }
+
+    /// A database by its parts, over TLS if the server can ([`SslMode::Prefer`]).
+    ///
+    /// [`SslMode::Prefer`]: crate::postgres::SslMode::Prefer
     pub fn from_parts(host: &str, port: u16, name: &str, user: &str, password: &str) -> Self {
         let mut config = tokio_postgres::Config::new();
         config.host(host).port(port).dbname(name).user(user).password(password);
-        Self { config }
+        Self { config, tls: Tls::default() }
+    }
+
+    /// The same database over connections that `tls` secures.
+    ///
+    /// # Errors
+    /// [`Error::Misconfigured`] when the authorities that `tls` names cannot be used.
+    pub fn with_tls(self, tls: &TlsSettings) -> Result<Self, Error> {
+        Ok(Self { tls: Tls::new(tls)?, ..self })
+    }
+
+    /// How connections are secured.
+    pub(super) fn tls(&self) -> &Tls {
+        &self.tls
+    }
+
+    /// What went wrong with TLS, if a person has to mend it.
+    pub(crate) fn refusal(&self, error: &tokio_postgres::Error) -> Option<Error> {
+        self.tls.refusal(error, &self.to_string())
     }
 
     /// The same server and user, another database.
@@ -44,7 +90,7 @@ impl DatabaseConfig {
     pub fn with_database(&self, name: &str) -> Self {
         let mut config = self.config.clone();
         config.dbname(name);
-        Self { config }
+        Self { config, tls: self.tls.clone() }
     }
 
     /// The same server and database, another user.
@@ -52,13 +98,20 @@ impl DatabaseConfig {
     pub fn with_user(&self, user: &str, password: &str) -> Self {
         let mut config = self.config.clone();
         config.user(user).password(password);
-        Self { config }
+        Self { config, tls: self.tls.clone() }
     }
 
     /// The settings of a connection for `purpose`, a word that people see in
     /// `pg_stat_activity`.
     pub(crate) fn for_purpose(&self, purpose: &str) -> tokio_postgres::Config {
         let mut config = self.config.clone();
+        let local = |host: &Host| !matches!(host, Host::Tcp(_));
+        if !config.get_hosts().is_empty() && config.get_hosts().iter().all(local) {
+            // What goes through a socket leaves no machine: libpq too asks for no TLS there.
+            config.ssl_mode(SslMode::Disable);
+        } else {
+            config.ssl_mode(self.tls.mode());
+        }
         config.application_name(format!("{APPLICATION_PREFIX}-{purpose}"));
         config.connect_timeout(Duration::from_secs(5));
         // A server or link that goes silent is noticed within half a minute.
@@ -73,9 +126,9 @@ impl DatabaseConfig {
 impl fmt::Display for DatabaseConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = match self.config.get_hosts().first() {
-            Some(tokio_postgres::config::Host::Tcp(host)) => host.clone(),
+            Some(Host::Tcp(host)) => host.clone(),
             #[cfg(unix)]
-            Some(tokio_postgres::config::Host::Unix(path)) => path.display().to_string(),
+            Some(Host::Unix(path)) => path.display().to_string(),
             None => "localhost".into(),
         };
         let port = self.config.get_ports().first().copied().unwrap_or(5432);

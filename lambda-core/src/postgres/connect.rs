@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use crate::delivery::retry::Backoff;
 use crate::error::{Error, Kind, Server};
@@ -74,10 +74,11 @@ impl Drop for Connection {
 ///
 /// # Errors
 /// `Transient` when the server is not there or not ready; `Fatal` for a wrong
-/// password, user or database.
+/// password, user or database, and for a server that does not prove what TLS asks it to.
 pub async fn connect(config: &DatabaseConfig, purpose: &str) -> Result<Connection, Error> {
     // The connect timeout of the settings ends where the server begins to answer.
-    let connected = tokio::time::timeout(LOGIN_TIMEOUT, log_in(config, purpose)).await;
+    // Boxed: what TLS needs is large, and would be in every future that connects.
+    let connected = tokio::time::timeout(LOGIN_TIMEOUT, Box::pin(log_in(config, purpose))).await;
     connected
         .map_err(|_| Error::Unreachable {
             server: Server::Postgres,
@@ -90,7 +91,8 @@ async fn log_in(
     config: &DatabaseConfig,
     purpose: &str,
 ) -> Result<Connection, tokio_postgres::Error> {
-    let (client, connection) = config.for_purpose(purpose).connect(NoTls).await?;
+    let (client, connection) =
+        config.for_purpose(purpose).connect(config.tls().connector()).await?;
     let task = tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a connection to PostgreSQL ended");

@@ -401,7 +401,8 @@ impl Heartbeat {
                 }
                 // Claims decide, so the work goes on without the lease.
                 Err(error) => {
-                    tracing::warn!(error = error.chain(), "the lease could not be renewed");
+                    let job = job::job_id(self.number);
+                    tracing::warn!(job, error = error.chain(), "the lease could not be renewed");
                 }
             }
             tokio::time::sleep(HEARTBEAT / 5).await;

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -37,16 +37,28 @@ pub struct LocalPostgres {
 
 impl LocalPostgres {
     /// Makes a database cluster in the scratch folder and starts its server, with
-    /// `settings` (`name=value`) beside the usual ones.
+    /// `settings` (`name=value`) beside the usual ones and `files` (name and content)
+    /// in its data folder, in place of those of the same name.
     ///
     /// # Errors
     /// When programs are missing, or one of them fails: with what it said.
-    pub async fn start(scratch: &Arc<Scratch>, settings: &[&str]) -> Result<Self, Failure> {
+    pub async fn start(
+        scratch: &Arc<Scratch>,
+        settings: &[&str],
+        files: &[(&str, &str)],
+    ) -> Result<Self, Failure> {
         let tools = tools::find().await?;
         let user = Unprivileged::find()?;
         let folder = scratch.folder("postgres")?;
         let password = Uuid::new_v4().simple().to_string();
         init(&tools, &folder, &user, &password)?;
+        for (name, content) in files {
+            let path = folder.join("data").join(name);
+            fs::write(&path, content)?;
+            // A key that others can read is refused.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+            user.give(&path)?;
+        }
         let settings: Vec<String> =
             SETTINGS.iter().chain(settings).map(|setting| (*setting).to_owned()).collect();
         let mut attempts = 0;
@@ -157,6 +169,14 @@ impl LocalPostgres {
             }
         }
         Err("PostgreSQL did not get ready within 30 s".into())
+    }
+
+    /// What it has logged so far.
+    ///
+    /// # Errors
+    /// When its log cannot be read.
+    pub fn log(&self) -> Result<String, Failure> {
+        Ok(fs::read_to_string(log(&self.folder))?)
     }
 
     /// Its maintenance database, as its superuser.

@@ -24,8 +24,12 @@ pub struct OwnPostgres {
 }
 
 impl OwnPostgres {
-    pub(crate) async fn start(scratch: &Arc<Scratch>, settings: &[&str]) -> Result<Self, Failure> {
-        let server = LocalPostgres::start(scratch, settings).await?;
+    pub(crate) async fn start(
+        scratch: &Arc<Scratch>,
+        settings: &[&str],
+        files: &[(&str, &str)],
+    ) -> Result<Self, Failure> {
+        let server = LocalPostgres::start(scratch, settings, files).await?;
         Ok(Self { databases: Postgres::borrowed(server.admin().clone()), server })
     }
 

@@ -83,7 +83,7 @@ impl Postgres {
     /// # Errors
     /// As for [`LocalPostgres::start`].
     pub async fn local(scratch: &Arc<Scratch>) -> Result<Self, Failure> {
-        let server = LocalPostgres::start(scratch, &[]).await?;
+        let server = LocalPostgres::start(scratch, &[], &[]).await?;
         Ok(Self::of(server.admin().clone(), Server::Local(Box::new(server))))
     }
 

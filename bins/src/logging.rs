@@ -1,0 +1,85 @@
+//! The log on standard error, and what never gets into it: secrets and records' values,
+//! whatever `RUST_LOG` says.
+
+use std::any::Any;
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::env;
+use std::io::{self, IsTerminal};
+use std::panic::{self, PanicHookInfo};
+
+use lambda_core::Error;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
+
+/// Sets the log up, by `RUST_LOG` and `LOG_FORMAT`; panics are told in it.
+pub(crate) fn install() -> Result<(), Error> {
+    let filter = match env::var("RUST_LOG") {
+        Ok(directives) if !directives.is_empty() => {
+            EnvFilter::try_new(directives).map_err(|error| {
+                setting("RUST_LOG", "write it as level or target=level", Some(error.into()))
+            })?
+        }
+        _ => EnvFilter::new("info"),
+    };
+    let log = fmt::layer().with_writer(io::stderr);
+    let log = match env::var("LOG_FORMAT").as_deref() {
+        Ok("json") => log.json().flatten_event(true).boxed(),
+        Ok("pretty" | "") | Err(_) => log.with_ansi(io::stderr().is_terminal()).boxed(),
+        Ok(_) => return Err(setting("LOG_FORMAT", "set it to json or pretty", None)),
+    };
+    let installed =
+        registry().with(log.with_filter(filter_fn(is_discreet))).with(filter).try_init();
+    installed.map_err(|error| {
+        setting("the log", "install one subscriber only", Some(Box::new(error)))
+    })?;
+    panic::set_hook(Box::new(tell_panic));
+    Ok(())
+}
+
+/// Whether what an event says can hold no value of a record and no secret. tokio-postgres
+/// logs statements with their parameters, a new role's password verifier among them, and
+/// passes on the notices of triggers, which may quote the row.
+fn is_discreet(event: &Metadata<'_>) -> bool {
+    let crate_name = event.target().split("::").next().unwrap_or_default();
+    crate_name != "tokio_postgres" || *event.level() <= Level::WARN
+}
+
+fn tell_panic(panic: &PanicHookInfo<'_>) {
+    let at = panic.location().map(ToString::to_string).unwrap_or_default();
+    let backtrace = Backtrace::capture();
+    let backtrace =
+        (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    let panic = panic_text(panic.payload());
+    tracing::error!(at, panic, backtrace, "a defect, please report it");
+}
+
+/// What a panic says, if that was written down in the code. What was put together when
+/// it happened may quote a record: the message of a string cut in the middle of a
+/// character does.
+pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> &'static str {
+    payload.downcast_ref::<&'static str>().copied().unwrap_or("(its message may hold values)")
+}
+
+fn setting(name: &str, remedy: &str, source: Option<lambda_core::error::Source>) -> Error {
+    Error::Misconfigured {
+        what: format!("{name} cannot be used as it is set"),
+        remedy: remedy.into(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_messages_that_stand_in_the_code_are_told_of_a_panic() {
+        let said = |payload: Box<dyn Any + Send>| panic_text(payload.as_ref());
+        assert_eq!(said(Box::new("written down")), "written down");
+        let quoting = format!("cannot cut {:?}", "4711 EUR");
+        assert!(!said(Box::new(quoting)).contains("4711"));
+    }
+}

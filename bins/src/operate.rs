@@ -2,3 +2,4 @@
 //! and what is printed of its answer.
 
 pub mod jobs;
+pub mod table;

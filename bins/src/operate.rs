@@ -3,3 +3,5 @@
 
 pub mod jobs;
 pub mod table;
+pub mod topic;
+pub mod wait_for;

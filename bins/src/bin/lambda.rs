@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use lambda_bins::operate::jobs;
+use lambda_bins::operate::{jobs, topic, wait_for};
 
 /// Looks after the platform.
 #[derive(Debug, Parser)]
@@ -17,11 +17,17 @@ struct Args {
 enum Command {
     /// List the jobs, newest first
     Jobs(jobs::JobsArgs),
+    /// Create the topic, or bring it to what is asked for
+    Topic(topic::TopicArgs),
+    /// Wait until something is there
+    WaitFor(wait_for::WaitForArgs),
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    lambda_bins::run("lambda", async |_| match &args.command {
+    lambda_bins::run("lambda", async |shutdown| match &args.command {
         Command::Jobs(args) => jobs::run(args).await,
+        Command::Topic(args) => topic::run(args).await,
+        Command::WaitFor(args) => wait_for::run(args, &shutdown).await,
     })
 }

@@ -37,7 +37,10 @@ use tracing_subscriber::EnvFilter;
 use crate::Failure;
 use crate::processes::Program;
 use crate::servers::postgres::Collation;
-use crate::servers::{Database, Kafka, OwnKafka, OwnPostgres, Servers, SmallDiskPostgres, docker};
+use crate::servers::{
+    Database, Kafka, OwnKafka, OwnPostgres, PgBouncer, Servers, SmallDiskPostgres, docker,
+    pgbouncer,
+};
 
 /// How long a test may take before it counts as hung.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -50,6 +53,7 @@ enum Need {
     Kafka,
     RealKafka,
     Docker,
+    PgBouncer,
 }
 
 /// What all tests of a binary share.
@@ -113,6 +117,15 @@ impl Suite {
         B: AsyncFnOnce(Context) -> Result<(), Failure> + Send + 'static,
     {
         self.add(Need::Docker, name, body);
+    }
+
+    /// A test that needs PostgreSQL and the program of PgBouncer; ignored where there is
+    /// none.
+    pub fn pgbouncer<B>(&mut self, name: &str, body: B)
+    where
+        B: AsyncFnOnce(Context) -> Result<(), Failure> + Send + 'static,
+    {
+        self.add(Need::PgBouncer, name, body);
     }
 
     fn add<B>(&mut self, need: Need, name: &str, body: B)
@@ -191,6 +204,12 @@ async fn prepare(servers: &Servers, need: Need) -> Result<Option<&'static str>, 
                 if !docker::available().await? {
                     return Ok(Some("needs containers, and no Docker engine answers"));
                 }
+            }
+            Need::PgBouncer => {
+                if pgbouncer::find().is_none() {
+                    return Ok(Some("needs pgbouncer, which is not installed"));
+                }
+                servers.postgres().await?;
             }
         }
         Ok(None)
@@ -311,6 +330,19 @@ impl Context {
     /// When it cannot be started.
     pub async fn small_disk_postgres(&self, bytes: i64) -> Result<SmallDiskPostgres, Failure> {
         SmallDiskPostgres::start(self.shared.servers.scratch(), bytes).await
+    }
+
+    /// PgBouncer in front of a database, with `settings` (`name=value`). For tests that
+    /// need it only.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn pgbouncer(
+        &self,
+        database: &Database,
+        settings: &[&str],
+    ) -> Result<PgBouncer, Failure> {
+        PgBouncer::start(self.shared.servers.scratch(), database.login(), settings).await
     }
 
     /// A Kafka cluster of this test's own, to be broken, with an id of its own; on

@@ -7,6 +7,7 @@ pub mod kafka;
 pub mod local_postgres;
 pub mod login;
 pub mod own;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod scratch;
 pub mod tools;
@@ -17,6 +18,7 @@ use tokio::sync::OnceCell;
 
 pub use self::kafka::Kafka;
 pub use self::own::{OwnKafka, OwnPostgres, SmallDiskPostgres};
+pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{Database, Postgres};
 pub use self::scratch::Scratch;
 use crate::Failure;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use lambda_bins::operate::{jobs, topic, wait_for};
+use lambda_bins::operate::{doctor, jobs, topic, wait_for};
 
 /// Looks after the platform.
 #[derive(Debug, Parser)]
@@ -15,6 +15,8 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Check servers, schema, roles, topic and lag, and say what to do
+    Doctor(doctor::DoctorArgs),
     /// List the jobs, newest first
     Jobs(jobs::JobsArgs),
     /// Create the topic, or bring it to what is asked for
@@ -26,6 +28,7 @@ enum Command {
 fn main() -> ExitCode {
     let args = Args::parse();
     lambda_bins::run("lambda", async |shutdown| match &args.command {
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Jobs(args) => jobs::run(args).await,
         Command::Topic(args) => topic::run(args).await,
         Command::WaitFor(args) => wait_for::run(args, &shutdown).await,

@@ -50,6 +50,13 @@ const INTERRUPTED: i32 = 75;
 pub enum Failure {
     /// An error of the platform, which knows its exit code and remedy.
     Platform(Error),
+    /// The work was done, and what it found is told and decides the exit code.
+    Found {
+        /// What was found.
+        what: String,
+        /// The exit code.
+        code: u8,
+    },
     /// Something else, while doing what `what` says ("write the summary").
     Unexpected {
         /// What was being done.
@@ -71,6 +78,7 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Platform(error) => error.exit_code(),
+            Self::Found { code, .. } => *code,
             Self::Unexpected { .. } => UNEXPECTED,
         }
     }
@@ -78,6 +86,7 @@ impl Failure {
     fn chain(&self) -> String {
         match self {
             Self::Platform(error) => error.chain(),
+            Self::Found { what, .. } => what.clone(),
             Self::Unexpected { what, source } => format!("cannot {what}: {source}"),
         }
     }

@@ -2,8 +2,11 @@
 //! and what is printed of its answer.
 
 pub mod dead_letters;
+pub mod doctor;
 pub mod jobs;
 pub mod table;
+pub mod topic;
+pub mod wait_for;
 
 use std::time::Duration;
 

@@ -11,6 +11,7 @@
 //! message was found to be there still (R18). Kafka's own offsets are written for
 //! monitoring and never read.
 
+pub mod admin;
 pub mod check;
 pub mod config;
 pub mod position;

@@ -8,6 +8,7 @@ pub mod connect;
 mod copy;
 pub mod dead_letters;
 mod evict;
+pub mod inspect;
 pub mod jobs;
 mod lanes;
 pub mod lease;

@@ -39,7 +39,8 @@ use crate::processes::Program;
 use crate::servers::certificates::Identity;
 use crate::servers::postgres::Collation;
 use crate::servers::{
-    Database, Kafka, OwnKafka, OwnPostgres, SecuredKafka, Servers, SmallDiskPostgres, docker,
+    Database, Kafka, OwnKafka, OwnPostgres, PgBouncer, SecuredKafka, Servers, SmallDiskPostgres,
+    docker, pgbouncer,
 };
 
 /// How long a test may take before it counts as hung.
@@ -53,6 +54,7 @@ enum Need {
     Kafka,
     RealKafka,
     Docker,
+    PgBouncer,
 }
 
 /// What all tests of a binary share.
@@ -116,6 +118,15 @@ impl Suite {
         B: AsyncFnOnce(Context) -> Result<(), Failure> + Send + 'static,
     {
         self.add(Need::Docker, name, body);
+    }
+
+    /// A test that needs PostgreSQL and the program of PgBouncer; ignored where there is
+    /// none.
+    pub fn pgbouncer<B>(&mut self, name: &str, body: B)
+    where
+        B: AsyncFnOnce(Context) -> Result<(), Failure> + Send + 'static,
+    {
+        self.add(Need::PgBouncer, name, body);
     }
 
     /// A test that these programs cannot pass as they were built, reported as ignored.
@@ -200,6 +211,12 @@ async fn prepare(servers: &Servers, need: Need) -> Result<Option<&'static str>, 
                 if !docker::available().await? {
                     return Ok(Some("needs containers, and no Docker engine answers"));
                 }
+            }
+            Need::PgBouncer => {
+                if pgbouncer::find().is_none() {
+                    return Ok(Some("needs pgbouncer, which is not installed"));
+                }
+                servers.postgres().await?;
             }
         }
         Ok(None)
@@ -339,6 +356,19 @@ impl Context {
     /// When it cannot be started.
     pub async fn small_disk_postgres(&self, bytes: i64) -> Result<SmallDiskPostgres, Failure> {
         SmallDiskPostgres::start(self.shared.servers.scratch(), bytes).await
+    }
+
+    /// PgBouncer in front of a database, with `settings` (`name=value`). For tests that
+    /// need it only.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn pgbouncer(
+        &self,
+        database: &Database,
+        settings: &[&str],
+    ) -> Result<PgBouncer, Failure> {
+        PgBouncer::start(self.shared.servers.scratch(), database.login(), settings).await
     }
 
     /// A Kafka cluster of this test's own, to be broken, with an id of its own; on

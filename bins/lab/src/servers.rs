@@ -8,6 +8,7 @@ pub mod kafka;
 pub mod local_postgres;
 pub mod login;
 pub mod own;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod scratch;
 pub mod secured_kafka;
@@ -19,6 +20,7 @@ use tokio::sync::OnceCell;
 
 pub use self::kafka::Kafka;
 pub use self::own::{OwnKafka, OwnPostgres, SmallDiskPostgres};
+pub use self::pgbouncer::PgBouncer;
 pub use self::postgres::{Database, Postgres};
 pub use self::scratch::Scratch;
 pub use self::secured_kafka::SecuredKafka;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{ArgAction, Parser, Subcommand};
-use lambda_bins::operate::{dead_letters, jobs};
+use lambda_bins::operate::{dead_letters, doctor, jobs, topic, wait_for};
 
 /// Looks after the platform.
 #[derive(Debug, Parser)]
@@ -18,17 +18,26 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Check servers, schema, roles, topic and lag, and say what to do
+    Doctor(doctor::DoctorArgs),
     /// List the jobs, newest first, or show one
     Jobs(jobs::JobsArgs),
     /// List, show, replay, discard and purge rejected records
     DeadLetters(dead_letters::DeadLettersArgs),
+    /// Create the topic, or bring it to what is asked for
+    Topic(topic::TopicArgs),
+    /// Wait until something is there
+    WaitFor(wait_for::WaitForArgs),
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     lambda_bins::run("lambda", async |shutdown| match &args.command {
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Jobs(args) => jobs::run(args, &shutdown).await,
         Command::DeadLetters(args) => dead_letters::run(args, &shutdown).await,
+        Command::Topic(args) => topic::run(args).await,
+        Command::WaitFor(args) => wait_for::run(args, &shutdown).await,
     })
 }
 

@@ -20,7 +20,7 @@ use crate::remedy;
 
 /// How long one question may take. The group goes on without the poll loop for
 /// minutes, but a person at a terminal waits for it.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a client is listened to for what it has heard already.
 const EVENTS_TIMEOUT: Duration = Duration::from_millis(50);
@@ -145,17 +145,8 @@ pub(super) async fn asking<T: Send + 'static>(
     let mut backoff = Backoff::default();
     let question = Arc::new(question);
     loop {
-        let (asked, question) = (config.clone(), Arc::clone(&question));
-        let answer = tokio::task::spawn_blocking(move || question(&asked)).await;
-        let answer = answer.unwrap_or_else(|panicked| {
-            Err(Error::Temporary {
-                server: Server::Kafka,
-                what: "answer a question about the topic",
-                remedy: "this is a bug",
-                source: Box::new(panicked),
-            })
-        });
-        match answer {
+        let question = Arc::clone(&question);
+        match ask(config, move |config| question(config)).await {
             Err(error) if error.kind() == Kind::Transient => {
                 let retry_in = backoff.next_delay();
                 tracing::warn!(error = error.chain(), ?retry_in, "waiting for {config}");
@@ -164,6 +155,26 @@ pub(super) async fn asking<T: Send + 'static>(
             answer => return answer,
         }
     }
+}
+
+/// Asks the brokers a question once, on a thread of its own.
+///
+/// # Errors
+/// Those of `question`.
+pub(super) async fn ask<T: Send + 'static>(
+    config: &KafkaConfig,
+    question: impl FnOnce(&KafkaConfig) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let asked = config.clone();
+    let answer = tokio::task::spawn_blocking(move || question(&asked)).await;
+    answer.unwrap_or_else(|panicked| {
+        Err(Error::Temporary {
+            server: Server::Kafka,
+            what: "answer a question about the topic",
+            remedy: "this is a bug",
+            source: Box::new(panicked),
+        })
+    })
 }
 
 fn ask_ends(config: &KafkaConfig) -> Result<Ends, Error> {

@@ -1,9 +1,24 @@
-//! Migrations: lowercase SQL files, applied in order, once.
+//! Migrations: lowercase SQL files, applied in order, once; and the gate that keeps a
+//! program from a schema that is older than it needs.
+//!
+//! A schema changes by expand and contract: a migration only adds what older programs
+//! do not see, and what nobody needs any more goes in a later one, once no program
+//! that needs it runs. So an old program runs on beside a newer schema, and a new one
+//! waits, by its exit code, until `lambda-db-setup` of its version ran.
 
-use crate::error::Error;
+use refinery::{Migration, Target};
+use tokio_postgres::Client;
+
+use crate::error::{Error, Server};
 use crate::postgres::config::DatabaseConfig;
-use crate::postgres::connect::connect;
+use crate::postgres::connect::{ANSWER_TIMEOUT, answered, connect};
 use crate::remedy;
+
+/// The schema that loaders need at least. Raise it to a migration's number in the
+/// change that makes a loader's statement use what that migration adds, and no sooner:
+/// from then on programs of this version wait for it, while those of the version before
+/// run on beside it.
+pub const LOADERS_NEED: i32 = 2;
 
 /// Key of the advisory lock that lets one migration run at a time; refinery
 /// itself takes none.
@@ -12,8 +27,74 @@ const MIGRATION_LOCK: i64 = 0x6c61_6d62_6461_0001;
 /// Where refinery keeps which migrations were applied.
 pub(super) const MIGRATIONS: &str = "refinery_schema_history";
 
+/// Whether migrations are recorded, whether we may read which, and whether we may read
+/// another table of the platform.
+const LOOK: &str = "\
+    select history is not null, \
+           coalesce(has_table_privilege(history, 'select'), false), \
+           coalesce(has_table_privilege(to_regclass('ingest_progress'), 'select'), false) \
+    from to_regclass($1::text) as history";
+
+const TELL: &str = "tell its schema's version";
+
 mod embedded {
     refinery::embed_migrations!("src/postgres/migrations");
+}
+
+/// The schema that this build brings: the number of its last migration.
+pub fn latest() -> i32 {
+    embedded::migrations::runner()
+        .get_migrations()
+        .iter()
+        .map(Migration::version)
+        .max()
+        .unwrap_or_default()
+}
+
+/// The schema that a database has: the number of the last migration applied, 0 for
+/// none. `None` when only the version is hidden from our role: a `lambda-db-setup`
+/// that did not grant it yet set up the others.
+///
+/// # Errors
+/// As for [`connect`]; `Fatal` when the role has no grants at all.
+pub async fn applied(client: &Client) -> Result<Option<i32>, Error> {
+    let read = async {
+        let look = client.query_one(LOOK, &[&MIGRATIONS]).await?;
+        let (there, readable, granted): (bool, bool, bool) =
+            (look.try_get(0)?, look.try_get(1)?, look.try_get(2)?);
+        match (there, readable, granted) {
+            (false, ..) => return Ok(Some(0)),
+            (true, false, true) => return Ok(None),
+            // Without any grant the question itself has the right answer.
+            (true, true, _) | (true, false, false) => {}
+        }
+        let sql = format!("select coalesce(max(version), 0)::integer from {MIGRATIONS}");
+        client.query_one(&sql, &[]).await?.try_get(0).map(Some)
+    };
+    answered(ANSWER_TIMEOUT, TELL, async {
+        read.await.map_err(|error| remedy::postgres(error, TELL))
+    })
+    .await
+}
+
+/// Lets a program begin that needs the schema `needed`, or a newer one.
+///
+/// # Errors
+/// `Transient` when the schema is older or there is none; else as for [`applied`].
+pub async fn require(client: &Client, needed: i32) -> Result<(), Error> {
+    let found = match applied(client).await? {
+        Some(version) if version >= needed => return Ok(()),
+        Some(0) => "the database has no schema yet".to_owned(),
+        Some(version) => format!("its schema is version {version}"),
+        None => "an older version left its schema's version hidden from this role".to_owned(),
+    };
+    Err(Error::Temporary {
+        server: Server::Postgres,
+        what: "serve this program",
+        remedy: "run lambda-db-setup of this version, with the roles it is to set up; \
+                 this program goes on once that is done",
+        source: format!("{found}, version {needed} is needed").into(),
+    })
 }
 
 /// Brings the database's schema up to date, and tells the names of the
@@ -22,18 +103,138 @@ mod embedded {
 /// # Errors
 /// `Transient` or `Fatal`, as for [`connect`]; `Fatal` when a migration fails.
 pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<String>, Error> {
+    run(config, Target::Latest).await
+}
+
+/// As [`migrate`], but no further than migration `version`: a schema of the past, for
+/// tests of programs on one.
+///
+/// # Errors
+/// As for [`migrate`].
+#[cfg(feature = "testing")]
+pub async fn migrate_to(config: &DatabaseConfig, version: i32) -> Result<Vec<String>, Error> {
+    run(config, Target::Version(version)).await
+}
+
+async fn run(config: &DatabaseConfig, target: Target) -> Result<Vec<String>, Error> {
     let mut connection = connect(config, "migrate").await?;
     connection
         .execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK])
         .await
         .map_err(|error| remedy::postgres(error, "take the migration lock"))?;
+    // A database that a newer version migrated is none of our business: after a release
+    // was rolled back, the older setup still sets up roles.
+    let runner = embedded::migrations::runner().set_target(target).set_abort_missing(false);
     let report =
-        embedded::migrations::runner().run_async(&mut *connection).await.map_err(|error| {
-            Error::Misconfigured {
-                what: "a migration failed".into(),
-                remedy: "the schema is as it was before that migration; see the cause".into(),
-                source: Some(Box::new(error)),
-            }
+        runner.run_async(&mut *connection).await.map_err(|error| Error::Misconfigured {
+            what: "a migration failed".into(),
+            remedy: "the schema is as it was before that migration; see the cause".into(),
+            source: Some(Box::new(error)),
         })?;
     Ok(report.applied_migrations().iter().map(ToString::to_string).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Migrations that take something away on purpose, once no program that needs it
+    /// runs any more. Say in the migration which version was the last to need it.
+    const CONTRACTING: &[i32] = &[];
+
+    /// The first migration that met programs running beside it.
+    const FIRST_BESIDE: i32 = 3;
+
+    /// What of a migration would break an older program that runs beside it, or hold
+    /// its tables locked while they are rewritten or searched.
+    fn contractions(sql: &str) -> Vec<String> {
+        statements(sql).into_iter().filter(|statement| contracts(statement)).collect()
+    }
+
+    /// Statements in small letters with single spaces, without comments and without the
+    /// bodies of functions.
+    fn statements(sql: &str) -> Vec<String> {
+        let lines = sql.lines().map(|line| line.split("--").next().unwrap_or_default());
+        let text: String = lines.flat_map(|line| [line, " "]).collect();
+        let outside: String = text.split("$$").step_by(2).collect();
+        let split = outside.split(';').map(|statement| {
+            statement.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ")
+        });
+        split.filter(|statement| !statement.is_empty()).collect()
+    }
+
+    /// What is not known to expand has to be looked at by a person, and declared.
+    fn contracts(statement: &str) -> bool {
+        let adds = [
+            "comment ",
+            "create function ",
+            "create index ",
+            "create or replace function ",
+            "create or replace view ",
+            "create table ",
+            "create view ",
+            "grant ",
+        ];
+        if adds.iter().any(|begin| statement.starts_with(begin)) {
+            return false;
+        }
+        let Some(altered) = statement.strip_prefix("alter table ") else { return true };
+        // Columns are added one by one, each without more than a type and a default.
+        !altered.split(',').all(|clause| {
+            let (column, default) = clause.split_once(" default ").unwrap_or((clause, ""));
+            // A constant is kept in the catalogue; anything else is computed for each row.
+            let computed = default.contains('(');
+            let demanded = column.contains(" not null") && default.is_empty();
+            let checked = [" check ", " generated ", " primary key", " references ", " unique"];
+            let checked = checked.iter().any(|word| format!("{clause} ").contains(word));
+            clause.contains("add column ") && !computed && !demanded && !checked
+        })
+    }
+
+    #[test]
+    fn migrations_only_expand_unless_they_say_so() {
+        let runner = embedded::migrations::runner();
+        let beside: Vec<_> =
+            runner.get_migrations().iter().filter(|it| it.version() >= FIRST_BESIDE).collect();
+        assert!(!beside.is_empty());
+        for migration in beside {
+            let contractions = contractions(migration.sql().unwrap_or_default());
+            let declared = CONTRACTING.contains(&migration.version());
+            assert_eq!(declared, !contractions.is_empty(), "{migration}: {contractions:?}");
+        }
+    }
+
+    #[test]
+    fn what_contracts_is_noticed() {
+        for sql in [
+            "drop table corrections",
+            "drop index corrections_key",
+            "alter table transactions drop column location",
+            "alter table transactions rename column location to place",
+            "alter table transactions alter column location type varchar(20)",
+            "alter table transactions alter column location set not null",
+            "alter table transactions add column branch text not null",
+            "alter table transactions add column a text default 'x', add column b text not null",
+            "alter table transactions add column at timestamptz default clock_timestamp()",
+            "alter table transactions add column twice numeric generated always as (amount * 2) stored",
+            "alter table transactions add constraint positive check (amount > 0)",
+            "alter table transactions add column branch text unique",
+            "alter table batch_jobs add column note text; truncate corrections",
+            "create unique index second on transactions (account_id)",
+            "update transactions set location = ''",
+            "revoke insert on transactions from public",
+            "create trigger t before insert on transactions execute function f()",
+        ] {
+            assert_eq!(contractions(sql).len(), 1, "{sql}");
+        }
+        for sql in [
+            "alter table transactions add column branch text, add column till integer default 7",
+            "alter table batch_jobs add column kind text not null default 'file'",
+            "create index if not exists i on transactions (account_id) -- drop table x;",
+            "create function f() returns void language sql as $$ drop table x; $$",
+            "create table branches (name text primary key)",
+        ] {
+            assert!(contractions(sql).is_empty(), "{sql}");
+        }
+    }
 }

@@ -16,6 +16,7 @@ use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::{ANSWER_TIMEOUT, LOCK_TIMEOUT, answered, connect, connect_waiting};
 use crate::postgres::evict::{self, Backend, Silent};
 use crate::postgres::lanes;
+use crate::postgres::migrate;
 use crate::postgres::probe::JobCache;
 use crate::postgres::session::SessionManager;
 use crate::progress::{LaneId, Progress};
@@ -50,8 +51,8 @@ impl PostgresSink {
     /// is not there yet, at most `patience` (`None`: for ever).
     ///
     /// # Errors
-    /// `Transient` when patience is over; `Fatal` for a wrong login, or a schema
-    /// that does not fit.
+    /// `Transient` when patience is over, or when the schema is older than this version
+    /// needs; `Fatal` for a wrong login, or a table that does not fit.
     pub async fn connect(
         config: DatabaseConfig,
         table: &'static Table,
@@ -59,7 +60,9 @@ impl PostgresSink {
         connections: u32,
         patience: Option<Duration>,
     ) -> Result<Self, Error> {
-        connect_waiting(&config, purpose, patience).await?;
+        let first = connect_waiting(&config, purpose, patience).await?;
+        migrate::require(&first, migrate::LOADERS_NEED).await?;
+        drop(first);
         let manager = SessionManager { config: config.clone(), purpose: purpose.to_owned(), table };
         // The first session tells at once whether table and schema fit.
         let first = bb8::ManageConnection::connect(&manager).await?;

@@ -261,12 +261,12 @@ fn init(tools: &Path, folder: &Path, user: &Unprivileged, password: &str) -> Res
 /// The user that PostgreSQL's programs run as: another one when we are root,
 /// which they refuse.
 #[derive(Debug, Clone, Copy)]
-struct Unprivileged {
+pub(super) struct Unprivileged {
     ids: Option<(u32, u32)>,
 }
 
 impl Unprivileged {
-    fn find() -> Result<Self, Failure> {
+    pub(super) fn find() -> Result<Self, Failure> {
         if !rustix::process::geteuid().is_root() {
             return Ok(Self { ids: None });
         }
@@ -278,7 +278,7 @@ impl Unprivileged {
         }
     }
 
-    fn command(&self, program: &Path) -> Command {
+    pub(super) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.env_clear().env("LC_ALL", "C").env("TZ", "UTC").current_dir("/");
         if let Some((user, group)) = self.ids {
@@ -287,7 +287,7 @@ impl Unprivileged {
         command
     }
 
-    fn give(&self, path: &Path) -> Result<(), Failure> {
+    pub(super) fn give(&self, path: &Path) -> Result<(), Failure> {
         if let Some((user, group)) = self.ids {
             chown(path, Some(user), Some(group))?;
         }

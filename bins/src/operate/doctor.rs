@@ -1,0 +1,132 @@
+//! `lambda doctor`: looks at everything that the platform rests on, changes nothing,
+//! and says what to do.
+
+mod finding;
+mod kafka;
+mod lag;
+mod machine;
+mod postgres;
+mod role;
+mod schema;
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use self::finding::{Finding, State};
+use crate::Failure;
+use crate::args::{DatabaseArgs, KafkaArgs, Output, OutputArgs};
+use crate::operate::table::{Holds, fitted};
+
+/// Checks servers, schema, roles, topic and lag.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// How many messages a partition may hold that are not stored
+    #[arg(long, default_value_t = 100_000, value_name = "N")]
+    lag_max: i64,
+    /// How long messages may wait unread, and transactions stay open
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    age_max: u32,
+    /// Look at one of the servers only
+    #[arg(long, value_enum)]
+    only: Option<Only>,
+    #[command(flatten)]
+    database: DatabaseArgs,
+    #[command(flatten)]
+    kafka: KafkaArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Only {
+    Postgres,
+    Kafka,
+}
+
+/// Checks, and prints what was found.
+///
+/// # Errors
+/// When something was found that must be mended: the worst of 78 (configuration), 69
+/// (unreachable) and 75 (it may pass).
+pub async fn run(args: &DoctorArgs) -> Result<(), Failure> {
+    let (database, kafka) = (args.database.config(), args.kafka.config());
+    let mut findings = vec![machine::temporary_folder()];
+    let mut asked = None;
+    if args.only != Some(Only::Kafka) {
+        asked = postgres::examine(database, i64::from(args.age_max), &mut findings).await;
+    }
+    if args.only != Some(Only::Postgres) {
+        match kafka::examine(kafka, &mut findings).await {
+            Some(kafka) => lag::examine(&kafka, asked.as_ref(), args, &mut findings).await,
+            None => lag::skipped("the topic could not be asked", &mut findings),
+        }
+    }
+    report(&findings, args.output.output)
+}
+
+fn report(findings: &[Finding], output: Output) -> Result<(), Failure> {
+    let code = findings.iter().filter_map(Finding::exit_code).max_by_key(|code| badness(*code));
+    match output {
+        Output::Human => crate::print(table(findings))?,
+        Output::Json => crate::print(json!({
+            "checks": findings.iter().map(Finding::object).collect::<Vec<_>>(),
+            "exit_code": code.unwrap_or_default(),
+        }))?,
+    }
+    let problems = findings.iter().filter(|finding| finding.exit_code().is_some()).count();
+    match code {
+        None => Ok(()),
+        Some(code) => {
+            let what = format!("{problems} of {} checks found a problem", findings.len());
+            Err(Failure::Found { what, code })
+        }
+    }
+}
+
+/// The order of exit codes: what only a person mends comes before what may pass.
+fn badness(code: u8) -> u8 {
+    match code {
+        78 => 3,
+        69 => 2,
+        _ => 1,
+    }
+}
+
+fn table(findings: &[Finding]) -> String {
+    let columns = [
+        ("check", Holds::Id),
+        ("state", Holds::Id),
+        ("found", Holds::Prose),
+        ("remedy", Holds::Prose),
+    ];
+    let rows = findings.iter().map(|Finding { check, state, found }| {
+        let remedy = match state {
+            State::Warning { remedy } | State::Problem { remedy, .. } => remedy.clone(),
+            State::Ok | State::Skipped => String::new(),
+        };
+        [(*check).to_owned(), state.name().to_owned(), found.clone(), remedy]
+    });
+    fitted(columns, rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_problem_makes_the_exit_code() {
+        let code = |codes: &[u8]| {
+            let findings: Vec<Finding> =
+                codes.iter().map(|code| Finding::problem("a", *code, "b", "c")).collect();
+            match report(&findings, Output::Json) {
+                Ok(()) => 0,
+                Err(failure) => failure.exit_code(),
+            }
+        };
+        assert_eq!(code(&[]), 0);
+        assert_eq!(code(&[75]), 75);
+        assert_eq!(code(&[75, 69]), 69);
+        assert_eq!(code(&[69, 78, 75]), 78);
+        assert!(report(&[Finding::warning("a", "b", "c")], Output::Human).is_ok());
+    }
+}

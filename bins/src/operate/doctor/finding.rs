@@ -1,0 +1,122 @@
+//! What a check found.
+
+use lambda_core::Error;
+use serde_json::{Value, json};
+
+/// What one check found.
+#[derive(Debug)]
+pub(super) struct Finding {
+    /// Which check.
+    pub(super) check: &'static str,
+    /// How it stands.
+    pub(super) state: State,
+    /// What was found, or why nothing was.
+    pub(super) found: String,
+}
+
+/// How a check stands.
+#[derive(Debug)]
+pub(super) enum State {
+    Ok,
+    /// It works, and should not be left so.
+    Warning {
+        remedy: String,
+    },
+    /// It does not work.
+    Problem {
+        remedy: String,
+        code: u8,
+    },
+    /// It could not be looked at.
+    Skipped,
+}
+
+impl State {
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning { .. } => "warning",
+            Self::Problem { .. } => "problem",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// Exit code: something must be set up differently.
+pub(super) const CONFIGURATION: u8 = 78;
+
+/// Exit code: it may pass, or somebody has to go on with it.
+pub(super) const TEMPORARY: u8 = 75;
+
+impl Finding {
+    pub(super) fn ok(check: &'static str, found: impl Into<String>) -> Self {
+        Self { check, state: State::Ok, found: found.into() }
+    }
+
+    pub(super) fn warning(
+        check: &'static str,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { check, state: State::Warning { remedy: remedy.into() }, found: found.into() }
+    }
+
+    pub(super) fn problem(
+        check: &'static str,
+        code: u8,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { check, state: State::Problem { remedy: remedy.into(), code }, found: found.into() }
+    }
+
+    pub(super) fn skipped(check: &'static str, why: impl Into<String>) -> Self {
+        Self { check, state: State::Skipped, found: why.into() }
+    }
+
+    /// A check that an error ended.
+    pub(super) fn error(check: &'static str, error: &Error) -> Self {
+        let chain = error.chain();
+        let (found, remedy) = match error.remedy() {
+            // The chain ends with the remedy.
+            Some(remedy) => {
+                let found = chain.strip_suffix(remedy).unwrap_or(&chain);
+                (found.trim_end_matches("; ").to_owned(), remedy.to_owned())
+            }
+            None => (chain, "check the address, the network and whether the server runs".into()),
+        };
+        Self::problem(check, error.exit_code(), found, remedy)
+    }
+
+    /// The exit code that this makes for, if it is a problem.
+    pub(super) fn exit_code(&self) -> Option<u8> {
+        match self.state {
+            State::Problem { code, .. } => Some(code),
+            State::Ok | State::Warning { .. } | State::Skipped => None,
+        }
+    }
+
+    pub(super) fn object(&self) -> Value {
+        let remedy = match &self.state {
+            State::Warning { remedy } | State::Problem { remedy, .. } => Some(remedy),
+            State::Ok | State::Skipped => None,
+        };
+        json!({
+            "check": self.check,
+            "state": self.state.name(),
+            "found": self.found,
+            "remedy": remedy,
+            "exit_code": self.exit_code(),
+        })
+    }
+}
+
+/// What a check found, or the error that ended it.
+pub(super) fn of(check: &'static str, found: Result<Finding, Error>) -> Finding {
+    found.unwrap_or_else(|error| Finding::error(check, &error))
+}
+
+/// Bytes as people read them.
+pub(super) fn mebibytes(bytes: i64) -> String {
+    format!("{} MiB", bytes / (1024 * 1024))
+}

@@ -1,0 +1,224 @@
+//! The cluster, the topic and its settings.
+
+use std::collections::BTreeMap;
+
+use lambda_core::Error;
+use lambda_core::kafka::KafkaConfig;
+use lambda_core::kafka::admin::{self, Cluster, Group, Setting};
+
+use super::finding::{CONFIGURATION, Finding, TEMPORARY, mebibytes, of};
+
+/// The checks of this room behind the cluster, in their order.
+const CHECKS: [&str; 8] = [
+    "topic",
+    "replication",
+    "in-sync",
+    "election",
+    "cleanup",
+    "retention",
+    "message-size",
+    "group",
+];
+
+/// Messages must be kept for longer than a weekend of nobody looking.
+const RETENTION_MIN_DAYS: i64 = 3;
+
+const HOUR_MS: i64 = 60 * 60 * 1000;
+
+const DAY_MS: i64 = 24 * HOUR_MS;
+
+/// What librdkafka takes from a broker at once, in bytes (`receive.message.max.bytes`),
+/// with the room that it wants beside the message.
+const RECEIVED_BYTES_MAX: i64 = 100_000_000 - 512;
+
+/// Looks at the cluster and the topic. Gives the configuration for questions about the
+/// topic's offsets, if there is a topic.
+pub(super) async fn examine(
+    config: Result<KafkaConfig, Error>,
+    findings: &mut Vec<Finding>,
+) -> Option<KafkaConfig> {
+    let asked = async {
+        let config = config?;
+        let cluster = admin::cluster(&config).await?;
+        Ok((config, cluster))
+    };
+    let (config, cluster) = match asked.await {
+        Ok(answer) => answer,
+        Err(error) => {
+            findings.push(Finding::error("kafka", &error));
+            skip(&CHECKS, "there is no connection", findings);
+            return None;
+        }
+    };
+    let brokers = cluster.brokers.len();
+    findings.push(Finding::ok(
+        "kafka",
+        format!("brokers up: {brokers}, asked at {}", config.bootstrap()),
+    ));
+    if cluster.partitions.is_empty() {
+        findings.push(Finding::problem(
+            "topic",
+            CONFIGURATION,
+            format!("{} is not there", config.topic()),
+            "create it with lambda topic ensure, or check KAFKA_TOPIC",
+        ));
+        skip(&CHECKS[1..], "there is no topic", findings);
+        return None;
+    }
+    findings.push(topic(&config, &cluster));
+    findings.push(replication(&cluster));
+    match admin::settings(&config).await {
+        Ok(settings) => findings.extend([
+            in_sync(&settings, &cluster),
+            election(&settings),
+            cleanup(&settings),
+            retention(&settings),
+            message_size(&settings),
+        ]),
+        Err(error) => {
+            findings.push(Finding::skipped(CHECKS[2], error.chain()));
+            skip(&CHECKS[3..7], "the topic's settings are not told", findings);
+        }
+    }
+    findings.push(of("group", admin::group(&config).await.map(|it| group(&config, it.as_ref()))));
+    Some(config)
+}
+
+fn skip(checks: &[&'static str], why: &str, findings: &mut Vec<Finding>) {
+    findings.extend(checks.iter().map(|check| Finding::skipped(check, why)));
+}
+
+fn topic(config: &KafkaConfig, cluster: &Cluster) -> Finding {
+    let count = cluster.partitions.len();
+    match cluster.without_leader().as_slice() {
+        [] => Finding::ok("topic", format!("{} has {count} partitions, all led", config.topic())),
+        without => Finding::problem(
+            "topic",
+            TEMPORARY,
+            format!("partitions {without:?} of {} have no leader", config.topic()),
+            "start the brokers that keep them",
+        ),
+    }
+}
+
+fn replication(cluster: &Cluster) -> Finding {
+    let (copies, brokers) = (cluster.replication_factor(), cluster.brokers.len());
+    let behind: Vec<i32> =
+        cluster.partitions.iter().filter(|it| it.in_sync < it.replicas).map(|it| it.id).collect();
+    if !behind.is_empty() {
+        return Finding::warning(
+            "replication",
+            format!("partitions {behind:?} have copies that are behind or down"),
+            "start the brokers that keep them, and look at their logs",
+        );
+    }
+    if copies < 2 && brokers > 1 {
+        return Finding::warning(
+            "replication",
+            format!("{copies} copy on {brokers} brokers: with its broker a partition is lost"),
+            "raise the replication factor with kafka-reassign-partitions.sh",
+        );
+    }
+    let alone = if brokers < 2 { "; one broker keeps all there is" } else { "" };
+    Finding::ok("replication", format!("copies: {copies}, brokers: {brokers}{alone}"))
+}
+
+fn in_sync(settings: &BTreeMap<String, Setting>, cluster: &Cluster) -> Finding {
+    let copies = cluster.replication_factor() as i64;
+    let Some(least) = number(settings, "min.insync.replicas") else { return untold("in-sync") };
+    let found = format!("min.insync.replicas is {least} of {copies} copies");
+    if least > copies {
+        let remedy = "lower min.insync.replicas, or add copies: nothing can be written";
+        return Finding::problem("in-sync", CONFIGURATION, found, remedy);
+    }
+    if copies > 2 && least < 2 {
+        let remedy = "set min.insync.replicas=2: what one broker has alone can be lost with it";
+        return Finding::warning("in-sync", found, remedy);
+    }
+    Finding::ok("in-sync", found)
+}
+
+fn election(settings: &BTreeMap<String, Setting>) -> Finding {
+    match text(settings, "unclean.leader.election.enable") {
+        Some("false") => Finding::ok("election", "only brokers with all messages can lead"),
+        Some(_) => Finding::problem(
+            "election",
+            CONFIGURATION,
+            "unclean.leader.election.enable is true: acknowledged messages can be lost",
+            "set unclean.leader.election.enable=false for the topic",
+        ),
+        None => untold("election"),
+    }
+}
+
+fn cleanup(settings: &BTreeMap<String, Setting>) -> Finding {
+    match text(settings, "cleanup.policy") {
+        Some(policy) if policy.contains("compact") => Finding::warning(
+            "cleanup",
+            format!("cleanup.policy is {policy}: of each account only its last message is kept"),
+            "set cleanup.policy=delete, unless every message was read before it is compacted",
+        ),
+        Some(policy) => Finding::ok("cleanup", format!("cleanup.policy is {policy}")),
+        None => untold("cleanup"),
+    }
+}
+
+fn retention(settings: &BTreeMap<String, Setting>) -> Finding {
+    match number(settings, "retention.ms") {
+        Some(ms) if (0..RETENTION_MIN_DAYS * DAY_MS).contains(&ms) => Finding::warning(
+            "retention",
+            format!("messages expire after {} h, read or not", ms / HOUR_MS),
+            format!(
+                "set retention.ms to {RETENTION_MIN_DAYS} days or more: {}",
+                RETENTION_MIN_DAYS * DAY_MS
+            ),
+        ),
+        Some(ms) if ms < 0 => Finding::ok("retention", "messages are kept for ever"),
+        Some(ms) => Finding::ok("retention", format!("messages are kept for {} days", ms / DAY_MS)),
+        None => untold("retention"),
+    }
+}
+
+fn message_size(settings: &BTreeMap<String, Setting>) -> Finding {
+    let Some(largest) = number(settings, "max.message.bytes") else {
+        return untold("message-size");
+    };
+    let found = format!("the topic takes batches of up to {}", mebibytes(largest));
+    if largest > RECEIVED_BYTES_MAX {
+        return Finding::problem(
+            "message-size",
+            CONFIGURATION,
+            format!("{found}, more than a consumer takes at once"),
+            "lower the topic's max.message.bytes below 100 MB",
+        );
+    }
+    Finding::ok("message-size", found)
+}
+
+fn group(config: &KafkaConfig, group: Option<&Group>) -> Finding {
+    let id = config.group_id();
+    match group {
+        Some(Group { state, protocol, members }) if *members > 0 => {
+            let found = format!("{id}: {state}, {members} members, {protocol}");
+            if matches!(protocol.as_str(), "range" | "roundrobin") {
+                let remedy = "stop the members that use it, or use another KAFKA_GROUP_ID";
+                return Finding::problem("group", CONFIGURATION, found, remedy);
+            }
+            Finding::ok("group", found)
+        }
+        // Whether that is bad the lag tells.
+        _ => Finding::ok("group", format!("{id}: no members by the classic protocol")),
+    }
+}
+
+fn text<'a>(settings: &'a BTreeMap<String, Setting>, name: &str) -> Option<&'a str> {
+    settings.get(name).map(|setting| setting.value.as_str())
+}
+
+fn number(settings: &BTreeMap<String, Setting>, name: &str) -> Option<i64> {
+    text(settings, name)?.parse().ok()
+}
+
+fn untold(check: &'static str) -> Finding {
+    Finding::skipped(check, "the brokers do not tell this setting")
+}

@@ -1,0 +1,145 @@
+//! What the topic holds against what is stored of it.
+
+use std::collections::BTreeMap;
+
+use lambda_core::kafka::position::{Kept, Verdict, judge_range, source_changed};
+use lambda_core::kafka::{KafkaConfig, admin};
+use lambda_core::postgres::{Connection, inspect, stream_lanes};
+use lambda_core::progress::Progress;
+use lambda_core::{Error, Record, Transaction};
+
+use super::DoctorArgs;
+use super::finding::{Finding, TEMPORARY};
+
+/// The checks of this room, in their order.
+const CHECKS: [&str; 3] = ["positions", "lag", "consumers"];
+
+/// Partitions and lanes, side by side.
+struct Stand {
+    /// Of each partition: what it keeps, and its lane if it was ever read.
+    partitions: BTreeMap<i32, (Kept, Option<Progress>)>,
+    /// Seconds since each lane last moved, by its number.
+    idle: BTreeMap<i32, i64>,
+    /// Other sources of this name that were read: other clusters.
+    others: Vec<String>,
+}
+
+/// Says that nothing of it was looked at.
+pub(super) fn skipped(why: &str, findings: &mut Vec<Finding>) {
+    findings.extend(CHECKS.iter().map(|check| Finding::skipped(check, why)));
+}
+
+/// Looks at how far the topic is stored.
+pub(super) async fn examine(
+    kafka: &KafkaConfig,
+    database: Option<&Connection>,
+    args: &DoctorArgs,
+    findings: &mut Vec<Finding>,
+) {
+    let Some(database) = database else {
+        return skipped("the database's tables could not be read", findings);
+    };
+    match stand(kafka, database).await {
+        Ok(stand) => findings.extend([
+            positions(kafka, &stand),
+            lag(&stand, args.lag_max),
+            consumers(&stand, i64::from(args.age_max)),
+        ]),
+        Err(error) => {
+            findings.push(Finding::error(CHECKS[0], &error));
+            findings.extend(
+                CHECKS[1..].iter().map(|it| Finding::skipped(it, "the positions are not known")),
+            );
+        }
+    }
+}
+
+async fn stand(kafka: &KafkaConfig, database: &Connection) -> Result<Stand, Error> {
+    let pipeline = Transaction::TABLE.name;
+    // Stored before kept: a lane that moves meanwhile is never ahead of its partition.
+    let lanes = stream_lanes(database, pipeline).await?;
+    let idle = inspect::lanes_idle(database, pipeline).await?;
+    let (source, kept) = admin::offsets(kafka).await?;
+    let lane = |partition: i32| {
+        let mut of = lanes.iter().filter(|lane| lane.name.source == source);
+        of.find(|lane| lane.name.partition == partition).cloned()
+    };
+    let suffix = format!("/{}", kafka.topic());
+    let mut others: Vec<String> = lanes
+        .iter()
+        .map(|lane| &lane.name.source)
+        .filter(|other| **other != source && other.ends_with(&suffix))
+        .cloned()
+        .collect();
+    others.dedup();
+    let partitions = kept.into_iter().map(|(id, kept)| (id, (kept, lane(id)))).collect();
+    Ok(Stand { partitions, idle, others })
+}
+
+impl Stand {
+    /// Messages of each partition that are not stored.
+    fn lags(&self) -> impl Iterator<Item = (i32, i64)> {
+        self.partitions.iter().map(|(id, (kept, lane))| {
+            let stored = lane.as_ref().map_or(kept.low, |lane| lane.position);
+            (*id, (kept.high - stored).max(0))
+        })
+    }
+}
+
+fn positions(kafka: &KafkaConfig, stand: &Stand) -> Finding {
+    for (kept, lane) in stand.partitions.values() {
+        let Some(lane) = lane else { continue };
+        if let Some(Verdict::Other(what)) = judge_range(lane, *kept) {
+            return Finding::error(CHECKS[0], &source_changed(kafka.topic(), lane, &what));
+        }
+    }
+    let read = stand.partitions.values().filter(|(_, lane)| lane.is_some()).count();
+    let all = stand.partitions.len();
+    if read == 0 && !stand.others.is_empty() {
+        return Finding::warning(
+            CHECKS[0],
+            format!("nothing of this cluster's topic was read, but of {}", stand.others.join(", ")),
+            "check KAFKA_BOOTSTRAP_SERVERS: another cluster is another source",
+        );
+    }
+    Finding::ok(CHECKS[0], format!("{read} of {all} partitions were read, all hold what is next"))
+}
+
+fn lag(stand: &Stand, most: i64) -> Finding {
+    let all: i64 = stand.lags().map(|(_, lag)| lag).sum();
+    let worst = stand.lags().max_by_key(|(_, lag)| *lag).unwrap_or_default();
+    let found = format!("{all} messages are not stored, {} of partition {}", worst.1, worst.0);
+    if worst.1 > most {
+        return Finding::problem(
+            CHECKS[1],
+            TEMPORARY,
+            found,
+            "start more lambda-consumer, up to one a partition, and look at their logs",
+        );
+    }
+    Finding::ok(CHECKS[1], if all == 0 { "all messages are stored".into() } else { found })
+}
+
+fn consumers(stand: &Stand, age_max: i64) -> Finding {
+    let mut waiting: Vec<(i32, Option<i64>)> = Vec::new();
+    for (id, _) in stand.lags().filter(|(_, lag)| *lag > 0) {
+        let lane = stand.partitions.get(&id).and_then(|(_, lane)| lane.as_ref());
+        let idle = lane.and_then(|lane| stand.idle.get(&lane.lane.0)).copied();
+        if idle.is_none_or(|idle| idle > age_max) {
+            waiting.push((id, idle));
+        }
+    }
+    let Some((id, idle)) = waiting.first() else {
+        return Finding::ok(CHECKS[2], "no partition with messages stands still");
+    };
+    let since = match idle {
+        Some(seconds) => format!("for {seconds} s"),
+        None => "and never did".into(),
+    };
+    Finding::problem(
+        CHECKS[2],
+        TEMPORARY,
+        format!("{} partitions have messages that nobody stores; {id} {since}", waiting.len()),
+        "start lambda-consumer; if it runs, its log says what it waits for",
+    )
+}

@@ -1,0 +1,139 @@
+//! The platform's schema, and what it says of jobs.
+
+use std::time::Duration;
+
+use lambda_core::job::Status;
+use lambda_core::postgres::inspect::privileges::{OurRole, Standing};
+use lambda_core::postgres::inspect::schema;
+use lambda_core::postgres::{Connection, DatabaseConfig, Job, Jobs, PostgresSink, migrate};
+use lambda_core::{Error, Record, Transaction};
+
+use super::finding::{CONFIGURATION, Finding, TEMPORARY, of};
+
+/// The checks of this room, in their order.
+pub(super) const CHECKS: [&str; 4] = ["schema", "tables", "restored", "jobs"];
+
+/// Jobs in one status that are looked at, the newest first.
+const JOBS_MAX: u32 = 1_000;
+
+/// Jobs that are named.
+const NAMED: usize = 3;
+
+const SETUP: &str = "run lambda-db-setup of this version";
+
+/// Looks at the schema; whether its tables can be read.
+pub(super) async fn examine(
+    config: &DatabaseConfig,
+    connection: &Connection,
+    role: Option<&OurRole>,
+    findings: &mut Vec<Finding>,
+) -> bool {
+    let version = async {
+        migrate::require(connection, migrate::LOADERS_NEED).await?;
+        migrate::applied(connection).await
+    };
+    let version = version.await;
+    findings.push(match &version {
+        Ok(version) => judged(*version),
+        Err(error) => Finding::error("schema", error),
+    });
+    let unreadable = match (role.map(|role| role.standing), &version) {
+        (None | Some(Standing::Ungranted), _) => Some("this role may not read the tables"),
+        (_, Err(_)) => Some("the schema is not there, or too old"),
+        (_, Ok(_)) => None,
+    };
+    if let Some(why) = unreadable {
+        findings.extend(CHECKS[1..].iter().map(|check| Finding::skipped(check, why)));
+        return false;
+    }
+    findings.push(of("tables", whole(config, connection, version.ok().flatten()).await));
+    findings.push(of("restored", schema::is_restored(connection).await.map(restored)));
+    findings.push(of("jobs", jobs(config).await));
+    true
+}
+
+fn judged(version: Option<i32>) -> Finding {
+    let (version, latest) = (version.unwrap_or_default(), migrate::latest());
+    if version < latest {
+        return Finding::warning(
+            "schema",
+            format!(
+                "version {version}, this program brings {latest}: loaders run, not all commands"
+            ),
+            SETUP,
+        );
+    }
+    let newer = if version > latest { ", newer than this program" } else { "" };
+    Finding::ok("schema", format!("version {version}{newer}"))
+}
+
+/// Whether what the migrations made is there, and what loaders prepare fits it.
+async fn whole(
+    config: &DatabaseConfig,
+    connection: &Connection,
+    version: Option<i32>,
+) -> Result<Finding, Error> {
+    if version.is_none_or(|version| version < migrate::latest()) {
+        return Ok(Finding::skipped("tables", "the schema is older than this program"));
+    }
+    let missing = schema::missing(connection).await?;
+    if !missing.is_empty() {
+        return Ok(Finding::problem(
+            "tables",
+            CONFIGURATION,
+            format!("missing or not valid: {}", missing.join(", ")),
+            "make them again as lambda-core/src/postgres/migrations/ does; an index that is not \
+             valid: reindex index concurrently …",
+        ));
+    }
+    let table = const { &Transaction::TABLE };
+    PostgresSink::connect(config.clone(), table, "doctor", 1, Some(Duration::ZERO)).await?;
+    Ok(Finding::ok("tables", "all tables, indexes and constraints are there"))
+}
+
+fn restored(restored: bool) -> Finding {
+    if restored {
+        return Finding::problem(
+            "restored",
+            CONFIGURATION,
+            "the database was restored into another cluster: its transaction ids mean nothing here",
+            "run lambda-db-setup, which moves them",
+        );
+    }
+    Finding::ok("restored", "the transaction ids are this cluster's")
+}
+
+async fn jobs(config: &DatabaseConfig) -> Result<Finding, Error> {
+    let jobs = Jobs::new(config.clone());
+    let running = jobs.list(Some(Status::Running), JOBS_MAX).await?;
+    let left: Vec<&Job> = running.iter().filter(|job| !job.leased).collect();
+    if !left.is_empty() {
+        return Ok(Finding::problem(
+            "jobs",
+            TEMPORARY,
+            format!("running, but their lease ended: {}", named(&left)),
+            "run lambda-csv-batch again with their files: it goes on where they stopped",
+        ));
+    }
+    let failed = jobs.list(Some(Status::Failed), JOBS_MAX).await?;
+    if !failed.is_empty() {
+        return Ok(Finding::warning(
+            "jobs",
+            format!("failed: {}", named(&failed.iter().collect::<Vec<_>>())),
+            "lambda jobs --status failed says why; load their files again",
+        ));
+    }
+    Ok(Finding::ok("jobs", format!("{} running, none failed", running.len())))
+}
+
+fn named(jobs: &[&Job]) -> String {
+    let mut names: Vec<String> = jobs
+        .iter()
+        .take(NAMED)
+        .map(|job| format!("{} ({})", job.job_id(), job.file_name))
+        .collect();
+    if jobs.len() > NAMED {
+        names.push(format!("{} more", jobs.len() - NAMED));
+    }
+    names.join(", ")
+}

@@ -1,0 +1,137 @@
+//! Programs of one version on schemas of another: the gate, and that what runs goes on.
+
+mod support;
+
+use std::process::ExitCode;
+
+use lambda_core::postgres::migrate;
+use lambda_lab::Failure;
+use lambda_lab::harness::Context;
+use lambda_lab::processes::Program;
+use lambda_lab::servers::Database;
+
+use support::{Bench, DEADLINE};
+
+fn main() -> ExitCode {
+    lambda_lab::harness::main(|suite| {
+        suite.deadline(180);
+        suite.postgres("without a schema, or with an old one, loaders exit 75", gate);
+        suite.postgres("a version that an older setup left hidden is 75 too", hidden);
+        suite.kafka("a consumer runs on while the schema before becomes this one's", expanded);
+        suite.kafka("a schema of the future that only expands disturbs nobody", future);
+    })
+}
+
+const REMEDY: &str = "run lambda-db-setup of this version";
+
+fn consumer(context: &Context, database: &Database) -> Program {
+    context.program(env!("CARGO_BIN_EXE_lambda-consumer")).envs(database.environment())
+}
+
+fn batch(context: &Context, database: &Database) -> Result<Program, Failure> {
+    let path = context.folder()?.join("a.csv");
+    let row = "T-1,A-1,purchase,1.00,2025-06-19 00:00:00,,,,\n";
+    let header = "transaction_id,account_id,transaction_type,amount,timestamp,\
+                  merchant_category,location,card_present,risk_score\n";
+    std::fs::write(&path, header.to_owned() + row)?;
+    let program = context.program(env!("CARGO_BIN_EXE_lambda-csv-batch"));
+    Ok(program.envs(database.environment()).arg(path))
+}
+
+fn setup(context: &Context, database: &Database) -> Program {
+    context.program(env!("CARGO_BIN_EXE_lambda-db-setup")).envs(database.environment())
+}
+
+async fn gate(context: Context) -> Result<(), Failure> {
+    let database = context.empty_database().await?;
+    for (version, says) in [(0, "has no schema yet"), (1, "its schema is version 1")] {
+        if version > 0 {
+            migrate::migrate_to(database.config(), version).await?;
+        }
+        for program in [consumer(&context, &database), batch(&context, &database)?] {
+            let ended = program.run(DEADLINE).await?.expect_code(75)?;
+            let said = ended.stdout + &ended.stderr;
+            assert!(said.contains(says) && said.contains(REMEDY), "{said}");
+        }
+    }
+    setup(&context, &database).run(DEADLINE).await?.expect_code(0)?;
+    batch(&context, &database)?.run(DEADLINE).await?.expect_code(0)?;
+    Ok(())
+}
+
+/// Setups before the one that brought migration 3 did not grant loaders to read it.
+async fn hidden(context: Context) -> Result<(), Failure> {
+    let database = context.database().await?;
+    let name = format!("{}_loader", database.login().database);
+    let setup = setup(&context, &database)
+        .env("DB_LOADER_USER", &name)
+        .env("DB_LOADER_PASSWORD", "loader's secret");
+    setup.run(DEADLINE).await?.expect_code(0)?;
+    let sql = database.connect().await?;
+    sql.batch_execute(&format!("revoke select on refinery_schema_history from {name}")).await?;
+    let loader =
+        batch(&context, &database)?.env("DB_USER", &name).env("DB_PASSWORD", "loader's secret");
+    let ended = loader.run(DEADLINE).await?.expect_code(75)?;
+    assert!(ended.stderr.contains("hidden from this role"), "{}", ended.stderr);
+    assert!(ended.stderr.contains(REMEDY), "{}", ended.stderr);
+    setup.run(DEADLINE).await?.expect_code(0)?;
+    loader.run(DEADLINE).await?.expect_code(0)?;
+    Ok(sql.batch_execute(&format!("drop owned by {name}; drop role {name}")).await?)
+}
+
+async fn expanded(context: Context) -> Result<(), Failure> {
+    let database = context.empty_database().await?;
+    let before = migrate::latest() - 1;
+    migrate::migrate_to(database.config(), before).await?;
+    let topic = context.topic("transactions", 6).await?;
+    let bootstrap = context.bootstrap().await?;
+    let bench = Bench::with(context, database, topic, bootstrap).await?;
+    let old = bench.consumer().start()?;
+    bench.holds_lanes(&old).await?;
+    let producer = bench.traffic(5_000).start()?;
+    bench.stored(5_000).await?;
+    let version = "select max(version)::bigint from refinery_schema_history";
+    assert_eq!(bench.number(version).await?, i64::from(before));
+    let setup = setup(&bench.context, &bench.database).run(DEADLINE).await?.expect_code(0)?;
+    assert!(setup.stdout.contains(&format!("applied V{}__", before + 1)), "{}", setup.stdout);
+    let stored = bench.read().await?;
+    bench.stored(stored + 5_000).await?;
+    let new = bench.consumer().start()?;
+    bench.holds_lanes(&new).await?;
+    let stored = bench.read().await?;
+    bench.stored(stored + 5_000).await?;
+    bench.ends_exact(producer, [old, new]).await
+}
+
+async fn future(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context, 6).await?;
+    let old = bench.consumer().start()?;
+    bench.holds_lanes(&old).await?;
+    let producer = bench.traffic(5_000).start()?;
+    bench.stored(5_000).await?;
+    let next = migrate::latest() + 1;
+    let expand = format!(
+        "alter table transactions add column branch text;
+         alter table ingest_progress add column note text;
+         alter table batch_jobs add column note text;
+         alter table dead_letters add column note text;
+         create index transactions_branch on transactions (branch);
+         create table branches (name text primary key);
+         insert into refinery_schema_history (version, name, applied_on, checksum)
+         values ({next}, 'future', '2027-01-01T00:00:00Z', '1')"
+    );
+    bench.sql.batch_execute(&expand).await?;
+    let stored = bench.read().await?;
+    bench.stored(stored + 5_000).await?;
+    // A release that is rolled back sets up roles again, and starts its programs.
+    let setup = setup(&bench.context, &bench.database).run(DEADLINE).await?.expect_code(0)?;
+    assert!(setup.stdout.contains("the schema is up to date"), "{}", setup.stdout);
+    let new = bench.consumer().start()?;
+    bench.holds_lanes(&new).await?;
+    let stored = bench.read().await?;
+    bench.stored(stored + 5_000).await?;
+    bench.ends_exact(producer, [old, new]).await?;
+    batch(&bench.context, &bench.database)?.run(DEADLINE).await?.expect_code(0)?;
+    assert_eq!(bench.number("select count(*) from batch_jobs where read = 1").await?, 1);
+    Ok(())
+}

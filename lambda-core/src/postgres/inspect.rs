@@ -1,0 +1,280 @@
+//! What a database tells about itself: facts for a doctor, who judges them. Nothing is
+//! changed; what is written to see whether there is room is rolled back.
+
+pub mod privileges;
+pub mod schema;
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row, SimpleQueryMessage};
+
+use crate::error::Error;
+use crate::postgres::config::DatabaseConfig;
+use crate::postgres::connect::{ANSWER_TIMEOUT, Connection, LOCK_TIMEOUT, answered, connect};
+use crate::remedy;
+
+/// How many connections [`is_pooled`] opens.
+const CONNECTIONS: usize = 3;
+
+/// A row of this text fills a page, so that nothing is saved by packing it.
+const FILLER: usize = 7_000;
+
+const READ: &str = "tell about itself";
+
+async fn rows(
+    client: &Client,
+    sql: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, Error> {
+    answered(ANSWER_TIMEOUT, READ, async { client.query(sql, parameters).await.map_err(unread) })
+        .await
+}
+
+async fn row(client: &Client, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row, Error> {
+    answered(ANSWER_TIMEOUT, READ, async {
+        client.query_one(sql, parameters).await.map_err(unread)
+    })
+    .await
+}
+
+fn unread(error: tokio_postgres::Error) -> Error {
+    remedy::postgres(error, READ)
+}
+
+/// Whether something in between gives one backend to several connections, by the
+/// transaction or by the statement: session settings and advisory locks do not hold
+/// there. Asked in the plain protocol, which such poolers pass on too.
+///
+/// # Errors
+/// As for [`connect`].
+pub async fn is_pooled(config: &DatabaseConfig) -> Result<bool, Error> {
+    let mut connections = Vec::with_capacity(CONNECTIONS);
+    for _ in 0..CONNECTIONS {
+        connections.push(connect(config, "doctor").await?);
+    }
+    // The second time the other way round: a pooler that hands its backends out in turn
+    // gives somebody another one than before.
+    let mut pids = BTreeMap::new();
+    for index in (0..CONNECTIONS).chain((0..CONNECTIONS).rev()) {
+        let pid = backend(&connections[index]).await?;
+        if *pids.entry(index).or_insert_with(|| pid.clone()) != pid {
+            return Ok(true);
+        }
+    }
+    let mut pids: Vec<String> = pids.into_values().collect();
+    pids.sort();
+    pids.dedup();
+    Ok(pids.len() < CONNECTIONS)
+}
+
+async fn backend(connection: &Connection) -> Result<String, Error> {
+    let asked = async {
+        let answer = connection.simple_query("select pg_backend_pid()").await.map_err(unread)?;
+        let pid = answer.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        Ok(pid.unwrap_or_default().to_owned())
+    };
+    answered(ANSWER_TIMEOUT, READ, asked).await
+}
+
+/// A server and what it does by default for our role and database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// As in `server_version_num`: 170006 is 17.6.
+    pub version: i32,
+    /// Whether it follows another one.
+    pub standby: bool,
+    /// Whether transactions can only read.
+    pub read_only: bool,
+    /// How many more connections like ours it takes.
+    pub connections_left: i64,
+    /// Size of the database, in bytes.
+    pub database_bytes: i64,
+    settings: BTreeMap<String, String>,
+}
+
+impl Server {
+    /// A setting as it counts for our sessions, in its own unit; empty when the server
+    /// has none of this name.
+    pub fn setting(&self, name: &str) -> &str {
+        self.settings.get(name).map_or("", String::as_str)
+    }
+
+    /// A timeout in milliseconds; `None` when there is none.
+    pub fn timeout_ms(&self, name: &str) -> Option<i64> {
+        self.setting(name).parse().ok().filter(|timeout| *timeout > 0)
+    }
+}
+
+/// Asks the server about itself.
+///
+/// # Errors
+/// `Transient` or `Fatal`.
+pub async fn server(client: &Client) -> Result<Server, Error> {
+    let about = "\
+        select current_setting('server_version_num')::integer, pg_is_in_recovery(), \
+               current_setting('transaction_read_only')::boolean, \
+               (select sum(case name when 'max_connections' then setting::bigint \
+                                     else -setting::bigint end)::bigint from pg_settings \
+                where name in ('max_connections', 'reserved_connections', \
+                               'superuser_reserved_connections')) \
+               - (select sum(numbackends)::bigint from pg_stat_database), \
+               pg_database_size(current_database())";
+    let about = row(client, about, &[]).await?;
+    let read = || {
+        Ok(Server {
+            version: about.try_get(0)?,
+            standby: about.try_get(1)?,
+            read_only: about.try_get(2)?,
+            connections_left: about.try_get(3)?,
+            database_bytes: about.try_get(4)?,
+            settings: BTreeMap::new(),
+        })
+    };
+    let mut server = read().map_err(unread)?;
+    for row in rows(client, "select name, setting from pg_settings", &[]).await? {
+        server.settings.insert(row.try_get(0).map_err(unread)?, row.try_get(1).map_err(unread)?);
+    }
+    Ok(server)
+}
+
+/// How far the server's clock is ahead of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Skew {
+    /// In microseconds; negative when it is behind.
+    pub ahead_micros: i64,
+    /// How far this may be wrong either way: half of the question's round trip.
+    pub uncertain_micros: i64,
+}
+
+/// Compares clocks.
+///
+/// # Errors
+/// `Transient` or `Fatal`.
+pub async fn skew(client: &Client) -> Result<Skew, Error> {
+    let asked = async {
+        // Prepared, so that only one round trip lies around the server's look.
+        let look = client.prepare("select clock_timestamp()").await.map_err(unread)?;
+        let before = Timestamp::now();
+        let row = client.query_one(&look, &[]).await.map_err(unread)?;
+        let after = Timestamp::now();
+        let there: Timestamp = row.try_get(0).map_err(unread)?;
+        let uncertain_micros = (after.as_microsecond() - before.as_microsecond()) / 2;
+        let here = before.as_microsecond() + uncertain_micros;
+        Ok(Skew { ahead_micros: there.as_microsecond() - here, uncertain_micros })
+    };
+    answered(ANSWER_TIMEOUT, READ, asked).await
+}
+
+/// Writes so many bytes where the database's tables lie, and rolls back.
+///
+/// # Errors
+/// `Transient` when there is no room, or the server only reads.
+pub async fn try_disk(config: &DatabaseConfig, bytes: usize) -> Result<(), Error> {
+    const WRITE: &str = "write a few MiB";
+    let connection = connect(config, "doctor").await?;
+    // Where temporary tables lie could be another disk.
+    let sql = format!(
+        "begin; set local temp_tablespaces = ''; \
+         create temporary table lambda_doctor (filler text) on commit drop; \
+         alter table lambda_doctor alter filler set storage plain; \
+         insert into lambda_doctor select repeat('x', {FILLER}) from generate_series(1, {}); \
+         rollback",
+        bytes / FILLER
+    );
+    answered(LOCK_TIMEOUT, WRITE, async {
+        connection.batch_execute(&sql).await.map_err(|error| remedy::postgres(error, WRITE))
+    })
+    .await
+}
+
+/// A replication slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// Its name.
+    pub name: String,
+    /// Whether somebody reads from it.
+    pub active: bool,
+    /// How many bytes of WAL it keeps on the disk.
+    pub kept_bytes: i64,
+    /// How many bytes of WAL the server wants to keep at most (`max_wal_size`).
+    pub wal_bytes_max: i64,
+}
+
+/// The server's replication slots.
+///
+/// # Errors
+/// `Transient` or `Fatal`.
+pub async fn slots(client: &Client) -> Result<Vec<Slot>, Error> {
+    let sql = "\
+        select slot_name::text, active, \
+               coalesce(pg_wal_lsn_diff(case when pg_is_in_recovery() \
+                                             then pg_last_wal_receive_lsn() \
+                                             else pg_current_wal_lsn() end, restart_lsn), 0)::bigint, \
+               pg_size_bytes(current_setting('max_wal_size')) \
+        from pg_replication_slots order by 3 desc";
+    let read = |row: &Row| {
+        Ok(Slot {
+            name: row.try_get(0)?,
+            active: row.try_get(1)?,
+            kept_bytes: row.try_get(2)?,
+            wal_bytes_max: row.try_get(3)?,
+        })
+    };
+    rows(client, sql, &[]).await?.iter().map(read).collect::<Result<_, _>>().map_err(unread)
+}
+
+/// A transaction that is open, and holds back vacuum everywhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenTransaction {
+    /// Whose: `prepared transaction x`, or `backend 7 (psql)`.
+    pub of: String,
+    /// Since when, in seconds.
+    pub seconds: i64,
+}
+
+/// Transactions that have been open for at least so many seconds, the oldest first: all
+/// prepared ones, and those of sessions that our role may see.
+///
+/// # Errors
+/// `Transient` or `Fatal`.
+pub async fn open_transactions(
+    client: &Client,
+    seconds: i64,
+) -> Result<Vec<OpenTransaction>, Error> {
+    let sql = "\
+        select * from ( \
+            select 'prepared transaction ' || gid as of, \
+                   extract(epoch from now() - prepared)::bigint as seconds \
+            from pg_prepared_xacts \
+            union all \
+            select 'backend ' || pid || ' (' || application_name || ')', \
+                   extract(epoch from now() - xact_start)::bigint \
+            from pg_stat_activity \
+            where xact_start is not null and backend_type = 'client backend' \
+              and pid <> pg_backend_pid()) open \
+        where seconds >= $1 order by seconds desc";
+    let read = |row: &Row| Ok(OpenTransaction { of: row.try_get(0)?, seconds: row.try_get(1)? });
+    let open = rows(client, sql, &[&seconds]).await?;
+    open.iter().map(read).collect::<Result<_, _>>().map_err(unread)
+}
+
+/// How long ago each lane of a pipeline was last claimed or moved, by its number, in
+/// seconds.
+///
+/// # Errors
+/// `Transient` or `Fatal`.
+pub async fn lanes_idle(client: &Client, pipeline: &str) -> Result<BTreeMap<i32, i64>, Error> {
+    let sql = "\
+        select lane, extract(epoch from now() - updated_at)::bigint \
+        from ingest_progress where pipeline = $1 and consumer_group is not null";
+    let idle = rows(client, sql, &[&pipeline]).await?;
+    idle.iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect::<Result<_, _>>()
+        .map_err(unread)
+}

@@ -24,5 +24,5 @@ mod supersede;
 pub use self::config::DatabaseConfig;
 pub use self::connect::{Connection, connect};
 pub use self::jobs::{Job, Jobs};
-pub use self::lanes::stream_lanes;
+pub use self::lanes::{stream_lanes, stream_lanes_durably};
 pub use self::sink::PostgresSink;

@@ -28,6 +28,7 @@
 pub mod args;
 pub mod loading;
 pub mod operate;
+pub mod serving;
 
 use std::any::Any;
 use std::fmt;

@@ -127,26 +127,18 @@ fn line(report: &FileReport) -> String {
 
 /// Counts as people read them: those that are zero left out.
 fn counted(counts: &Counts) -> String {
-    let outcomes = [
-        (counts.inserted, "inserted"),
-        (counts.confirmed, "confirmed"),
-        (counts.corrected, "corrected"),
-        (counts.superseded, "superseded"),
-        (counts.duplicate, "duplicate"),
-        (counts.rejected, "rejected"),
-    ];
-    let outcomes = outcomes.into_iter().filter(|(count, _)| *count > 0);
-    outcomes.fold(format!("{} read", counts.read), |text, (count, name)| {
+    let outcomes = counts.outcomes().into_iter().filter(|(_, count)| *count > 0);
+    outcomes.fold(format!("{} read", counts.read), |text, (name, count)| {
         format!("{text}, {count} {name}")
     })
 }
 
 fn object(report: &FileReport) -> Value {
-    let (outcome, job) = match &report.outcome {
-        Outcome::Loaded { job, .. } => ("loaded", Some(job)),
-        Outcome::AlreadyLoaded { job } => ("already_loaded", Some(job)),
-        Outcome::Checked { .. } => ("checked", None),
-        Outcome::Failed { job, .. } => ("failed", job.as_ref()),
+    let outcome = match &report.outcome {
+        Outcome::Loaded { .. } => "loaded",
+        Outcome::AlreadyLoaded { .. } => "already_loaded",
+        Outcome::Checked { .. } => "checked",
+        Outcome::Failed { .. } => "failed",
     };
     let mut object = Map::new();
     let mut put = |name: &str, value: Value| object.insert(name.to_owned(), value);
@@ -159,7 +151,7 @@ fn object(report: &FileReport) -> Value {
     if let Outcome::Checked { records, rejected } = report.outcome {
         put("counts", json!({ "read": records, "rejected": rejected }));
     }
-    if let Some(job) = job {
+    if let Some(job) = report.outcome.job() {
         put("job", crate::operate::jobs::object(job));
     }
     if let Some(error) = report.error() {

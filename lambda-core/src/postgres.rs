@@ -20,9 +20,11 @@ mod session;
 pub mod sink;
 mod statements;
 mod supersede;
+mod watch;
 
 pub use self::config::DatabaseConfig;
 pub use self::connect::{Connection, connect};
 pub use self::jobs::{Job, Jobs};
 pub use self::lanes::{stream_lanes, stream_lanes_durably};
 pub use self::sink::PostgresSink;
+pub use self::watch::watch;

@@ -6,6 +6,7 @@ pub mod freeze;
 pub mod generate;
 pub mod harness;
 pub mod ledger;
+pub mod probe;
 pub mod processes;
 pub mod proxy;
 pub mod servers;

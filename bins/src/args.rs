@@ -6,7 +6,7 @@ use std::env;
 use std::fs;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 use lambda_core::Error;
 use lambda_core::kafka::KafkaConfig;
 use lambda_core::postgres::{DatabaseConfig, SslMode, TlsSettings};
@@ -108,6 +108,29 @@ impl KafkaArgs {
         let extra = env::var("KAFKA_CONFIG").unwrap_or_default();
         KafkaConfig::new(&self.bootstrap_servers, &self.topic, &self.group_id, &extra)
     }
+}
+
+/// Where a long-running program serves its health and metrics.
+#[derive(Debug, Clone, Args)]
+pub struct HttpArgs {
+    /// Serve /livez, /readyz and /metrics on this address
+    #[arg(long, env, hide_env_values = true, value_name = "HOST:PORT")]
+    http_addr: Option<String>,
+}
+
+impl HttpArgs {
+    /// The address; an empty one is none.
+    pub fn address(&self) -> Option<&str> {
+        self.http_addr.as_deref().filter(|address| !address.is_empty())
+    }
+}
+
+/// `-h` and `--help`, both on one screen. For commands without clap's own.
+#[derive(Debug, Clone, Args)]
+pub struct HelpArgs {
+    /// Print help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    help: Option<bool>,
 }
 
 /// How a program prints its summary.

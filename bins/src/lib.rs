@@ -29,6 +29,7 @@ pub mod args;
 pub mod loading;
 mod logging;
 pub mod operate;
+pub mod serving;
 
 use std::fmt;
 use std::io::{self, Write};

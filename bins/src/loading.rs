@@ -133,24 +133,16 @@ fn counted(counts: &Counts) -> String {
 /// What became of records, as the rest of a sentence: outcomes that nothing had are left
 /// out.
 pub(crate) fn outcomes(counts: &Counts) -> String {
-    let outcomes = [
-        (counts.inserted, "inserted"),
-        (counts.confirmed, "confirmed"),
-        (counts.corrected, "corrected"),
-        (counts.superseded, "superseded"),
-        (counts.duplicate, "duplicate"),
-        (counts.rejected, "rejected"),
-    ];
-    let outcomes = outcomes.into_iter().filter(|(count, _)| *count > 0);
-    outcomes.fold(String::new(), |text, (count, name)| format!("{text}, {count} {name}"))
+    let outcomes = counts.outcomes().into_iter().filter(|(_, count)| *count > 0);
+    outcomes.fold(String::new(), |text, (name, count)| format!("{text}, {count} {name}"))
 }
 
 fn object(report: &FileReport) -> Value {
-    let (outcome, job) = match &report.outcome {
-        Outcome::Loaded { job, .. } => ("loaded", Some(job)),
-        Outcome::AlreadyLoaded { job } => ("already_loaded", Some(job)),
-        Outcome::Checked { .. } => ("checked", None),
-        Outcome::Failed { job, .. } => ("failed", job.as_ref()),
+    let outcome = match &report.outcome {
+        Outcome::Loaded { .. } => "loaded",
+        Outcome::AlreadyLoaded { .. } => "already_loaded",
+        Outcome::Checked { .. } => "checked",
+        Outcome::Failed { .. } => "failed",
     };
     let mut object = Map::new();
     let mut put = |name: &str, value: Value| object.insert(name.to_owned(), value);
@@ -163,7 +155,7 @@ fn object(report: &FileReport) -> Value {
     if let Outcome::Checked { records, rejected } = report.outcome {
         put("counts", json!({ "read": records, "rejected": rejected }));
     }
-    if let Some(job) = job {
+    if let Some(job) = report.outcome.job() {
         put("job", crate::operate::jobs::object(job));
     }
     if let Some(error) = report.error() {

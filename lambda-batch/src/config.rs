@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use lambda_core::health::Health;
+
 use crate::chunk::BATCH_ROWS;
 use crate::plan::CHUNK_BYTES;
 use crate::tally::Stored;
@@ -52,6 +54,8 @@ pub struct Options {
     pub batch_rows: usize,
     /// Who is told what is going on.
     pub watch: Watch,
+    /// Is told how it goes.
+    pub health: Health,
 }
 
 impl Default for Options {
@@ -65,6 +69,7 @@ impl Default for Options {
             chunk_bytes: CHUNK_BYTES,
             batch_rows: BATCH_ROWS,
             watch: Arc::new(|_| {}),
+            health: Health::default(),
         }
     }
 }

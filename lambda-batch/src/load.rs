@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lambda_core::delivery::flow::{Flow, FlowConfig};
-use lambda_core::job::{self, End};
+use lambda_core::job::{self, End, Status};
+use lambda_core::metrics::{JobAtHand, Outcomes};
 use lambda_core::outcome::Authority;
 use lambda_core::postgres::jobs::{Job, NewJob};
 use lambda_core::postgres::lease::{self, Attempt, LEASE, Started};
@@ -22,7 +23,7 @@ use crate::input::Input;
 use crate::rejects::RejectsFile;
 use crate::report::Outcome;
 use crate::run::{Planned, Target, blocking, stopped};
-use crate::tally::Tally;
+use crate::tally::{Stored, Tally};
 
 /// How long a worker goes on while the server is away.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -40,6 +41,7 @@ pub(crate) async fn load_file<R: Record>(
     target: &Target,
     options: &Options,
     rejects: &mut Option<RejectsFile>,
+    at_hand: &mut Option<JobAtHand>,
     stop: &watch::Receiver<bool>,
 ) -> Outcome {
     let new = new_job::<R>(&planned, options);
@@ -48,7 +50,12 @@ pub(crate) async fn load_file<R: Record>(
         Ok(job) => job,
         Err(error) => return Outcome::Failed { job: None, error },
     };
-    let outcome = match Box::pin(work::<R>(&planned, &job, target, options, stop)).await {
+    // The one before is shown no more before this one is.
+    at_hand.take();
+    let shown = &*at_hand.insert(JobAtHand::new(&job.job_id()));
+    show(shown, &job);
+    let working = Box::pin(work::<R>(&planned, &job, shown, target, options, stop));
+    let outcome = match working.await {
         Ok(outcome) => outcome,
         Err(error) => {
             // Counts are told as they are stored (R10), if the server still answers.
@@ -57,7 +64,14 @@ pub(crate) async fn load_file<R: Record>(
             Outcome::Failed { job: Some(Box::new(job)), error }
         }
     };
+    if let Some(job) = outcome.job() {
+        show(shown, job);
+    }
     follow_up(outcome, &planned, target, options, rejects).await
+}
+
+fn show(shown: &JobAtHand, job: &Job) {
+    shown.show(job.status, job.records, job.counts.read);
 }
 
 fn new_job<R: Record>(planned: &Planned, options: &Options) -> NewJob {
@@ -76,6 +90,7 @@ fn new_job<R: Record>(planned: &Planned, options: &Options) -> NewJob {
 async fn work<R: Record>(
     planned: &Planned,
     job: &Job,
+    shown: &JobAtHand,
     target: &Target,
     options: &Options,
     stop: &watch::Receiver<bool>,
@@ -88,7 +103,8 @@ async fn work<R: Record>(
     let waited = begun.elapsed();
     let before: i64 = attempt.lanes().iter().map(|lane| lane.progress.counts.read).sum();
     tracing::info!(job = job.job_id(), records = job.records, stored = before, "loading");
-    let result = store::<R>(planned, &attempt, target, options, owner, stop).await;
+    shown.show(Status::Running, job.records, before);
+    let result = store::<R>(planned, &attempt, shown, target, options, owner, stop).await;
     let end = job::end(&result);
     let ended = within_grace(attempt.end(&end), planned.content.input(), stop).await;
     // Why the work stopped says more than what that led to. Only of a fence the job
@@ -162,6 +178,7 @@ async fn within_grace<T>(
 async fn store<R: Record>(
     planned: &Planned,
     attempt: &Attempt,
+    shown: &JobAtHand,
     target: &Target,
     options: &Options,
     owner: String,
@@ -169,7 +186,11 @@ async fn store<R: Record>(
 ) -> Result<(), Error> {
     let watch = Arc::clone(&options.watch);
     let file = planned.content.input().to_string();
-    let tell = move |stored: &_| watch(Step::Loading { file: &file, stored });
+    let shown = shown.clone();
+    let tell = move |stored: &Stored| {
+        shown.stored(stored.counts.read);
+        watch(Step::Loading { file: &file, stored });
+    };
     let tally = Arc::new(Tally::new(attempt.lanes(), options.rejects_max, Arc::new(tell)));
     tally.within_limit()?;
     let chunks = Arc::new(Chunks::new(Arc::clone(&planned.content), attempt.lanes()));
@@ -181,7 +202,10 @@ async fn store<R: Record>(
         group: None,
         take_over: false,
         patience: Some(PATIENCE),
+        health: options.health.clone(),
+        outcomes: Outcomes::default(),
     };
+    attempt.lanes().iter().for_each(|lane| config.outcomes.begin(&lane.progress));
     let (halt, halted) = watch::channel(false);
     let mut flows = JoinSet::new();
     let workers = options.workers.max(1);

@@ -50,6 +50,17 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// The job of the file's content, as far as there is one.
+    pub fn job(&self) -> Option<&Job> {
+        match self {
+            Self::Loaded { job, .. } | Self::AlreadyLoaded { job } => Some(job),
+            Self::Failed { job, .. } => job.as_deref(),
+            Self::Checked { .. } => None,
+        }
+    }
+}
+
 impl FileReport {
     /// Records a second, of those that this run stored or looked through, planning
     /// included and waiting not.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lambda_core::decode::csv::Header;
+use lambda_core::metrics;
 use lambda_core::postgres::Jobs;
 use lambda_core::sink::Sink;
 use lambda_core::{Error, Record};
@@ -59,12 +60,15 @@ pub async fn load<R: Record>(
     if let Some(folder) = &options.archive {
         archive::prepare(folder, inputs)?;
     }
+    metrics::stores(R::TABLE.name);
+    // Shown until the next one begins: a job that ends is still seen by a scrape.
+    let mut at_hand = None;
     over_files(inputs, options, &stop, async |input, rejects| {
         let planned = match open::<R>(input, options, &stop).await {
             Ok(planned) => planned,
             Err(error) => return Outcome::Failed { job: None, error },
         };
-        load_file::<R>(planned, target, options, rejects, &stop).await
+        load_file::<R>(planned, target, options, rejects, &mut at_hand, &stop).await
     })
     .await
 }
@@ -125,11 +129,14 @@ async fn open<R: Record>(
 ) -> Result<Planned, Error> {
     let (opened, told) = (input.clone(), stop.clone());
     let (watch, chunk_bytes) = (Arc::clone(&options.watch), options.chunk_bytes);
+    let health = options.health.clone();
     let planned = move || {
         let (input, stop) = (opened, told);
         let content = Content::open(&input)?;
         let (file, bytes_total) = (input.to_string(), content.stored_bytes());
+        let pulse = health.pulse("the plan of a file");
         let plan = plan::plan(&content, chunk_bytes, |bytes| {
+            pulse.beat();
             watch(Step::Planning { file: &file, bytes, bytes_total });
             if *stop.borrow() { Err(stopped(&input)) } else { Ok(()) }
         })?;

@@ -41,6 +41,9 @@ pub enum Status {
 }
 
 impl Status {
+    /// Every status.
+    pub const ALL: [Self; 4] = [Self::Pending, Self::Running, Self::Completed, Self::Failed];
+
     /// The name stored in the database.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -53,9 +56,7 @@ impl Status {
 
     /// The status stored under `name`.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Pending, Self::Running, Self::Completed, Self::Failed]
-            .into_iter()
-            .find(|status| status.as_str() == name)
+        Self::ALL.into_iter().find(|status| status.as_str() == name)
     }
 }
 

@@ -21,9 +21,11 @@ pub mod topic;
 
 mod context;
 mod idle;
+mod member;
 mod poll;
 mod rebalance;
 mod shared;
+mod statistics;
 
 pub use self::config::KafkaConfig;
 pub use self::position::{OnSourceChange, StartAt};

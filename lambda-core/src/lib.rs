@@ -14,10 +14,12 @@ pub mod error;
 pub mod failpoint;
 #[cfg(not(feature = "failpoints"))]
 mod failpoint;
+pub mod health;
 pub mod job;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod memory;
+pub mod metrics;
 pub mod outcome;
 #[cfg(feature = "postgres")]
 pub mod postgres;

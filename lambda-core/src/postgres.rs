@@ -23,11 +23,13 @@ mod statements;
 mod supersede;
 pub mod tls;
 mod url;
+mod watch;
 
 pub use self::config::DatabaseConfig;
 pub use self::connect::{Connection, connect};
 pub use self::dead_letters::DeadLetters;
 pub use self::jobs::{Job, Jobs};
-pub use self::lanes::stream_lanes;
+pub use self::lanes::{stream_lanes, stream_lanes_durably};
 pub use self::sink::PostgresSink;
 pub use self::tls::{SslMode, TlsSettings};
+pub use self::watch::watch;

@@ -107,13 +107,37 @@ impl Counts {
 
     /// Whether `read` is the sum of the outcomes.
     pub fn balanced(&self) -> bool {
-        self.read
-            == self.inserted
-                + self.confirmed
-                + self.corrected
-                + self.superseded
-                + self.duplicate
-                + self.rejected
+        self.read == self.outcomes().iter().map(|(_, count)| count).sum::<i64>()
+    }
+}
+
+impl Counts {
+    /// The outcomes by name, without `read`.
+    pub const fn outcomes(&self) -> [(&'static str, i64); 6] {
+        [
+            ("inserted", self.inserted),
+            ("confirmed", self.confirmed),
+            ("corrected", self.corrected),
+            ("superseded", self.superseded),
+            ("duplicate", self.duplicate),
+            ("rejected", self.rejected),
+        ]
+    }
+
+    /// What has been added since `before`, never less than nothing: a dead letter that
+    /// is replayed moves from one outcome to another.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let added = |now: i64, before: i64| (now - before).max(0);
+        Self {
+            read: added(self.read, before.read),
+            inserted: added(self.inserted, before.inserted),
+            confirmed: added(self.confirmed, before.confirmed),
+            corrected: added(self.corrected, before.corrected),
+            superseded: added(self.superseded, before.superseded),
+            duplicate: added(self.duplicate, before.duplicate),
+            rejected: added(self.rejected, before.rejected),
+        }
     }
 }
 

@@ -13,12 +13,14 @@ use lambda_core::dead_letter::Reason;
 use lambda_core::delivery::state::{Action, Input, State};
 use lambda_core::delivery::{Flow, FlowConfig};
 use lambda_core::error::{Error, Server};
+use lambda_core::health::Health;
 use lambda_core::job::JobRef;
 use lambda_core::memory::{Contents, MemorySink};
+use lambda_core::metrics::Outcomes;
 use lambda_core::outcome::Authority;
 use lambda_core::progress::{LaneId, LaneName, Progress};
 use lambda_core::sink::{ClaimRequest, Committed, Durability, Sink};
-use lambda_core::source::Grant;
+use lambda_core::source::{Event, Grant, Source};
 use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
 use lambda_core::testing::source::Lists;
 use tokio::sync::watch;
@@ -114,7 +116,16 @@ fn unreachable_server() -> Error {
 
 fn config(patience: Option<Duration>) -> FlowConfig {
     let (owner, group, take_over) = ("test".into(), None, false);
-    FlowConfig { authority: Authority::Stream, table: &SAMPLES, owner, group, take_over, patience }
+    FlowConfig {
+        authority: Authority::Stream,
+        table: &SAMPLES,
+        owner,
+        group,
+        take_over,
+        patience,
+        health: Health::default(),
+        outcomes: Outcomes::default(),
+    }
 }
 
 fn lists(partitions: usize, records: usize, bad_every: usize) -> Vec<Vec<Sample>> {
@@ -410,4 +421,95 @@ async fn a_flow_without_patience_left_tells_what_it_waited_for() {
     let patience = Some(Duration::from_secs(30));
     let (_, result) = Flow::new(config(patience), source, Arc::new(Away)).run(stop).await;
     assert_eq!(result.unwrap_err().exit_code(), 69);
+}
+
+/// A sink whose first commit takes ten minutes, as one may that waits for a server.
+struct Slow(MemorySink, AtomicU64);
+
+#[async_trait]
+impl Sink for Slow {
+    async fn claim(&self, request: &ClaimRequest) -> Result<Progress, Error> {
+        self.0.claim(request).await
+    }
+
+    async fn commit(&self, batch: &Batch, durability: Durability) -> Result<Committed, Error> {
+        if self.1.fetch_add(1, Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_mins(10)).await;
+        }
+        self.0.commit(batch, durability).await
+    }
+
+    async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
+        self.0.stored(lanes).await
+    }
+}
+
+/// A source that has nothing to give for twenty tries, and then is at its end.
+struct Stalling(u32);
+
+#[async_trait]
+impl Source for Stalling {
+    async fn next(&mut self) -> Result<Event, Error> {
+        self.0 += 1;
+        if self.0 > 20 { Ok(Event::End) } else { Err(unreachable_server()) }
+    }
+
+    async fn start(&mut self, _: &Progress) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn stop(&mut self, _: i32) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn stored(&mut self, _: &[Progress]) {}
+}
+
+/// Looks at `health` every second for as long as `flow` goes on. For how long that was.
+async fn lives<T>(health: &Health, flow: impl Future<Output = T>) -> Duration {
+    let begun = tokio::time::Instant::now();
+    tokio::pin!(flow);
+    while tokio::time::timeout(Duration::from_secs(1), &mut flow).await.is_err() {
+        assert_eq!(health.standing_still(), []);
+    }
+    begun.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flow_lives_while_a_commit_takes_minutes_and_while_its_source_stalls() {
+    let (_keep, stop) = watch::channel(false);
+    let config = config(None);
+    let health = config.health.clone();
+    let source = Lists::new(lists(1, 10, 100), fastrand::Rng::with_seed(1));
+    let sink = Arc::new(Slow(MemorySink::new(), AtomicU64::default()));
+    let slow = Flow::new(config.clone(), source, sink).run(stop.clone());
+    let lasted = lives(&health, slow).await;
+    assert!(lasted >= Duration::from_mins(10), "{lasted:?}");
+    let stalling = Flow::new(config, Stalling(0), Arc::new(MemorySink::new())).run(stop);
+    assert!(lives(&health, stalling).await > Duration::from_mins(1));
+    tokio::time::advance(Duration::from_hours(1)).await;
+    assert_eq!(health.standing_still(), [], "a flow that has ended is not still");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flow_is_ready_unless_its_commits_fail_and_once_one_succeeds() {
+    let (_keep, stop) = watch::channel(false);
+    let config = config(None);
+    let health = config.health.clone();
+    let sink = Arc::new(Trouble { rivals: false, ..Trouble::new(11) });
+    let source = Lists::new(lists(2, 40, 1_000), fastrand::Rng::with_seed(1));
+    let flow = Flow::new(config, source, Arc::clone(&sink) as Arc<dyn Sink>).run(stop);
+    tokio::pin!(flow);
+    let (mut ready, mut not_ready) = (0, 0);
+    while tokio::time::timeout(Duration::from_millis(2), &mut flow).await.is_err() {
+        match health.lacking().as_slice() {
+            [] => ready += 1,
+            [trouble] => {
+                assert_eq!(trouble.name, "the sink");
+                not_ready += 1;
+            }
+            troubles => panic!("{troubles:?}"),
+        }
+    }
+    assert!(ready > 0 && not_ready > 0, "{ready} {not_ready}");
 }

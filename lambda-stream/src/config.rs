@@ -1,6 +1,7 @@
 //! What a consumer is told.
 
 use lambda_core::delivery::batcher::Limits;
+use lambda_core::health::Health;
 use lambda_core::kafka::{KafkaConfig, OnSourceChange, StartAt};
 use lambda_core::postgres::DatabaseConfig;
 
@@ -26,6 +27,8 @@ pub struct StreamConfig {
     pub owner: String,
     /// How large a batch may grow.
     pub limits: Limits,
+    /// Is told how it goes.
+    pub health: Health,
 }
 
 impl StreamConfig {
@@ -40,6 +43,7 @@ impl StreamConfig {
             exit_at_end: false,
             owner: owner(),
             limits: Limits::default(),
+            health: Health::default(),
         }
     }
 }

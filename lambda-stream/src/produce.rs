@@ -9,8 +9,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use lambda_core::Error;
+use lambda_core::health::Health;
 use lambda_core::kafka::KafkaConfig;
 use lambda_core::kafka::producer::{Delivered, Producer};
+use lambda_core::metrics;
 use lambda_core::record::checksum::Checksum;
 use lambda_core::transaction::synthetic::Expectation;
 use serde::Serialize;
@@ -62,6 +64,8 @@ pub struct ProduceConfig {
     pub count: Option<u64>,
     /// Where a line for each delivered message goes.
     pub ledger: Option<PathBuf>,
+    /// Is told how it goes.
+    pub health: Health,
 }
 
 /// What was delivered.
@@ -109,7 +113,8 @@ struct Tag {
 /// could not be delivered. [`Error::Interrupted`] when it was stopped before the
 /// end of the file or the count. The ledger holds what was delivered before.
 pub fn produce(config: &ProduceConfig, stopped: impl Fn() -> bool) -> Result<Produced, Error> {
-    let producer = Producer::new(&config.kafka)?;
+    metrics::sends();
+    let producer = Producer::new(&config.kafka, &config.health)?;
     let mut run = Run {
         config,
         producer: &producer,
@@ -205,6 +210,10 @@ impl Run<'_> {
     }
 
     fn note(&mut self, delivered: &[Delivered<Tag>]) -> Result<(), Error> {
+        for kind in Expectation::ALL {
+            let of_kind = delivered.iter().filter(|delivered| delivered.tag.kind == kind);
+            metrics::delivered(kind, of_kind.count() as u64);
+        }
         for Delivered { tag, partition, offset } in delivered {
             self.produced.delivered += 1;
             *match tag.kind {

@@ -5,18 +5,11 @@ use std::time::{Duration, Instant};
 
 use lambda_core::Error;
 use lambda_core::delivery::retry::Backoff;
-use lambda_core::error::{Kind, Server};
-use lambda_core::postgres::{Connection, DatabaseConfig, connect, stream_lanes};
+use lambda_core::error::Kind;
+use lambda_core::postgres::{
+    Connection, DatabaseConfig, connect, stream_lanes, stream_lanes_durably,
+};
 use lambda_core::progress::{Counts, Progress};
-use lambda_core::remedy;
-
-/// How long the server may take to read lanes and make them durable.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How a run's last words are made durable. Whatever was seen lies before this
-/// record in the log, and a synchronous commit waits until the log is flushed that
-/// far; without a record it would not. A row that is written instead may be locked.
-const MAKE_DURABLE: &str = "select pg_logical_emit_message(true, 'lambda', ''); commit";
 
 /// How lanes are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,25 +112,8 @@ impl Stored {
 async fn read(connection: &Connection, pipeline: &str, how: Read) -> Result<Vec<Progress>, Error> {
     match how {
         Read::AsSeen => stream_lanes(connection, pipeline).await,
-        Read::Durably => {
-            let read = tokio::time::timeout(ANSWER_TIMEOUT, read_durably(connection, pipeline));
-            read.await.map_err(|_| Error::Unreachable {
-                server: Server::Postgres,
-                source: format!("no answer within {ANSWER_TIMEOUT:?}").into(),
-            })?
-        }
+        Read::Durably => stream_lanes_durably(connection, pipeline).await,
     }
-}
-
-/// In one transaction, so that both are said to the same server: one that crashed
-/// in between would flush a log that no longer holds what was read.
-async fn read_durably(connection: &Connection, pipeline: &str) -> Result<Vec<Progress>, Error> {
-    let refused = |error| remedy::postgres(error, "make progress durable");
-    let begin = "begin; set local synchronous_commit = on";
-    connection.batch_execute(begin).await.map_err(refused)?;
-    let lanes = stream_lanes(connection, pipeline).await?;
-    connection.batch_execute(MAKE_DURABLE).await.map_err(refused)?;
-    Ok(lanes)
 }
 
 /// The counts of a source's lanes together, those that were given up included.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use lambda_core::delivery::{Flow, FlowConfig};
 use lambda_core::kafka::topic::{self, Ends};
 use lambda_core::kafka::{KafkaSource, OnSourceChange, SourceOptions, check};
+use lambda_core::metrics::{self, Outcomes};
 use lambda_core::outcome::Authority;
 use lambda_core::postgres::PostgresSink;
 use lambda_core::progress::{Counts, LaneId, Progress};
@@ -46,6 +47,7 @@ pub async fn consume<R: Record>(
 ) -> Result<Summary, Error> {
     tokio::pin!(stop);
     let begun = Instant::now();
+    metrics::stores(R::TABLE.name);
     let prepared = tokio::select! {
         () = &mut stop => None,
         run = prepare::<R>(config) => Some(run?),
@@ -96,6 +98,8 @@ struct Run {
 async fn prepare<R: Record>(config: &StreamConfig) -> Result<Run, Error> {
     let table = const { &R::TABLE };
     let database = config.database.clone();
+    // Until the flow and the source have needs of their own.
+    let _start = config.health.need("the start");
     let sink = PostgresSink::connect(database.clone(), table, "stream", CONNECTIONS, None).await?;
     let mut stored = Stored::new(database, table.name);
     let before = stored.lanes_waiting().await?;
@@ -159,7 +163,7 @@ impl Run {
             on_source_change: config.on_source_change,
             limits: config.limits,
         };
-        let source = KafkaSource::<R>::open(config.kafka.clone(), options)?;
+        let source = KafkaSource::<R>::open(config.kafka.clone(), options, &config.health)?;
         let flow = FlowConfig {
             authority: Authority::Stream,
             table: self.table,
@@ -167,6 +171,8 @@ impl Run {
             group: Some(config.kafka.group_id().to_owned()),
             take_over: config.take_over,
             patience: None,
+            health: config.health.clone(),
+            outcomes: Outcomes::default(),
         };
         let sink: Arc<PostgresSink> = Arc::clone(&self.sink);
         let (stopper, halt) = watch::channel(false);
@@ -176,6 +182,7 @@ impl Run {
                 () = stop => {}
                 () = self.watch() => {}
             }
+            config.health.stop();
             stopper.send_replace(true);
             // The flow ends by itself from here on.
             std::future::pending::<Infallible>().await

@@ -7,6 +7,7 @@ pub mod generate;
 pub mod harness;
 pub mod ledger;
 pub mod liveness;
+pub mod probe;
 pub mod processes;
 pub mod proxy;
 pub mod servers;

@@ -3,15 +3,16 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use lambda_bins::args::{DatabaseArgs, KafkaArgs, Output, OutputArgs};
+use lambda_bins::args::{DatabaseArgs, HelpArgs, HttpArgs, KafkaArgs, Output, OutputArgs};
+use lambda_bins::serving::Serving;
 use lambda_bins::{Failure, print};
-use lambda_core::Transaction;
 use lambda_core::kafka::{OnSourceChange, StartAt};
+use lambda_core::{Record, Transaction};
 use lambda_stream::{StreamConfig, Summary, consume};
 
 /// Stores the transactions of a Kafka topic in PostgreSQL, each exactly once
 #[derive(Debug, Parser)]
-#[command(name = "lambda-consumer", version)]
+#[command(name = "lambda-consumer", version, disable_help_flag = true)]
 struct Args {
     /// Where partitions start that were never read: earliest or latest
     #[arg(long, default_value_t, value_name = "WHERE")]
@@ -31,6 +32,10 @@ struct Args {
     database: DatabaseArgs,
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    http: HttpArgs,
+    #[command(flatten)]
+    help: HelpArgs,
 }
 
 impl Args {
@@ -47,7 +52,10 @@ impl Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     lambda_bins::run("lambda-consumer", async |shutdown| {
-        let summary = consume::<Transaction>(&args.config()?, shutdown.cancelled()).await?;
+        let serving = Serving::start(&args.http, &shutdown).await?;
+        let config = StreamConfig { health: serving.health(), ..args.config()? };
+        serving.watch(&config.database, Transaction::TABLE.name);
+        let summary = consume::<Transaction>(&config, shutdown.cancelled()).await?;
         report(&summary, args.output.output)
     })
 }
@@ -59,5 +67,18 @@ fn report(summary: &Summary, output: Output) -> Result<(), Failure> {
             let json = serde_json::to_string(summary);
             print(json.map_err(|error| Failure::unexpected("write the summary", error))?)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn help_fits_one_screen() {
+        let help = Args::command().render_help().to_string();
+        assert!(help.lines().count() <= 40, "{help}");
     }
 }

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser};
+use clap::Parser;
 use lambda_batch::{FileReport, Options, Target, input, report};
-use lambda_bins::args::{DatabaseArgs, OutputArgs, moment};
+use lambda_bins::args::{DatabaseArgs, HelpArgs, HttpArgs, OutputArgs, moment};
+use lambda_bins::serving::Serving;
 use lambda_bins::{CancellationToken, Failure, loading};
 use lambda_core::postgres::{Jobs, PostgresSink};
 use lambda_core::{Error, Record, Transaction};
@@ -46,9 +47,10 @@ struct Args {
     database: DatabaseArgs,
     #[command(flatten)]
     output: OutputArgs,
-    /// Print help
-    #[arg(short, long, action = ArgAction::HelpShort)]
-    help: Option<bool>,
+    #[command(flatten)]
+    http: HttpArgs,
+    #[command(flatten)]
+    help: HelpArgs,
 }
 
 const EXIT_CODES: &str =
@@ -57,13 +59,18 @@ const EXIT_CODES: &str =
 fn main() -> ExitCode {
     let args = Args::parse();
     lambda_bins::run("lambda-csv-batch", async |shutdown| {
-        let reports = load(&args, shutdown).await?;
+        let serving = Serving::start(&args.http, &shutdown).await?;
+        let reports = load(&args, &serving, shutdown).await?;
         loading::print(&reports, args.output.output)?;
         report::worst(reports).map_or(Ok(()), |error| Err(error.into()))
     })
 }
 
-async fn load(args: &Args, shutdown: CancellationToken) -> Result<Vec<FileReport>, Failure> {
+async fn load(
+    args: &Args,
+    serving: &Serving,
+    shutdown: CancellationToken,
+) -> Result<Vec<FileReport>, Failure> {
     let inputs = input::resolve(&args.paths)?;
     let watcher = loading::Watcher::default();
     let options = Options {
@@ -73,6 +80,7 @@ async fn load(args: &Args, shutdown: CancellationToken) -> Result<Vec<FileReport
         rejects: args.rejects.clone(),
         archive: args.archive.clone(),
         watch: Arc::new(move |step| watcher.show(step)),
+        health: serving.health(),
         ..Options::default()
     };
     let stop = stopping(shutdown.clone());
@@ -85,6 +93,7 @@ async fn load(args: &Args, shutdown: CancellationToken) -> Result<Vec<FileReport
     }
     let database = args.database.config()?;
     let table = const { &Transaction::TABLE };
+    serving.watch(&database, table.name);
     let connections = u32::from(args.workers);
     let sink = PostgresSink::connect(database.clone(), table, "batch", connections, Some(PATIENCE));
     let sink = tokio::select! {

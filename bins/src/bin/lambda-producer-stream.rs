@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use lambda_bins::args::{KafkaArgs, Output, OutputArgs};
+use lambda_bins::args::{HelpArgs, HttpArgs, KafkaArgs, Output, OutputArgs};
+use lambda_bins::serving::Serving;
 use lambda_bins::{Failure, print};
+use lambda_core::health::Health;
 use lambda_stream::produce::{From, ProduceConfig, Produced, produce};
 
 /// Sends transactions to a Kafka topic: made-up ones, or those of a file
 #[derive(Debug, Parser)]
-#[command(name = "lambda-producer-stream", version)]
+#[command(name = "lambda-producer-stream", version, disable_help_flag = true)]
 struct Args {
     /// Messages a second; 0: as many as the brokers take
     #[arg(long, default_value_t = 10, value_name = "N")]
@@ -38,10 +40,14 @@ struct Args {
     kafka: KafkaArgs,
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    http: HttpArgs,
+    #[command(flatten)]
+    help: HelpArgs,
 }
 
 impl Args {
-    fn config(self) -> Result<ProduceConfig, Failure> {
+    fn config(self, health: Health) -> Result<ProduceConfig, Failure> {
         let Self { seed, duplicate_ratio, invalid_ratio, .. } = self;
         let traffic = From::Traffic { seed, duplicate_ratio, invalid_ratio };
         Ok(ProduceConfig {
@@ -50,6 +56,7 @@ impl Args {
             rate: self.rate,
             count: self.count,
             ledger: self.ledger,
+            health,
         })
     }
 }
@@ -65,7 +72,8 @@ fn main() -> ExitCode {
     let args = Args::parse();
     lambda_bins::run("lambda-producer-stream", async |shutdown| {
         let output = args.output.output;
-        let config = args.config()?;
+        let serving = Serving::start(&args.http, &shutdown).await?;
+        let config = args.config(serving.health())?;
         let work = move || produce(&config, || shutdown.is_cancelled());
         let produced = tokio::task::spawn_blocking(work).await;
         // A panic goes on here, where its message is kept out of the log.
@@ -81,5 +89,18 @@ fn report(produced: &Produced, output: Output) -> Result<(), Failure> {
             let json = serde_json::to_string(produced);
             print(json.map_err(|error| Failure::unexpected("write the summary", error))?)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn help_fits_one_screen() {
+        let help = Args::command().render_help().to_string();
+        assert!(help.lines().count() <= 40, "{help}");
     }
 }

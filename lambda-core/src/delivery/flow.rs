@@ -14,13 +14,16 @@ use tokio::time::Instant;
 use crate::delivery::retry::Backoff;
 use crate::delivery::state::{Action, Generation, Input, State};
 use crate::error::{Error, Kind, Server};
+use crate::health::{Health, Need, Pulse};
+use crate::metrics::{self, Outcomes, Retry};
 use crate::outcome::Authority;
 use crate::progress::Progress;
 use crate::record::Table;
 use crate::sink::{ClaimRequest, Committed, Sink};
 use crate::source::{Event, Grant, Source};
 
-/// How often an idle flow compares what is stored with what it thinks (R9).
+/// How often an idle flow compares what is stored with what it thinks (R9), and one
+/// that waits for a commit shows that it lives.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
 
 /// How many claims go on at once.
@@ -47,6 +50,11 @@ pub struct FlowConfig {
     pub take_over: bool,
     /// How long to go on trying while nothing succeeds; `None`: for ever.
     pub patience: Option<Duration>,
+    /// Is told that the flow moves, and whether the sink takes what it is given.
+    pub health: Health,
+    /// Counts what becomes of records. A source that grants no lanes, since it holds
+    /// them already, has told it where they stand.
+    pub outcomes: Outcomes,
 }
 
 type Commit = Pin<Box<dyn Future<Output = Result<Committed, Error>> + Send>>;
@@ -72,10 +80,15 @@ pub struct Flow<S> {
     backoff: Backoff,
     /// When to try the commit again.
     retry_at: Option<Instant>,
+    /// When to ask a source again that has stalled.
+    source_at: Option<Instant>,
     /// A question that shows whether the server answers.
     asking: Option<Asked>,
     /// Since when nothing has succeeded.
     stalled_since: Option<Instant>,
+    pulse: Pulse,
+    /// The sink: missing while it takes nothing.
+    sink_need: Need,
     result: Option<Result<(), Error>>,
 }
 
@@ -91,6 +104,8 @@ impl<S: std::fmt::Debug> std::fmt::Debug for Flow<S> {
 impl<S: Source> Flow<S> {
     /// Joins `source` and `sink`.
     pub fn new(config: FlowConfig, source: S, sink: Arc<dyn Sink>) -> Self {
+        let (pulse, sink_need) = (config.health.pulse("the flow"), config.health.need("the sink"));
+        sink_need.met();
         Self {
             state: State::new(config.authority, config.table),
             config,
@@ -104,8 +119,11 @@ impl<S: Source> Flow<S> {
             claim_permits: Arc::new(Semaphore::new(CLAIMS_AT_ONCE)),
             backoff: Backoff::default(),
             retry_at: None,
+            source_at: None,
             asking: None,
             stalled_since: None,
+            pulse,
+            sink_need,
             result: None,
         }
     }
@@ -123,6 +141,7 @@ impl<S: Source> Flow<S> {
         // When a flow that is to stop gives up, whatever it is at.
         let mut stop_by = None;
         loop {
+            self.pulse.beat();
             if let Some(result) = self.result.take() {
                 return (self.source, result);
             }
@@ -135,8 +154,7 @@ impl<S: Source> Flow<S> {
                 }
                 done = wait_for(&mut self.commit) => {
                     (self.commit, self.give_up_at) = (None, None);
-                    let input = done.map_or_else(Input::CommitFailed, Input::Committed);
-                    self.take(input).await;
+                    self.committed(done).await;
                 }
                 () = sleep_until(self.give_up_at) => self.result = Some(Err(unanswered())),
                 () = sleep_until(stop_by) => self.result = Some(Err(unanswered())),
@@ -150,13 +168,21 @@ impl<S: Source> Flow<S> {
                     self.asked(error, answers).await;
                 }
                 _ = check.tick() => self.take(Input::Check).await,
-                event = self.source.next(), if self.state.wants_events() => self.event(event).await,
+                () = sleep_until(self.source_at) => self.source_at = None,
+                event = self.source.next(), if self.listens() && self.state.wants_events() => {
+                    self.event(event).await;
+                }
                 // Polled after the source, and only if that had nothing.
-                () = std::future::ready(()), if self.state.awaits_news() => {
+                () = std::future::ready(()), if self.listens() && self.state.awaits_news() => {
                     self.take(Input::NoNews).await;
                 }
             }
         }
+    }
+
+    /// Whether the source may be asked: it has not just stalled.
+    fn listens(&self) -> bool {
+        self.source_at.is_none()
     }
 
     async fn event(&mut self, event: Result<Event, Error>) {
@@ -168,7 +194,8 @@ impl<S: Source> Flow<S> {
             Err(error) if error.kind() == Kind::Transient && !is_interrupted(&error) => {
                 let delay = self.backoff.next_delay();
                 tracing::warn!(error = error.chain(), retry_in = ?delay, "the source stalls");
-                tokio::time::sleep(delay).await;
+                metrics::retried(Retry::Source);
+                self.source_at = Some(Instant::now() + delay);
             }
             Err(error) => self.result = Some(Err(error)),
         }
@@ -185,6 +212,8 @@ impl<S: Source> Flow<S> {
                     lane = %progress.name, number = progress.lane.0, position = progress.position,
                     "claimed"
                 );
+                metrics::claimed(&progress.name.pipeline, 1);
+                self.config.outcomes.begin(&progress);
                 self.held.insert(partition);
                 self.take(Input::Claimed(generation, progress)).await;
             }
@@ -192,6 +221,17 @@ impl<S: Source> Flow<S> {
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // Cancelled: the grant was revoked.
             Err(_) => {}
+        }
+    }
+
+    async fn committed(&mut self, done: Result<Committed, Error>) {
+        match done {
+            Ok(committed) => {
+                self.config.outcomes.stored(&committed.stored);
+                metrics::fenced(self.config.table.name, committed.fenced.len());
+                self.take(Input::Committed(committed)).await;
+            }
+            Err(error) => self.take(Input::CommitFailed(error)).await,
         }
     }
 
@@ -235,6 +275,7 @@ impl<S: Source> Flow<S> {
             Action::ResetWaits => {
                 self.backoff.reset();
                 self.stalled_since = None;
+                self.sink_need.met();
             }
             Action::Tell(progress) => self.source.stored(&progress),
             Action::Finish(result) => self.result = Some(result),
@@ -260,7 +301,10 @@ impl<S: Source> Flow<S> {
             return Err(error);
         }
         let delay = self.backoff.next_delay();
-        tracing::warn!(error = error.chain(), retry_in = ?delay, "a commit failed and is tried again");
+        let chain = error.chain();
+        tracing::warn!(error = chain, retry_in = ?delay, "a commit failed and is tried again");
+        metrics::retried(Retry::Commit);
+        self.sink_need.missing(chain);
         self.retry_at = Some(Instant::now() + delay);
         Ok(())
     }
@@ -292,6 +336,7 @@ impl<S: Source> Flow<S> {
                             lane = %request.name, error = error.chain(), retry_in = ?delay,
                             "a claim failed and is tried again"
                         );
+                        metrics::retried(Retry::Claim);
                         tokio::time::sleep(delay).await;
                     }
                     result => return (generation, result),

@@ -53,6 +53,9 @@ const OBSERVER_DEFAULTS: &[(&str, &str)] = &[
 /// librdkafka tells of another topic id in this context of its log only (R18).
 const DEBUG: (&str, &str) = ("debug", "metadata");
 
+/// How often librdkafka tells where partitions end and which brokers it reaches.
+const STATISTICS_EVERY_MS: &str = "1000";
+
 /// What a producer sets, unless `KAFKA_CONFIG` says otherwise. Two milliseconds
 /// of linger cost less latency at the tail than none.
 const PRODUCER_DEFAULTS: &[(&str, &str)] = &[
@@ -143,7 +146,7 @@ impl KafkaConfig {
             // The broker-side protocol refuses these three outright.
             self.defaults(&mut config, CLASSIC_DEFAULTS);
         }
-        config.set("group.id", &self.group_id);
+        config.set("group.id", &self.group_id).set("statistics.interval.ms", STATISTICS_EVERY_MS);
         force(&mut config, CONSUMER_FORCED);
         let (key, ours) = DEBUG;
         let debug = match self.extra.get(key) {

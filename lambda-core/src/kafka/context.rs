@@ -15,6 +15,7 @@ use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 
 use crate::error::Error;
 use crate::kafka::shared::{Doubt, Shared};
+use crate::kafka::statistics::Statistics;
 use crate::record::Record;
 use crate::remedy;
 
@@ -60,6 +61,25 @@ impl<R: Record> Context<R> {
         consumer.incremental_unassign(&list(&self.topic, &unassign))
     }
 
+    /// How far the lanes lie behind, and whether they can be read.
+    fn watch(&self, statistics: &Statistics) {
+        let state = self.shared.lock();
+        for (partition, lane) in &state.lanes {
+            if let Some(end) = statistics.end(&self.topic, *partition) {
+                // The end was told a while ago: more may be stored by now.
+                lane.lag.set((end - lane.position).max(0));
+            }
+        }
+        let assigned = state.assignment.assigned();
+        drop(state);
+        match statistics.unreachable(&self.topic, &assigned) {
+            None => self.shared.kafka.met(),
+            Some(lost) => {
+                self.shared.kafka.missing(format!("{lost}; {}", self.complaints.latest()));
+            }
+        }
+    }
+
     fn refuse_eager(&self, consumer: &BaseConsumer<Self>) -> KafkaResult<()> {
         self.shared.fail(Error::misconfigured(
             "the consumer group uses an eager assignor",
@@ -101,6 +121,16 @@ impl<R: Record> ConsumerContext for Context<R> {
 impl<R: Record> ClientContext for Context<R> {
     fn error(&self, error: KafkaError, reason: &str) {
         self.complaints.note(&error, reason);
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.shared.kafka.missing(self.complaints.latest());
+        }
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        match Statistics::parse(statistics) {
+            Ok(statistics) => self.watch(&statistics),
+            Err(error) => tracing::debug!(%error, "librdkafka's statistics cannot be read"),
+        }
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -184,14 +214,21 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 pub(super) struct Complaints {
     /// By code, since librdkafka's codes have no hash.
     last: Mutex<HashMap<i32, Instant>>,
+    latest: Mutex<String>,
 }
 
 impl Complaints {
+    /// What librdkafka complained about last, ever.
+    pub(super) fn latest(&self) -> String {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(super) fn note(&self, error: &KafkaError, reason: &str) {
         let Some(code) = error.rdkafka_error_code() else { return };
         if code == RDKafkaErrorCode::PartitionEOF {
             return;
         }
+        reason.clone_into(&mut self.latest.lock().unwrap_or_else(PoisonError::into_inner));
         let now = Instant::now();
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let told_lately = last

@@ -1,8 +1,9 @@
-//! The thread that polls librdkafka: it decodes what arrives, does what the flow
+//! One consumer being polled, on a thread of its own: it decodes what arrives, does what the flow
 //! wishes between two polls, and never stops polling for long, since a member that
 //! does is thrown out of its group.
 
-use std::sync::Arc;
+mod checking;
+
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -11,17 +12,13 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 
-use crate::delivery::retry::Backoff;
 use crate::error::{Error, Kind};
 use crate::kafka::check::{Checks, as_read};
-use crate::kafka::config::{KafkaConfig, refused};
 use crate::kafka::context::{Context, list};
-use crate::kafka::idle::{Look, Tails};
-use crate::kafka::position::{Kept, OnSourceChange, Verdict, source_changed};
+use crate::kafka::idle::Tails;
+use crate::kafka::member::Member;
 use crate::kafka::rebalance::Start;
 use crate::kafka::shared::{Doubt, Shared, Wish};
-use crate::kafka::source::SourceOptions;
-use crate::kafka::topic;
 use crate::progress::Progress;
 use crate::record::Record;
 use crate::remedy;
@@ -51,132 +48,16 @@ const RESETS_MAX: u32 = 3;
 
 /// Why a consumer is given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum GivenUp {
+pub(super) enum GivenUp {
+    /// The flow has closed the source.
     Closing,
     /// It can do nothing any more; another one can.
     Broken,
 }
 
-/// One consumer after the other.
-#[derive(Debug)]
-pub(super) struct Poller<R> {
-    pub(super) config: KafkaConfig,
-    pub(super) options: SourceOptions,
-    pub(super) shared: Arc<Shared<R>>,
-}
-
-impl<R: Record> Poller<R> {
-    /// Polls until the flow closes the source or an error needs a person.
-    pub(super) fn run(self) {
-        // Also if this thread panics: the flow must not wait for it for ever.
-        let _ended = Ended(&self.shared);
-        let mut backoff = Backoff::default();
-        while let Err(error) = self.consume() {
-            if error.kind() != Kind::Transient {
-                self.shared.fail(error);
-                return;
-            }
-            let retry_in = backoff.next_delay();
-            tracing::warn!(error = error.chain(), ?retry_in, "starting another consumer");
-            if self.shared.wait_for_close(retry_in) {
-                return;
-            }
-        }
-    }
-
-    fn consume(&self) -> Result<(), Error> {
-        let mut backoff = Backoff::default();
-        // On the consumer's own connection an answer waits behind the fetch under
-        // way, a tenth of a second on a quiet topic.
-        let mut checks = Checks::new(&self.config)?;
-        loop {
-            let context = Context::new(self.config.topic().to_owned(), Arc::clone(&self.shared));
-            let settings = self.config.consumer();
-            let consumer: BaseConsumer<Context<R>> =
-                settings.create_with_context(context).map_err(|error| refused(&error))?;
-            // Asked over the client that will read, which from then on tells of any
-            // other cluster.
-            if !self.wait_for_topic(&consumer)? {
-                return Ok(());
-            }
-            let subscribed = consumer.subscribe(&[self.config.topic()]);
-            subscribed.map_err(|error| remedy::kafka(error, "let us subscribe to the topic"))?;
-            let given_up = Polling::new(self, &consumer, &mut checks).poll()?;
-            // Leaves the group, and so gives back what it holds.
-            drop(consumer);
-            self.shared.lock().assignment.lost();
-            self.shared.notify();
-            if given_up == GivenUp::Closing {
-                return Ok(());
-            }
-            let retry_in = backoff.next_delay();
-            tracing::warn!(?retry_in, "the consumer broke; starting another one");
-            if self.shared.wait_for_close(retry_in) {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Finds the topic, however long it takes. False: closed before.
-    fn wait_for_topic(&self, consumer: &BaseConsumer<Context<R>>) -> Result<bool, Error> {
-        let mut backoff = Backoff::default();
-        loop {
-            let described = topic::describe(consumer.client(), self.config.topic());
-            match described.map_err(|error| topic::reason(consumer, error)) {
-                Ok(topic) => {
-                    self.same_cluster(&topic.source)?;
-                    tracing::info!(
-                        source = topic.source,
-                        partitions = topic.partitions.len(),
-                        group = self.config.group_id(),
-                        "joining the group"
-                    );
-                    self.shared.lock().source = Some(topic.source);
-                    return Ok(true);
-                }
-                Err(error) if error.kind() == Kind::Transient => {
-                    let retry_in = backoff.next_delay();
-                    tracing::warn!(error = error.chain(), ?retry_in, "waiting for {}", self.config);
-                    if self.shared.wait_for_close(retry_in) {
-                        return Ok(false);
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Refuses to go on with another cluster than before: the lanes that are held
-    /// are those of the first one's topic (R18).
-    fn same_cluster(&self, source: &str) -> Result<(), Error> {
-        let known = self.shared.lock().source.clone();
-        match known.filter(|known| known != source) {
-            None => Ok(()),
-            Some(known) => Err(Error::misconfigured(
-                format!(
-                    "another cluster answers at {}: {known} was read, {source} is there now",
-                    self.config.bootstrap()
-                ),
-                "nothing of it was stored; set KAFKA_BOOTSTRAP_SERVERS to the cluster that was \
-                 read, or start again: the topic there is another source, with positions of its \
-                 own",
-            )),
-        }
-    }
-}
-
-/// Tells the flow, when it is dropped, that the poll thread has ended.
-struct Ended<'a, R: Record>(&'a Shared<R>);
-
-impl<R: Record> Drop for Ended<'_, R> {
-    fn drop(&mut self) {
-        self.0.end();
-    }
-}
-
 /// One consumer being polled.
-struct Polling<'a, R: Record> {
-    poller: &'a Poller<R>,
+pub(super) struct Polling<'a, R: Record> {
+    member: &'a Member<R>,
     topic: &'a str,
     shared: &'a Shared<R>,
     consumer: &'a BaseConsumer<Context<R>>,
@@ -194,16 +75,16 @@ struct Polling<'a, R: Record> {
 }
 
 impl<'a, R: Record> Polling<'a, R> {
-    fn new(
-        poller: &'a Poller<R>,
+    pub(super) fn new(
+        member: &'a Member<R>,
         consumer: &'a BaseConsumer<Context<R>>,
         checks: &'a mut Checks,
     ) -> Self {
         let now = Instant::now();
         Self {
-            poller,
-            topic: poller.config.topic(),
-            shared: &poller.shared,
+            member,
+            topic: member.config.topic(),
+            shared: &member.shared,
             consumer,
             checks,
             tails: Tails::default(),
@@ -215,8 +96,13 @@ impl<'a, R: Record> Polling<'a, R> {
         }
     }
 
-    fn poll(mut self) -> Result<GivenUp, Error> {
+    /// Polls until the source is closed or the consumer is of no more use.
+    ///
+    /// # Errors
+    /// `Transient`: another consumer may do better. `Fatal`.
+    pub(super) fn poll(mut self) -> Result<GivenUp, Error> {
         loop {
+            self.member.pulse.beat();
             if self.shared.closing() {
                 self.report();
                 return Ok(GivenUp::Closing);
@@ -348,93 +234,6 @@ impl<'a, R: Record> Polling<'a, R> {
         }
     }
 
-    /// Reads lanes on whose last message is there as it was read, or gone; does as
-    /// the options say about those of which it is another one (R18).
-    fn check_lanes(&mut self) -> Result<(), Error> {
-        let lanes: Vec<Progress> = self.shared.lock().checks.values().cloned().collect();
-        if lanes.is_empty() {
-            self.checks.idle();
-            return Ok(());
-        }
-        if Instant::now() < self.ask_at {
-            return Ok(());
-        }
-        let verdicts = match self.checks.verdicts(&lanes) {
-            Ok(verdicts) => verdicts,
-            Err(error) => return self.ask_later(error),
-        };
-        for (partition, verdict) in verdicts {
-            let Some(lane) = self.shared.lock().checks.remove(&partition) else { continue };
-            match verdict {
-                Verdict::Same => self.start_reading(&lane),
-                Verdict::Gone => {
-                    tracing::warn!(
-                        topic = self.topic,
-                        partition,
-                        position = lane.position,
-                        last_read = lane.last.map(|last| last.position),
-                        "the last message read is gone (expired or compacted), so that it cannot \
-                         be seen whether the topic is what was read; going on"
-                    );
-                    self.start_reading(&lane);
-                }
-                Verdict::Other(what) => self.source_changed(&lane, &what)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn source_changed(&mut self, lane: &Progress, what: &str) -> Result<(), Error> {
-        if self.poller.options.on_source_change == OnSourceChange::Stop {
-            return Err(source_changed(self.topic, lane, what));
-        }
-        let partition = lane.name.partition;
-        tracing::warn!(
-            topic = self.topic, partition, given_up = lane.lane.0, position = lane.position,
-            start = %self.poller.options.start,
-            "the partition is not what was read: {what}; it is read anew as another lane"
-        );
-        self.resets = 0;
-        self.stop_reading(partition);
-        self.shared.lock().assignment.anew(partition, Some(lane.lane));
-        self.shared.notify();
-        Ok(())
-    }
-
-    /// The topic or the cluster may be another one. Nothing more is read; once what
-    /// was read before is on its way, every lane is claimed and checked anew.
-    fn settle_doubt(&mut self) -> Result<(), Error> {
-        let (doubt, assigned) = {
-            let state = self.shared.lock();
-            let Some(doubt) = state.doubt else { return Ok(()) };
-            (doubt, state.assignment.assigned())
-        };
-        for partition in assigned {
-            self.shared.lock().assignment.unassigned(partition);
-            self.unassign(partition);
-        }
-        if !self.shared.lock().batcher.is_empty() || Instant::now() < self.ask_at {
-            return Ok(());
-        }
-        if doubt == Doubt::Cluster {
-            match topic::source(self.consumer.client(), self.topic) {
-                Ok(source) => self.poller.same_cluster(&source)?,
-                Err(error) => return self.ask_later(error),
-            }
-        }
-        tracing::warn!(topic = self.topic, "the topic may be another one; checking each partition");
-        let mut state = self.shared.lock();
-        state.doubt = None;
-        for partition in state.assignment.held() {
-            state.forget(partition);
-            state.assignment.anew(partition, None);
-        }
-        drop(state);
-        self.tails.clear();
-        self.shared.notify();
-        Ok(())
-    }
-
     fn start_reading(&self, progress: &Progress) {
         let partition = progress.name.partition;
         let start = self.shared.lock().assignment.start(partition);
@@ -488,97 +287,6 @@ impl<'a, R: Record> Polling<'a, R> {
     fn unassign(&self, partition: i32) {
         let done = self.consumer.incremental_unassign(&list(self.topic, &[partition]));
         complain(&done, "letting go of a partition");
-    }
-
-    /// Finds out where granted partitions start if they were never read before, so
-    /// that the flow can be told of them.
-    fn locate_granted(&mut self) -> Result<(), Error> {
-        while Instant::now() >= self.ask_at {
-            let wanted = self.shared.lock().assignment.without_first_position(self.turn);
-            let Some(partition) = wanted else { break };
-            match self.kept(partition) {
-                Ok(kept) => {
-                    let first = self.poller.options.start.position(kept);
-                    self.shared.lock().assignment.first_position(partition, first);
-                    self.shared.notify();
-                }
-                Err(error) => {
-                    self.turn = partition;
-                    return self.ask_later(error);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn kept(&self, partition: i32) -> Result<Kept, Error> {
-        self.checks.kept(partition)
-    }
-
-    fn ask_later(&mut self, error: Error) -> Result<(), Error> {
-        if error.kind() != Kind::Transient {
-            return Err(error);
-        }
-        tracing::debug!(error = error.chain(), "a broker does not answer");
-        self.ask_at = Instant::now() + ASK_AGAIN;
-        Ok(())
-    }
-
-    /// The end of a partition was reached.
-    fn ended(&mut self, partition: i32) -> Result<(), Error> {
-        let now = Instant::now();
-        let next = {
-            let state = self.shared.lock();
-            state.batcher.position(partition).filter(|_| state.doubt.is_none())
-        };
-        let Some(next) = next else { return Ok(()) };
-        if !self.tails.ended(partition, next, now) {
-            return Ok(());
-        }
-        // Over the client that fetched, and so from the broker that it fetched from.
-        match topic::kept(self.consumer.client(), self.topic, partition) {
-            Ok(kept) => {
-                if let Some(end) = self.tails.found(partition, kept.high, now) {
-                    self.shared.lock().batcher.advance(partition, end);
-                    self.shared.notify();
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.tails.postpone(partition, now);
-                self.ask_later(error)
-            }
-        }
-    }
-
-    fn look_at_tails(&mut self) -> Result<(), Error> {
-        let now = Instant::now();
-        let Some(partition) = self.tails.due(now).filter(|_| now >= self.ask_at) else {
-            return Ok(());
-        };
-        let next = self.shared.lock().batcher.position(partition);
-        match self.kept(partition) {
-            Ok(kept) => {
-                let look = self.tails.looked(partition, next, kept.high);
-                if let (Look::Refetch, Some(next)) = (look, next) {
-                    self.refetch(partition, next);
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.tails.postpone(partition, now);
-                self.ask_later(error)
-            }
-        }
-    }
-
-    /// Fetches from where a partition was read to, so that its end is told anew.
-    fn refetch(&mut self, partition: i32, next: i64) {
-        let offset = Offset::Offset(next);
-        if let Err(error) = self.consumer.seek(self.topic, partition, offset, SEEK_TIMEOUT) {
-            tracing::debug!(partition, %error, "the end of a partition is looked at later");
-            self.tails.postpone(partition, Instant::now());
-        }
     }
 
     /// Tells Kafka what is stored, for those who watch lag there (R17).

@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -22,13 +22,19 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use crate::delivery::retry::Backoff;
 use crate::error::{Error, Kind, Server};
+use crate::health::{Health, Need, Pulse};
 use crate::kafka::config::{KafkaConfig, refused};
 use crate::kafka::context::{self, Complaints};
 use crate::kafka::topic;
+use crate::metrics::{self, Retry};
 use crate::remedy;
 
 /// How long one poll waits for room in a full queue.
 const ROOM: Duration = Duration::from_millis(1);
+
+/// How long messages may be in flight without a delivery report before the brokers
+/// count as missing: a round trip takes milliseconds, a new leader seconds.
+const REPORT_WITHIN: Duration = Duration::from_secs(10);
 
 /// A message that is in the topic.
 #[derive(Debug)]
@@ -45,18 +51,30 @@ pub struct Delivered<T> {
 /// which comes back with its delivery report.
 pub struct Producer<T: Send + Sync + 'static> {
     topic: String,
-    producer: BaseProducer<Reports<T>>,
+    client: BaseProducer<Reports<T>>,
+    pulse: Pulse,
+    /// Missing while the topic is not there, or nothing is delivered.
+    kafka: Need,
+    /// Since when something is in flight without any report.
+    waiting: Mutex<Option<Instant>>,
 }
 
 impl<T: Send + Sync + 'static> Producer<T> {
-    /// A producer for the configured topic; nothing is connected yet.
+    /// A producer for the configured topic; nothing is connected yet. Tells `health`
+    /// that it moves, and whether what is sent is delivered.
     ///
     /// # Errors
     /// [`Error::Misconfigured`] when librdkafka refuses the settings.
-    pub fn new(config: &KafkaConfig) -> Result<Self, Error> {
-        let producer = config.producer().create_with_context(Reports::default());
-        let producer = producer.map_err(|error| refused(&error))?;
-        Ok(Self { topic: config.topic().to_owned(), producer })
+    pub fn new(config: &KafkaConfig, health: &Health) -> Result<Self, Error> {
+        let client = config.producer().create_with_context(Reports::default());
+        let client = client.map_err(|error| refused(&error))?;
+        Ok(Self {
+            topic: config.topic().to_owned(),
+            client,
+            pulse: health.pulse("the producer"),
+            kafka: health.need("Kafka"),
+            waiting: Mutex::default(),
+        })
     }
 
     /// Waits, with backoff and a message, for the topic to exist. `stopped` is
@@ -67,11 +85,17 @@ impl<T: Send + Sync + 'static> Producer<T> {
     pub fn wait_for_topic(&self, stopped: impl Fn() -> bool) -> Result<bool, Error> {
         let mut backoff = Backoff::default();
         while !stopped() {
-            match topic::describe(self.producer.client(), &self.topic) {
-                Ok(_) => return Ok(true),
+            match topic::describe(self.client.client(), &self.topic) {
+                Ok(_) => {
+                    self.kafka.met();
+                    return Ok(true);
+                }
                 Err(error) if error.kind() == Kind::Transient => {
                     let retry_in = backoff.next_delay();
-                    tracing::warn!(error = error.chain(), ?retry_in, "waiting for {}", self.topic);
+                    let chain = error.chain();
+                    tracing::warn!(error = chain, ?retry_in, "waiting for {}", self.topic);
+                    metrics::retried(Retry::Topic);
+                    self.kafka.missing(chain);
                     self.pause(retry_in, &stopped);
                     self.failure()?;
                 }
@@ -85,7 +109,8 @@ impl<T: Send + Sync + 'static> Producer<T> {
         let mut left = delay;
         while !left.is_zero() && !stopped() {
             let step = left.min(Duration::from_millis(100));
-            self.producer.poll(step);
+            self.pulse.beat();
+            self.client.poll(step);
             left -= step;
         }
     }
@@ -102,11 +127,11 @@ impl<T: Send + Sync + 'static> Producer<T> {
             record = record.payload(payload);
         }
         loop {
-            match self.producer.send(record) {
+            match self.client.send(record) {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), unsent)) => {
                     record = unsent;
-                    self.producer.poll(ROOM);
+                    self.poll(ROOM);
                     self.failure()?;
                 }
                 Err((error, _)) => return Err(remedy::kafka(error, "take a message")),
@@ -121,14 +146,15 @@ impl<T: Send + Sync + 'static> Producer<T> {
     /// The first message that could not be delivered: later ones may be in the
     /// topic, so whoever wants all must start over.
     pub fn delivered(&self, patience: Duration) -> Result<Vec<Delivered<T>>, Error> {
-        self.producer.poll(patience);
+        self.poll(patience);
         self.failure()?;
-        Ok(std::mem::take(&mut *self.producer.context().delivered()))
+        metrics::in_flight(self.in_flight());
+        Ok(std::mem::take(&mut *self.client.context().delivered()))
     }
 
     /// Messages sent whose report has not arrived.
     pub fn in_flight(&self) -> usize {
-        usize::try_from(self.producer.in_flight_count()).unwrap_or_default()
+        usize::try_from(self.client.in_flight_count()).unwrap_or_default()
     }
 
     /// Waits until every message sent has its report, and tells the last ones.
@@ -136,14 +162,34 @@ impl<T: Send + Sync + 'static> Producer<T> {
     /// # Errors
     /// As for [`Producer::delivered`]; `Unreachable` when `patience` is over.
     pub fn flush(&self, patience: Duration) -> Result<Vec<Delivered<T>>, Error> {
-        self.producer
+        self.client
             .flush(patience)
             .map_err(|error| Error::Unreachable { server: Server::Kafka, source: error.into() })?;
         self.delivered(Duration::ZERO)
     }
 
+    /// Takes delivery reports in, and sees whether they come.
+    fn poll(&self, patience: Duration) {
+        self.pulse.beat();
+        let before = self.client.context().delivered().len();
+        self.client.poll(patience);
+        let any = self.client.context().delivered().len() > before;
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if any || self.in_flight() == 0 {
+            if waiting.take().is_some() {
+                self.kafka.met();
+            }
+            return;
+        }
+        let since = *waiting.get_or_insert_with(Instant::now);
+        if since.elapsed() >= REPORT_WITHIN {
+            let latest = self.client.context().complaints.latest();
+            self.kafka.missing(format!("no delivery report for {REPORT_WITHIN:?}; {latest}"));
+        }
+    }
+
     fn failure(&self) -> Result<(), Error> {
-        let failed = self.producer.context().failed.lock();
+        let failed = self.client.context().failed.lock();
         match failed.unwrap_or_else(PoisonError::into_inner).take() {
             Some(error) => Err(remedy::kafka(error, "take a message")),
             None => Ok(()),

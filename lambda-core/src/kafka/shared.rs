@@ -11,7 +11,9 @@ use tokio::sync::Notify;
 use crate::batch::Batch;
 use crate::delivery::batcher::{Batcher, Limits};
 use crate::error::Error;
+use crate::health::Need;
 use crate::kafka::rebalance::{Assignment, News};
+use crate::metrics::Lag;
 use crate::progress::Progress;
 use crate::record::Record;
 
@@ -45,6 +47,14 @@ pub(super) enum Yield {
     Ended,
 }
 
+/// A lane that the flow has claimed, for those who watch.
+#[derive(Debug)]
+pub(super) struct HeldLane {
+    /// Up to where it is stored.
+    pub(super) position: i64,
+    pub(super) lag: Lag,
+}
+
 /// State under the lock.
 #[derive(Debug)]
 pub(super) struct State<R> {
@@ -57,6 +67,8 @@ pub(super) struct State<R> {
     pub(super) doubt: Option<Doubt>,
     /// Stored positions that Kafka was not told yet.
     pub(super) stored: BTreeMap<i32, i64>,
+    /// The lanes held, by partition.
+    pub(super) lanes: BTreeMap<i32, HeldLane>,
     /// `<cluster id>/<topic>`, once known.
     pub(super) source: Option<String>,
     failure: Option<Error>,
@@ -68,6 +80,8 @@ pub(super) struct State<R> {
 #[derive(Debug)]
 pub(super) struct Shared<R> {
     state: Mutex<State<R>>,
+    /// Missing while the brokers cannot be read from.
+    pub(super) kafka: Need,
     /// There is something for the flow.
     news: Notify,
     /// There is something for the poll thread: room, a wish, or the end.
@@ -81,12 +95,20 @@ impl<R: Record> State<R> {
         self.wishes.remove(&partition);
         self.checks.remove(&partition);
         self.stored.remove(&partition);
+        self.lanes.remove(&partition);
+    }
+
+    /// The consumer that held all partitions is gone.
+    pub(super) fn lost(&mut self) {
+        self.assignment.lost();
+        self.lanes.clear();
     }
 }
 
 impl<R: Record> Shared<R> {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits, kafka: Need) -> Self {
         Self {
+            kafka,
             state: Mutex::new(State {
                 assignment: Assignment::default(),
                 batcher: Batcher::new(limits),
@@ -94,6 +116,7 @@ impl<R: Record> Shared<R> {
                 checks: BTreeMap::new(),
                 doubt: None,
                 stored: BTreeMap::new(),
+                lanes: BTreeMap::new(),
                 source: None,
                 failure: None,
                 closing: false,
@@ -139,8 +162,16 @@ impl<R: Record> Shared<R> {
     /// Lets the poll thread do something about a partition.
     pub(super) fn wish(&self, partition: i32, wish: Wish) {
         let mut state = self.lock();
-        if matches!(wish, Wish::Stop) {
-            state.batcher.drop_partition(partition);
+        match &wish {
+            Wish::Stop => {
+                state.batcher.drop_partition(partition);
+                state.lanes.remove(&partition);
+            }
+            Wish::Start(progress) if state.assignment.holds(partition) => {
+                let lane = HeldLane { position: progress.position, lag: Lag::of(&progress.name) };
+                state.lanes.insert(partition, lane);
+            }
+            Wish::Start(_) => {}
         }
         state.wishes.insert(partition, wish);
         self.wake.notify_all();

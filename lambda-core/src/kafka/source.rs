@@ -9,8 +9,9 @@ use async_trait::async_trait;
 
 use crate::delivery::batcher::Limits;
 use crate::error::{Error, Server};
+use crate::health::Health;
 use crate::kafka::config::KafkaConfig;
-use crate::kafka::poll::Poller;
+use crate::kafka::member::Member;
 use crate::kafka::position::{OnSourceChange, StartAt};
 use crate::kafka::rebalance::{Granted, News};
 use crate::kafka::shared::{Shared, Wish, Yield};
@@ -45,17 +46,23 @@ pub struct KafkaSource<R: Record> {
 }
 
 impl<R: Record> KafkaSource<R> {
-    /// Joins the group.
+    /// Joins the group; tells `health` that it is polled, and whether the brokers can
+    /// be read from.
     ///
     /// # Errors
     /// `Temporary` when the machine gives no thread; everything else is told by
     /// [`Source::next`].
-    pub fn open(config: KafkaConfig, options: SourceOptions) -> Result<Self, Error> {
-        let shared = Arc::new(Shared::new(options.limits));
-        let poller = Poller { config, options, shared: Arc::clone(&shared) };
+    pub fn open(
+        config: KafkaConfig,
+        options: SourceOptions,
+        health: &Health,
+    ) -> Result<Self, Error> {
+        let shared = Arc::new(Shared::new(options.limits, health.need("Kafka")));
+        let pulse = health.pulse("the poll thread of Kafka");
+        let member = Member { config, options, shared: Arc::clone(&shared), pulse };
         let thread = thread::Builder::new()
             .name("kafka-poll".into())
-            .spawn(|| poller.run())
+            .spawn(|| member.run())
             .map_err(|error| Error::Temporary {
                 server: Server::Kafka,
                 what: "be polled",
@@ -137,6 +144,9 @@ impl<R: Record> Source for KafkaSource<R> {
         for lane in progress {
             if state.assignment.holds(lane.name.partition) {
                 state.stored.insert(lane.name.partition, lane.position);
+                if let Some(held) = state.lanes.get_mut(&lane.name.partition) {
+                    held.position = lane.position;
+                }
             }
         }
     }

@@ -2,11 +2,14 @@
 //! sums and positions. Its steps and their order are DESIGN section 3; each
 //! deviation tried led to deadlocks or wrong outcomes.
 
+use std::time::Instant;
+
 use tokio_postgres::error::SqlState;
 
 use crate::batch::Batch;
 use crate::delivery::settle;
 use crate::error::Error;
+use crate::metrics;
 use crate::outcome::Authority;
 use crate::postgres::probe::{JobCache, probe};
 use crate::postgres::session::Session;
@@ -75,6 +78,7 @@ async fn transact(
     jobs: &JobCache,
 ) -> Result<Done, Failure> {
     let storing = |error| remedy::postgres(error, "store a batch");
+    let begun = Instant::now();
     session.begin(durability == Durability::Durable).await.map_err(storing)?;
     let held: Vec<LaneId> = batch.spans().iter().map(|span| span.lane).collect();
     let locked = lanes::lock(session, &held).await?;
@@ -96,6 +100,9 @@ async fn transact(
     let stored = lanes::set(session, &batch, &locked, &resolution.counts, &sums).await?;
     session.client().batch_execute("set constraints all immediate").await.map_err(storing)?;
     session.commit().await.map_err(Failure::Unknown)?;
+    if !batch.entries().is_empty() {
+        metrics::committed(batch.table.name, begun.elapsed());
+    }
     Ok(Done { committed: Committed { stored, fenced }, next })
 }
 

@@ -1,12 +1,14 @@
 //! Binary COPY from reused buffers.
 
 use std::pin::Pin;
+use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::SinkExt;
 use tokio_postgres::{Client, CopyInSink, Error, Statement};
 
 use crate::batch::{Batch, Body};
+use crate::metrics;
 use crate::progress::Sums;
 use crate::record::checksum::{self, Checksum};
 use crate::record::column::Table;
@@ -88,6 +90,7 @@ pub(super) async fn rows(
     let table: &Table = batch.table;
     let job_id = batch.authority.job().map(|job| job.job_id());
     let ingestion_type: &[u8] = if job_id.is_some() { b"BATCH" } else { b"STREAM" };
+    let started = Instant::now();
     let mut copy = CopyStream::open(client, statement).await?;
     for index in inserts {
         let entry = &batch.entries()[*index];
@@ -111,5 +114,6 @@ pub(super) async fn rows(
         });
     }
     let stored = copy.finish().await?;
+    metrics::copied(table.name, started.elapsed());
     Ok((sums, stored))
 }

@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, Error};
 
+use crate::metrics::{self, Eviction};
 use crate::postgres::config::{APPLICATION_PREFIX, DatabaseConfig};
 use crate::postgres::connect::{ANSWER_TIMEOUT, answered, connect};
 use crate::remedy;
 
 /// How often the server is asked whether it still works for us.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// How long what is done waits for a look that is under way, to tell what that did.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A backend. Its start tells it from a later one with the same pid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +38,9 @@ impl Backend {
     pub(super) async fn end(&self, client: &Client) -> Result<(), Error> {
         let sql = "select pg_terminate_backend(pid, 5000) from pg_stat_activity \
                    where pid = $1 and backend_start::text = $2";
-        client.query(sql, &[&self.pid, &self.started]).await.map(drop)
+        let ended = client.query(sql, &[&self.pid, &self.started]).await?;
+        metrics::evicted(Eviction::Own, ended.len());
+        Ok(())
     }
 
     /// What it is at, if that is up to us: it waits for our next word, or is gone.
@@ -121,21 +127,35 @@ pub(super) async fn ending_blockers<T>(
             return done;
         }
         // Boxed: large, and rarely needed.
-        let look = Box::pin(answered(ANSWER_TIMEOUT, "end a backend", async {
+        let mut look = Box::pin(answered(ANSWER_TIMEOUT, "end a backend", async {
             let client = connect(config, "evict").await?;
             let ended = waiting.end_blockers(&client, older_than).await;
             ended.map_err(|error| remedy::postgres(error, "end a backend"))
         }));
         let ended = tokio::select! {
             biased;
-            done = &mut work => return done,
-            ended = look => ended,
+            done = &mut work => {
+                // What it waited for may have been ended by this very look, which then
+                // hears of it a little later.
+                if let Ok(ended) = tokio::time::timeout(LAST_WORDS, look).await {
+                    tell(ended);
+                }
+                return done;
+            }
+            ended = &mut look => ended,
         };
-        match ended {
-            Ok(0) => tracing::debug!("waiting, but for no other loader"),
-            Ok(ended) => tracing::warn!(ended, "ended backends of loaders that held locks"),
-            Err(error) => tracing::warn!(error = error.chain(), "cannot end what blocks us"),
+        tell(ended);
+    }
+}
+
+fn tell(ended: Result<usize, crate::error::Error>) {
+    match ended {
+        Ok(0) => tracing::debug!("waiting, but for no other loader"),
+        Ok(ended) => {
+            tracing::warn!(ended, "ended backends of loaders that held locks");
+            metrics::evicted(Eviction::Blocker, ended);
         }
+        Err(error) => tracing::warn!(error = error.chain(), "cannot end what blocks us"),
     }
 }
 

@@ -10,6 +10,7 @@ use tokio_postgres::{Client, Row, Transaction};
 use crate::delivery::retry::Backoff;
 use crate::error::{Error, Kind};
 use crate::job::{Chunk, JobRef, Status};
+use crate::metrics::{self, Retry};
 use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::{
     ANSWER_TIMEOUT, Connection, LOCK_TIMEOUT, answered, connect_waiting,
@@ -421,6 +422,7 @@ impl Patience {
         }
         let delay = self.backoff.next_delay();
         tracing::warn!(error = error.chain(), retry_in = ?delay, "a job's state is asked for again");
+        metrics::retried(Retry::Job);
         tokio::time::sleep(delay).await;
         true
     }

@@ -87,6 +87,32 @@ pub async fn stream_lanes(client: &Client, pipeline: &str) -> Result<Vec<Progres
     answered(ANSWER_TIMEOUT, "read progress", read).await
 }
 
+/// How a run's last words are made durable. Whatever was seen lies before this
+/// record in the log, and a synchronous commit waits until the log is flushed that
+/// far; without a record it would not. A row that is written instead may be locked.
+const MAKE_DURABLE: &str = "select pg_logical_emit_message(true, 'lambda', ''); commit";
+
+/// As [`stream_lanes`], and makes durable what it tells, whoever stored it: no crash
+/// of the server takes it back (R5).
+///
+/// # Errors
+/// As for [`stream_lanes`]. The connection is then in the midst of a transaction:
+/// drop it.
+pub async fn stream_lanes_durably(client: &Client, pipeline: &str) -> Result<Vec<Progress>, Error> {
+    const WHAT: &str = "make progress durable";
+    let refused = |error| remedy::postgres(error, WHAT);
+    // In one transaction, so that both are said to the same server: one that crashed
+    // in between would flush a log that no longer holds what was read.
+    let read = async {
+        let begin = "begin; set local synchronous_commit = on";
+        client.batch_execute(begin).await.map_err(refused)?;
+        let lanes = stream_lanes(client, pipeline).await?;
+        client.batch_execute(MAKE_DURABLE).await.map_err(refused)?;
+        Ok(lanes)
+    };
+    answered(ANSWER_TIMEOUT, WHAT, read).await
+}
+
 /// The stored progress of lanes, read without locking.
 pub(super) async fn stored(client: &Client, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
     let numbers: Vec<i32> = lanes.iter().map(|lane| lane.0).collect();

@@ -14,6 +14,7 @@ use tokio_postgres::{Client, Row, Transaction};
 
 use crate::error::Error;
 use crate::job::{self, Chunk, End, Found, Start, Status};
+use crate::metrics;
 use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::{ANSWER_TIMEOUT, LOCK_TIMEOUT, answered, connect};
 use crate::postgres::evict::{Backend, ending_blockers};
@@ -160,6 +161,7 @@ async fn start_on(
     let rows = claim_lanes(&transaction, job, owner).await.map_err(failed)?;
     let lanes = job_lanes(&rows, first_byte)?;
     transaction.commit().await.map_err(failed)?;
+    metrics::claimed(&job.pipeline, lanes.len());
     let (fence, fenced) = watch::channel(false);
     let heartbeat = Heartbeat { database: jobs.database().clone(), number: job.number, attempt };
     let heartbeat = tokio::spawn(heartbeat.run(fence));

@@ -10,6 +10,7 @@ use crate::batch::Batch;
 use crate::delivery::retry::Backoff;
 use crate::delivery::settle::settle;
 use crate::error::{Error, Kind, Server};
+use crate::metrics::{self, Retry};
 use crate::postgres::claim;
 use crate::postgres::commit::{self, Failure, Path};
 use crate::postgres::config::DatabaseConfig;
@@ -134,6 +135,7 @@ impl PostgresSink {
                         error = error.chain(), retry_in = ?delay,
                         "the answer to a commit was lost; asking what became of it"
                     );
+                    metrics::retried(Retry::Settle);
                     tokio::time::sleep(delay).await;
                 }
             }

@@ -60,6 +60,20 @@ pub enum Expectation {
     Invalid,
 }
 
+impl Expectation {
+    /// Every expectation.
+    pub const ALL: [Self; 3] = [Self::Valid, Self::Duplicate, Self::Invalid];
+
+    /// Its name in ledgers and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Duplicate => "duplicate",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
 /// A record as sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {

@@ -29,11 +29,7 @@ impl<'a> Entry<'a> {
         kind: Expectation,
         payload: Checksum,
     ) -> Self {
-        let kind = match kind {
-            Expectation::Valid => "valid",
-            Expectation::Duplicate => "duplicate",
-            Expectation::Invalid => "invalid",
-        };
+        let kind = kind.as_str();
         Self { id, partition, offset, kind, payload_xxh3: format!("{:016x}", payload.0) }
     }
 }

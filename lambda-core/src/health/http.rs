@@ -1,0 +1,134 @@
+//! `/livez`, `/readyz` and `/metrics` by HTTP, for Kubernetes and Prometheus.
+//!
+//! ```text
+//!   GET /livez    200 "ok", or 503 with a line for each loop that stands still
+//!   GET /readyz   200 "ok", or 503 with a line for each need that is not met
+//!   GET /metrics  Prometheus' text format, version 0.0.4
+//! ```
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+
+use crate::error::Error;
+use crate::health::{Health, Trouble};
+use crate::metrics;
+
+/// The format's name, which Prometheus insists on.
+const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// How often samples are taken in: without it they would wait for a scrape, in
+/// memory, where nobody scrapes.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Answers probes and scrapes, once it runs.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    health: Health,
+    metrics: PrometheusHandle,
+}
+
+impl Server {
+    /// Listens on `address` (`host:port`; port 0: any), and records this process's
+    /// metrics from now on.
+    ///
+    /// # Errors
+    /// [`Error::Misconfigured`] when the address cannot be used, or somebody else
+    /// records metrics in this process.
+    pub async fn bind(address: &str, health: Health) -> Result<Self, Error> {
+        let listener = TcpListener::bind(address).await.map_err(|error| Error::Misconfigured {
+            what: format!("cannot listen on {address}"),
+            remedy: "set HTTP_ADDR to an address of this machine and a port that is free, as \
+                     0.0.0.0:9464, or leave it out"
+                .into(),
+            source: Some(error.into()),
+        })?;
+        Ok(Self { listener, health, metrics: record()? })
+    }
+
+    /// Where it listens; `None` if the system does not tell.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.listener.local_addr().ok()
+    }
+
+    /// Answers for as long as it is polled.
+    pub async fn run(self) -> Infallible {
+        let Self { listener, health, metrics } = self;
+        let ready = health.clone();
+        let scraped = metrics.clone();
+        let routes = Router::new()
+            .route("/livez", get(async move || answer(&health.standing_still())))
+            .route("/readyz", get(async move || answer(&ready.lacking())))
+            .route("/metrics", get(async move || scrape(&scraped)));
+        let upkeep = async {
+            let mut every = tokio::time::interval(UPKEEP_EVERY);
+            loop {
+                every.tick().await;
+                metrics.run_upkeep();
+            }
+        };
+        tokio::select! {
+            // It ends on no error: axum waits a second where there is no descriptor left.
+            _ = axum::serve(listener, routes).into_future() => std::future::pending().await,
+            never = upkeep => never,
+        }
+    }
+}
+
+/// Lets [`metrics`] be recorded.
+fn record() -> Result<PrometheusHandle, Error> {
+    let unusable = |error: Box<dyn std::error::Error + Send + Sync>| Error::Misconfigured {
+        what: "metrics cannot be recorded".into(),
+        remedy: "install one recorder of metrics only".into(),
+        source: Some(error),
+    };
+    let mut builder = PrometheusBuilder::new();
+    for (name, buckets) in metrics::buckets() {
+        builder = builder
+            .set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)
+            .map_err(|error| unusable(error.into()))?;
+    }
+    let recorder = builder.build_recorder();
+    let handle = recorder.handle();
+    ::metrics::set_global_recorder(recorder).map_err(|error| unusable(error.to_string().into()))?;
+    metrics::describe();
+    Ok(handle)
+}
+
+fn answer(troubles: &[Trouble]) -> (StatusCode, String) {
+    if troubles.is_empty() {
+        return (StatusCode::OK, "ok\n".into());
+    }
+    let lines: Vec<String> = troubles.iter().map(ToString::to_string).collect();
+    (StatusCode::SERVICE_UNAVAILABLE, lines.join("\n") + "\n")
+}
+
+fn scrape(metrics: &PrometheusHandle) -> impl IntoResponse + use<> {
+    ([(header::CONTENT_TYPE, TEXT_FORMAT)], without_ended(&metrics.render()))
+}
+
+/// A gauge that is no number is one of something that has ended (see
+/// [`crate::metrics`]): it must not be counted where somebody else's is now.
+fn without_ended(rendered: &str) -> String {
+    let lines = rendered.split_inclusive('\n');
+    lines.filter(|line| !line.trim_end().ends_with(" NaN")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gauge_of_what_has_ended_is_not_exported() {
+        let rendered = "# TYPE lag gauge\nlag{partition=\"0\"} NaN\nlag{partition=\"1\"} 3\n";
+        assert_eq!(without_ended(rendered), "# TYPE lag gauge\nlag{partition=\"1\"} 3\n");
+    }
+}

@@ -1,0 +1,148 @@
+//! A member of the group: one consumer after the other, each polled until it breaks.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use crate::delivery::retry::Backoff;
+use crate::error::{Error, Kind};
+use crate::health::Pulse;
+use crate::kafka::check::Checks;
+use crate::kafka::config::{KafkaConfig, refused};
+use crate::kafka::context::Context;
+use crate::kafka::poll::{GivenUp, Polling};
+use crate::kafka::shared::Shared;
+use crate::kafka::source::SourceOptions;
+use crate::kafka::topic;
+use crate::metrics::{self, Retry};
+use crate::record::Record;
+use crate::remedy;
+
+/// A consumer that lasted so long has worked: the next one is not waited for as if
+/// none ever had.
+const LASTED: Duration = Duration::from_mins(1);
+
+/// What the poll thread runs.
+#[derive(Debug)]
+pub(super) struct Member<R> {
+    pub(super) config: KafkaConfig,
+    pub(super) options: SourceOptions,
+    pub(super) shared: Arc<Shared<R>>,
+    /// Of the thread.
+    pub(super) pulse: Pulse,
+}
+
+impl<R: Record> Member<R> {
+    /// Polls until the flow closes the source or an error needs a person.
+    pub(super) fn run(self) {
+        // Also if this thread panics: the flow must not wait for it for ever.
+        let _ended = Ended(&self.shared);
+        let mut backoff = Backoff::default();
+        loop {
+            let begun = Instant::now();
+            let broken = match self.consume() {
+                Ok(GivenUp::Closing) => return,
+                Ok(GivenUp::Broken) => "librdkafka can do nothing more with it".to_owned(),
+                Err(error) if error.kind() == Kind::Transient => error.chain(),
+                Err(error) => return self.shared.fail(error),
+            };
+            // The consumer has left the group, and so given back what it held.
+            self.shared.lock().lost();
+            self.shared.notify();
+            if begun.elapsed() >= LASTED {
+                backoff.reset();
+            }
+            let retry_in = backoff.next_delay();
+            tracing::warn!(broken, ?retry_in, "the consumer broke; starting another one");
+            metrics::retried(Retry::Consumer);
+            self.shared.kafka.missing(broken);
+            if self.wait_for_close(retry_in) {
+                return;
+            }
+        }
+    }
+
+    fn consume(&self) -> Result<GivenUp, Error> {
+        // On the consumer's own connection an answer waits behind the fetch under
+        // way, a tenth of a second on a quiet topic.
+        let mut checks = Checks::new(&self.config)?;
+        let context = Context::new(self.config.topic().to_owned(), Arc::clone(&self.shared));
+        let settings = self.config.consumer();
+        let consumer: BaseConsumer<Context<R>> =
+            settings.create_with_context(context).map_err(|error| refused(&error))?;
+        // Asked over the client that will read, which from then on tells of any other
+        // cluster.
+        if !self.wait_for_topic(&consumer)? {
+            return Ok(GivenUp::Closing);
+        }
+        let subscribed = consumer.subscribe(&[self.config.topic()]);
+        subscribed.map_err(|error| remedy::kafka(error, "let us subscribe to the topic"))?;
+        Polling::new(self, &consumer, &mut checks).poll()
+    }
+
+    /// Finds the topic, however long it takes. False: closed before.
+    fn wait_for_topic(&self, consumer: &BaseConsumer<Context<R>>) -> Result<bool, Error> {
+        let mut backoff = Backoff::default();
+        loop {
+            self.pulse.beat();
+            let described = topic::describe(consumer.client(), self.config.topic());
+            match described.map_err(|error| topic::reason(consumer, error)) {
+                Ok(topic) => {
+                    self.same_cluster(&topic.source)?;
+                    tracing::info!(
+                        source = topic.source,
+                        partitions = topic.partitions.len(),
+                        group = self.config.group_id(),
+                        "joining the group"
+                    );
+                    self.shared.lock().source = Some(topic.source);
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == Kind::Transient => {
+                    let retry_in = backoff.next_delay();
+                    let chain = error.chain();
+                    tracing::warn!(error = chain, ?retry_in, "waiting for {}", self.config);
+                    metrics::retried(Retry::Topic);
+                    self.shared.kafka.missing(chain);
+                    if self.wait_for_close(retry_in) {
+                        return Ok(false);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn wait_for_close(&self, patience: Duration) -> bool {
+        self.pulse.beat();
+        self.shared.wait_for_close(patience)
+    }
+
+    /// Refuses to go on with another cluster than before: the lanes that are held
+    /// are those of the first one's topic (R18).
+    pub(super) fn same_cluster(&self, source: &str) -> Result<(), Error> {
+        let known = self.shared.lock().source.clone();
+        match known.filter(|known| known != source) {
+            None => Ok(()),
+            Some(known) => Err(Error::misconfigured(
+                format!(
+                    "another cluster answers at {}: {known} was read, {source} is there now",
+                    self.config.bootstrap()
+                ),
+                "nothing of it was stored; set KAFKA_BOOTSTRAP_SERVERS to the cluster that was \
+                 read, or start again: the topic there is another source, with positions of its \
+                 own",
+            )),
+        }
+    }
+}
+
+/// Tells the flow, when it is dropped, that the poll thread has ended.
+struct Ended<'a, R: Record>(&'a Shared<R>);
+
+impl<R: Record> Drop for Ended<'_, R> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}

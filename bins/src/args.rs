@@ -32,8 +32,15 @@ pub struct DatabaseArgs {
     /// File that holds the password
     #[arg(long, env, hide_env_values = true, value_name = "FILE")]
     db_password_file: Option<PathBuf>,
-    /// disable|prefer|require|verify-ca|verify-full, by `DB_SSLROOTCERT`
-    #[arg(long, env, default_value_t, hide_env_values = true, value_name = "MODE")]
+    // Not a doc comment: those have backticks, which people would read here.
+    #[arg(
+        long,
+        env,
+        default_value_t,
+        hide_env_values = true,
+        value_name = "MODE",
+        help = "disable|prefer|require|verify-ca|verify-full, by DB_SSLROOTCERT"
+    )]
     db_sslmode: SslMode,
     /// Trusted authorities: a PEM file, or system. Told of beside the mode, so that the
     /// help stays on one screen.

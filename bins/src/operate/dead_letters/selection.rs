@@ -169,16 +169,16 @@ pub(super) fn usage(what: &str) -> ! {
 /// Reads an age, as `90d`: a whole number of seconds, minutes, hours, days or weeks.
 pub(super) fn age(text: &str) -> Result<Duration, String> {
     let wrong = || "write it as 90d, or with s, m, h or w instead of d".to_owned();
-    let (number, unit) = text.split_at(text.len().saturating_sub(1));
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 60 * 60,
-        "d" => 24 * 60 * 60,
-        "w" => 7 * 24 * 60 * 60,
+    let mut number = text.chars();
+    let seconds = match number.next_back() {
+        Some('s') => 1,
+        Some('m') => 60,
+        Some('h') => 60 * 60,
+        Some('d') => 24 * 60 * 60,
+        Some('w') => 7 * 24 * 60 * 60,
         _ => return Err(wrong()),
     };
-    let number: u32 = number.parse().map_err(|_| wrong())?;
+    let number: u32 = number.as_str().parse().map_err(|_| wrong())?;
     Ok(Duration::from_secs(u64::from(number) * seconds))
 }
 

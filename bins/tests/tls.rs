@@ -350,6 +350,20 @@ async fn wrong_password(context: Context) -> Result<(), Failure> {
         refused.says(&["check sasl.username and sasl.password in KAFKA_CONFIG"]);
         assert!(!refused.stderr.contains("4712"), "{}", refused.stderr);
     }
+    let asked: [&[&str]; 3] = [
+        &["doctor", "--only", "kafka", "--output", "json"],
+        &["topic", "ensure", "--partitions", "1"],
+        &["wait-for", "kafka"],
+    ];
+    for question in asked {
+        let lambda = bench.context.program(env!("CARGO_BIN_EXE_lambda"));
+        let lambda = lambda.env("KAFKA_BOOTSTRAP_SERVERS", &bench.bootstrap);
+        let lambda = lambda.env("KAFKA_TOPIC", &bench.topic).env("KAFKA_CONFIG", &settings);
+        let refused = lambda.args(question).run(DEADLINE).await?.expect_code(78)?;
+        let said = refused.stdout + &refused.stderr;
+        assert!(said.contains("check sasl.username and sasl.password"), "{question:?}: {said}");
+        assert!(!said.contains("4712"), "{said}");
+    }
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::kafka::config::{KafkaConfig, refused};
 use crate::kafka::context::Asking;
 use crate::kafka::position::Kept;
-use crate::kafka::topic::{self, ANSWER_TIMEOUT};
+use crate::kafka::topic::{self, ANSWER_TIMEOUT, Observer};
 use crate::remedy;
 
 /// How long brokers may take to create a topic everywhere.
@@ -84,13 +84,25 @@ pub struct Group {
     pub members: usize,
 }
 
+/// Asks once, on a client of its own. What goes wrong is told by its reason: to a wrong
+/// password the question itself only says that nobody answers.
+async fn asking<T: Send + 'static>(
+    config: &KafkaConfig,
+    question: impl Fn(&KafkaConfig, &Observer) -> Result<T, Error> + Send + Sync + 'static,
+) -> Result<T, Error> {
+    topic::ask(config, move |config| {
+        let observer = topic::observer(config)?;
+        question(config, &observer).map_err(|error| topic::reason(&observer, error))
+    })
+    .await
+}
+
 /// Asks for the brokers and the topic.
 ///
 /// # Errors
 /// `Transient` when no broker answers; `Fatal` for a login or a grant.
 pub async fn cluster(config: &KafkaConfig) -> Result<Cluster, Error> {
-    topic::ask(config, |config| {
-        let observer = topic::observer(config)?;
+    asking(config, |config, observer| {
         let metadata = observer
             .fetch_metadata(Some(config.topic()), ANSWER_TIMEOUT)
             .map_err(|error| remedy::kafka(error, "tell its brokers and the topic"))?;
@@ -134,8 +146,7 @@ pub async fn settings(config: &KafkaConfig) -> Result<BTreeMap<String, Setting>,
 /// # Errors
 /// As for [`cluster`]; `Transient` too when the topic is not there.
 pub async fn offsets(config: &KafkaConfig) -> Result<(String, BTreeMap<i32, Kept>), Error> {
-    topic::ask(config, |config| {
-        let observer = topic::observer(config)?;
+    asking(config, |config, observer| {
         let found = topic::describe(observer.client(), config.topic())?;
         let mut offsets = BTreeMap::new();
         for partition in found.partitions {
@@ -154,8 +165,7 @@ pub async fn offsets(config: &KafkaConfig) -> Result<(String, BTreeMap<i32, Kept
 /// # Errors
 /// As for [`cluster`].
 pub async fn group(config: &KafkaConfig) -> Result<Option<Group>, Error> {
-    topic::ask(config, |config| {
-        let observer = topic::observer(config)?;
+    asking(config, |config, observer| {
         let groups = match observer.fetch_group_list(Some(config.group_id()), ANSWER_TIMEOUT) {
             Err(KafkaError::GroupListFetch(RDKafkaErrorCode::UnsupportedFeature)) => {
                 return Ok(None);
@@ -303,6 +313,17 @@ impl From<Error> for Refusal {
     }
 }
 
+/// Whether brokers mean the same by two texts of a setting: they give back what they
+/// read (0.5 for 0.50, true for TRUE, a list without spaces).
+fn same(one: &str, other: &str) -> bool {
+    let number = |text: &str| text.trim().parse::<f64>().ok();
+    if let (Some(one), Some(other)) = (number(one), number(other)) {
+        return one.total_cmp(&other).is_eq();
+    }
+    let plain = |text: &str| text.replace(' ', "").to_ascii_lowercase();
+    plain(one) == plain(other)
+}
+
 /// Asks for changes.
 struct Admin {
     client: AdminClient<Asking>,
@@ -377,7 +398,7 @@ impl Admin {
             let Some(before) = is.get(name) else {
                 return Err(Refusal::Error(self.refuses(RDKafkaErrorCode::InvalidConfig)));
             };
-            if before.value != *value {
+            if !same(&before.value, value) {
                 alter = alter.set(name, value);
                 let (from, to) = (before.value.clone(), value.clone());
                 changes.push(Change::Set { name: name.clone(), from, to });
@@ -399,7 +420,9 @@ impl Admin {
     async fn await_settings(&self, wanted: &BTreeMap<String, String>) -> Result<(), Error> {
         for _ in 0..TRIES {
             let is = topic_settings(&self.describe().await?);
-            if wanted.iter().all(|(name, value)| is.get(name).is_some_and(|it| it.value == *value))
+            if wanted
+                .iter()
+                .all(|(name, value)| is.get(name).is_some_and(|it| same(&it.value, value)))
             {
                 return Ok(());
             }

@@ -74,6 +74,13 @@ impl Backend {
             client.query(sql, &[&self.pid, &loaders, &claim_application(), &seconds]).await?;
         Ok(ended.len())
     }
+
+    /// Whom this one waits for, for people: pid, role and program of each.
+    async fn blockers(&self, client: &Client) -> Result<Option<String>, Error> {
+        let sql = "select string_agg(format('%s (%s, %s)', pid, usename, application_name), ', ') \
+                   from pg_stat_activity where pid = any(pg_blocking_pids($1))";
+        client.query_one(sql, &[&self.pid]).await?.try_get(0)
+    }
 }
 
 /// The connection does not carry what one side says to the other any more.
@@ -129,29 +136,47 @@ pub(super) async fn ending_blockers<T>(
         // Boxed: large, and rarely needed.
         let mut look = Box::pin(answered(ANSWER_TIMEOUT, "end a backend", async {
             let client = connect(config, "evict").await?;
-            let ended = waiting.end_blockers(&client, older_than).await;
-            ended.map_err(|error| remedy::postgres(error, "end a backend"))
+            let look = async {
+                match waiting.end_blockers(&client, older_than).await? {
+                    0 => waiting.blockers(&client).await.map(Look::Waiting),
+                    ended => Ok(Look::Ended(ended)),
+                }
+            };
+            look.await.map_err(|error| remedy::postgres(error, "end a backend"))
         }));
-        let ended = tokio::select! {
+        let looked = tokio::select! {
             biased;
             done = &mut work => {
                 // What it waited for may have been ended by this very look, which then
                 // hears of it a little later.
-                if let Ok(ended) = tokio::time::timeout(LAST_WORDS, look).await {
-                    tell(ended);
+                if let Ok(looked) = tokio::time::timeout(LAST_WORDS, look).await {
+                    tell(looked);
                 }
                 return done;
             }
-            ended = &mut look => ended,
+            looked = &mut look => looked,
         };
-        tell(ended);
+        tell(looked);
     }
 }
 
-fn tell(ended: Result<usize, crate::error::Error>) {
-    match ended {
-        Ok(0) => tracing::debug!("waiting, but for no other loader"),
-        Ok(ended) => {
+/// What came of a look at what blocks us.
+enum Look {
+    /// So many backends of loaders were ended.
+    Ended(usize),
+    /// These may not be ended by us: what another role runs (an operator's replay), or
+    /// what is not old enough.
+    Waiting(Option<String>),
+}
+
+fn tell(looked: Result<Look, crate::error::Error>) {
+    match looked {
+        Ok(Look::Waiting(None)) => tracing::debug!("waiting, but for no lock"),
+        Ok(Look::Waiting(Some(blockers))) => tracing::warn!(
+            blockers,
+            "waiting for locks that others hold; if they hang, end them by pg_terminate_backend"
+        ),
+        Ok(Look::Ended(ended)) => {
             tracing::warn!(ended, "ended backends of loaders that held locks");
             metrics::evicted(Eviction::Blocker, ended);
         }

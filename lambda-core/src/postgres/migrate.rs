@@ -6,8 +6,11 @@
 //! that needs it runs. So an old program runs on beside a newer schema, and a new one
 //! waits, by its exit code, until `lambda-db-setup` of its version ran.
 
+use std::time::Duration;
+
 use refinery::{Migration, Target};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::error::{Error, Server};
 use crate::postgres::config::DatabaseConfig;
@@ -23,6 +26,13 @@ pub const LOADERS_NEED: i32 = 2;
 /// Key of the advisory lock that lets one migration run at a time; refinery
 /// itself takes none.
 const MIGRATION_LOCK: i64 = 0x6c61_6d62_6461_0001;
+
+/// How long a migration waits for a table: whoever comes behind it waits for it, and
+/// those are all loaders.
+const LOCK_TIMEOUT: &str = "set lock_timeout = '3s'";
+
+/// How long it lets them pass before it tries again.
+const LOCK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Where refinery keeps which migrations were applied.
 pub(super) const MIGRATIONS: &str = "refinery_schema_history";
@@ -125,13 +135,45 @@ async fn run(config: &DatabaseConfig, target: Target) -> Result<Vec<String>, Err
     // A database that a newer version migrated is none of our business: after a release
     // was rolled back, the older setup still sets up roles.
     let runner = embedded::migrations::runner().set_target(target).set_abort_missing(false);
-    let report =
-        runner.run_async(&mut *connection).await.map_err(|error| Error::Misconfigured {
-            what: "a migration failed".into(),
-            remedy: "the schema is as it was before that migration; see the cause".into(),
-            source: Some(Box::new(error)),
-        })?;
-    Ok(report.applied_migrations().iter().map(ToString::to_string).collect())
+    let set = connection.batch_execute(LOCK_TIMEOUT).await;
+    set.map_err(|error| remedy::postgres(error, "migrate its schema"))?;
+    let mut applied = Vec::new();
+    loop {
+        let error = match runner.run_async(&mut *connection).await {
+            Ok(report) => {
+                applied.extend(report.applied_migrations().iter().map(ToString::to_string));
+                return Ok(applied);
+            }
+            Err(error) => error,
+        };
+        if !is_locked(&error) {
+            return Err(Error::Misconfigured {
+                what: "a migration failed".into(),
+                remedy: "the schema is as it was before that migration; see the cause".into(),
+                source: Some(Box::new(error)),
+            });
+        }
+        let before = error.report().into_iter().flat_map(refinery::Report::applied_migrations);
+        applied.extend(before.map(ToString::to_string));
+        tracing::warn!(
+            retry_in = ?LOCK_AGAIN,
+            "a migration needs a table that a long transaction holds: look at pg_stat_activity"
+        );
+        tokio::time::sleep(LOCK_AGAIN).await;
+    }
+}
+
+/// Whether a migration did not get the lock on its table in time.
+fn is_locked(error: &refinery::Error) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        let code = error.downcast_ref::<tokio_postgres::Error>().and_then(|error| error.code());
+        if code == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 #[cfg(test)]

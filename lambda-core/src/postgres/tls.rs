@@ -82,8 +82,8 @@ impl fmt::Display for SslMode {
 pub struct TlsSettings {
     /// What the server must prove.
     pub mode: SslMode,
-    /// The PEM file of the authorities that are trusted, or `system`. Modes that
-    /// verify take the system's when there is none.
+    /// The PEM file of the authorities that are trusted, or `system`, for `verify-full`
+    /// alone, which takes the system's also when there is none.
     pub root_cert: Option<String>,
 }
 
@@ -106,6 +106,17 @@ impl Tls {
                 return Err(Error::misconfigured(
                     "DB_SSLROOTCERT is set, and DB_SSLMODE=prefer verifies nothing",
                     "set DB_SSLMODE to verify-full, or leave DB_SSLROOTCERT out",
+                ));
+            }
+            // Whoever has a certificate for a host of their own could be the server.
+            (SslMode::VerifyCa, None) | (SslMode::VerifyCa | SslMode::Require, Some(SYSTEM)) => {
+                return Err(Error::misconfigured(
+                    format!(
+                        "sslmode {} asks for no host's name, and this machine trusts authorities \
+                         that sign for everybody",
+                        settings.mode
+                    ),
+                    "set DB_SSLMODE to verify-full, or DB_SSLROOTCERT to your own authority",
                 ));
             }
             (SslMode::VerifyFull, _) => Verifier::Named(roots(named)?),

@@ -20,6 +20,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How often open dead letters are counted: where many are open, that takes a while.
 const COUNT_EVERY: Duration = Duration::from_secs(30);
 
+/// A count that takes longer is given up by the server too: left running, it would keep
+/// the next look waiting.
+const STATEMENT_TIMEOUT: &str = "set statement_timeout = '5s'";
+
 /// Both columns of `dead_letters` are a loader's to read.
 const COUNT_OPEN: &str = "\
     select count(*) from dead_letters d join ingest_progress p using (lane) \
@@ -36,16 +40,12 @@ pub async fn watch(config: &DatabaseConfig, pipeline: &str, health: &Health) -> 
             Ok(connection) => {
                 need.met();
                 if Instant::now() >= count_at {
-                    count_at = Instant::now() + COUNT_EVERY;
                     count(&connection, pipeline).await;
+                    count_at = Instant::now() + COUNT_EVERY;
                 }
                 kept = Some(connection);
             }
-            Err(error) => {
-                need.missing(error.chain());
-                // Once it is there again, at once.
-                count_at = Instant::now();
-            }
+            Err(error) => need.missing(error.chain()),
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -59,7 +59,7 @@ async fn look(config: &DatabaseConfig, kept: Option<Connection>) -> Result<Conne
         None => connect(config, "health").await?,
     };
     let answer = async {
-        let answer = connection.batch_execute("").await;
+        let answer = connection.batch_execute(STATEMENT_TIMEOUT).await;
         answer.map_err(|error| remedy::postgres(error, "answer"))
     };
     answered(ANSWER_TIMEOUT, "answer", answer).await?;

@@ -1,6 +1,7 @@
 //! What the topic holds against what is stored of it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use lambda_core::kafka::position::{Kept, Verdict, judge_range, source_changed};
 use lambda_core::kafka::{KafkaConfig, admin};
@@ -28,6 +29,9 @@ struct Stand {
 pub(super) fn skipped(why: &str, findings: &mut Vec<Finding>) {
     findings.extend(CHECKS.iter().map(|check| Finding::skipped(check, why)));
 }
+
+/// How long a consumer may take to store what has just come in.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// Looks at how far the topic is stored.
 pub(super) async fn examine(
@@ -58,8 +62,16 @@ async fn stand(kafka: &KafkaConfig, database: &Connection) -> Result<Stand, Erro
     let pipeline = Transaction::TABLE.name;
     // Stored before kept: a lane that moves meanwhile is never ahead of its partition.
     let lanes = stream_lanes(database, pipeline).await?;
-    let idle = inspect::lanes_idle(database, pipeline).await?;
+    let mut idle = inspect::lanes_idle(database, pipeline).await?;
     let (source, kept) = admin::offsets(kafka).await?;
+    // What came in meanwhile is stored in a moment, where somebody reads.
+    tokio::time::sleep(MOMENT).await;
+    for later in stream_lanes(database, pipeline).await? {
+        let before = lanes.iter().find(|lane| lane.lane == later.lane);
+        if before.is_none_or(|before| before.position != later.position) {
+            idle.insert(later.lane.0, 0);
+        }
+    }
     let lane = |partition: i32| {
         let mut of = lanes.iter().filter(|lane| lane.name.source == source);
         of.find(|lane| lane.name.partition == partition).cloned()

@@ -1,6 +1,6 @@
 //! The one place that says what a server's code means and what to do about it.
 
-use crate::error::{Error, Kind};
+use crate::error::Kind;
 
 /// What a code means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,8 +66,8 @@ pub use self::of_kafka::{kafka, needs_a_person, of_kafka};
 mod of_kafka {
     use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-    use super::{Error, Kind, Verdict, verdict};
-    use crate::error::Server;
+    use super::{Kind, Verdict, verdict};
+    use crate::error::{Error, Server};
 
     /// What a code of librdkafka or of a broker means for a reader or a producer.
     ///
@@ -172,8 +172,8 @@ pub use self::of_postgres::{connecting, own_tables, postgres};
 mod of_postgres {
     use std::error::Error as _;
 
-    use super::{Error, Kind, Verdict, of_sqlstate};
-    use crate::error::{Server, causes};
+    use super::{Kind, Verdict, of_sqlstate};
+    use crate::error::{Error, Server, causes};
     use crate::postgres::config::DatabaseConfig;
 
     /// An error met while doing `what` ("store a batch").

@@ -9,6 +9,7 @@ use crate::demo::Options;
 use crate::demo::stage::{Narrator, Stage};
 use crate::freeze;
 use crate::ledger::Ledger;
+use crate::liveness::until;
 use crate::processes::{Process, Signal};
 
 /// How many consumers share the topic.
@@ -67,7 +68,7 @@ async fn everyone_works(sql: &Connection, consumers: &[Process]) -> Result<(), F
     let working = "select count(distinct owner) = $2 from ingest_progress \
                    where owner like any($1::text[]) and read > 0";
     let wanted = i64::try_from(consumers.len())?;
-    wait_until("each consumer stores records", async || {
+    until("each consumer stores records", async || {
         Ok(sql.query_one(working, &[&pids, &wanted]).await?.try_get(0)?)
     })
     .await
@@ -105,7 +106,7 @@ async fn kill_one(
     let taken = "select count(*) = 0 from ingest_progress \
                  where partition = any($1) and owner like $2 and end_position is null";
     let owner = format!("%pid {pid}");
-    wait_until("the others take its partitions", async || {
+    until("the others take its partitions", async || {
         Ok(sql.query_one(taken, &[&partitions, &owner]).await?.try_get(0)?)
     })
     .await?;
@@ -148,7 +149,7 @@ async fn drain(
 ) -> Result<(), Failure> {
     let read = "select coalesce(sum(read), 0)::bigint >= $1 from ingest_progress";
     let delivered = ledger.kinds().all();
-    wait_until("all that was delivered is stored", async || {
+    until("all that was delivered is stored", async || {
         Ok(sql.query_one(read, &[&delivered]).await?.try_get(0)?)
     })
     .await?;
@@ -162,20 +163,5 @@ async fn drain(
             "all {delivered} messages are read; the consumers left by SIGTERM, exit code 0"
         ),
     )?;
-    Ok(())
-}
-
-/// Asks until it is so.
-async fn wait_until(
-    what: &str,
-    is_so: impl AsyncFn() -> Result<bool, Failure>,
-) -> Result<(), Failure> {
-    let begun = Instant::now();
-    while !is_so().await? {
-        if begun.elapsed() > PATIENCE {
-            return Err(format!("waited for {} s in vain until {what}", PATIENCE.as_secs()).into());
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
     Ok(())
 }

@@ -4,9 +4,11 @@ mod support;
 
 use std::process::ExitCode;
 
+use lambda_core::postgres::connect::Connection;
 use lambda_core::postgres::migrate;
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
+use lambda_lab::liveness::until;
 use lambda_lab::processes::Program;
 use lambda_lab::servers::Database;
 
@@ -17,6 +19,8 @@ fn main() -> ExitCode {
         suite.deadline(180);
         suite.postgres("without a schema, or with an old one, loaders exit 75", gate);
         suite.postgres("a version that an older setup left hidden is 75 too", hidden);
+        suite.postgres("a migration waits for a long reader, and holds nobody up", long_reader);
+        suite.postgres("a migration that meets a deadlock is tried again", deadlock);
         suite.kafka("a consumer runs on while the schema before becomes this one's", expanded);
         suite.kafka("a schema of the future that only expands disturbs nobody", future);
     })
@@ -103,24 +107,77 @@ async fn expanded(context: Context) -> Result<(), Failure> {
     bench.ends_exact(producer, [old, new]).await
 }
 
+fn future_name() -> String {
+    format!("V{}__future", migrate::latest() + 1)
+}
+
+/// Waits until somebody waits for this table.
+async fn until_locked_out(client: &Connection, table: &str) -> Result<(), Failure> {
+    let waiting = "select exists (select from pg_locks \
+                   where not granted and relation = $1::text::regclass)";
+    until(format_args!("the migration waits for {table}"), async || {
+        Ok(client.query_one(waiting, &[&table]).await?.try_get(0)?)
+    })
+    .await
+}
+
+/// A reader that holds a table lets the migration wait, and nobody behind it for long.
+async fn long_reader(context: Context) -> Result<(), Failure> {
+    let database = context.database().await?;
+    let (reader, loader) = (database.connect().await?, database.connect().await?);
+    reader.batch_execute("begin; select from transactions limit 0").await?;
+    let expand = "alter table transactions add column branch text";
+    let name = future_name();
+    let migration = migrate::migrate_beyond(database.config(), &name, expand);
+    let beside = async {
+        until_locked_out(&loader, "transactions").await?;
+        // Behind the migration, which gives up first.
+        loader.batch_execute("set statement_timeout = '30s'; delete from transactions").await?;
+        reader.batch_execute("commit").await?;
+        Ok::<_, Failure>(())
+    };
+    let (migrated, beside) = tokio::join!(migration, beside);
+    beside?;
+    assert_eq!(migrated?, [name]);
+    Ok(loader.batch_execute("select branch from transactions").await?)
+}
+
+/// A transaction that has the tables in another order is waited for by the migration,
+/// and waits for it: one of the two is ended by the server, and here never the other.
+async fn deadlock(context: Context) -> Result<(), Failure> {
+    let database = context.database().await?;
+    let (other, look) = (database.connect().await?, database.connect().await?);
+    other
+        .batch_execute("set deadlock_timeout = '1h'; begin; select from corrections limit 0")
+        .await?;
+    let expand = "alter table transactions add column branch text;
+                  alter table corrections add column branch text";
+    let name = future_name();
+    let migration = migrate::migrate_beyond(database.config(), &name, expand);
+    let beside = async {
+        until_locked_out(&look, "corrections").await?;
+        other.batch_execute("select from transactions limit 0; commit").await?;
+        Ok::<_, Failure>(())
+    };
+    let (migrated, beside) = tokio::join!(migration, beside);
+    beside?;
+    assert_eq!(migrated?, [name]);
+    Ok(look.batch_execute("select t.branch, c.branch from transactions t, corrections c").await?)
+}
+
 async fn future(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context, 6).await?;
     let old = bench.consumer().start()?;
     bench.holds_lanes(&old).await?;
     let producer = bench.traffic(5_000).start()?;
     bench.stored(5_000).await?;
-    let next = migrate::latest() + 1;
-    let expand = format!(
-        "alter table transactions add column branch text;
+    let expand = "alter table transactions add column branch text;
          alter table ingest_progress add column note text;
          alter table batch_jobs add column note text;
          alter table dead_letters add column note text;
          create index transactions_branch on transactions (branch);
-         create table branches (name text primary key);
-         insert into refinery_schema_history (version, name, applied_on, checksum)
-         values ({next}, 'future', '2027-01-01T00:00:00Z', '1')"
-    );
-    bench.sql.batch_execute(&expand).await?;
+         create table branches (name text primary key)";
+    migrate::migrate_beyond(bench.database.config(), &future_name(), expand).await?;
     let stored = bench.read().await?;
     bench.stored(stored + 5_000).await?;
     // A release that is rolled back sets up roles again, and starts its programs.

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use refinery::{Migration, Target};
+use refinery::{Migration, Runner, Target};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -113,7 +113,7 @@ pub async fn require(client: &Client, needed: i32) -> Result<(), Error> {
 /// # Errors
 /// `Transient` or `Fatal`, as for [`connect`]; `Fatal` when a migration fails.
 pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<String>, Error> {
-    run(config, Target::Latest).await
+    run(config, &runner()).await
 }
 
 /// As [`migrate`], but no further than migration `version`: a schema of the past, for
@@ -123,18 +123,38 @@ pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<String>, Error> {
 /// As for [`migrate`].
 #[cfg(feature = "testing")]
 pub async fn migrate_to(config: &DatabaseConfig, version: i32) -> Result<Vec<String>, Error> {
-    run(config, Target::Version(version)).await
+    run(config, &runner().set_target(Target::Version(version))).await
 }
 
-async fn run(config: &DatabaseConfig, target: Target) -> Result<Vec<String>, Error> {
+/// As [`migrate`], and then applies a migration of a made-up future, `V<number>__<name>`:
+/// for tests of what a migration does to programs that run beside it.
+///
+/// # Errors
+/// As for [`migrate`]; also `Fatal` when it has another name.
+#[cfg(feature = "testing")]
+pub async fn migrate_beyond(
+    config: &DatabaseConfig,
+    name: &str,
+    sql: &str,
+) -> Result<Vec<String>, Error> {
+    let future = Migration::unapplied(name, sql).map_err(failed)?;
+    let mut migrations = runner().get_migrations().clone();
+    migrations.push(future);
+    run(config, &Runner::new(&migrations).set_abort_missing(false)).await
+}
+
+/// A database that a newer version migrated is none of our business: after a release was
+/// rolled back, the older setup still sets up roles.
+fn runner() -> Runner {
+    embedded::migrations::runner().set_abort_missing(false)
+}
+
+async fn run(config: &DatabaseConfig, runner: &Runner) -> Result<Vec<String>, Error> {
     let mut connection = connect(config, "migrate").await?;
     connection
         .execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK])
         .await
         .map_err(|error| remedy::postgres(error, "take the migration lock"))?;
-    // A database that a newer version migrated is none of our business: after a release
-    // was rolled back, the older setup still sets up roles.
-    let runner = embedded::migrations::runner().set_target(target).set_abort_missing(false);
     let set = connection.batch_execute(LOCK_TIMEOUT).await;
     set.map_err(|error| remedy::postgres(error, "migrate its schema"))?;
     let mut applied = Vec::new();
@@ -146,34 +166,40 @@ async fn run(config: &DatabaseConfig, target: Target) -> Result<Vec<String>, Err
             }
             Err(error) => error,
         };
-        if !is_locked(&error) {
-            return Err(Error::Misconfigured {
-                what: "a migration failed".into(),
-                remedy: "the schema is as it was before that migration; see the cause".into(),
-                source: Some(Box::new(error)),
-            });
-        }
+        let Some(others) = others(&error) else { return Err(failed(error)) };
         let before = error.report().into_iter().flat_map(refinery::Report::applied_migrations);
         applied.extend(before.map(ToString::to_string));
-        tracing::warn!(
-            retry_in = ?LOCK_AGAIN,
-            "a migration needs a table that a long transaction holds: look at pg_stat_activity"
-        );
+        tracing::warn!(retry_in = ?LOCK_AGAIN, "{others}");
         tokio::time::sleep(LOCK_AGAIN).await;
     }
 }
 
-/// Whether a migration did not get the lock on its table in time.
-fn is_locked(error: &refinery::Error) -> bool {
+fn failed(error: refinery::Error) -> Error {
+    Error::Misconfigured {
+        what: "a migration failed".into(),
+        remedy: "the schema is as it was before that migration; see the cause".into(),
+        source: Some(Box::new(error)),
+    }
+}
+
+/// How others kept a migration from its tables, if it was that.
+fn others(error: &refinery::Error) -> Option<&'static str> {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {
         let code = error.downcast_ref::<tokio_postgres::Error>().and_then(|error| error.code());
         if code == Some(&SqlState::LOCK_NOT_AVAILABLE) {
-            return true;
+            return Some(
+                "a migration needs a table that a long transaction holds: look at pg_stat_activity",
+            );
+        }
+        // Whoever writes to several tables may have them in another order than the
+        // migration, which is then as good a victim as they are.
+        if code == Some(&SqlState::T_R_DEADLOCK_DETECTED) {
+            return Some("a migration and another transaction waited for each other's tables");
         }
         cause = error.source();
     }
-    false
+    None
 }
 
 #[cfg(test)]

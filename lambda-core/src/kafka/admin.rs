@@ -85,14 +85,25 @@ pub struct Group {
 }
 
 /// Asks once, on a client of its own. What goes wrong is told by its reason: to a wrong
-/// password the question itself only says that nobody answers.
+/// password or a certificate that is not trusted the question itself only says that
+/// nobody answers.
 async fn asking<T: Send + 'static>(
     config: &KafkaConfig,
     question: impl Fn(&KafkaConfig, &Observer) -> Result<T, Error> + Send + Sync + 'static,
 ) -> Result<T, Error> {
     topic::ask(config, move |config| {
         let observer = topic::observer(config)?;
-        question(config, &observer).map_err(|error| topic::reason(&observer, error))
+        question(config, &observer).map_err(|error| {
+            let error = topic::reason(&observer, error);
+            match observer.context().distrust() {
+                // Whoever reads goes on with the brokers that it trusts. No such one has
+                // answered here.
+                Some(why) if matches!(error, Error::Unreachable { .. }) => {
+                    remedy::distrusted(config.bootstrap(), why)
+                }
+                _ => error,
+            }
+        })
     })
     .await
 }
@@ -100,7 +111,8 @@ async fn asking<T: Send + 'static>(
 /// Asks for the brokers and the topic.
 ///
 /// # Errors
-/// `Transient` when no broker answers; `Fatal` for a login or a grant.
+/// `Transient` when no broker answers; `Fatal` for a login, a grant or certificates that
+/// are not trusted.
 pub async fn cluster(config: &KafkaConfig) -> Result<Cluster, Error> {
     asking(config, |config, observer| {
         let metadata = observer

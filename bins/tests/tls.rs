@@ -151,6 +151,12 @@ async fn verify_ca(context: Context) -> Result<(), Failure> {
         let refused = secured.log_in(HOST, mode, foreign, 78).await?;
         refused.says(&["is not signed by an authority in", "set DB_SSLROOTCERT"]);
     }
+    // The machine's authorities sign for everybody's hosts, and no name is asked for.
+    let system = Some(Path::new("system"));
+    for (mode, trusted) in [("verify-ca", None), ("verify-ca", system), ("require", system)] {
+        let refused = secured.log_in(HOST, mode, trusted, 78).await?;
+        refused.says(&[mode, "asks for no host's name", "DB_SSLROOTCERT to your own authority"]);
+    }
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use lambda_core::testing::draft::{Draft, SAMPLE_DDL, SAMPLES, Sample};
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
 use lambda_lab::ledger::Ledger;
+use lambda_lab::liveness;
 use lambda_lab::processes::{Process, Program, Signal};
 use lambda_lab::proxy::{At, Fault, Proxy};
 use lambda_lab::servers::{Database, OwnPostgres};
@@ -311,16 +312,11 @@ async fn load_rewound(context: Context) -> Result<(), Failure> {
 /// Waits until every lane has moved.
 async fn all_move(bench: &Bench) -> Result<(), Failure> {
     let before = positions(&bench.sql).await?;
-    let moved = tokio::time::timeout(DEADLINE, async {
-        loop {
-            let now = positions(&bench.sql).await?;
-            if before.iter().all(|(lane, before)| now[lane] > *before) {
-                return Ok::<_, Failure>(());
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    });
-    moved.await.map_err(|_| format!("some lanes stand still: {before:?}"))?
+    liveness::until(format!("all lanes have moved on from {before:?}"), async || {
+        let now = positions(&bench.sql).await?;
+        Ok(before.iter().all(|(lane, before)| now[lane] > *before))
+    })
+    .await
 }
 
 /// How often a consumer was granted partitions.
@@ -348,12 +344,8 @@ async fn database_away(context: Context) -> Result<(), Failure> {
     first.kill().await?;
     second.says("pausing: the database takes nothing", DEADLINE).await?;
     third.says("pausing: the database takes nothing", DEADLINE).await?;
-    let regrouped = tokio::time::timeout(DEADLINE, async {
-        while grants(&second) + grants(&third) == granted {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    });
-    regrouped.await.map_err(|_| "the killed member's partitions were granted to nobody")?;
+    let regrouped = async || Ok(grants(&second) + grants(&third) > granted);
+    liveness::until("the killed member's partitions are granted to others", regrouped).await?;
     // How long the database is away, not how long we wait for something.
     tokio::time::sleep(Duration::from_secs(9)).await;
     postgres.server.start_again().await?;

@@ -8,10 +8,10 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
+use lambda_lab::liveness::until;
 use lambda_lab::processes::{Process, Signal};
 use serde_json::Value;
 
@@ -214,18 +214,12 @@ async fn endless(context: Context) -> Result<(), Failure> {
     writer.write_all(rows(100).as_bytes())?;
     let program = bench.program(&[Path::new("-")]).input(&pipe).env("TMPDIR", &temporary);
     let process = program.start()?;
-    let spooling = || {
+    let spooling = async || {
         let open = fs::read_dir(format!("/proc/{}/fd", process.pid()))?;
         let mut targets = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-        Ok::<_, io::Error>(targets.any(|target| target.starts_with(&temporary)))
+        Ok(targets.any(|target| target.starts_with(&temporary)))
     };
-    let waited = tokio::time::timeout(DEADLINE, async {
-        while !spooling()? {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        Ok::<_, Failure>(())
-    });
-    waited.await.map_err(|_| "standard input was never copied")??;
+    until("standard input is being copied", spooling).await?;
     assert_eq!(fs::read_dir(&temporary)?.count(), 0, "its copy has a name, and may be left behind");
     process.signal(Signal::TERM)?;
     let ended = process.wait(DEADLINE).await?.expect_code(75)?;

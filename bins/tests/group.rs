@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use lambda_lab::Failure;
 use lambda_lab::freeze;
 use lambda_lab::harness::Context;
+use lambda_lab::liveness::until;
 use lambda_lab::processes::{Process, Program, Signal};
 use lambda_lab::servers::OwnPostgres;
 
@@ -69,20 +70,18 @@ async fn lanes_of(bench: &Bench, process: &Process) -> Result<BTreeMap<i32, Lane
 /// Waits until the process has stored something under a claim it has now.
 async fn stores(bench: &Bench, process: &Process) -> Result<(), Failure> {
     let mut seen: BTreeMap<i32, Lane> = BTreeMap::new();
-    let waited = tokio::time::timeout(DEADLINE, async {
-        loop {
-            for (partition, lane) in lanes_of(bench, process).await? {
-                let first = seen.entry(partition).or_insert_with(|| lane.clone());
-                if first.claim != lane.claim {
-                    *first = lane;
-                } else if first.position < lane.position {
-                    return Ok::<_, Failure>(());
-                }
+    let waited = until("it stores something", async || {
+        for (partition, lane) in lanes_of(bench, process).await? {
+            let first = seen.entry(partition).or_insert_with(|| lane.clone());
+            if first.claim != lane.claim {
+                *first = lane;
+            } else if first.position < lane.position {
+                return Ok(true);
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        Ok(false)
     });
-    waited.await.map_err(|_| format!("it stores nothing:\n{}", process.stderr()))?
+    waited.await.map_err(|error| format!("{error}:\n{}", process.stderr()).into())
 }
 
 /// Waits until all these lanes have moved on under other claims, and tells after
@@ -90,26 +89,21 @@ async fn stores(bench: &Bench, process: &Process) -> Result<(), Failure> {
 async fn moved_on(bench: &Bench, lanes: &BTreeMap<i32, Lane>) -> Result<[Duration; 2], Failure> {
     let sql = "select partition, position, claim::text from ingest_progress";
     let (begun, mut first) = (Instant::now(), None);
-    let waited = tokio::time::timeout(DEADLINE, async {
-        loop {
-            let rows = bench.sql.query(sql, &[]).await?;
-            let moved = rows.iter().filter(|row| {
-                lanes.get(&row.get(0)).is_some_and(|before| {
-                    row.get::<_, String>(2) != before.claim
-                        && row.get::<_, i64>(1) > before.position
-                })
-            });
-            let moved = moved.count();
-            if moved > 0 {
-                first.get_or_insert_with(|| begun.elapsed());
-            }
-            if moved == lanes.len() {
-                return Ok::<_, Failure>(begun.elapsed());
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+    until(format!("these lanes moved on: {lanes:?}"), async || {
+        let rows = bench.sql.query(sql, &[]).await?;
+        let moved = rows.iter().filter(|row| {
+            lanes.get(&row.get(0)).is_some_and(|before| {
+                row.get::<_, String>(2) != before.claim && row.get::<_, i64>(1) > before.position
+            })
+        });
+        let moved = moved.count();
+        if moved > 0 {
+            first.get_or_insert_with(|| begun.elapsed());
         }
-    });
-    let last = waited.await.map_err(|_| format!("these lanes were left: {lanes:?}"))??;
+        Ok(moved == lanes.len())
+    })
+    .await?;
+    let last = begun.elapsed();
     Ok([first.unwrap_or(last), last])
 }
 

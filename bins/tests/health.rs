@@ -9,12 +9,12 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use lambda_core::health::STILL_AFTER;
 use lambda_core::postgres::connect;
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
+use lambda_lab::liveness::until;
 use lambda_lab::probe::{Probe, Scrape};
 use lambda_lab::processes::{Process, Program, Signal};
 
@@ -44,19 +44,14 @@ async fn probed(program: Program) -> Result<(Process, Probe), Failure> {
 /// `/livez` is good.
 async fn until_ready(probe: &Probe, status: u16, words: &[&str]) -> Result<(), Failure> {
     let mut last = None;
-    let waited = tokio::time::timeout(DEADLINE, async {
-        loop {
-            let (live, ready) = (probe.get("/livez").await?, probe.get("/readyz").await?);
-            assert_eq!((live.status, live.text.as_str()), (200, "ok\n"));
-            if ready.status == status && words.iter().all(|word| ready.text.contains(word)) {
-                return Ok::<_, Failure>(());
-            }
-            last = Some(ready);
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+    let waited = until(format!("/readyz is {status} {words:?}"), async || {
+        let (live, ready) = (probe.get("/livez").await?, probe.get("/readyz").await?);
+        assert_eq!((live.status, live.text.as_str()), (200, "ok\n"));
+        let is_so = ready.status == status && words.iter().all(|word| ready.text.contains(word));
+        last = Some(ready);
+        Ok(is_so)
     });
-    let waited = waited.await;
-    waited.map_err(|_| format!("/readyz never was {status} {words:?}, but {last:?}"))?
+    waited.await.map_err(|error| format!("{error}, but {last:?}").into())
 }
 
 async fn stop(process: Process) -> Result<(), Failure> {
@@ -176,16 +171,12 @@ async fn counts(context: Context) -> Result<(), Failure> {
 /// What is exported once lag and dead letters were looked at again.
 async fn settled(probe: &Probe, open: i64) -> Result<Scrape, Failure> {
     let mut last = Scrape::default();
-    let waited = tokio::time::timeout(DEADLINE, async {
-        while last.sum("lambda_lag_records", &[]) != Some(0.0)
-            || last.sum("lambda_dead_letters_open", &[]) != Some(open as f64)
-        {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            last = probe.scrape().await?;
-        }
-        Ok::<_, Failure>(())
-    });
-    waited.await.map_err(|_| format!("{open} open dead letters are told nowhere"))??;
+    until(format!("{open} open dead letters and no lag are told"), async || {
+        last = probe.scrape().await?;
+        Ok(last.sum("lambda_lag_records", &[]) == Some(0.0)
+            && last.sum("lambda_dead_letters_open", &[]) == Some(open as f64))
+    })
+    .await?;
     Ok(last)
 }
 
@@ -196,13 +187,10 @@ async fn until_counted(
     labels: &[(&str, &str)],
     at_least: f64,
 ) -> Result<(), Failure> {
-    let waited = tokio::time::timeout(DEADLINE, async {
-        while probe.scrape().await?.sum(name, labels) < Some(at_least) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        Ok::<_, Failure>(())
-    });
-    waited.await.map_err(|_| format!("{name} {labels:?} never was {at_least}"))?
+    until(format!("{name} {labels:?} is {at_least}"), async || {
+        Ok(probe.scrape().await?.sum(name, labels) >= Some(at_least))
+    })
+    .await
 }
 
 async fn fences(context: Context) -> Result<(), Failure> {

@@ -53,11 +53,13 @@ fn kafka(suite: &mut Suite) {
         "a topic is filled and stored over SASL_SSL with SCRAM",
         "a wrong SCRAM password ends with 78 and says what to set",
         "a broker of another authority or host is told of until it is mended",
+        "an operator's question to such a broker ends with 78 and says what to set",
     ];
     if cfg!(feature = "kafka-tls") {
         suite.docker(names[0], scram);
         suite.docker(names[1], wrong_password);
         suite.docker(names[2], distrusted);
+        suite.docker(names[3], distrusted_once);
     } else {
         for name in names {
             suite.ignored(name, "the programs were built without kafka-tls");
@@ -148,6 +150,12 @@ async fn verify_ca(context: Context) -> Result<(), Failure> {
         assert!(secured.was_encrypted()?);
         let refused = secured.log_in(HOST, mode, foreign, 78).await?;
         refused.says(&["is not signed by an authority in", "set DB_SSLROOTCERT"]);
+    }
+    // The machine's authorities sign for everybody's hosts, and no name is asked for.
+    let system = Some(Path::new("system"));
+    for (mode, trusted) in [("verify-ca", None), ("verify-ca", system), ("require", system)] {
+        let refused = secured.log_in(HOST, mode, trusted, 78).await?;
+        refused.says(&[mode, "asks for no host's name", "DB_SSLROOTCERT to your own authority"]);
     }
     Ok(())
 }
@@ -326,6 +334,43 @@ impl Broker {
             authorities.display()
         )
     }
+
+    /// Settings with brokers, none of which they trust: signed by another authority, and
+    /// called by another host's name.
+    fn distrusting(&self) -> [(String, String); 2] {
+        let other_host = format!("{OTHER_HOST}:{}", self.kafka.port());
+        [
+            (Self::settings(PASSWORD, &self.foreign), self.bench.bootstrap.clone()),
+            (Self::settings(PASSWORD, &self.trusted), other_host),
+        ]
+    }
+
+    /// What an operator asks of it is refused with 78 and these words. All that was said.
+    async fn refuses_questions(
+        &self,
+        settings: &str,
+        bootstrap: &str,
+        words: &[&str],
+    ) -> Result<String, Failure> {
+        let asked: [&[&str]; 3] = [
+            &["doctor", "--only", "kafka", "--output", "json"],
+            &["topic", "ensure", "--partitions", "1"],
+            &["wait-for", "kafka"],
+        ];
+        let mut all = String::new();
+        for question in asked {
+            let lambda = self.bench.context.program(env!("CARGO_BIN_EXE_lambda"));
+            let lambda = lambda.env("KAFKA_BOOTSTRAP_SERVERS", bootstrap);
+            let lambda = lambda.env("KAFKA_TOPIC", &self.bench.topic).env("KAFKA_CONFIG", settings);
+            let refused = lambda.args(question).run(DEADLINE).await?.expect_code(78)?;
+            let said = refused.stdout + &refused.stderr;
+            for word in words {
+                assert!(said.contains(word), "{question:?}: {word:?} is not in:\n{said}");
+            }
+            all.push_str(&said);
+        }
+        Ok(all)
+    }
 }
 
 async fn scram(context: Context) -> Result<(), Failure> {
@@ -350,31 +395,17 @@ async fn wrong_password(context: Context) -> Result<(), Failure> {
         refused.says(&["check sasl.username and sasl.password in KAFKA_CONFIG"]);
         assert!(!refused.stderr.contains("4712"), "{}", refused.stderr);
     }
-    let asked: [&[&str]; 3] = [
-        &["doctor", "--only", "kafka", "--output", "json"],
-        &["topic", "ensure", "--partitions", "1"],
-        &["wait-for", "kafka"],
-    ];
-    for question in asked {
-        let lambda = bench.context.program(env!("CARGO_BIN_EXE_lambda"));
-        let lambda = lambda.env("KAFKA_BOOTSTRAP_SERVERS", &bench.bootstrap);
-        let lambda = lambda.env("KAFKA_TOPIC", &bench.topic).env("KAFKA_CONFIG", &settings);
-        let refused = lambda.args(question).run(DEADLINE).await?.expect_code(78)?;
-        let said = refused.stdout + &refused.stderr;
-        assert!(said.contains("check sasl.username and sasl.password"), "{question:?}: {said}");
-        assert!(!said.contains("4712"), "{said}");
-    }
+    let words = ["check sasl.username and sasl.password in KAFKA_CONFIG"];
+    let said = broker.refuses_questions(&settings, &bench.bootstrap, &words).await?;
+    assert!(!said.contains("4712"), "{said}");
     Ok(())
 }
 
 async fn distrusted(context: Context) -> Result<(), Failure> {
     let broker = Broker::new(context).await?;
-    let other_host = format!("{OTHER_HOST}:{}", broker.kafka.port());
-    let table = [(&broker.foreign, &broker.bench.bootstrap), (&broker.trusted, &other_host)];
-    for (authorities, bootstrap) in table {
-        let settings = Broker::settings(PASSWORD, authorities);
+    for (settings, bootstrap) in &broker.distrusting() {
         let with = |program: Program| {
-            program.env("KAFKA_CONFIG", &settings).env("KAFKA_BOOTSTRAP_SERVERS", bootstrap)
+            program.env("KAFKA_CONFIG", settings).env("KAFKA_BOOTSTRAP_SERVERS", bootstrap)
         };
         let bench = &broker.bench;
         let programs = [
@@ -390,6 +421,24 @@ async fn distrusted(context: Context) -> Result<(), Failure> {
             process.wait(DEADLINE).await?.expect_code(code)?;
         }
     }
+    Ok(())
+}
+
+async fn distrusted_once(context: Context) -> Result<(), Failure> {
+    let broker = Broker::new(context).await?;
+    for (settings, bootstrap) in &broker.distrusting() {
+        let no_certificate =
+            format!("no certificate of the brokers at {bootstrap} can be verified");
+        let words =
+            [&no_certificate, "certificate verify failed", "set ssl.ca.location in KAFKA_CONFIG"];
+        broker.refuses_questions(settings, bootstrap, &words).await?;
+    }
+    // Nobody there is another story: it is waited for.
+    let settings = Broker::settings(PASSWORD, &broker.trusted);
+    let lambda = broker.bench.context.program(env!("CARGO_BIN_EXE_lambda"));
+    let lambda = lambda.env("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1").env("KAFKA_CONFIG", settings);
+    let lambda = lambda.args(["wait-for", "kafka", "--timeout", "1"]);
+    lambda.run(DEADLINE).await?.expect_code(69)?.says(&["Kafka is not reachable"]);
     Ok(())
 }
 

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
         suite.real_kafka("a topic is created, grown and set, and left alone then", ensure);
         suite.real_kafka("settings that nobody asked for stay", others_stay);
+        suite.real_kafka("settings are compared by what brokers read in them", by_meaning);
         suite.real_kafka("what cannot be done is refused with 78", refused);
         suite.real_kafka("of many at once one creates, and all succeed", at_once);
         suite.plain("without a broker the exit code is 69", no_broker);
@@ -131,6 +132,32 @@ async fn others_stay(context: Context) -> Result<(), Failure> {
         ("segment.ms", "3600000"),
     ]);
     assert_eq!(topic.own().await?, expected);
+    Ok(())
+}
+
+/// Brokers give a value back as they read it.
+async fn by_meaning(context: Context) -> Result<(), Failure> {
+    let topic = Topic::new(&context, "meant").await?;
+    let written = [
+        "--partitions=1",
+        "--config=min.cleanable.dirty.ratio=0.250",
+        "--config=unclean.leader.election.enable=TRUE",
+        "--config=cleanup.policy=compact, delete",
+        "--config=retention.ms=9223372036854775806",
+    ];
+    let created = json!([{ "change": "created", "partitions": 1 }]);
+    assert_eq!(topic.ensure(&written).await?, created);
+    assert_eq!(topic.ensure(&written).await?, json!([]));
+    let own = topic.own().await?;
+    // What counts by default need not be set.
+    let default = ["--partitions=1", "--config=flush.messages=9223372036854775807"];
+    assert_eq!(topic.ensure(&default).await?, json!([]));
+    assert_eq!(topic.own().await?, own);
+    // As fractions these two are the same.
+    let set = topic.ensure(&["--partitions=1", "--config=retention.ms=9223372036854775807"]);
+    let (from, to) = ("9223372036854775806", "9223372036854775807");
+    let changed = json!([{ "change": "set", "name": "retention.ms", "from": from, "to": to }]);
+    assert_eq!(set.await?, changed);
     Ok(())
 }
 

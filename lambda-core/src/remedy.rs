@@ -60,7 +60,7 @@ pub fn of_sqlstate(code: &str) -> Verdict {
 }
 
 #[cfg(feature = "kafka")]
-pub use self::of_kafka::{kafka, needs_a_person, of_kafka};
+pub use self::of_kafka::{distrusted, kafka, needs_a_person, of_kafka};
 
 #[cfg(feature = "kafka")]
 mod of_kafka {
@@ -134,6 +134,16 @@ mod of_kafka {
     /// Whether librdkafka would try for ever what only a person can mend.
     pub fn needs_a_person(code: RDKafkaErrorCode) -> bool {
         of_kafka(code).kind == Kind::Fatal
+    }
+
+    /// No broker at `bootstrap` came to an agreement on TLS: librdkafka's `reason`, which
+    /// does not tell an unknown authority from another host's certificate.
+    pub fn distrusted(bootstrap: &str, reason: String) -> Error {
+        Error::Misconfigured {
+            what: format!("no certificate of the brokers at {bootstrap} can be verified"),
+            remedy: of_kafka(RDKafkaErrorCode::SSL).remedy.into(),
+            source: Some(reason.into()),
+        }
     }
 
     /// An error met while doing `what` ("read the topic's metadata").

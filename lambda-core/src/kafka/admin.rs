@@ -85,14 +85,25 @@ pub struct Group {
 }
 
 /// Asks once, on a client of its own. What goes wrong is told by its reason: to a wrong
-/// password the question itself only says that nobody answers.
+/// password or a certificate that is not trusted the question itself only says that
+/// nobody answers.
 async fn asking<T: Send + 'static>(
     config: &KafkaConfig,
     question: impl Fn(&KafkaConfig, &Observer) -> Result<T, Error> + Send + Sync + 'static,
 ) -> Result<T, Error> {
     topic::ask(config, move |config| {
         let observer = topic::observer(config)?;
-        question(config, &observer).map_err(|error| topic::reason(&observer, error))
+        question(config, &observer).map_err(|error| {
+            let error = topic::reason(&observer, error);
+            match observer.context().distrust() {
+                // Whoever reads goes on with the brokers that it trusts. No such one has
+                // answered here.
+                Some(why) if matches!(error, Error::Unreachable { .. }) => {
+                    remedy::distrusted(config.bootstrap(), why)
+                }
+                _ => error,
+            }
+        })
     })
     .await
 }
@@ -100,7 +111,8 @@ async fn asking<T: Send + 'static>(
 /// Asks for the brokers and the topic.
 ///
 /// # Errors
-/// `Transient` when no broker answers; `Fatal` for a login or a grant.
+/// `Transient` when no broker answers; `Fatal` for a login, a grant or certificates that
+/// are not trusted.
 pub async fn cluster(config: &KafkaConfig) -> Result<Cluster, Error> {
     asking(config, |config, observer| {
         let metadata = observer
@@ -316,8 +328,12 @@ impl From<Error> for Refusal {
 /// Whether brokers mean the same by two texts of a setting: they give back what they
 /// read (0.5 for 0.50, true for TRUE, a list without spaces).
 fn same(one: &str, other: &str) -> bool {
-    let number = |text: &str| text.trim().parse::<f64>().ok();
-    if let (Some(one), Some(other)) = (number(one), number(other)) {
+    let [one, other] = [one, other].map(str::trim);
+    // Whole numbers as such: a fraction has no room for the largest of them.
+    if let (Ok(one), Ok(other)) = (one.parse::<i64>(), other.parse::<i64>()) {
+        return one == other;
+    }
+    if let (Ok(one), Ok(other)) = (one.parse::<f64>(), other.parse::<f64>()) {
         return one.total_cmp(&other).is_eq();
     }
     let plain = |text: &str| text.replace(' ', "").to_ascii_lowercase();
@@ -500,4 +516,41 @@ fn topic_settings(resource: &ConfigResource) -> BTreeMap<String, Setting> {
         Some((entry.name.clone(), Setting { value: entry.value.clone()?, own }))
     });
     set.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::same;
+
+    #[test]
+    fn settings_are_the_same_if_brokers_read_the_same() {
+        let table = [
+            ("delete", "delete ", true),
+            ("compact,delete", "compact, delete", true),
+            ("true", "TRUE", true),
+            ("0.5", "0.50", true),
+            ("1209600000", "1209600000", true),
+            ("1209600000", "01209600000", true),
+            ("1209600000", "1209600001", false),
+            ("-1", "1", false),
+            ("0.5", "0.51", false),
+            ("delete", "compact,delete", false),
+            ("true", "false", false),
+            ("", "0", false),
+        ];
+        for (one, other, are) in table {
+            assert_eq!(same(one, other), are, "{one:?} and {other:?}");
+            assert_eq!(same(other, one), are, "{other:?} and {one:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whole_numbers_are_the_same_only_if_they_are_equal(one: i64, step in -2_i64..=2) {
+            let other = one.saturating_add(step);
+            prop_assert_eq!(same(&one.to_string(), &format!(" {other} ")), one == other);
+        }
+    }
 }

@@ -163,7 +163,15 @@ impl<R> fmt::Debug for Context<R> {
 /// The context of a client that only asks: what goes wrong is in its answers.
 #[derive(Debug, Default)]
 pub(super) struct Asking {
+    /// About TLS alone.
     complaints: Complaints,
+}
+
+impl Asking {
+    /// Why a broker was not trusted last, if the client has met such a one.
+    pub(super) fn distrust(&self) -> Option<String> {
+        Some(self.complaints.latest()).filter(|reason| !reason.is_empty())
+    }
 }
 
 impl ClientContext for Asking {

@@ -330,11 +330,39 @@ impl ServerCertVerifier for Unnamed {
 mod tests {
     use super::*;
 
+    fn made(mode: SslMode, root_cert: Option<&str>) -> Result<Tls, Error> {
+        Tls::new(&TlsSettings { mode, root_cert: root_cert.map(str::to_owned) })
+    }
+
     fn refused(mode: SslMode, root_cert: &str) -> String {
-        let settings = TlsSettings { mode, root_cert: Some(root_cert.into()) };
-        let error = Tls::new(&settings).err().unwrap();
+        let error = made(mode, Some(root_cert)).err().unwrap();
         assert_eq!(error.exit_code(), 78);
         error.chain()
+    }
+
+    #[test]
+    fn who_asks_for_no_name_may_not_trust_who_signs_for_everybody() {
+        const REFUSAL: &str = "asks for no host's name";
+        for (mode, root_cert) in [
+            (SslMode::VerifyCa, None),
+            (SslMode::VerifyCa, Some("")),
+            (SslMode::VerifyCa, Some("system")),
+            (SslMode::Require, Some("system")),
+        ] {
+            let error = made(mode, root_cert).err().unwrap();
+            assert_eq!(error.exit_code(), 78, "{mode} {root_cert:?}");
+            let says = error.chain();
+            assert!(says.contains(REFUSAL) && says.contains("set DB_SSLMODE to verify-full"));
+        }
+        // It asks for the name. This machine may still trust nobody.
+        for root_cert in [None, Some("system")] {
+            let error = made(SslMode::VerifyFull, root_cert).err();
+            assert!(error.is_none_or(|error| !error.chain().contains(REFUSAL)), "{root_cert:?}");
+        }
+        // It verifies nothing, and does not pretend to.
+        for mode in [SslMode::Disable, SslMode::Prefer, SslMode::Require] {
+            assert!(made(mode, None).is_ok(), "{mode}");
+        }
     }
 
     #[test]

@@ -1,0 +1,180 @@
+//! What `lambda doctor` says of the schema, its rows and the roles.
+
+use lambda_core::postgres::inspect::schema;
+use lambda_core::postgres::migrate;
+use lambda_lab::Failure;
+use lambda_lab::harness::{Context, Suite};
+
+use crate::{Case, Report, Roles, break_each, of_database};
+
+pub(super) fn tests(suite: &mut Suite) {
+    suite.postgres("what it looks for is what the migrations make", same_as_migrations);
+    suite.postgres("tables, jobs and a restore that need a hand are told", tables);
+    suite.postgres("a schema that is not there or old is told with its remedy", schemas);
+    suite.postgres("roles that can do too little or too much are told", roles);
+}
+
+async fn same_as_migrations(context: Context) -> Result<(), Failure> {
+    let database = context.database().await?;
+    let sql = database.connect().await?;
+    let listed = async |sql_text: &str| {
+        let rows = sql.query(sql_text, &[]).await?;
+        let mut names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        names.sort();
+        Ok::<_, Failure>(names)
+    };
+    let ours = |pairs: &[(&str, &str)]| {
+        let mut names: Vec<String> = pairs.iter().map(|(on, it)| format!("{on}.{it}")).collect();
+        names.sort();
+        names
+    };
+    let tables = "select relname::text from pg_class where relnamespace = 'public'::regnamespace \
+                  and relkind in ('r', 'v') and relname <> 'refinery_schema_history'";
+    assert_eq!(listed(tables).await?, schema::TABLES);
+    let indexes = "\
+        select indrelid::regclass || '.' || indexrelid::regclass from pg_index \
+        join pg_class on oid = indexrelid \
+        where relnamespace = 'public'::regnamespace \
+          and not exists (select from pg_constraint where conindid = indexrelid)";
+    assert_eq!(listed(indexes).await?, ours(&schema::INDEXES));
+    let constraints = "\
+        select conrelid::regclass || '.' || conname from pg_constraint \
+        where connamespace = 'public'::regnamespace and contype <> 'n' \
+          and conrelid <> 'refinery_schema_history'::regclass";
+    assert_eq!(listed(constraints).await?, ours(&schema::CONSTRAINTS));
+    Ok(())
+}
+
+async fn tables(context: Context) -> Result<(), Failure> {
+    let job = "insert into batch_jobs (pipeline, source, status, file_name, header, bytes, records, \
+               chunks, lease_until) values ('transactions', 's', ";
+    let cases: [Case; 5] = [
+        (
+            "drop view account_activity; drop index transactions_event_time; \
+             alter table batch_jobs drop constraint batch_jobs_status_check"
+                .into(),
+            (
+                "tables",
+                "problem",
+                "table account_activity, index transactions_event_time, \
+                 constraint batch_jobs_status_check of batch_jobs",
+                "make them again as",
+            ),
+            78,
+        ),
+        (
+            "alter table transactions drop column location cascade".into(),
+            ("tables", "problem", "column \"location\"", "run lambda-db-setup"),
+            78,
+        ),
+        (
+            "update xid_offset set system_identifier = system_identifier + 1".into(),
+            ("restored", "problem", "restored into another cluster", "run lambda-db-setup"),
+            78,
+        ),
+        (
+            format!("{job} 'running', 'a.csv', 'h', 1, 1, 1, now() - interval '1 second')"),
+            ("jobs", "problem", "BAT00001 (a.csv)", "run lambda-csv-batch again"),
+            75,
+        ),
+        (
+            format!("{job} 'failed', 'b.csv', 'h', 1, 1, 1, null)"),
+            ("jobs", "warning", "failed: BAT00001 (b.csv)", "lambda jobs --status failed"),
+            0,
+        ),
+    ];
+    break_each(&context, cases).await
+}
+
+async fn schemas(context: Context) -> Result<(), Failure> {
+    let database = context.empty_database().await?;
+    let report = Report::of(&of_database(&context, &database), 75).await?;
+    report.says("schema", "problem", "has no schema yet", "run lambda-db-setup");
+    for check in ["tables", "restored", "jobs"] {
+        report.says(check, "skipped", "the schema is not there", "");
+    }
+    migrate::migrate_to(database.config(), migrate::latest() - 1).await?;
+    let report = Report::of(&of_database(&context, &database), 0).await?;
+    report.says("schema", "warning", "loaders run, not all commands", "run lambda-db-setup");
+    migrate::migrate(database.config()).await?;
+    Report::of(&of_database(&context, &database), 0).await?.says("schema", "ok", "version", "");
+    let newer = format!(
+        "insert into refinery_schema_history (version, name, applied_on, checksum) \
+         values ({}, 'future', '2027-01-01T00:00:00Z', '1')",
+        migrate::latest() + 1
+    );
+    database.connect().await?.batch_execute(&newer).await?;
+    let report = Report::of(&of_database(&context, &database), 0).await?;
+    report.says("schema", "ok", "newer than this program", "");
+    Ok(())
+}
+
+async fn roles(context: Context) -> Result<(), Failure> {
+    let database = context.database().await?;
+    let roles = Roles::set_up(&context, &database).await?;
+    let sql = database.connect().await?;
+    let Roles { loader, reader } = &roles;
+    let cases = [
+        (
+            loader,
+            "revoke insert on corrections from",
+            "lacks insert on corrections",
+            "DB_LOADER_USER",
+        ),
+        (
+            loader,
+            "revoke update on batch_jobs from",
+            "lacks update (status) on batch_jobs",
+            "run lambda-db-setup",
+        ),
+        (loader, "grant delete on transactions to", "can also delete on transactions", "revoke it"),
+        (
+            loader,
+            "grant update on transactions to",
+            "update (written_xid) on transactions",
+            "revoke it",
+        ),
+        (
+            loader,
+            "grant create on schema public to",
+            "can also create in schema public",
+            "revoke it",
+        ),
+        (
+            reader,
+            "grant select on dead_letters to",
+            "select (payload) on dead_letters",
+            "no raw payload",
+        ),
+        (
+            reader,
+            "revoke select on batch_jobs from",
+            "lacks select on batch_jobs",
+            "DB_READER_USER",
+        ),
+        (
+            reader,
+            "revoke all on all tables in schema public from",
+            "neither store nor read",
+            "run lambda-db-setup",
+        ),
+    ];
+    for (role, breaks, found, remedy) in cases {
+        sql.batch_execute(&format!("{breaks} {role}")).await?;
+        let program = Roles::log_in(of_database(&context, &database), role);
+        let report = Report::of(&program, 78).await?;
+        report.says("role", "problem", found, remedy);
+        if found.contains("neither") {
+            report.says("jobs", "skipped", "may not read", "");
+        }
+        Roles::set_up(&context, &database).await?;
+        let report = Report::of(&program, 0).await?;
+        assert!(report.not_ok().is_empty(), "{breaks}: {}", report.text);
+    }
+    let temporary =
+        format!("revoke temporary on database {} from public", database.login().database);
+    sql.batch_execute(&temporary).await?;
+    let program = Roles::log_in(of_database(&context, &database), reader);
+    Report::of(&program, 0).await?.says("disk", "skipped", "no temporary table", "");
+    roles.drop(&database).await
+}

@@ -30,7 +30,6 @@ use lambda_core::testing::sink::Subject;
 use lambda_lab::Failure;
 use lambda_lab::harness::{self, Context};
 use lambda_lab::proxy::{At, Fault, Freeze, Proxy};
-use lambda_lab::servers::Login;
 
 use crate::subject::Postgres;
 
@@ -554,7 +553,11 @@ async fn behind_a_proxy(context: &Context) -> Result<(Bench, Proxy, DeadLetters)
     let database = context.database().await?;
     let login = database.login();
     let proxy = Proxy::start(format!("{}:{}", login.host, login.port)).await?;
-    let through = Login { host: "127.0.0.1".into(), port: proxy.port(), ..login.clone() };
+    let through = {
+        let mut through = login.clone();
+        (through.host, through.port) = ("127.0.0.1".into(), proxy.port());
+        through
+    };
     let bench = Bench::on(database.config()).await;
     Ok((bench, proxy, DeadLetters::new(through.config())))
 }

@@ -216,7 +216,7 @@ async fn pass(
     let Some(client) = client_slot else { return Ok(()) };
     let (mut requests, mut answers) = (Vec::new(), Vec::new());
     let mut started = false;
-    let mut frozen = None;
+    let mut frozen: Option<Passed> = None;
     loop {
         tokio::select! {
             read = client.read_buf(&mut requests) => {
@@ -297,7 +297,8 @@ fn begins(message: &[u8]) -> bool {
 impl Passed {
     /// What is passed on of a message, if it is the last one.
     fn last_of<'a>(&mut self, message: &'a [u8]) -> Option<&'a [u8]> {
-        let sent = mem::replace(&mut self.messages, self.messages + 1);
+        let sent = self.messages;
+        self.messages += 1;
         match self.freeze {
             Freeze::Amid(messages) => (sent == messages).then(|| &message[..message.len() / 2]),
             Freeze::Behind(messages) => (sent == messages).then_some(&[]),

@@ -52,9 +52,10 @@ const BYTES: u64 = 64 << 10;
 /// How long one transaction may take before it is tried with fewer dead letters.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Between the messages of one statement only this ends a frozen one, and later than we
-/// give it up ourselves ([`TRANSACTION_TIMEOUT`]).
-const STATEMENT_SETTINGS: &str = "set statement_timeout = '20s'";
+/// Between the messages of one statement only this ends a frozen one (a statement's timeout
+/// is held off while a message is read), and later than we give it up ourselves
+/// ([`TRANSACTION_TIMEOUT`]).
+const TRANSACTION_SETTINGS: &str = "set transaction_timeout = '20s'";
 
 /// What became of a dead letter that was to be taken again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -267,7 +268,7 @@ impl DeadLetters {
         let session = manager.connect().await?;
         let prepare = async {
             session.client().batch_execute(SETTINGS).await?;
-            session.client().batch_execute(STATEMENT_SETTINGS).await
+            session.client().batch_execute(TRANSACTION_SETTINGS).await
         };
         let prepare = async { prepare.await.map_err(owning) };
         answered(ANSWER_TIMEOUT, "prepare a session", prepare).await?;

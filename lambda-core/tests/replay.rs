@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream as futures};
+use futures_util::{StreamExt as _, stream as futures};
 use lambda_core::Error;
 use lambda_core::dead_letter::{Reason, Status};
 use lambda_core::job::{Chunk, End};
@@ -613,15 +613,25 @@ async fn frozen(context: Context) -> Result<(), Failure> {
     let answered = [100, 9_000, 14_000, 20_000].map(Freeze::Answered);
     let moments = behind.into_iter().chain(amid).chain(answered);
     let context = &context;
-    futures::iter(moments)
+    let failed: Vec<String> = futures::iter(moments)
         .map(async |freeze| {
             let freed = frees(context, freeze).await;
-            freed.map_err(|error| Failure::from(format!("{freeze:?}: {error}")))
+            freed.err().map(|error| format!("{freeze:?}: {error}"))
         })
         .buffer_unordered(11)
-        .try_collect()
-        .await
+        .filter_map(async |failed| failed)
+        .collect()
+        .await;
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    Ok(())
 }
+
+/// What the backends of a replay are at.
+const DOES: &str = "\
+    select coalesce(string_agg(concat_ws(' ', state, 'in', wait_event, 'for', \
+        now() - state_change, 'of', now() - xact_start, query), '; '), 'gone') \
+    from pg_stat_activity \
+    where datname = current_database() and application_name = 'lambda-replay'";
 
 async fn frees(context: &Context, freeze: Freeze) -> Result<(), Failure> {
     let (bench, proxy, letters) = behind_a_proxy(context).await?;
@@ -638,7 +648,17 @@ async fn frees(context: &Context, freeze: Freeze) -> Result<(), Failure> {
         let sql = "begin; set lock_timeout = '30s'; \
                    select from ingest_progress for update; \
                    select from dead_letters for update; rollback";
-        Ok::<_, Failure>(waiter.batch_execute(sql).await?)
+        let begun = std::time::Instant::now();
+        let waited = waiter.batch_execute(sql).await;
+        eprintln!("MOMENT {freeze:?} {:?} {:?}", begun.elapsed(), waited.is_ok());
+        match waited {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let does = bench.subject.client.query_one(DOES, &[]).await?;
+                let does: &str = does.try_get(0)?;
+                Err(Failure::from(format!("{error}, held by a backend that is {does}")))
+            }
+        }
     };
     tokio::select! {
         done = replaying => return Err(format!("it did not freeze: {done:?}").into()),

@@ -11,8 +11,9 @@
 //! and with no answer under way that sockets' buffers do not hold.
 
 use std::collections::{HashMap, VecDeque};
+use std::future::pending;
 use std::mem;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -185,11 +186,12 @@ impl DeadLetters {
         while let Some(piece) = pieces.pop_front() {
             let session = match run.session.take() {
                 // Nothing is waited for here, but it may be time to stop.
-                Some(session) => unless(stop.as_mut(), async { Ok(session) }).await?,
-                None => match unless(stop.as_mut(), self.session::<R>()).await {
+                Some(session) => unless(run.settled(stop.as_mut()), async { Ok(session) }).await?,
+                None => match unless(run.settled(stop.as_mut()), self.session::<R>()).await {
                     Ok(session) => session,
                     Err(error) => {
-                        put_back(&mut pieces, piece, error, &mut patience, stop.as_mut()).await?;
+                        let stop = run.settled(stop.as_mut());
+                        put_back(&mut pieces, piece, error, &mut patience, stop).await?;
                         continue;
                     }
                 },
@@ -198,11 +200,13 @@ impl DeadLetters {
                 Ok(verdicts) => {
                     patience = Patience::default();
                     for (id, verdict) in verdicts {
+                        run.unacknowledged.remove(&id);
                         told(id, verdict);
                     }
                 }
                 Err(error) => {
-                    put_back(&mut pieces, piece, error, &mut patience, stop.as_mut()).await?;
+                    let stop = run.settled(stop.as_mut());
+                    put_back(&mut pieces, piece, error, &mut patience, stop).await?;
                 }
             }
         }
@@ -277,6 +281,11 @@ impl DeadLetters {
 }
 
 impl Run<'_> {
+    /// `stop`, but not before it is known what a COMMIT without an answer has stored.
+    async fn settled(&self, stop: impl Future<Output = ()>) {
+        if self.unacknowledged.is_empty() { stop.await } else { pending().await }
+    }
+
     /// One transaction. The session is left without one, or is gone.
     async fn attempt<R: Record>(
         &mut self,
@@ -310,7 +319,7 @@ impl Run<'_> {
 /// # Errors
 /// Those of `work`; `Interrupted`.
 async fn unless<T>(
-    stop: Pin<&mut impl Future<Output = ()>>,
+    stop: impl Future<Output = ()>,
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
     tokio::select! {
@@ -331,7 +340,7 @@ async fn put_back(
     mut piece: Piece,
     error: Error,
     patience: &mut Patience,
-    stop: Pin<&mut impl Future<Output = ()>>,
+    stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let refused = match &error {
         Error::Refused { code, object, .. } => Some(bisect::refusal(code, object)),

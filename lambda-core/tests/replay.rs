@@ -53,6 +53,7 @@ fn main() -> ExitCode {
         suite
             .postgres("a replay that is told to stop ends with the transaction under way", stopped);
         suite.postgres("a replay whose COMMIT is not answered tells what it stored", unanswered);
+        suite.postgres("a replay that is told to stop settles a COMMIT without answer", settled);
         suite.deadline(240);
         suite.postgres("a replay that is slow goes on with fewer letters at a time", slow);
         suite.postgres("a replay frozen anywhere frees its lanes by itself", frozen);
@@ -596,6 +597,23 @@ async fn unanswered(context: Context) -> Result<(), Failure> {
     bench.is_explained(all).await
 }
 
+async fn settled(context: Context) -> Result<(), Failure> {
+    let (bench, proxy, letters) = behind_a_proxy(&context).await?;
+    fill(&bench, 300).await?;
+    proxy.break_next(At::Commit, Fault::LoseAnswer);
+    let mut told = 0;
+    let tell = |_, verdict| {
+        assert_eq!(verdict, Verdict::Replayed(Outcome::Inserted));
+        told += 1;
+    };
+    let (filter, replay) = (Filter::default(), Replay::default());
+    let done = letters.replay::<Sample>(&filter, &replay, tell, proxy.has_broken(1)).await;
+    assert!(matches!(done, Err(Error::Interrupted { .. })), "{done:?}");
+    let replayed = "select count(*) from dead_letters where status = 'replayed'";
+    assert_eq!((bench.number(replayed).await?, told), (200, 200));
+    Ok(())
+}
+
 async fn slow(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(&context).await?;
     fill(&bench, 200).await?;
@@ -616,8 +634,9 @@ async fn slow(context: Context) -> Result<(), Failure> {
 /// a database of its own. Who then waits for its lane as any loader does, which may not
 /// end the backend of another role, gets it.
 async fn frozen(context: Context) -> Result<(), Failure> {
-    // What it sends: 3 messages a prepared statement, 6 one that is prepared just before.
-    // Behind 9 the lane is locked, behind 15 the letters are; 19 has the rows, 20 runs it.
+    // Behind 9 messages nothing is locked yet, behind 12 the lane is, behind 17 the letters
+    // are too; the probe is under way behind 21, the rows behind 25, the counts behind 28,
+    // the marks behind 35. The payloads are answered with the first 9,000 bytes.
     let behind = [9, 12, 15, 17, 19, 20, 21, 22, 25, 28, 32, 34, 35].map(Freeze::Behind);
     let amid = [16, 19, 25, 31, 35].map(Freeze::Amid);
     let answered = [100, 9_000, 14_000, 20_000].map(Freeze::Answered);
@@ -658,8 +677,7 @@ async fn frees(context: &Context, freeze: Freeze) -> Result<(), Failure> {
         let sql = "begin; set lock_timeout = '30s'; \
                    select from ingest_progress for update; \
                    select from dead_letters for update; rollback";
-        let waited = waiter.batch_execute(sql).await;
-        match waited {
+        match waiter.batch_execute(sql).await {
             Ok(()) => Ok(()),
             Err(error) => {
                 let does = bench.subject.client.query_one(DOES, &[]).await?;

@@ -74,7 +74,7 @@ pub(super) async fn by_copy(
 }
 
 /// As [`by_copy`], by one statement, which is slower. No timeout of the server's ends a
-/// COPY whose client is frozen; one between two statements is ended.
+/// COPY whose client is frozen; one between two messages is ended.
 pub(super) async fn by_statement(
     session: &Session,
     batch: &Batch,

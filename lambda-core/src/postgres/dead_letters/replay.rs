@@ -7,8 +7,8 @@
 //!
 //! It runs as the schema's owner, whose backends no loader may end, so that one which is
 //! frozen must lose its locks by itself. While it holds any, it waits for the client
-//! between two statements only, where the server's timeouts end it: not inside a COPY,
-//! and with no answer under way that sockets' buffers do not hold.
+//! between two messages or statements only, where the server's timeouts end it: not inside
+//! a COPY, and with no answer under way that sockets' buffers do not hold.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::pending;
@@ -54,7 +54,8 @@ const BYTES: u64 = 64 << 10;
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Between the messages of one statement only this ends a frozen one (a statement's timeout
-/// is held off while a message is read), and later than we give it up ourselves
+/// is held off while a message is read, and one of idle sessions waits for the statement's
+/// end), and later than we give it up ourselves
 /// ([`TRANSACTION_TIMEOUT`]).
 const TRANSACTION_SETTINGS: &str = "set transaction_timeout = '20s'";
 

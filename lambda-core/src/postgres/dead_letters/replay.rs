@@ -188,16 +188,18 @@ impl DeadLetters {
             let session = match run.session.take() {
                 // Nothing is waited for here, but it may be time to stop.
                 Some(session) => unless(run.settled(stop.as_mut()), async { Ok(session) }).await?,
-                None => match unless(run.settled(stop.as_mut()), self.session::<R>()).await {
-                    Ok(session) => session,
-                    Err(error) => {
-                        let stop = run.settled(stop.as_mut());
-                        put_back(&mut pieces, piece, error, &mut patience, stop).await?;
-                        continue;
+                None => {
+                    match unless(run.settled(stop.as_mut()), Box::pin(self.session::<R>())).await {
+                        Ok(session) => session,
+                        Err(error) => {
+                            let stop = run.settled(stop.as_mut());
+                            put_back(&mut pieces, piece, error, &mut patience, stop).await?;
+                            continue;
+                        }
                     }
-                },
+                }
             };
-            match run.attempt::<R>(session, &piece).await {
+            match Box::pin(run.attempt::<R>(session, &piece)).await {
                 Ok(verdicts) => {
                     patience = Patience::default();
                     for (id, verdict) in verdicts {

@@ -5,9 +5,10 @@ mod support;
 
 use std::process::ExitCode;
 
+use lambda_core::postgres::{Connection, connect};
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
-use lambda_lab::processes::{Ended, Program};
+use lambda_lab::processes::{Ended, Process, Program, Signal};
 use lambda_lab::servers::Database;
 use serde_json::{Value, json};
 
@@ -26,6 +27,11 @@ fn main() -> ExitCode {
         suite.postgres("dead letters are discarded and purged, their counts stay", puts_away);
         suite.postgres("several are changed on request only", asks);
         suite.postgres("readers list and loaders do not, the owner does the rest", rights);
+        suite.postgres(
+            "SIGTERM amid a replay tells what is replayed, the next does the rest",
+            sigterm,
+        );
+        suite.postgres("a loader gets the lanes of a replay that is frozen", frozen);
         suite.kafka("messages are replayed beside a running consumer", stream);
     })
 }
@@ -290,8 +296,8 @@ async fn asks(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn rights(context: Context) -> Result<(), Failure> {
-    let bench = loaded(context).await?;
+/// Sets up a loader and a reader, whose password is x, and gives their names.
+async fn roles(bench: &Bench) -> Result<(String, String), Failure> {
     let name = &bench.database.login().database;
     let (loader, reader) = (format!("{name}_loader"), format!("{name}_reader"));
     let setup = bench.context.program(env!("CARGO_BIN_EXE_lambda-db-setup"));
@@ -302,6 +308,17 @@ async fn rights(context: Context) -> Result<(), Failure> {
         .env("DB_READER_USER", &reader)
         .env("DB_READER_PASSWORD", "x");
     setup.run(DEADLINE).await?.expect_code(0)?;
+    Ok((loader, reader))
+}
+
+async fn drop_roles(bench: &Bench, loader: &str, reader: &str) -> Result<(), Failure> {
+    let sql = format!("drop owned by {loader}, {reader}; drop role {loader}, {reader}");
+    Ok(bench.sql.batch_execute(&sql).await?)
+}
+
+async fn rights(context: Context) -> Result<(), Failure> {
+    let bench = loaded(context).await?;
+    let (loader, reader) = roles(&bench).await?;
     let before = bench.everything().await?;
     let of = |role: &str| letters(&bench).env("DB_USER", role).env("DB_PASSWORD", "x");
     let listed = told(&of(&reader), &["list"], 0).await?;
@@ -322,8 +339,76 @@ async fn rights(context: Context) -> Result<(), Failure> {
     let refused = run(&of(&loader), &["list"], 78).await?.stderr;
     assert!(refused.contains("log in as the reader"), "{refused}");
     assert_eq!(bench.everything().await?, before);
-    let sql = format!("drop owned by {loader}, {reader}; drop role {loader}, {reader}");
-    Ok(bench.sql.batch_execute(&sql).await?)
+    drop_roles(&bench, &loader, &reader).await
+}
+
+/// A replay of 500 dead letters of one file, in three transactions. The second one has
+/// locked its lanes and waits for a dead letter, which the connection has locked.
+async fn held(bench: &Bench) -> Result<(Process, Connection), Failure> {
+    let bad: String = (0..500).map(|number| bad(&format!("TXN-{number:03}"))).collect();
+    bench.load(&bench.file("a.csv", format!("{HEADER}{bad}"))?, &[], 0).await?;
+    let mend = "update dead_letters set edited_payload = \
+                convert_to(replace(convert_from(payload, 'utf8'), '1.234', '1.23'), 'utf8')";
+    bench.sql.execute(mend, &[]).await?;
+    let holder = bench.database.connect().await?;
+    let lock = "begin; select from dead_letters where id = 300 for update";
+    holder.batch_execute(lock).await?;
+    let process = letters(bench).args(["replay", "--all", "--yes"]).start()?;
+    bench.until_blocked("replay").await?;
+    Ok((process, holder))
+}
+
+/// All of them are rows, once.
+async fn is_replayed(bench: &Bench) -> Result<(), Failure> {
+    let counts = "select count(*) from batch_jobs j, ingest_progress p \
+                  where (j.read, j.inserted, j.rejected) = (500, 500, 0) \
+                    and (p.read, p.inserted, p.rejected) = (500, 500, 0)";
+    assert_eq!(bench.number(counts).await?, 1);
+    let rows = "select count(*) from transactions where job_id = 'BAT00001'";
+    assert_eq!(bench.number(rows).await?, 500);
+    Ok(())
+}
+
+async fn sigterm(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let (process, holder) = held(&bench).await?;
+    process.signal(Signal::TERM)?;
+    // It gives up waiting for the lock, and begins no other transaction.
+    let ended = process.wait(DEADLINE).await?.expect_code(75)?;
+    assert_eq!(ended.stdout, "200 of 500 replayed, 200 inserted\n");
+    assert!(ended.stderr.contains("stopped; run it again"), "{}", ended.stderr);
+    let replayed = "select count(*) from dead_letters where status = 'replayed'";
+    assert_eq!(bench.number(replayed).await?, 200);
+    holder.batch_execute("rollback").await?;
+    let rest = run(&letters(&bench), &["replay", "--all", "--yes"], 0).await?;
+    assert_eq!(rest.stdout, "300 of 300 replayed, 300 inserted\n");
+    is_replayed(&bench).await
+}
+
+async fn frozen(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let (name, reader) = roles(&bench).await?;
+    let (process, holder) = held(&bench).await?;
+    process.freeze().await?;
+    // Its locks are granted now, while it is frozen.
+    holder.batch_execute("rollback").await?;
+    let backend = "from pg_stat_activity where datname = current_database() \
+                   and application_name = 'lambda-replay' and state = 'idle in transaction'";
+    bench.until(&format!("select count(*) = 1 {backend}")).await?;
+    let pid = bench.number(&format!("select pid::bigint {backend}")).await?;
+    let login = bench.database.login().with_user(&name, "x");
+    let loader = connect(&login.config(), "test").await?;
+    let end = format!("select pg_terminate_backend({pid})");
+    assert!(loader.batch_execute(&end).await.is_err(), "a loader may end the owner's backend");
+    let waits = "begin; set local lock_timeout = '60s'; \
+                 select from ingest_progress for update; rollback";
+    loader.batch_execute(waits).await?;
+    process.thaw()?;
+    let ended = process.wait(DEADLINE).await?.expect_code(0)?;
+    assert_eq!(ended.stdout, "500 of 500 replayed, 500 inserted\n");
+    is_replayed(&bench).await?;
+    drop(loader);
+    drop_roles(&bench, &name, &reader).await
 }
 
 /// The producer's invalid messages stay bad; they are made good by hand, as messages of
@@ -349,11 +434,11 @@ async fn stream(context: Context) -> Result<(), Failure> {
     let place = listed["dead_letters"][0]["place"].as_str().unwrap_or_default();
     assert!(place.starts_with(&format!("{}[", bench.topic)), "{place}");
 
-    producer.signal(lambda_lab::processes::Signal::TERM)?;
+    producer.signal(Signal::TERM)?;
     producer.wait(DEADLINE).await?.expect_code(0)?;
     let ledger = lambda_lab::ledger::Ledger::read(&bench.ledger)?;
     bench.stored(ledger.kinds().all()).await?;
-    consumer.signal(lambda_lab::processes::Signal::TERM)?;
+    consumer.signal(Signal::TERM)?;
     consumer.wait(DEADLINE).await?.expect_code(0)?;
     let kinds = ledger.kinds();
     let sum = "select sum(read)::bigint, sum(inserted)::bigint, sum(duplicate)::bigint, \

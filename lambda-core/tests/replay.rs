@@ -9,10 +9,13 @@ mod replays;
 mod subject;
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream as futures};
+use lambda_core::Error;
 use lambda_core::dead_letter::{Reason, Status};
 use lambda_core::job::{Chunk, End};
 use lambda_core::outcome::{Authority, Outcome};
@@ -26,6 +29,7 @@ use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
 use lambda_core::testing::sink::Subject;
 use lambda_lab::Failure;
 use lambda_lab::harness::{self, Context};
+use lambda_lab::proxy::{At, Fault, Freeze, Proxy};
 
 use crate::subject::Postgres;
 
@@ -45,7 +49,14 @@ fn main() -> ExitCode {
         suite.postgres("a job that ends amid a replay counts what was replayed", ending_job);
         suite.postgres("a purged dead letter needs another payload", purged);
         suite.postgres("a lane that was given up is counted too", given_up);
+        suite.postgres("letters of one source go in the order in which they were read", in_order);
+        suite
+            .postgres("a replay that is told to stop ends with the transaction under way", stopped);
+        suite.postgres("a replay whose COMMIT is not answered tells what it stored", unanswered);
+        suite.postgres("a replay that is told to stop settles a COMMIT without answer", settled);
         suite.deadline(240);
+        suite.postgres("a replay that is slow goes on with fewer letters at a time", slow);
+        suite.postgres("a replay frozen anywhere frees its lanes by itself", frozen);
         suite.postgres(
             "commits, replays and discards in any order leave what a recomputation gives",
             async |context| replays::any_order(&context.icu_database().await?).await,
@@ -94,7 +105,7 @@ impl Bench {
     ) -> Result<BTreeMap<i64, Verdict>, Failure> {
         let mut told = BTreeMap::new();
         let tell = |id, verdict| assert_eq!(told.insert(id, verdict), None, "each is told once");
-        self.letters.replay::<Sample>(filter, replay, tell).await?;
+        self.letters.replay::<Sample>(filter, replay, tell, pending()).await?;
         Ok(told)
     }
 
@@ -485,4 +496,200 @@ async fn beside(context: Context) -> Result<(), Failure> {
     assert_eq!(bench.number("select count(*) from samples").await?, inserted);
     let all = Counts { read, inserted, duplicate: read - inserted, ..Counts::default() };
     bench.is_explained(all).await
+}
+
+/// Two ids with other content each time: beside each other, in another transaction, and
+/// in another lane.
+async fn in_order(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(&context).await?;
+    let (zero, one) = (bench.claim(0).await?, bench.claim(1).await?);
+    let later = stream().lane(&one, 9).rejected(0, &json("b", 2));
+    bench.store(later).await?;
+    let draft = stream().lane(&zero, 300).rejected(1, &json("a", 1)).rejected(2, &json("a", 2));
+    let draft = (4..300).fold(draft.rejected(3, &json("b", 1)), |draft, position| {
+        draft.rejected(position, &json(&format!("{position:06}"), position))
+    });
+    bench.store(draft.rejected(300, &json("a", 3))).await?;
+    let verdicts = bench.replay(&Replay::default()).await?;
+    for first in [2, 4] {
+        assert_eq!(verdicts[&first], Verdict::Replayed(Outcome::Inserted), "{first}");
+    }
+    for later in [1, 3, 301] {
+        let Verdict::StillBad(reject) = &verdicts[&later] else {
+            panic!("{later}: {:?}", verdicts[&later])
+        };
+        assert_eq!(reject.reason, Reason::IdConflict, "{later}");
+    }
+    let transactions = "select count(distinct written_xid) from samples";
+    assert_eq!(bench.number(transactions).await?, 2);
+    bench.is_explained(Counts { read: 301, inserted: 298, rejected: 3, ..Counts::default() }).await
+}
+
+/// So many dead letters of one lane that could be rows.
+async fn fill(bench: &Bench, letters: i64) -> Result<(), Failure> {
+    let lane = bench.claim(0).await?;
+    let draft = (0..letters).fold(stream().lane(&lane, letters), |draft, position| {
+        draft.rejected(position, &json(&format!("{position:06}"), position))
+    });
+    bench.store(draft).await?;
+    Ok(())
+}
+
+fn inserted(records: i64) -> Counts {
+    Counts { read: records, inserted: records, ..Counts::default() }
+}
+
+async fn stopped(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(&context).await?;
+    fill(&bench, 500).await?;
+    let (stop, mut stopping) = tokio::sync::watch::channel(false);
+    let mut told = 0;
+    let tell = |_, verdict| {
+        assert_eq!(verdict, Verdict::Replayed(Outcome::Inserted));
+        stop.send_replace(true);
+        told += 1;
+    };
+    let stopping = async { drop(stopping.wait_for(|stop| *stop).await) };
+    let filter = Filter::default();
+    let done = bench.letters.replay::<Sample>(&filter, &Replay::default(), tell, stopping).await;
+    assert!(matches!(done, Err(Error::Interrupted { .. })), "{done:?}");
+    let replayed = "select count(*) from dead_letters where status = 'replayed'";
+    assert_eq!((bench.number(replayed).await?, told), (200, 200));
+    assert_eq!(bench.replay(&Replay::default()).await?.len(), 300);
+    bench.is_explained(inserted(500)).await
+}
+
+/// A proxy before the database, and the dead letters as they are seen through it.
+async fn behind_a_proxy(context: &Context) -> Result<(Bench, Proxy, DeadLetters), Failure> {
+    let database = context.database().await?;
+    let login = database.login();
+    let proxy = Proxy::start(format!("{}:{}", login.host, login.port)).await?;
+    let through = {
+        let mut through = login.clone();
+        (through.host, through.port) = ("127.0.0.1".into(), proxy.port());
+        through
+    };
+    let bench = Bench::on(database.config()).await;
+    Ok((bench, proxy, DeadLetters::new(through.config())))
+}
+
+async fn unanswered(context: Context) -> Result<(), Failure> {
+    let (bench, proxy, letters) = behind_a_proxy(&context).await?;
+    let lane = bench.claim(0).await?;
+    let draft = stream().lane(&lane, 9).rejected(1, &json("a", 1)).rejected(2, b"broken");
+    bench.store(draft).await?;
+    for (fault, attempts) in [(Fault::LoseAnswer, 1), (Fault::Cut, 2)] {
+        proxy.break_next(At::Commit, fault);
+        let mut told = BTreeMap::new();
+        let tell = |id, verdict| assert_eq!(told.insert(id, verdict), None, "each is told once");
+        let filter = Filter { statuses: vec![Status::Open], ..Filter::default() };
+        letters.replay::<Sample>(&filter, &Replay::default(), tell, pending()).await?;
+        assert_eq!(proxy.faults(), attempts);
+        if attempts == 1 {
+            assert_eq!(told[&1], Verdict::Replayed(Outcome::Inserted));
+        }
+        assert!(matches!(&told[&2], Verdict::StillBad(_)), "{told:?}");
+        // Taken once each time, whether it is the answer or the COMMIT that was lost.
+        let sql = "select attempts::bigint from dead_letters where id = 2";
+        assert_eq!(bench.number(sql).await?, i64::from(attempts));
+    }
+    let all = Counts { read: 2, inserted: 1, rejected: 1, ..Counts::default() };
+    bench.is_explained(all).await
+}
+
+async fn settled(context: Context) -> Result<(), Failure> {
+    let (bench, proxy, letters) = behind_a_proxy(&context).await?;
+    fill(&bench, 300).await?;
+    proxy.break_next(At::Commit, Fault::LoseAnswer);
+    let mut told = 0;
+    let tell = |_, verdict| {
+        assert_eq!(verdict, Verdict::Replayed(Outcome::Inserted));
+        told += 1;
+    };
+    let (filter, replay) = (Filter::default(), Replay::default());
+    let done = letters.replay::<Sample>(&filter, &replay, tell, proxy.has_broken(1)).await;
+    assert!(matches!(done, Err(Error::Interrupted { .. })), "{done:?}");
+    let replayed = "select count(*) from dead_letters where status = 'replayed'";
+    assert_eq!((bench.number(replayed).await?, told), (200, 200));
+    Ok(())
+}
+
+async fn slow(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(&context).await?;
+    fill(&bench, 200).await?;
+    // All of them take 18 s, and a transaction may take 15 s.
+    let rule = "\
+        create function slow() returns trigger language plpgsql as $$ begin \
+            perform pg_sleep(0.09); return new; end $$; \
+        create trigger slow before insert on samples for each row execute function slow()";
+    bench.subject.client.batch_execute(rule).await?;
+    let verdicts = bench.replay(&Replay::default()).await?;
+    assert!(verdicts.values().all(|verdict| *verdict == Verdict::Replayed(Outcome::Inserted)));
+    let transactions = "select count(distinct written_xid) from samples";
+    assert_eq!(bench.number(transactions).await?, 2);
+    bench.is_explained(inserted(200)).await
+}
+
+/// The client of a replay falls silent at every kind of moment of its transaction, each in
+/// a database of its own. Who then waits for its lane as any loader does, which may not
+/// end the backend of another role, gets it.
+async fn frozen(context: Context) -> Result<(), Failure> {
+    // Behind 9 messages nothing is locked yet, behind 12 the lane is, behind 17 the letters
+    // are too; the probe is under way behind 21, the rows behind 25, the counts behind 28,
+    // the marks behind 35. The payloads are answered with the first 9,000 bytes.
+    let behind = [9, 12, 15, 17, 19, 20, 21, 22, 25, 28, 32, 34, 35].map(Freeze::Behind);
+    let amid = [16, 19, 25, 31, 35].map(Freeze::Amid);
+    let answered = [100, 9_000, 14_000, 20_000].map(Freeze::Answered);
+    let moments = behind.into_iter().chain(amid).chain(answered);
+    let context = &context;
+    let failed: Vec<Option<String>> = futures::iter(moments)
+        .map(async |freeze| {
+            let freed = frees(context, freeze).await;
+            freed.err().map(|error| format!("{freeze:?}: {error}"))
+        })
+        .buffer_unordered(11)
+        .collect()
+        .await;
+    let failed: Vec<String> = failed.into_iter().flatten().collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    Ok(())
+}
+
+/// What the backends of a replay are at.
+const DOES: &str = "\
+    select coalesce(string_agg(concat_ws(' ', state, 'in', wait_event, 'for', \
+        now() - state_change, 'of', now() - xact_start, query), '; '), 'gone') \
+    from pg_stat_activity \
+    where datname = current_database() and application_name = 'lambda-replay'";
+
+async fn frees(context: &Context, freeze: Freeze) -> Result<(), Failure> {
+    let (bench, proxy, letters) = behind_a_proxy(context).await?;
+    fill(&bench, 200).await?;
+    proxy.freeze_next(freeze);
+    let (filter, replay) = (Filter::default(), Replay::default());
+    let replaying = letters.replay::<Sample>(&filter, &replay, |_, _| {}, pending());
+    let waiting = async {
+        let froze = tokio::time::timeout(LIVENESS, proxy.has_broken(1)).await;
+        froze.map_err(|_| "it never came to that")?;
+        // No other try of the replay's is in the way.
+        proxy.silence();
+        let waiter = connect(&bench.config, "test").await?;
+        let sql = "begin; set lock_timeout = '30s'; \
+                   select from ingest_progress for update; \
+                   select from dead_letters for update; rollback";
+        match waiter.batch_execute(sql).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let does = bench.subject.client.query_one(DOES, &[]).await?;
+                let does: &str = does.try_get(0)?;
+                Err(Failure::from(format!("{error}, held by a backend that is {does}")))
+            }
+        }
+    };
+    tokio::select! {
+        done = replaying => return Err(format!("it did not freeze: {done:?}").into()),
+        waited = waiting => waited?,
+    }
+    bench.replay(&Replay::default()).await?;
+    bench.is_explained(inserted(200)).await
 }

@@ -33,6 +33,26 @@ pub enum Fault {
     Hold,
 }
 
+/// From when on a client counts as frozen: nothing passes any more in either direction,
+/// nothing is closed. Counted from the first transaction that is begun on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freeze {
+    /// It has sent so many messages, and half of another one.
+    Amid(usize),
+    /// It has sent so many messages.
+    Behind(usize),
+    /// It has been answered so many bytes.
+    Answered(usize),
+}
+
+/// What has passed of a transaction, and when that is enough.
+#[derive(Debug)]
+struct Passed {
+    freeze: Freeze,
+    messages: usize,
+    answered: usize,
+}
+
 /// How the link is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Link {
@@ -56,6 +76,7 @@ struct Shared {
     server: String,
     /// What is broken next.
     plan: Mutex<Option<(At, Fault)>>,
+    freeze: Mutex<Option<Freeze>>,
     faults: watch::Sender<u32>,
     link: watch::Sender<Link>,
     held: watch::Sender<Held>,
@@ -87,6 +108,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             server,
             plan: Mutex::default(),
+            freeze: Mutex::default(),
             faults: watch::Sender::new(0),
             link: watch::Sender::new(Link::Whole),
             held: watch::Sender::new(Held::No),
@@ -103,6 +125,11 @@ impl Proxy {
     /// Breaks the next such message.
     pub fn break_next(&self, at: At, fault: Fault) {
         *self.shared.plan() = Some((at, fault));
+    }
+
+    /// Freezes the client that begins the next transaction, which counts as broken.
+    pub fn freeze_next(&self, freeze: Freeze) {
+        *self.shared.freeze.lock().unwrap_or_else(PoisonError::into_inner) = Some(freeze);
     }
 
     /// How many messages were broken.
@@ -189,6 +216,7 @@ async fn pass(
     let Some(client) = client_slot else { return Ok(()) };
     let (mut requests, mut answers) = (Vec::new(), Vec::new());
     let mut started = false;
+    let mut frozen: Option<Passed> = None;
     loop {
         tokio::select! {
             read = client.read_buf(&mut requests) => {
@@ -196,6 +224,15 @@ async fn pass(
                     return Ok(());
                 }
                 while let Some(message) = take_message(&mut requests, &mut started) {
+                    if let Some(passed) = &mut frozen
+                        && let Some(part) = passed.last_of(&message)
+                    {
+                        server.write_all(part).await?;
+                        return shared.stand_still().await;
+                    }
+                    if begins(&message) {
+                        frozen = frozen.or_else(|| shared.frozen_next());
+                    }
                     match shared.fault(&message) {
                         None => server.write_all(&message).await?,
                         Some(Fault::Cut) => return Ok(()),
@@ -216,6 +253,12 @@ async fn pass(
             read = server.read_buf(&mut answers) => {
                 if read? == 0 {
                     return Ok(());
+                }
+                if let Some(passed) = &mut frozen
+                    && let Some(part) = passed.last_answer(&answers)
+                {
+                    client.write_all(part).await?;
+                    return shared.stand_still().await;
                 }
                 client.write_all(&mem::take(&mut answers)).await?;
             }
@@ -245,6 +288,33 @@ fn take_message(bytes: &mut Vec<u8>, started: &mut bool) -> Option<Vec<u8>> {
     Some(mem::replace(bytes, rest))
 }
 
+/// Whether it is a simple query that begins a transaction.
+fn begins(message: &[u8]) -> bool {
+    message.first() == Some(&b'Q')
+        && message.get(5..).is_some_and(|sql| sql.to_ascii_lowercase().starts_with(b"begin"))
+}
+
+impl Passed {
+    /// What is passed on of a message, if it is the last one.
+    fn last_of<'a>(&mut self, message: &'a [u8]) -> Option<&'a [u8]> {
+        let sent = self.messages;
+        self.messages += 1;
+        match self.freeze {
+            Freeze::Amid(messages) => (sent == messages).then(|| &message[..message.len() / 2]),
+            Freeze::Behind(messages) => (sent == messages).then_some(&[]),
+            Freeze::Answered(_) => None,
+        }
+    }
+
+    /// What is passed on of an answer, if it is the last one.
+    fn last_answer<'a>(&mut self, answer: &'a [u8]) -> Option<&'a [u8]> {
+        let Freeze::Answered(bytes) = self.freeze else { return None };
+        let left = bytes - self.answered;
+        self.answered += answer.len();
+        (self.answered > bytes).then(|| &answer[..left])
+    }
+}
+
 impl At {
     fn is(self, message: &[u8]) -> bool {
         match self {
@@ -267,6 +337,19 @@ impl Shared {
         let (_, fault) = self.plan().take_if(|(at, _)| at.is(message))?;
         self.faults.send_modify(|faults| *faults += 1);
         Some(fault)
+    }
+
+    /// When the client that begins a transaction is frozen, if it is.
+    fn frozen_next(&self) -> Option<Passed> {
+        let freeze = self.freeze.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(Passed { freeze, messages: 0, answered: 0 })
+    }
+
+    /// Passes nothing on any more, until the link is down.
+    async fn stand_still(&self) -> std::io::Result<()> {
+        self.faults.send_modify(|faults| *faults += 1);
+        let _ = self.link.subscribe().wait_for(|link| *link == Link::Down).await;
+        Ok(())
     }
 
     async fn hold(&self, port: u16) {

@@ -43,24 +43,29 @@ enum Command {
 /// asked for could be done (65), when it is told to stop (75), or standard output cannot
 /// be written.
 pub async fn run(args: &DeadLettersArgs, shutdown: &CancellationToken) -> Result<(), Failure> {
+    match &args.command {
+        Command::List(args) => unless_stopped(shutdown, list::run(args)).await,
+        Command::Show(args) => unless_stopped(shutdown, show::run(args)).await,
+        // It stops by itself between two transactions, and tells what it has stored.
+        Command::Replay(args) => replay::run(args, shutdown).await,
+        Command::Discard(args) => unless_stopped(shutdown, put_away::discard(args)).await,
+        Command::Purge(args) => unless_stopped(shutdown, put_away::purge(args)).await,
+    }
+}
+
+/// Does `work`; what is under way when it is told to stop ends with its connection, and
+/// is rolled back.
+async fn unless_stopped<T>(
+    shutdown: &CancellationToken,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     let stopped = || {
         let what = "stopped; run it again: what is done already is passed over".into();
         Err(Error::Interrupted { what }.into())
     };
     tokio::select! {
-        done = obey(&args.command) => done,
-        // What is under way ends with its connection, and is rolled back.
+        done = work => done,
         () = shutdown.cancelled() => stopped(),
-    }
-}
-
-async fn obey(command: &Command) -> Result<(), Failure> {
-    match command {
-        Command::List(args) => list::run(args).await,
-        Command::Show(args) => show::run(args).await,
-        Command::Replay(args) => replay::run(args).await,
-        Command::Discard(args) => put_away::discard(args).await,
-        Command::Purge(args) => put_away::purge(args).await,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::metrics;
 use crate::outcome::Authority;
 use crate::postgres::probe::{JobCache, probe};
 use crate::postgres::session::Session;
-use crate::postgres::{copy, dead_letters, lanes, supersede};
+use crate::postgres::{dead_letters, insert, lanes, supersede};
 use crate::progress::{LaneId, Sums};
 use crate::record::Table;
 use crate::remedy;
@@ -30,6 +30,9 @@ pub(super) enum Path {
     Fast,
     /// Look first, since repeats keep coming.
     Probe,
+    /// Look first, and insert by one statement: whoever is frozen meanwhile is ended by
+    /// the server's timeouts, which a COPY is not (R13).
+    Statement,
 }
 
 /// A commit that did not succeed.
@@ -118,7 +121,7 @@ pub(super) async fn store_rows(
     if path == Path::Fast {
         savepoint(session).await?;
         let resolution = keys.resolve(&[]);
-        if let Inserted::All(sums) = insert(session, batch, &resolution, xid).await? {
+        if let Inserted::All(sums) = store_new(session, batch, &resolution, path, xid).await? {
             return Ok((resolution, sums, Path::Fast));
         }
     }
@@ -128,7 +131,7 @@ pub(super) async fn store_rows(
         let lock = matches!(batch.authority, Authority::Batch(_));
         let found = probe(session, batch.table, &keys, lock, jobs).await?;
         let resolution = keys.resolve(&found.standing());
-        match insert(session, batch, &resolution, xid).await? {
+        match store_new(session, batch, &resolution, path, xid).await? {
             Inserted::All(mut sums) => {
                 supersede::apply(session, batch, &resolution, &found, xid, &mut sums).await?;
                 let next = if found.is_empty() { Path::Fast } else { Path::Probe };
@@ -153,19 +156,23 @@ enum Inserted {
     KeyTaken(Error),
 }
 
-/// Copies the new rows. If not all of them could be inserted, the transaction is
+/// Stores the new rows. If not all of them could be inserted, the transaction is
 /// back at the savepoint, which frees the probe's locks.
-async fn insert(
+async fn store_new(
     session: &Session,
     batch: &Batch,
     resolution: &Resolution,
+    path: Path,
     xid: i64,
 ) -> Result<Inserted, Error> {
-    let statement = &session.statements.copy_rows;
-    match copy::rows(session.client(), statement, batch, &resolution.inserts, xid).await {
+    let inserted = match path {
+        Path::Fast | Path::Probe => insert::by_copy(session, batch, &resolution.inserts, xid).await,
+        Path::Statement => insert::by_statement(session, batch, &resolution.inserts, xid).await,
+    };
+    match inserted {
         Ok((sums, stored)) => {
             let expected = resolution.inserts.len();
-            lanes::expect_rows("copied into the table", stored, expected)?;
+            lanes::expect_rows("inserted into the table", stored, expected)?;
             Ok(Inserted::All(sums))
         }
         Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {

@@ -1,19 +1,10 @@
 //! Binary COPY from reused buffers.
 
 use std::pin::Pin;
-use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::SinkExt;
 use tokio_postgres::{Client, CopyInSink, Error, Statement};
-
-use crate::batch::{Batch, Body};
-use crate::metrics;
-use crate::progress::Sums;
-use crate::record::checksum::{self, Checksum};
-use crate::record::column::Table;
-
-use super::statements::EVIDENCE_COLUMNS;
 
 /// Bytes handed to the connection at once; larger and smaller were slower.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -57,6 +48,16 @@ impl CopyStream {
         }
     }
 
+    /// Where the next field goes, until the row ends.
+    pub(super) fn position(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// The fields of this row from a [`CopyStream::position`] on, as they are sent.
+    pub(super) fn since(&self, position: usize) -> &[u8] {
+        &self.buffer[position..]
+    }
+
     /// Ends a row; hands a full piece over.
     pub(super) async fn end_row(&mut self) -> Result<(), Error> {
         if self.buffer.len() >= PIECE_BYTES {
@@ -72,48 +73,4 @@ impl CopyStream {
         self.sink.send(self.buffer.split().freeze()).await?;
         self.sink.as_mut().finish().await
     }
-}
-
-/// Copies the entries `inserts` of `batch` into its table, in that order. Gives
-/// what they add to each span's sums, and how many rows the server stored.
-pub(super) async fn rows(
-    client: &Client,
-    statement: &Statement,
-    batch: &Batch,
-    inserts: &[usize],
-    xid: i64,
-) -> Result<(Vec<Sums>, u64), Error> {
-    let mut sums = vec![Sums::default(); batch.spans().len()];
-    if inserts.is_empty() {
-        return Ok((sums, 0));
-    }
-    let table: &Table = batch.table;
-    let job_id = batch.authority.job().map(|job| job.job_id());
-    let ingestion_type: &[u8] = if job_id.is_some() { b"BATCH" } else { b"STREAM" };
-    let started = Instant::now();
-    let mut copy = CopyStream::open(client, statement).await?;
-    for index in inserts {
-        let entry = &batch.entries()[*index];
-        let Body::Row { content, .. } = &entry.body else { continue };
-        let span = batch.span(entry);
-        copy.row(table.columns.len() + EVIDENCE_COLUMNS);
-        let begin = copy.buffer.len();
-        copy.fields(batch.row(*content));
-        copy.field(Some(&span.lane.0.to_be_bytes()));
-        copy.field(Some(&entry.position.to_be_bytes()));
-        let checksum = Checksum::of_sent(&copy.buffer[begin..]);
-        copy.field(Some(&checksum.0.to_be_bytes()));
-        copy.field(Some(&xid.to_be_bytes()));
-        copy.field(job_id.as_deref().map(str::as_bytes));
-        copy.field(Some(ingestion_type));
-        copy.end_row().await?;
-        sums[entry.span as usize].add(Sums {
-            written: checksum.0,
-            owned: checksum::ownership(checksum, job_id.as_deref(), xid),
-            displaced: 0,
-        });
-    }
-    let stored = copy.finish().await?;
-    metrics::copied(table.name, started.elapsed());
-    Ok((sums, stored))
 }

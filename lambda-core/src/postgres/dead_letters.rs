@@ -4,6 +4,7 @@ mod filter;
 mod origin;
 mod replay;
 mod store;
+mod taken;
 
 use std::time::Duration;
 
@@ -25,7 +26,8 @@ pub(super) use self::store::store;
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What somebody decides about dead letters is durable before it is believed (R5). A
-/// process that is frozen between two statements holds nothing for long.
+/// process that is frozen between two statements holds nothing for longer than that:
+/// loaders wait for it, and may not end a backend of another role (R13).
 const SETTINGS: &str = "\
     set synchronous_commit = on; set idle_in_transaction_session_timeout = '10s'; \
     set lock_timeout = '5s'; set statement_timeout = 0";

@@ -421,7 +421,7 @@ impl Patience {
             return false;
         }
         let delay = self.backoff.next_delay();
-        tracing::warn!(error = error.chain(), retry_in = ?delay, "a job's state is asked for again");
+        tracing::warn!(error = error.chain(), retry_in = ?delay, "the database is asked again");
         metrics::retried(Retry::Job);
         tokio::time::sleep(delay).await;
         true

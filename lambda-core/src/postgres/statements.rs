@@ -70,6 +70,8 @@ pub(super) struct Statements {
     pub(super) set_progress: Statement,
     /// Binary COPY into the table.
     pub(super) copy_rows: Statement,
+    /// Inserts given rows of the transaction `xid`, the job and the type behind them.
+    pub(super) insert_rows: Statement,
     /// Binary COPY into the dead letters.
     pub(super) copy_dead_letters: Statement,
     /// The rows under the keys `$1`, in order.
@@ -99,6 +101,7 @@ impl Statements {
             lock_lanes: client.prepare(&lock_lanes()).await?,
             set_progress: client.prepare(SET_PROGRESS).await?,
             copy_rows: client.prepare(&copy_rows(table)).await?,
+            insert_rows: client.prepare(&insert_rows(table)).await?,
             copy_dead_letters: client.prepare(COPY_DEAD_LETTERS).await?,
             probe: client.prepare(&probe(table)).await?,
             probe_for_update: client.prepare(&format!("{} for update", probe(table))).await?,
@@ -136,29 +139,55 @@ fn confirm(table: &Table) -> String {
     )
 }
 
-/// Parameters: an array for each column, then lanes, positions, checksums, the
-/// job's id and the transaction's. The rows are locked by the probe, so that all
-/// parts see the same ones.
-fn correct(table: &Table) -> String {
+/// Rows as parameters: an array for each column, then lanes, positions, checksums.
+fn given_rows(table: &Table) -> String {
     let count = table.columns.len();
-    let (name, key) = (table.name, table.key_column().name);
     let arrays: Vec<String> = table
         .columns
         .iter()
         .enumerate()
         .map(|(index, column)| format!("${}::{}[]", index + 1, column.kind.sql()))
         .collect();
+    let [lane, position, checksum] = [1, 2, 3].map(|offset| count + offset);
+    format!(
+        "unnest({}, ${lane}::int4[], ${position}::int8[], ${checksum}::int8[]) \
+         as n({}, lane, position, checksum)",
+        arrays.join(", "),
+        columns(table),
+    )
+}
+
+/// How many parameters [`given_rows`] has.
+fn given_parameters(table: &Table) -> usize {
+    table.columns.len() + 3
+}
+
+/// Parameters: given rows, the transaction's id, the job's and the type. They go in as
+/// they are given: in the order of their ids (R4).
+fn insert_rows(table: &Table) -> String {
+    let [xid, job, ingestion_type] = [1, 2, 3].map(|offset| given_parameters(table) + offset);
+    format!(
+        "insert into {} ({}, {EVIDENCE}) \
+         select n.*, ${xid}::bigint, ${job}::text, ${ingestion_type}::text from {}",
+        table.name,
+        columns(table),
+        given_rows(table),
+    )
+}
+
+/// Parameters: given rows, the job's id and the transaction's. The rows are locked by
+/// the probe, so that all parts see the same ones.
+fn correct(table: &Table) -> String {
+    let (name, key) = (table.name, table.key_column().name);
     let sets: Vec<String> = table
         .columns
         .iter()
         .filter(|column| column.name != key)
         .map(|column| format!("{0} = n.{0}", column.name))
         .collect();
-    let [lane, position, checksum, job, xid] = [1, 2, 3, 4, 5].map(|offset| count + offset);
+    let [job, xid] = [1, 2].map(|offset| given_parameters(table) + offset);
     format!(
-        "with n as ( \
-             select * from unnest({arrays}, ${lane}::int4[], ${position}::int8[], ${checksum}::int8[]) \
-             as n({columns}, lane, position, checksum)), \
+        "with n as (select * from {given}), \
          before as (select t.* from {name} t join n using ({key})), \
          after as ( \
              update {name} t set {sets}, lane = n.lane, position = n.position, checksum = n.checksum, \
@@ -168,8 +197,7 @@ fn correct(table: &Table) -> String {
          select '{name}', before.{key}, ${job}::text, to_jsonb(before), to_jsonb(after), \
                 before.written_xid, ${xid}::bigint \
          from before join after using ({key}) order by before.{key}",
-        arrays = arrays.join(", "),
-        columns = columns(table),
+        given = given_rows(table),
         sets = sets.join(", "),
     )
 }

@@ -1,17 +1,15 @@
 //! Rows that a job takes over, unchanged or replaced. The probe has locked them,
 //! so nothing here waits.
 
-use tokio_postgres::types::ToSql;
-
 use crate::batch::{Batch, Body};
 use crate::error::Error;
 use crate::outcome::Authority;
 use crate::postgres::lanes;
 use crate::postgres::probe::Found;
-use crate::postgres::raw::{RawArray, fields};
+use crate::postgres::rows::Rows;
 use crate::postgres::session::Session;
 use crate::progress::Sums;
-use crate::record::checksum::{Checksum, displacement, ownership};
+use crate::record::checksum::{displacement, ownership};
 use crate::remedy;
 use crate::resolve::{Change, Resolution};
 
@@ -71,21 +69,11 @@ async fn correct(
     if corrections.is_empty() {
         return Ok(());
     }
-    let mut columns: Vec<RawArray> =
-        batch.table.columns.iter().map(|_| RawArray::default()).collect();
-    let (mut lanes, mut positions, mut checksums) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rows = Rows::new(batch.table);
     for change in corrections {
         let entry = &batch.entries()[change.entry];
         let Body::Row { content, .. } = &entry.body else { continue };
-        let content = batch.row(*content);
-        for (column, field) in columns.iter_mut().zip(fields(content)) {
-            column.push_field(field);
-        }
-        let lane = batch.span(entry).lane;
-        let checksum = Checksum::of(content, lane, entry.position);
-        lanes.push(lane.0);
-        positions.push(entry.position);
-        checksums.push(checksum.0);
+        let checksum = rows.push(batch.row(*content), batch.span(entry).lane, entry.position);
         let row = found.row(change.row);
         let before = (row.checksum, row.job_id.as_deref(), row.written_xid);
         let owned_before = ownership(row.checksum, row.job_id.as_deref(), row.written_xid);
@@ -97,9 +85,7 @@ async fn correct(
             displaced: displacement(before, (checksum, job_id, xid)),
         });
     }
-    let mut parameters: Vec<&(dyn ToSql + Sync)> =
-        columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
-    parameters.extend([&lanes as &(dyn ToSql + Sync), &positions, &checksums, &job_id, &xid]);
+    let parameters = rows.parameters(&[&job_id, &xid]);
     let stored = session
         .client()
         .execute(&session.statements.correct, &parameters)

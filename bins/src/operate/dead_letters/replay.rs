@@ -11,11 +11,11 @@ use lambda_core::{Error, Transaction};
 use serde_json::{Value, json};
 
 use super::selection::{Chosen, SelectionArgs, by_number, usage};
-use super::{CommonArgs, printable};
-use crate::Failure;
+use super::{CommonArgs, printable, unless_stopped};
 use crate::args::Output;
 use crate::loading::outcomes;
 use crate::operate::table::{Holds, fitted};
+use crate::{CancellationToken, Failure};
 
 #[derive(Debug, Args)]
 pub(super) struct ReplayArgs {
@@ -28,21 +28,21 @@ pub(super) struct ReplayArgs {
     common: CommonArgs,
 }
 
-pub(super) async fn run(args: &ReplayArgs) -> Result<(), Failure> {
+pub(super) async fn run(args: &ReplayArgs, shutdown: &CancellationToken) -> Result<(), Failure> {
     let dry_run = args.selection.consent.dry_run;
     if args.payload.is_some() && args.selection.ids.len() != 1 {
         usage("--payload is for one ID");
     }
     let edited = args.payload.as_deref().map(read).transpose()?;
     let letters = args.common.letters()?;
-    let chosen = args.selection.choose(&letters).await?;
+    let choosing = async { Ok(args.selection.choose(&letters).await?) };
+    let chosen = unless_stopped(shutdown, choosing).await?;
     let replay = Replay { edited, dry_run };
     let mut told = Told::default();
     let filter = by_number(chosen.ids.clone());
-    let done =
-        letters.replay::<Transaction>(&filter, &replay, |id, verdict| told.note(id, verdict));
-    let done = done.await;
-    // What was stored before an error stays, and is told.
+    let note = |id, verdict| told.note(id, verdict);
+    let done = letters.replay::<Transaction>(&filter, &replay, note, shutdown.cancelled()).await;
+    // What was stored before an error or the stop stays, and is told.
     match args.common.output.output {
         Output::Human => told.print(&chosen, dry_run)?,
         Output::Json => crate::print(told.object(&chosen, dry_run))?,

@@ -4,10 +4,18 @@
 //! Its locks are taken in the order of everybody else: the job's row (as a start does),
 //! lanes, then the dead letters by number, then what the commit's steps lock (R4). Nobody
 //! who holds a dead letter waits for any of the former.
+//!
+//! It runs as the schema's owner, whose backends no loader may end, so that one which is
+//! frozen must lose its locks by itself. While it holds any, it waits for the client
+//! between two messages or statements only, where the server's timeouts end it: not inside
+//! a COPY, and with no answer under way that sockets' buffers do not hold.
 
 use std::collections::{HashMap, VecDeque};
+use std::future::pending;
 use std::mem;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bb8::ManageConnection;
 use tokio_postgres::Row;
@@ -18,10 +26,13 @@ use crate::delivery::bisect;
 use crate::error::{Error, Server};
 use crate::job::JobRef;
 use crate::outcome::Outcome;
-use crate::postgres::commit::{self, Failure, Path};
-use crate::postgres::connect::{LOCK_TIMEOUT, answered, connect_waiting};
+use crate::postgres::commit::{self, Path};
+use crate::postgres::connect::{ANSWER_TIMEOUT, answered, connect_waiting};
 use crate::postgres::dead_letters::origin::{Origin, Undecoded};
-use crate::postgres::dead_letters::{DeadLetters, Filter, PATIENCE, SETTINGS, filter, owning};
+use crate::postgres::dead_letters::taken::{self, Locked, Payload};
+use crate::postgres::dead_letters::{
+    CHUNK_TIMEOUT, DeadLetters, Filter, PATIENCE, SETTINGS, filter, owning,
+};
 use crate::postgres::jobs::Patience;
 use crate::postgres::lanes::LockedLanes;
 use crate::postgres::probe::JobCache;
@@ -32,11 +43,21 @@ use crate::record::Record;
 use crate::remedy;
 use crate::resolve::Resolution;
 
-/// Most dead letters of one transaction.
-const RECORDS: usize = 1_000;
+/// Most dead letters of one transaction: what stands under their ids is answered while
+/// locks are held.
+const RECORDS: usize = 200;
 
 /// Bytes of payloads beyond which a transaction takes no further one.
-const BYTES: u64 = 8 << 20;
+const BYTES: u64 = 64 << 10;
+
+/// How long one transaction may take before it is tried with fewer dead letters.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Between the messages of one statement only this ends a frozen one (a statement's timeout
+/// is held off while a message is read, and one of idle sessions waits for the statement's
+/// end), and later than we give it up ourselves
+/// ([`TRANSACTION_TIMEOUT`]).
+const TRANSACTION_SETTINGS: &str = "set transaction_timeout = '20s'";
 
 /// What became of a dead letter that was to be taken again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +86,7 @@ pub enum Skip {
 pub struct Replay {
     /// What to take instead of the payload; for one dead letter only.
     pub edited: Option<Vec<u8>>,
-    /// Do everything, then roll back. Each transaction of up to 1,000 dead letters is
+    /// Do everything, then roll back. Each transaction of up to 200 dead letters is
     /// tried as if it were the only one.
     pub dry_run: bool,
 }
@@ -99,6 +120,10 @@ impl Piece {
         })
     }
 
+    fn ids(&self) -> Vec<i64> {
+        self.letters.iter().map(|letter| letter.id).collect()
+    }
+
     fn lanes(&self) -> Vec<LaneId> {
         let mut lanes: Vec<LaneId> =
             self.letters.iter().map(|letter| LaneId(letter.lane)).collect();
@@ -108,35 +133,40 @@ impl Piece {
     }
 }
 
-/// A dead letter, locked.
-#[derive(Debug)]
-struct Locked {
-    id: i64,
-    lane: LaneId,
-    position: i64,
-    payload: Option<Vec<u8>>,
-    status: Status,
-    purged: bool,
+/// What is said about dead letters in a transaction whose COMMIT was not acknowledged
+/// yet, and the versions that it gave their rows: one that is found again was stored.
+type Unacknowledged = HashMap<i64, (String, Verdict)>;
+
+/// A replay under way.
+struct Run<'a> {
+    replay: &'a Replay,
+    jobs: JobCache,
+    session: Option<Session>,
+    unacknowledged: Unacknowledged,
 }
 
 impl DeadLetters {
     /// Takes the dead letters that `filter` lets through again, as records of `R`, and
     /// hands `told` what became of each. Those of one source go in the order in which
-    /// they were read, up to 1,000 a transaction; what the database refuses is found by
+    /// they were read, up to 200 a transaction; what the database refuses is found by
     /// halves (R11). Lanes keep their claims and positions: consumers and loads that
     /// run on them lose nothing. The schema's owner may.
     ///
-    /// Safe to repeat after whatever happened: what is replayed is skipped.
+    /// Once `stop` is ready, the transaction under way is ended and told, and no other one
+    /// begun. Safe to repeat after whatever happened: what is replayed is skipped.
     ///
     /// # Errors
-    /// `Transient` or `Fatal`; what was told stays so.
+    /// `Transient` or `Fatal`, `Interrupted` when it was stopped; what was told stays so.
     pub async fn replay<R: Record>(
         &self,
         filter: &Filter,
         replay: &Replay,
         mut told: impl FnMut(i64, Verdict),
+        stop: impl Future<Output = ()>,
     ) -> Result<(), Error> {
-        let (mut pieces, foreign) = self.choose(filter, R::TABLE.name).await?;
+        let mut stop = pin!(stop);
+        let chosen = unless(stop.as_mut(), self.choose(filter, R::TABLE.name));
+        let (mut pieces, foreign) = chosen.await?;
         for id in foreign {
             told(id, Verdict::Skipped(Skip::OtherPipeline));
         }
@@ -147,28 +177,41 @@ impl DeadLetters {
                 "name one of them",
             ));
         }
-        let jobs = JobCache::default();
-        let (mut session, mut patience) = (None, Patience::default());
+        let mut run = Run {
+            replay,
+            jobs: JobCache::default(),
+            session: None,
+            unacknowledged: Unacknowledged::new(),
+        };
+        let mut patience = Patience::default();
         while let Some(piece) = pieces.pop_front() {
-            let error = match self.attempt::<R>(&mut session, &piece, replay, &jobs).await {
+            let session = match run.session.take() {
+                // Nothing is waited for here, but it may be time to stop.
+                Some(session) => unless(run.settled(stop.as_mut()), async { Ok(session) }).await?,
+                None => {
+                    match unless(run.settled(stop.as_mut()), Box::pin(self.session::<R>())).await {
+                        Ok(session) => session,
+                        Err(error) => {
+                            let stop = run.settled(stop.as_mut());
+                            put_back(&mut pieces, piece, error, &mut patience, stop).await?;
+                            continue;
+                        }
+                    }
+                }
+            };
+            match Box::pin(run.attempt::<R>(session, &piece)).await {
                 Ok(verdicts) => {
                     patience = Patience::default();
                     for (id, verdict) in verdicts {
+                        run.unacknowledged.remove(&id);
                         told(id, verdict);
                     }
-                    continue;
                 }
-                Err(Failure::Aborted(error)) => error,
-                // Whether it was committed is seen when it is tried again: its locks are
-                // waited for, and its status was stored with it.
-                Err(Failure::Unknown(source)) => {
-                    Error::Unreachable { server: Server::Postgres, source: Box::new(source) }
+                Err(error) => {
+                    let stop = run.settled(stop.as_mut());
+                    put_back(&mut pieces, piece, error, &mut patience, stop).await?;
                 }
-            };
-            if !matches!(error, Error::Refused { .. } | Error::Contended { .. }) {
-                session = None;
             }
-            put_back(&mut pieces, piece, error, &mut patience).await?;
         }
         Ok(())
     }
@@ -188,11 +231,13 @@ impl DeadLetters {
             filter::WHERE,
         );
         let connection = self.connect().await?;
-        let rows = filter.query(&connection, &sql).await.map_err(owning)?;
+        let asking = async { filter.query(&connection, &sql).await.map_err(owning) };
+        let rows = answered(CHUNK_TIMEOUT, "look up dead letters", asking).await?;
         let candidates = rows.iter().map(candidate).collect::<Result<Vec<_>, _>>();
         let candidates = candidates.map_err(owning)?;
         drop(rows);
-        let origins = origins(&connection, &candidates).await?;
+        let asking = origins(&connection, &candidates);
+        let origins = answered(CHUNK_TIMEOUT, "look up lanes", asking).await?;
         let (mut pieces, mut foreign) = (VecDeque::<Piece>::new(), Vec::new());
         let mut bytes = 0;
         for letter in candidates {
@@ -220,33 +265,6 @@ impl DeadLetters {
         Ok((pieces, foreign))
     }
 
-    /// One transaction. The session is left without one, or is gone.
-    async fn attempt<R: Record>(
-        &self,
-        session: &mut Option<Session>,
-        piece: &Piece,
-        replay: &Replay,
-        jobs: &JobCache,
-    ) -> Result<Vec<(i64, Verdict)>, Failure> {
-        let mut taken = match session.take() {
-            Some(session) => session,
-            None => self.session::<R>().await?,
-        };
-        let work = async {
-            let result = transact::<R>(&mut taken, piece, replay, jobs).await;
-            if let Err(Failure::Aborted(_)) = result {
-                taken.roll_back().await;
-            }
-            Ok(result)
-        };
-        // Not answered, it is dropped with its connection, as if it had never been asked.
-        let result = answered(LOCK_TIMEOUT, "replay dead letters", work).await?;
-        if !matches!(result, Err(Failure::Unknown(_))) {
-            *session = Some(taken);
-        }
-        result
-    }
-
     async fn session<R: Record>(&self) -> Result<Session, Error> {
         connect_waiting(&self.database, "replay", Some(PATIENCE)).await?;
         let manager = SessionManager {
@@ -255,8 +273,64 @@ impl DeadLetters {
             table: const { &R::TABLE },
         };
         let session = manager.connect().await?;
-        session.client().batch_execute(SETTINGS).await.map_err(owning)?;
+        let prepare = async {
+            session.client().batch_execute(SETTINGS).await?;
+            session.client().batch_execute(TRANSACTION_SETTINGS).await
+        };
+        let prepare = async { prepare.await.map_err(owning) };
+        answered(ANSWER_TIMEOUT, "prepare a session", prepare).await?;
         Ok(session)
+    }
+}
+
+impl Run<'_> {
+    /// `stop`, but not before it is known what a COMMIT without an answer has stored.
+    async fn settled(&self, stop: impl Future<Output = ()>) {
+        if self.unacknowledged.is_empty() { stop.await } else { pending().await }
+    }
+
+    /// One transaction. The session is left without one, or is gone.
+    async fn attempt<R: Record>(
+        &mut self,
+        mut session: Session,
+        piece: &Piece,
+    ) -> Result<Vec<(i64, Verdict)>, Error> {
+        let work = async {
+            let result = self.transact::<R>(&mut session, piece).await;
+            if result.is_err() {
+                session.roll_back().await;
+            }
+            Ok(result)
+        };
+        // Not answered, it is dropped with its connection; whether it was stored is seen
+        // when it is tried again: its locks are waited for.
+        let result = match answered(TRANSACTION_TIMEOUT, "replay dead letters", work).await {
+            Err(_) if piece.letters.len() > 1 => return Err(Error::Contended { tries: 1 }),
+            result => result?,
+        };
+        let usable =
+            |error: &Error| matches!(error, Error::Refused { .. } | Error::Contended { .. });
+        if result.as_ref().err().is_none_or(usable) {
+            self.session = Some(session);
+        }
+        result
+    }
+}
+
+/// What comes of `work`, unless `stop` is ready before.
+///
+/// # Errors
+/// Those of `work`; `Interrupted`.
+async fn unless<T>(
+    stop: impl Future<Output = ()>,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    tokio::select! {
+        biased;
+        () = stop => Err(Error::Interrupted {
+            what: "stopped; run it again: what is done already is passed over".into(),
+        }),
+        done = work => done,
     }
 }
 
@@ -269,6 +343,7 @@ async fn put_back(
     mut piece: Piece,
     error: Error,
     patience: &mut Patience,
+    stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let refused = match &error {
         Error::Refused { code, object, .. } => Some(bisect::refusal(code, object)),
@@ -279,7 +354,7 @@ async fn put_back(
         pieces.push_front(rest);
     } else if refused.is_some() && piece.refused.is_none() {
         piece.refused = refused;
-    } else if !patience.again(&error).await {
+    } else if !unless(stop, async { Ok(patience.again(&error).await) }).await? {
         return Err(error);
     }
     pieces.push_front(piece);
@@ -332,84 +407,118 @@ fn origin(row: &Row) -> Result<Origin, tokio_postgres::Error> {
     Ok(Origin { pipeline: row.try_get("pipeline")?, source: row.try_get("source")?, file })
 }
 
-async fn transact<R: Record>(
-    session: &mut Session,
-    piece: &Piece,
-    replay: &Replay,
-    jobs: &JobCache,
-) -> Result<Vec<(i64, Verdict)>, Failure> {
-    session.begin(true).await.map_err(owning)?;
-    let job = piece.origin.file.as_ref().map(|(job, _)| job.number);
-    if let Some(number) = job {
-        lease::lock(session.client(), number).await.map_err(owning)?;
-    }
-    let locked = lanes::lock(session, &piece.lanes()).await?;
-    let mut letters = lock(session, piece).await.map_err(owning)?;
-    let mut verdicts = Vec::with_capacity(letters.len());
-    letters.retain(|letter| match letter.skip(replay) {
-        Some(skip) => {
-            verdicts.push((letter.id, Verdict::Skipped(skip)));
-            false
+impl Run<'_> {
+    async fn transact<R: Record>(
+        &mut self,
+        session: &mut Session,
+        piece: &Piece,
+    ) -> Result<Vec<(i64, Verdict)>, Error> {
+        session.begin(true).await.map_err(owning)?;
+        let ids = piece.ids();
+        // Before anything is locked: nobody waits for us if it is never read.
+        let payloads = taken::payloads(session, &ids).await.map_err(owning)?;
+        let job = piece.origin.file.as_ref().map(|(job, _)| job.number);
+        if let Some(number) = job {
+            lease::lock(session.client(), number).await.map_err(owning)?;
         }
-        None => true,
-    });
-    if letters.is_empty() {
-        session.roll_back().await;
-        return Ok(verdicts);
+        let locked = lanes::lock(session, &piece.lanes()).await?;
+        let letters = taken::lock(session, &ids).await.map_err(owning)?;
+        let (mut verdicts, letters) = self.sort_out(letters);
+        if letters.is_empty() {
+            session.roll_back().await;
+            return Ok(verdicts);
+        }
+        let batch = decode::<R>(piece, &letters, &payloads, &locked, self.replay)?;
+        let (resolution, sums, _) =
+            commit::store_rows(session, &batch, locked.xid, Path::Statement, &self.jobs).await?;
+        lanes::recount(session, &batch, &locked, &resolution.counts, &sums).await?;
+        let ids = in_order_of_entries(&letters, &batch);
+        let versions =
+            taken::mark(session, &ids, &resolution, self.replay.edited.as_deref()).await?;
+        if let Some(number) = job {
+            lease::recount(session.client(), number).await.map_err(owning)?;
+        }
+        let immediate = session.client().batch_execute("set constraints all immediate").await;
+        immediate.map_err(|error| remedy::postgres(error, "replay dead letters"))?;
+        let marked: Vec<(i64, Verdict)> = told(&ids, resolution).collect();
+        if self.replay.dry_run {
+            session.roll_back().await;
+        } else {
+            self.commit(session, &marked, versions).await?;
+        }
+        verdicts.extend(marked);
+        Ok(verdicts)
     }
-    let batch = decode::<R>(piece, &letters, &locked, replay)?;
-    let (resolution, sums, _) =
-        commit::store_rows(session, &batch, locked.xid, Path::Probe, jobs).await?;
-    lanes::recount(session, &batch, &locked, &resolution.counts, &sums).await?;
-    let places: HashMap<(LaneId, i64), i64> =
-        letters.iter().map(|letter| ((letter.lane, letter.position), letter.id)).collect();
-    let ids: Vec<i64> = batch
-        .entries()
-        .iter()
-        .map(|entry| places[&(batch.span(entry).lane, entry.position)])
-        .collect();
-    mark(session, &ids, &resolution, replay.edited.as_deref()).await?;
-    if let Some(number) = job {
-        lease::recount(session.client(), number).await.map_err(owning)?;
+
+    /// Commits, and keeps in mind what that would store until it is known that it is.
+    async fn commit(
+        &mut self,
+        session: &mut Session,
+        marked: &[(i64, Verdict)],
+        mut versions: HashMap<i64, String>,
+    ) -> Result<(), Error> {
+        for (id, verdict) in marked {
+            let version = versions.remove(id).unwrap_or_default();
+            self.unacknowledged.insert(*id, (version, verdict.clone()));
+        }
+        session.commit().await.map_err(|source| Error::Unreachable {
+            server: Server::Postgres,
+            source: Box::new(source),
+        })?;
+        self.unacknowledged.clear();
+        Ok(())
     }
-    let immediate = session.client().batch_execute("set constraints all immediate").await;
-    immediate.map_err(|error| remedy::postgres(error, "replay dead letters"))?;
-    verdicts.extend(told(&ids, resolution));
-    if replay.dry_run {
-        session.roll_back().await;
-    } else {
-        session.commit().await.map_err(Failure::Unknown)?;
+
+    /// What is known about dead letters without trying them, and those to be tried.
+    fn sort_out(&self, letters: Vec<Locked>) -> (Vec<(i64, Verdict)>, Vec<Locked>) {
+        let mut known = Vec::new();
+        let mut tried = Vec::with_capacity(letters.len());
+        for letter in letters {
+            match self.unacknowledged.get(&letter.id) {
+                Some((version, verdict)) if *version == letter.version => {
+                    known.push((letter.id, verdict.clone()));
+                }
+                _ => match letter.skip(self.replay.edited.is_some()) {
+                    Some(skip) => known.push((letter.id, Verdict::Skipped(skip))),
+                    None => tried.push(letter),
+                },
+            }
+        }
+        (known, tried)
     }
-    Ok(verdicts)
 }
 
+/// The numbers of the letters whose records the batch has.
+fn in_order_of_entries(letters: &[Locked], batch: &Batch) -> Vec<i64> {
+    let places: HashMap<(LaneId, i64), i64> =
+        letters.iter().map(|letter| ((letter.lane, letter.position), letter.id)).collect();
+    let entries = batch.entries().iter();
+    entries.map(|entry| places[&(batch.span(entry).lane, entry.position)]).collect()
+}
+
+/// The batch that the letters make.
+///
+/// # Errors
+/// `Transient`, if somebody has changed one since its payload was read; `Fatal`.
 fn decode<R: Record>(
     piece: &Piece,
     letters: &[Locked],
+    payloads: &HashMap<i64, Payload>,
     lanes: &LockedLanes,
     replay: &Replay,
 ) -> Result<Batch, Error> {
     let mut records = Vec::with_capacity(letters.len());
     for letter in letters {
+        let read = payloads.get(&letter.id).filter(|read| read.version == letter.version);
+        let payload = read.ok_or_else(|| letter.changed())?.bytes.as_deref();
         records.push(Undecoded {
             lane: lanes.get(letter.lane).ok_or_else(|| lane_gone(letter))?,
             position: letter.position,
-            payload: replay.edited.as_deref().or(letter.payload.as_deref()),
+            payload: replay.edited.as_deref().or(payload),
             refused: piece.refused.as_ref(),
         });
     }
     piece.origin.decode::<R>(&records)
-}
-
-impl Locked {
-    /// Why it is not to be tried, if it is not.
-    fn skip(&self, replay: &Replay) -> Option<Skip> {
-        if self.status != Status::Open {
-            return Some(Skip::Resolved(self.status));
-        }
-        let gone = self.purged && self.payload.is_none() && replay.edited.is_none();
-        gone.then_some(Skip::Purged)
-    }
 }
 
 fn lane_gone(letter: &Locked) -> Error {
@@ -417,56 +526,6 @@ fn lane_gone(letter: &Locked) -> Error {
         format!("{} has no row in ingest_progress, and dead letters name it", letter.lane),
         "rows there are written by this program only: restore what was changed",
     )
-}
-
-/// Locks the dead letters of a piece by number. Gives them in the piece's order.
-async fn lock(session: &Session, piece: &Piece) -> Result<Vec<Locked>, tokio_postgres::Error> {
-    let sql = "\
-        select id, lane, position, coalesce(edited_payload, payload) as payload, status, \
-               purged_at is not null as purged \
-        from dead_letters where id = any($1) order by id for update";
-    let ids: Vec<i64> = piece.letters.iter().map(|letter| letter.id).collect();
-    let mut found = HashMap::with_capacity(ids.len());
-    for row in session.client().query(sql, &[&ids]).await? {
-        let status: String = row.try_get("status")?;
-        let letter = Locked {
-            id: row.try_get("id")?,
-            lane: LaneId(row.try_get("lane")?),
-            position: row.try_get("position")?,
-            payload: row.try_get("payload")?,
-            // The column's check admits no other names.
-            status: Status::parse(&status).unwrap_or(Status::Open),
-            purged: row.try_get("purged")?,
-        };
-        found.insert(letter.id, letter);
-    }
-    Ok(ids.iter().filter_map(|id| found.remove(id)).collect())
-}
-
-/// Writes what became of the letters, one for each entry. What they were rejected for is
-/// kept of those that are replayed. One that is given a payload has one to be purged.
-async fn mark(
-    session: &Session,
-    ids: &[i64],
-    resolution: &Resolution,
-    edited: Option<&[u8]>,
-) -> Result<(), Error> {
-    let sql = "\
-        update dead_letters d \
-        set attempts = d.attempts + 1, edited_payload = coalesce($4, d.edited_payload), \
-            purged_at = case when $4::bytea is null then d.purged_at end, \
-            status = case when n.reason is null then 'replayed' else 'open' end, \
-            resolved_at = case when n.reason is null then now() end, \
-            reason = coalesce(n.reason, d.reason), detail = coalesce(n.detail, d.detail) \
-        from unnest($1::int8[], $2::text[], $3::text[]) as n(id, reason, detail) \
-        where d.id = n.id";
-    let (mut reasons, mut details) = (vec![None; ids.len()], vec![None; ids.len()]);
-    for (index, reject) in &resolution.dead_letters {
-        reasons[*index] = Some(reject.reason.as_str());
-        details[*index] = Some(reject.detail.as_str());
-    }
-    let marked = session.client().execute(sql, &[&ids, &reasons, &details, &edited]).await;
-    lanes::expect_rows("marked in dead_letters", marked.map_err(owning)?, ids.len())
 }
 
 /// What became of the letters, one for each entry.

@@ -1,0 +1,123 @@
+//! The rows of dead letters that one transaction takes again: read, locked, and marked.
+
+use std::collections::HashMap;
+
+use tokio_postgres::Row;
+
+use crate::dead_letter::Status;
+use crate::error::{Error, Server};
+use crate::postgres::dead_letters::{Skip, owning};
+use crate::postgres::lanes;
+use crate::postgres::session::Session;
+use crate::progress::LaneId;
+use crate::resolve::Resolution;
+
+/// A dead letter, locked.
+#[derive(Debug)]
+pub(super) struct Locked {
+    pub(super) id: i64,
+    pub(super) lane: LaneId,
+    pub(super) position: i64,
+    pub(super) status: Status,
+    pub(super) purged: bool,
+    pub(super) version: String,
+}
+
+/// What a replay takes of a dead letter, as this version of its row has it.
+#[derive(Debug)]
+pub(super) struct Payload {
+    pub(super) bytes: Option<Vec<u8>>,
+    pub(super) version: String,
+}
+
+impl Locked {
+    /// Why it is not to be tried, if it is not; a payload may be `given`.
+    pub(super) fn skip(&self, given: bool) -> Option<Skip> {
+        if self.status != Status::Open {
+            return Some(Skip::Resolved(self.status));
+        }
+        (self.purged && !given).then_some(Skip::Purged)
+    }
+
+    /// That it is not as it was read.
+    pub(super) fn changed(&self) -> Error {
+        Error::Temporary {
+            server: Server::Postgres,
+            what: "replay dead letters that others change",
+            remedy: "another replay or purge is at work: let it end",
+            source: format!("dead letter {} was changed meanwhile", self.id).into(),
+        }
+    }
+}
+
+/// What dead letters hold, by number.
+pub(super) async fn payloads(
+    session: &Session,
+    ids: &[i64],
+) -> Result<HashMap<i64, Payload>, tokio_postgres::Error> {
+    let sql = "\
+        select id, coalesce(edited_payload, payload), xmin::text \
+        from dead_letters where id = any($1)";
+    let rows = session.client().query(sql, &[&ids]).await?;
+    let payload = |row: &Row| {
+        Ok((row.try_get(0)?, Payload { bytes: row.try_get(1)?, version: row.try_get(2)? }))
+    };
+    rows.iter().map(payload).collect()
+}
+
+/// Locks dead letters by number. Gives them in the order of `ids`, without
+/// what they hold: locks are not held for as long as somebody takes to read that.
+pub(super) async fn lock(
+    session: &Session,
+    ids: &[i64],
+) -> Result<Vec<Locked>, tokio_postgres::Error> {
+    let sql = "\
+        select id, lane, position, status, xmin::text as version, \
+               purged_at is not null and coalesce(edited_payload, payload) is null as purged \
+        from dead_letters where id = any($1) order by id for update";
+    let mut found = HashMap::with_capacity(ids.len());
+    for row in session.client().query(sql, &[&ids]).await? {
+        let status: String = row.try_get("status")?;
+        let letter = Locked {
+            id: row.try_get("id")?,
+            lane: LaneId(row.try_get("lane")?),
+            position: row.try_get("position")?,
+            // The column's check admits no other names.
+            status: Status::parse(&status).unwrap_or(Status::Open),
+            purged: row.try_get("purged")?,
+            version: row.try_get("version")?,
+        };
+        found.insert(letter.id, letter);
+    }
+    Ok(ids.iter().filter_map(|id| found.remove(id)).collect())
+}
+
+/// Writes what became of the letters, one for each entry. What they were rejected for is
+/// kept of those that are replayed. One that is given a payload has one to be purged.
+/// Gives the versions that their rows have then.
+pub(super) async fn mark(
+    session: &Session,
+    ids: &[i64],
+    resolution: &Resolution,
+    edited: Option<&[u8]>,
+) -> Result<HashMap<i64, String>, Error> {
+    let sql = "\
+        update dead_letters d \
+        set attempts = d.attempts + 1, edited_payload = coalesce($4, d.edited_payload), \
+            purged_at = case when $4::bytea is null then d.purged_at end, \
+            status = case when n.reason is null then 'replayed' else 'open' end, \
+            resolved_at = case when n.reason is null then now() end, \
+            reason = coalesce(n.reason, d.reason), detail = coalesce(n.detail, d.detail) \
+        from unnest($1::int8[], $2::text[], $3::text[]) as n(id, reason, detail) \
+        where d.id = n.id returning d.id, d.xmin::text";
+    let (mut reasons, mut details) = (vec![None; ids.len()], vec![None; ids.len()]);
+    for (index, reject) in &resolution.dead_letters {
+        reasons[*index] = Some(reject.reason.as_str());
+        details[*index] = Some(reject.detail.as_str());
+    }
+    let marked = session.client().query(sql, &[&ids, &reasons, &details, &edited]).await;
+    let marked = marked.map_err(owning)?;
+    lanes::expect_rows("marked in dead_letters", marked.len() as u64, ids.len())?;
+    let version = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?));
+    marked.iter().map(version).collect::<Result<_, _>>().map_err(owning)
+}

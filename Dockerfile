@@ -9,7 +9,7 @@ ARG RUNTIME=gcr.io/distroless/cc-debian13:nonroot
 FROM ${RUST} AS skeleton
 WORKDIR /source
 COPY . .
-RUN find . -name '*.rs' -exec sh -c 'for file; do echo "#![allow(warnings)] fn main() { }" > "$file"; done' sh {} + \
+RUN find . -name '*.rs' -exec sh -c 'for file; do printf "//! Nothing yet.\\nfn main() { }\\n" > "$file"; done' sh {} + \
  && find . -type f ! -name '*.rs' ! -name 'Cargo.*' ! -path './.cargo/*' -delete
 
 FROM ${RUST} AS build

@@ -7,7 +7,7 @@ ARG RUNTIME=gcr.io/distroless/cc-debian13:nonroot
 
 # The workspace without its sources: changes when dependencies do.
 FROM ${RUST} AS skeleton
-WORKDIR /source
+WORKDIR /skeleton
 COPY . .
 RUN find . -name '*.rs' -exec sh -c 'for file; do printf "//! Nothing yet.\\nfn main() { }\\n" > "$file"; done' sh {} + \
  && find . -type f ! -name '*.rs' ! -name 'Cargo.*' ! -path './.cargo/*' -delete
@@ -17,7 +17,7 @@ RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends g++ make perl \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
-COPY --from=skeleton /source .
+COPY --from=skeleton /skeleton .
 RUN cargo build --release --locked --package lambda-bins --features kafka-tls
 COPY . .
 # Cargo goes by times, and those of the sources are older than what was built of nothing.

@@ -35,9 +35,10 @@ pub(crate) fn prepare(folder: &Path, inputs: &[Input]) -> Result<(), Error> {
 }
 
 /// Moves a loaded file into `folder`, on the same file system or another one, and
-/// tells where it is now. A name that is taken gets a number. Standard input, a
-/// file that was put in the place of the one that was loaded, and one that has
-/// become another one since stay: the next run is to find what is not stored.
+/// tells where it is now. A name that is taken gets a number. Standard input and what
+/// lies on a read-only file system stay. So do a file that was put in the place of the
+/// one that was loaded, and one that has become another one since: the next run is to
+/// find what is not stored.
 ///
 /// # Errors
 /// `Fatal` if the file cannot be moved; it is then still where it was.
@@ -117,7 +118,7 @@ fn place(path: &Path, folder: &Path) -> io::Result<PathBuf> {
 }
 
 /// Moves to another file system. Whether it did: not if what lies at `from` is no
-/// longer what was loaded.
+/// longer what was loaded, or cannot be removed.
 fn copy_over(content: &Content, from: &Path, folder: &Path, to: &Path) -> io::Result<bool> {
     let copied = copy(from, folder)?;
     if !is_loaded(content, from) {
@@ -129,8 +130,15 @@ fn copy_over(content: &Content, from: &Path, folder: &Path, to: &Path) -> io::Re
     if !is_loaded(content, from) {
         return Ok(false);
     }
-    fs::remove_file(from)?;
-    Ok(true)
+    match fs::remove_file(from) {
+        // Such as a mounted ConfigMap: whoever put it there does not mean it to move.
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            let file = content.input();
+            tracing::info!(%file, "not archived: it lies on a read-only file system");
+            Ok(false)
+        }
+        removed => removed.map(|()| true),
+    }
 }
 
 /// Copies under a name that no run takes for a finished file, and that goes away if

@@ -7,7 +7,7 @@ use lambda_bins::operate::{dead_letters, doctor, jobs, topic, wait_for};
 
 /// Looks after the platform.
 #[derive(Debug, Parser)]
-#[command(version, disable_help_flag = true)]
+#[command(name = "lambda", version, disable_help_flag = true)]
 struct Args {
     #[command(subcommand)]
     command: Command,

@@ -1,0 +1,44 @@
+# The five binaries in one image; the command chooses. Built without BuildKit, too:
+#   docker build --tag lambda-platform:dev .
+# With a registry at hand, pin the images that it is made from by digest:
+#   --build-arg RUNTIME=gcr.io/distroless/cc-debian13:nonroot@sha256:…
+ARG RUST=rust:1.95-slim-trixie
+ARG RUNTIME=gcr.io/distroless/cc-debian13:nonroot
+
+# The workspace without its sources: changes when dependencies do.
+FROM ${RUST} AS skeleton
+WORKDIR /skeleton
+COPY . .
+RUN find . -name '*.rs' -exec sh -c 'for file; do printf "//! Nothing yet.\\nfn main() { }\\n" > "$file"; done' sh {} + \
+ && find . -type f ! -name '*.rs' ! -name 'Cargo.*' ! -path './.cargo/*' -delete
+
+FROM ${RUST} AS build
+RUN apt-get update \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends g++ make perl \
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR /source
+COPY --from=skeleton /skeleton .
+RUN cargo build --release --locked --package lambda-bins --features kafka-tls
+COPY . .
+# Cargo goes by times, and those of the sources are older than what was built of nothing.
+RUN find . -name '*.rs' -exec touch {} + \
+ && cargo build --release --locked --package lambda-bins --features kafka-tls \
+ && mkdir /binaries \
+ && for name in lambda lambda-consumer lambda-csv-batch lambda-db-setup lambda-producer-stream; do \
+      cp "target/release/$name" /binaries/ || exit 1; \
+    done
+
+FROM ${RUNTIME}
+ARG VERSION=dev
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="lambda-platform" \
+      org.opencontainers.image.description="Lands transactions in PostgreSQL, live from Kafka and nightly from files, exactly once" \
+      org.opencontainers.image.source="https://github.com/lambda-platform/lambda" \
+      org.opencontainers.image.licenses="MIT OR Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /binaries /usr/local/bin/
+COPY LICENSE-APACHE LICENSE-MIT /usr/share/doc/lambda/
+USER 65532:65532
+WORKDIR /
+CMD ["lambda", "--help"]

@@ -11,6 +11,7 @@ use lambda_lab::harness::Context;
 use lambda_lab::processes::{Ended, Process, Program, Signal};
 use lambda_lab::servers::Database;
 use serde_json::{Value, json};
+use tokio_postgres::error::SqlState;
 
 use loads::{Bench, DEADLINE, HEADER, row};
 
@@ -399,7 +400,8 @@ async fn frozen(context: Context) -> Result<(), Failure> {
     let login = bench.database.login().with_user(&name, "x");
     let loader = connect(&login.config(), "test").await?;
     let end = format!("select pg_terminate_backend({pid})");
-    assert!(loader.batch_execute(&end).await.is_err(), "a loader may end the owner's backend");
+    let refused = loader.batch_execute(&end).await.unwrap_err();
+    assert_eq!(refused.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{refused}");
     let waits = "begin; set local lock_timeout = '60s'; \
                  select from ingest_progress for update; rollback";
     loader.batch_execute(waits).await?;

@@ -162,6 +162,12 @@ async fn deadlock(context: Context) -> Result<(), Failure> {
     let (migrated, beside) = tokio::join!(migration, beside);
     beside?;
     assert_eq!(migrated?, [name]);
+    // Else the migration only waited too long, which is another test.
+    let deadlocks = "select deadlocks > 0 from pg_stat_database where datname = current_database()";
+    until("the server has counted a deadlock", async || {
+        Ok(look.query_one(deadlocks, &[]).await?.try_get(0)?)
+    })
+    .await?;
     Ok(look.batch_execute("select t.branch, c.branch from transactions t, corrections c").await?)
 }
 

@@ -428,7 +428,7 @@ async fn distrusted_once(context: Context) -> Result<(), Failure> {
     let broker = Broker::new(context).await?;
     for (settings, bootstrap) in &broker.distrusting() {
         let no_certificate =
-            format!("no certificate of the brokers at {bootstrap} can be verified");
+            format!("a certificate of the brokers at {bootstrap} cannot be verified");
         let words =
             [&no_certificate, "certificate verify failed", "set ssl.ca.location in KAFKA_CONFIG"];
         broker.refuses_questions(settings, bootstrap, &words).await?;

@@ -136,11 +136,11 @@ mod of_kafka {
         of_kafka(code).kind == Kind::Fatal
     }
 
-    /// No broker at `bootstrap` came to an agreement on TLS: librdkafka's `reason`, which
+    /// Brokers at `bootstrap` and we did not agree on TLS: librdkafka's `reason`, which
     /// does not tell an unknown authority from another host's certificate.
     pub fn distrusted(bootstrap: &str, reason: String) -> Error {
         Error::Misconfigured {
-            what: format!("no certificate of the brokers at {bootstrap} can be verified"),
+            what: format!("a certificate of the brokers at {bootstrap} cannot be verified"),
             remedy: of_kafka(RDKafkaErrorCode::SSL).remedy.into(),
             source: Some(reason.into()),
         }

@@ -96,8 +96,8 @@ async fn asking<T: Send + 'static>(
         question(config, &observer).map_err(|error| {
             let error = topic::reason(&observer, error);
             match observer.context().distrust() {
-                // Whoever reads goes on with the brokers that it trusts. No such one has
-                // answered here.
+                // Whoever reads goes on with the brokers that it trusts. Here those were
+                // not enough for an answer.
                 Some(why) if matches!(error, Error::Unreachable { .. }) => {
                     remedy::distrusted(config.bootstrap(), why)
                 }

@@ -1,4 +1,4 @@
-//! Step 2 of the commit: the new rows of a batch, with their evidence, into its table.
+//! Steps 2 and 3 of the commit: the new rows of a batch, with their evidence, into its table.
 
 use std::time::Instant;
 

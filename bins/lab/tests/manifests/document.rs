@@ -60,7 +60,7 @@ pub(crate) fn main_containers(template: &Value) -> impl Iterator<Item = &Value> 
 }
 
 /// All files below a folder.
-pub(crate) fn each_file(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+fn each_file(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();

@@ -15,7 +15,7 @@ use std::path::Path;
 use lambda_lab::Failure;
 use serde_json::{Value, json};
 
-use crate::document::{Document, each_file};
+use crate::document::Document;
 
 /// What of the documents breaks a rule, each in a line that names the object.
 type Rule = fn(&[Document]) -> Vec<String>;
@@ -270,11 +270,4 @@ fn rules_of_systems_notice() {
         let fewer = text.replace("max_connections: 200", "max_connections: 80");
         document["data"]["patroni.yaml"] = json!(fewer);
     });
-}
-
-#[test]
-fn each_document_has_a_file_of_its_own() {
-    for file in each_file(Path::new(RENDERED)).unwrap() {
-        assert_eq!(file.extension().unwrap_or_default(), "yaml", "{}", file.display());
-    }
 }

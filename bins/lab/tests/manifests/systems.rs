@@ -110,8 +110,9 @@ pub(crate) fn nobody_speaks_unless_allowed(documents: &[Document]) -> Vec<String
         let selected = policies.iter().any(|policy| {
             let selector = &policy.value["spec"]["podSelector"];
             let expressions = selector["matchExpressions"].as_array().into_iter().flatten();
-            let mut values =
-                expressions.flat_map(|it| it["values"].as_array().into_iter().flatten());
+            let mut values = expressions
+                .filter(|it| it["operator"] == json!("In"))
+                .flat_map(|it| it["values"].as_array().into_iter().flatten());
             selector["matchLabels"]["app"] == *app || values.any(|value| value == app)
         });
         if !selected {

@@ -8,7 +8,8 @@
 //! It runs as the schema's owner, whose backends no loader may end, so that one which is
 //! frozen must lose its locks by itself. While it holds any, it waits for the client
 //! between two messages or statements only, where the server's timeouts end it: not inside
-//! a COPY, and with no answer under way that sockets' buffers do not hold.
+//! a COPY, and not amid an answer, as long as sockets' buffers hold what stands under the
+//! ids of one transaction: 200 rows, some hundred KiB.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::pending;
@@ -53,10 +54,9 @@ const BYTES: u64 = 64 << 10;
 /// How long one transaction may take before it is tried with fewer dead letters.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Between the messages of one statement only this ends a frozen one (a statement's timeout
-/// is held off while a message is read, and one of idle sessions waits for the statement's
-/// end), and later than we give it up ourselves
-/// ([`TRANSACTION_TIMEOUT`]).
+/// What ends a replay that is frozen between the messages of one statement: a statement's
+/// timeout is held off while a message is read, and that of idle sessions begins with the
+/// statement's end. Later than [`TRANSACTION_TIMEOUT`], by which we give it up ourselves.
 const TRANSACTION_SETTINGS: &str = "set transaction_timeout = '20s'";
 
 /// What became of a dead letter that was to be taken again.
@@ -153,7 +153,8 @@ impl DeadLetters {
     /// run on them lose nothing. The schema's owner may.
     ///
     /// Once `stop` is ready, the transaction under way is ended and told, and no other one
-    /// begun. Safe to repeat after whatever happened: what is replayed is skipped.
+    /// begun; after a COMMIT without an answer it is found out first what that has stored,
+    /// which takes as long as the server is away, up to some minutes. Safe to repeat after whatever happened: what is replayed is skipped.
     ///
     /// # Errors
     /// `Transient` or `Fatal`, `Interrupted` when it was stopped; what was told stays so.
@@ -191,6 +192,7 @@ impl DeadLetters {
                 None => {
                     match unless(run.settled(stop.as_mut()), Box::pin(self.session::<R>())).await {
                         Ok(session) => session,
+                        Err(stopped @ Error::Interrupted { .. }) => return Err(stopped),
                         Err(error) => {
                             let stop = run.settled(stop.as_mut());
                             put_back(&mut pieces, piece, error, &mut patience, stop).await?;
@@ -415,7 +417,7 @@ impl Run<'_> {
     ) -> Result<Vec<(i64, Verdict)>, Error> {
         session.begin(true).await.map_err(owning)?;
         let ids = piece.ids();
-        // Before anything is locked: nobody waits for us if it is never read.
+        // Before anything is locked that a loader waits for, should it never be read.
         let payloads = taken::payloads(session, &ids).await.map_err(owning)?;
         let job = piece.origin.file.as_ref().map(|(job, _)| job.number);
         if let Some(number) = job {
@@ -465,6 +467,8 @@ impl Run<'_> {
             server: Server::Postgres,
             source: Box::new(source),
         })?;
+        // Those of an earlier attempt, too: its backend is gone, or this one would still
+        // wait for its locks.
         self.unacknowledged.clear();
         Ok(())
     }

@@ -400,7 +400,8 @@ async fn frozen(context: Context) -> Result<(), Failure> {
     let login = bench.database.login().with_user(&name, "x");
     let loader = connect(&login.config(), "test").await?;
     let end = format!("select pg_terminate_backend({pid})");
-    let refused = loader.batch_execute(&end).await.unwrap_err();
+    let refused = loader.batch_execute(&end).await;
+    let refused = refused.expect_err("a loader may not end the owner's backend");
     assert_eq!(refused.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{refused}");
     let waits = "begin; set local lock_timeout = '60s'; \
                  select from ingest_progress for update; rollback";

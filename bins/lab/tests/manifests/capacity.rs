@@ -31,8 +31,8 @@ fn members(documents: &[Document]) -> Option<u64> {
 pub(crate) fn members_fit_the_partitions(documents: &[Document]) -> Vec<String> {
     let partitions = named(documents, "Job", "topic-setup-job").and_then(|job| {
         let arguments = main_containers(job.pod()?).next()?["args"].as_array()?;
-        let given = arguments.iter().filter_map(Value::as_str);
-        given.filter_map(|argument| argument.strip_prefix("--partitions=")?.parse().ok()).next()
+        let mut given = arguments.iter().filter_map(Value::as_str);
+        given.find_map(|argument| argument.strip_prefix("--partitions=")?.parse().ok())
     });
     match (members(documents), partitions) {
         (Some(members), Some(partitions)) if members <= partitions => Vec::new(),
@@ -47,7 +47,7 @@ fn setting(documents: &[Document], key: &str) -> Option<u64> {
     let lines = files.flat_map(str::lines);
     lines
         .filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix(':')?.trim().parse().ok())
-        .last()
+        .next_back()
 }
 
 /// A consumer that ends still has its connections while its successor has its own.

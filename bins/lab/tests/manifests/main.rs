@@ -3,6 +3,8 @@
 //!
 //! Each rule is a function from documents to what breaks it, and is shown to notice.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 mod capacity;
 mod document;
 mod pods;

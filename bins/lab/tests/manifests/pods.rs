@@ -26,8 +26,8 @@ fn each_pod(
 }
 
 /// Notes what is not as wanted.
-fn want(found: &mut Vec<String>, place: &str, is: &Value, wanted: Value) {
-    if *is != wanted {
+fn want(found: &mut Vec<String>, place: &str, is: &Value, wanted: &Value) {
+    if is != wanted {
         found.push(format!("{place} is {is}, not {wanted}"));
     }
 }
@@ -35,8 +35,8 @@ fn want(found: &mut Vec<String>, place: &str, is: &Value, wanted: Value) {
 pub(crate) fn run_confined(documents: &[Document]) -> Vec<String> {
     each_pod(documents, |document, template, found| {
         let pod = &template["spec"]["securityContext"];
-        want(found, "runAsNonRoot", &pod["runAsNonRoot"], json!(true));
-        want(found, "seccompProfile", &pod["seccompProfile"]["type"], json!("RuntimeDefault"));
+        want(found, "runAsNonRoot", &pod["runAsNonRoot"], &json!(true));
+        want(found, "seccompProfile", &pod["seccompProfile"]["type"], &json!("RuntimeDefault"));
         if pod["runAsUser"].as_u64().is_none_or(|user| user == 0) {
             found.push(format!("runAsUser is {}", pod["runAsUser"]));
         }
@@ -44,14 +44,14 @@ pub(crate) fn run_confined(documents: &[Document]) -> Vec<String> {
             let (name, security) = (&container["name"], &container["securityContext"]);
             let place = |what: &str| format!("{what} of {name}");
             let escalation = &security["allowPrivilegeEscalation"];
-            want(found, &place("allowPrivilegeEscalation"), escalation, json!(false));
+            want(found, &place("allowPrivilegeEscalation"), escalation, &json!(false));
             let read_only = &security["readOnlyRootFilesystem"];
-            want(found, &place("readOnlyRootFilesystem"), read_only, json!(true));
+            want(found, &place("readOnlyRootFilesystem"), read_only, &json!(true));
             let capabilities = &security["capabilities"];
-            want(found, &place("capabilities dropped"), &capabilities["drop"], json!(["ALL"]));
+            want(found, &place("capabilities dropped"), &capabilities["drop"], &json!(["ALL"]));
             let (owner, added) = WITH_CAPABILITY;
             let added = if document.name() == owner { json!([added]) } else { Value::Null };
-            want(found, &place("capabilities added"), &capabilities["add"], added);
+            want(found, &place("capabilities added"), &capabilities["add"], &added);
         }
     })
 }
@@ -68,7 +68,7 @@ pub(crate) fn say_what_they_need(documents: &[Document]) -> Vec<String> {
                 }
             }
             let policy = &container["terminationMessagePolicy"];
-            want(found, "terminationMessagePolicy", policy, json!("FallbackToLogsOnError"));
+            want(found, "terminationMessagePolicy", policy, &json!("FallbackToLogsOnError"));
         }
     })
 }
@@ -92,8 +92,8 @@ pub(crate) fn keep_their_service_account_token_away(documents: &[Document]) -> V
     each_pod(documents, |document, template, found| {
         let token = json!(document.name() == WITH_TOKEN);
         let spec = &template["spec"];
-        want(found, "automountServiceAccountToken", &spec["automountServiceAccountToken"], token);
-        want(found, "enableServiceLinks", &spec["enableServiceLinks"], json!(false));
+        want(found, "automountServiceAccountToken", &spec["automountServiceAccountToken"], &token);
+        want(found, "enableServiceLinks", &spec["enableServiceLinks"], &json!(false));
     })
 }
 
@@ -107,7 +107,7 @@ pub(crate) fn name_their_images(documents: &[Document]) -> Vec<String> {
                 found.push(format!("{image} names no version"));
             }
             let policy = &container["imagePullPolicy"];
-            want(found, "imagePullPolicy", policy, json!("IfNotPresent"));
+            want(found, "imagePullPolicy", policy, &json!("IfNotPresent"));
         }
     })
 }
@@ -121,8 +121,8 @@ pub(crate) fn loads_end_by_their_exit_code(documents: &[Document]) -> Vec<String
             "Job" => &document.value["spec"],
             _ => return,
         };
-        want(found, "restartPolicy", &template["spec"]["restartPolicy"], json!("Never"));
-        want(found, "podReplacementPolicy", &job["podReplacementPolicy"], json!("Failed"));
+        want(found, "restartPolicy", &template["spec"]["restartPolicy"], &json!("Never"));
+        want(found, "podReplacementPolicy", &job["podReplacementPolicy"], &json!("Failed"));
         for bound in ["activeDeadlineSeconds", "backoffLimit"] {
             if job[bound].is_null() {
                 found.push(format!("no {bound}"));
@@ -130,19 +130,19 @@ pub(crate) fn loads_end_by_their_exit_code(documents: &[Document]) -> Vec<String
         }
         let rules = &job["podFailurePolicy"]["rules"];
         let node_gone = json!([{ "type": "DisruptionTarget", "status": "True" }]);
-        want(found, "the first rule", &rules[0]["action"], json!("Ignore"));
-        want(found, "the first rule's condition", &rules[0]["onPodConditions"], node_gone);
+        want(found, "the first rule", &rules[0]["action"], &json!("Ignore"));
+        want(found, "the first rule's condition", &rules[0]["onPodConditions"], &node_gone);
     });
     for document in documents.iter().filter(|document| document.name() == "csv-batch-cron") {
         let mut found = Vec::new();
         let spec = &document.value["spec"];
         let ends = &spec["jobTemplate"]["spec"]["podFailurePolicy"]["rules"][1];
-        want(&mut found, "the second rule", &ends["action"], json!("FailJob"));
-        want(&mut found, "its codes", &ends["onExitCodes"]["values"], json!([2, 65, 78]));
+        want(&mut found, "the second rule", &ends["action"], &json!("FailJob"));
+        want(&mut found, "its codes", &ends["onExitCodes"]["values"], &json!([2, 65, 78]));
         let container = &spec["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["name"];
-        want(&mut found, "its container", &ends["onExitCodes"]["containerName"], container.clone());
-        want(&mut found, "schedule", &spec["schedule"], json!("0 0 * * *"));
-        want(&mut found, "concurrencyPolicy", &spec["concurrencyPolicy"], json!("Forbid"));
+        want(&mut found, "its container", &ends["onExitCodes"]["containerName"], container);
+        want(&mut found, "schedule", &spec["schedule"], &json!("0 0 * * *"));
+        want(&mut found, "concurrencyPolicy", &spec["concurrencyPolicy"], &json!("Forbid"));
         for key in ["timeZone", "startingDeadlineSeconds"] {
             if spec[key].is_null() {
                 found.push(format!("no {key}"));

@@ -154,7 +154,8 @@ impl DeadLetters {
     ///
     /// Once `stop` is ready, the transaction under way is ended and told, and no other one
     /// begun; after a COMMIT without an answer it is found out first what that has stored,
-    /// which takes as long as the server is away, up to some minutes. Safe to repeat after whatever happened: what is replayed is skipped.
+    /// which takes as long as the server is away, up to some minutes. Safe to repeat after
+    /// whatever happened: what is replayed is skipped.
     ///
     /// # Errors
     /// `Transient` or `Fatal`, `Interrupted` when it was stopped; what was told stays so.

@@ -187,22 +187,19 @@ impl DeadLetters {
         };
         let mut patience = Patience::default();
         while let Some(piece) = pieces.pop_front() {
-            let session = match run.session.take() {
-                // Nothing is waited for here, but it may be time to stop.
-                Some(session) => unless(run.settled(stop.as_mut()), async { Ok(session) }).await?,
-                None => {
-                    match unless(run.settled(stop.as_mut()), Box::pin(self.session::<R>())).await {
-                        Ok(session) => session,
-                        Err(stopped @ Error::Interrupted { .. }) => return Err(stopped),
-                        Err(error) => {
-                            let stop = run.settled(stop.as_mut());
-                            put_back(&mut pieces, piece, error, &mut patience, stop).await?;
-                            continue;
-                        }
-                    }
+            let kept = run.session.take();
+            let session = async {
+                match kept {
+                    Some(session) => Ok(session),
+                    None => Box::pin(self.session::<R>()).await,
                 }
             };
-            match Box::pin(run.attempt::<R>(session, &piece)).await {
+            let tried = match unless(run.settled(stop.as_mut()), session).await {
+                Ok(session) => Box::pin(run.attempt::<R>(session, &piece)).await,
+                Err(stopped @ Error::Interrupted { .. }) => return Err(stopped),
+                Err(error) => Err(error),
+            };
+            match tried {
                 Ok(verdicts) => {
                     patience = Patience::default();
                     for (id, verdict) in verdicts {

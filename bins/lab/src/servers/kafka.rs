@@ -3,7 +3,8 @@
 use std::env;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -19,6 +20,9 @@ use crate::servers::scratch::Scratch;
 
 /// A cluster to use instead of starting one.
 pub const SERVERS: &str = "LAMBDA_TEST_BOOTSTRAP_SERVERS";
+
+/// Between two questions whether a broker answers.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
 
 /// A broker, and how to get fresh topics from it.
 pub struct Kafka {
@@ -125,6 +129,25 @@ impl Kafka {
             result.map_err(|(topic, code)| format!("cannot create topic {topic}: {code}"))?;
         }
         Ok(name)
+    }
+
+    /// Waits until a broker answers.
+    ///
+    /// # Errors
+    /// When none does so in time.
+    pub(super) async fn until_answering(&self, patience: Duration) -> Result<(), Failure> {
+        let (admin, deadline) = (self.admin()?, Instant::now() + patience);
+        let asked = tokio::task::spawn_blocking(move || {
+            loop {
+                match admin.inner().fetch_metadata(None, Duration::from_secs(5)) {
+                    Ok(_) => return Ok(()),
+                    // One whose connections end while it starts fails this at once.
+                    Err(_) if Instant::now() < deadline => thread::sleep(TRY_AGAIN),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        });
+        asked.await?
     }
 
     /// Deletes topics that a given cluster would keep.

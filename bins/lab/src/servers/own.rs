@@ -1,6 +1,7 @@
 //! Servers of one test's own, to be killed, frozen and started again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lambda_core::postgres::connect::connect;
 use testcontainers_modules::kafka::apache::{self, KAFKA_PORT};
@@ -120,7 +121,9 @@ impl OwnKafka {
     /// # Errors
     /// When the engine refuses, or it does not get ready.
     pub async fn start_again(&self) -> Result<(), Failure> {
-        Ok(self.container.start().await?)
+        // The line of the log that this waits for is there since the first start.
+        self.container.start().await?;
+        self.topics.until_answering(Duration::from_mins(2)).await
     }
 
     /// Freezes all its processes, so that it is there and does not answer.

@@ -10,6 +10,7 @@ import sys
 import time
 
 import confluent_kafka
+import confluent_kafka.admin
 import psycopg
 
 BOOTSTRAP = os.environ["KAFKA_BOOTSTRAP_SERVERS"]
@@ -27,8 +28,8 @@ def connect(**options):
     )
 
 
-def topic_ids():
-    """The distinct ids in the topic from its first to its present end, and how many messages."""
+def topic():
+    """A consumer that leaves no trace, and the topic's partitions."""
     consumer = confluent_kafka.Consumer({
         "bootstrap.servers": BOOTSTRAP,
         "group.id": f"e2e-{os.getpid()}-{time.time_ns()}",
@@ -36,12 +37,24 @@ def topic_ids():
         "auto.offset.reset": "earliest",
         "enable.partition.eof": True,
     })
-    partitions = consumer.list_topics(TOPIC, timeout=30).topics[TOPIC].partitions
-    ends, ids, messages = {}, set(), 0
-    for number in partitions:
-        low, high = consumer.get_watermark_offsets(
-            confluent_kafka.TopicPartition(TOPIC, number), timeout=30
-        )
+    return consumer, sorted(consumer.list_topics(TOPIC, timeout=30).topics[TOPIC].partitions)
+
+
+def ends_of(consumer, partitions, timeout=30):
+    """First offset and end of each partition."""
+    return [
+        consumer.get_watermark_offsets(confluent_kafka.TopicPartition(TOPIC, number), timeout=timeout)
+        for number in partitions
+    ]
+
+
+def topic_ids():
+    """The distinct ids in the topic from its first to its present end, how many messages, and
+    whether its beginning was deleted."""
+    consumer, partitions = topic()
+    ends, ids, messages, cut = {}, set(), 0, False
+    for number, (low, high) in zip(partitions, ends_of(consumer, partitions)):
+        cut = cut or low > 0
         if high > low:
             ends[number] = high
     consumer.assign([
@@ -66,7 +79,7 @@ def topic_ids():
             if message.offset() + 1 >= ends[number]:
                 del ends[number]
     consumer.close()
-    return ids, messages
+    return ids, messages, cut
 
 
 def table_ids():
@@ -81,12 +94,13 @@ def compare(arguments):
     """Waits until the table has the topic's ids, and tells how they differ."""
     deadline = time.monotonic() + arguments.wait
     while True:
-        produced, messages = topic_ids()
+        produced, messages, cut = topic_ids()
         stored = table_ids()
         missing, extra = produced - set(stored), set(stored) - produced
         if not missing or time.monotonic() > deadline:
             return {
                 "messages": messages,
+                "cut": cut,
                 "produced": len(produced),
                 "stored": len(stored),
                 "missing": len(missing),
@@ -102,11 +116,53 @@ def query(arguments):
         return {"rows": connection.execute(arguments.sql).fetchall()}
 
 
+def watermarks(_):
+    return {"partitions": ends_of(*topic())}
+
+
+def lag(_):
+    """Messages that are in the topic and not yet behind the positions in the table."""
+    with connect() as connection:
+        positions = dict(connection.execute(
+            "select partition, position from ingest_progress where source like '%/transactions'"
+        ).fetchall())
+    consumer, partitions = topic()
+    ends = ends_of(consumer, partitions)
+    return {"records": sum(high - max(low, positions.get(n, 0)) for n, (low, high) in zip(partitions, ends))}
+
+
+def flow(arguments):
+    """The longest time in which the topic did not grow."""
+    consumer, partitions = topic()
+    heights, gap = {}, 0.0
+    last = time.monotonic()
+    stop = last + arguments.seconds
+    while time.monotonic() < stop:
+        for number in partitions:
+            try:
+                [(_, high)] = ends_of(consumer, [number], timeout=1)
+            # Its leader is away.
+            except confluent_kafka.KafkaException:
+                continue
+            if high > heights.get(number, -1):
+                heights[number], last = high, time.monotonic()
+        gap = max(gap, time.monotonic() - last)
+        time.sleep(0.2)
+    return {"gap_seconds": round(gap, 1)}
+
+
+def cluster(_):
+    admin = confluent_kafka.admin.AdminClient({"bootstrap.servers": BOOTSTRAP})
+    return {"id": admin.describe_cluster(request_timeout=30).result().cluster_id}
+
+
 def write(arguments):
     """Writes a row every 100 ms, each in a synchronous commit of its own; remembers which
     were acknowledged, and the longest time without."""
     table = "create table if not exists e2e_writes (id bigint primary key, at timestamptz default clock_timestamp())"
-    acknowledged, gap, number, connection = [], 0.0, 0, None
+    acknowledged, gap, number, connection = [], 0.0, time.time_ns(), None
+    # A commit that no standby confirmed ends well after its time limit, with a warning.
+    warned = []
     last = time.monotonic()
     stop = last + arguments.seconds
     while time.monotonic() < stop:
@@ -118,11 +174,14 @@ def write(arguments):
                     options="-c statement_timeout=3000 -c tcp_user_timeout=3000",
                     keepalives_idle=1, keepalives_interval=1, keepalives_count=2,
                 )
+                connection.add_notice_handler(lambda notice: warned.append(notice.severity_nonlocalized))
                 connection.execute(table)
+            warned.clear()
             connection.execute("insert into e2e_writes (id) values (%s)", (number,))
-            now = time.monotonic()
-            gap, last = max(gap, now - last), now
-            acknowledged.append(number)
+            if "WARNING" not in warned:
+                now = time.monotonic()
+                gap, last = max(gap, now - last), now
+                acknowledged.append(number)
         except psycopg.Error as error:
             print(f"{time.strftime('%X')} {str(error).strip()[:100]}", file=sys.stderr)
             if connection is not None:
@@ -130,13 +189,18 @@ def write(arguments):
             connection = None
         number += 1
         time.sleep(0.1)
+    gap = max(gap, time.monotonic() - last)
     for _ in range(60):
         try:
             with connect() as connection:
+                if arguments.lose:
+                    connection.execute("delete from e2e_writes where id = %s", (acknowledged[0],))
                 stored = {row[0] for row in connection.execute("select id from e2e_writes").fetchall()}
             break
         except psycopg.Error:
             time.sleep(1)
+    else:
+        raise SystemExit("nobody tells what is stored")
     lost = [number for number in acknowledged if number not in stored]
     return {"acknowledged": len(acknowledged), "lost": len(lost), "gap_seconds": round(gap, 1)}
 
@@ -144,15 +208,21 @@ def write(arguments):
 def main():
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("compare")
-    command.add_argument("--wait", type=float, default=60)
-    command.set_defaults(run=compare)
-    command = commands.add_parser("query")
-    command.add_argument("sql")
-    command.set_defaults(run=query)
-    command = commands.add_parser("write")
-    command.add_argument("--seconds", type=float, default=60)
-    command.set_defaults(run=write)
+
+    def command(run):
+        added = commands.add_parser(run.__name__)
+        added.set_defaults(run=run)
+        return added
+
+    command(compare).add_argument("--wait", type=float, default=60)
+    command(query).add_argument("sql")
+    command(watermarks)
+    command(lag)
+    command(cluster)
+    command(flow).add_argument("--seconds", type=float, default=60)
+    writing = command(write)
+    writing.add_argument("--seconds", type=float, default=60)
+    writing.add_argument("--lose", action="store_true", help="take one row away before they are counted")
     arguments = parser.parse_args()
     print(json.dumps(arguments.run(arguments), default=str))
 

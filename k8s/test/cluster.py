@@ -1,0 +1,267 @@
+"""How the end-to-end run speaks to the cluster, and what its lines share."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SCRATCH = ROOT / "target" / "e2e"
+# The consumers' lanes: those of the topic, not of files.
+LANES = "ingest_progress where source like '%/transactions'"
+
+
+class Broken(Exception):
+    """What a line promises is not so."""
+
+
+def want(condition, what):
+    if not condition:
+        raise Broken(what)
+
+
+def run(*command, check=True, stdin=None, timeout=900, env=None):
+    done = subprocess.run(
+        command, cwd=ROOT, input=stdin, text=True, capture_output=True, timeout=timeout,
+        env=None if env is None else os.environ | env,
+    )
+    if check and done.returncode != 0:
+        raise Broken(f"{' '.join(command)}: {done.stderr.strip()[-600:] or done.stdout[-600:]}")
+    return done
+
+
+class Overlay:
+    """Which overlay runs, and where: it alone says so."""
+
+    def __init__(self, name):
+        self.choose(name)
+
+    def choose(self, name):
+        self.name = name
+        self.path = f"k8s/overlays/{name}"
+        self.rendered = run("kubectl", "kustomize", self.path).stdout
+        self.namespace = re.search(
+            r"^kind: Namespace\nmetadata:\n(?:  .*\n)*?  name: (\S+)", self.rendered, re.M)[1]
+
+
+OVERLAY = Overlay(os.environ.get("OVERLAY", "minikube"))
+
+
+def kubectl(*arguments, **options):
+    return run("kubectl", "--namespace", OVERLAY.namespace, *arguments, **options).stdout
+
+
+def objects(*arguments):
+    return json.loads(kubectl("get", *arguments, "--output", "json"))["items"]
+
+
+def until(what, seconds, look):
+    """Waits until `look` gives something, and gives that and how long it took."""
+    began = time.monotonic()
+    while True:
+        error = None
+        try:
+            found = look()
+        except Broken as failure:
+            found, error = None, failure
+        took = time.monotonic() - began
+        if found:
+            return found, took
+        want(took < seconds, f"waited {seconds} s in vain until {what}{f': {error}' if error else ''}")
+        time.sleep(0.5)
+
+
+def ready_pods(app):
+    def is_ready(pod):
+        conditions = pod["status"].get("conditions", [])
+        ready = any(it["type"] == "Ready" and it["status"] == "True" for it in conditions)
+        return ready and "deletionTimestamp" not in pod["metadata"]
+    return [pod["metadata"]["name"] for pod in objects("pods", "--selector", f"app={app}") if is_ready(pod)]
+
+
+def all_ready(seconds=300):
+    """Waits for every workload, as `kubectl rollout status` sees it."""
+    kubectl("wait", "--for=condition=Complete", "job", "--selector", "tier=setup", f"--timeout={seconds}s")
+    for workload in kubectl("get", "statefulset,deployment", "--output", "name").split():
+        kubectl("rollout", "status", workload, f"--timeout={seconds}s")
+
+
+def may_destroy():
+    context = run("kubectl", "config", "current-context").stdout.strip()
+    want(context == "minikube" or context.startswith("kind-") or os.environ.get("DESTROY") == "yes",
+         f"it deletes the namespace {OVERLAY.namespace} of {context}, with its data: say DESTROY=yes")
+
+
+def from_nothing(documents=None):
+    """Deletes the namespace and everything in it, applies the overlay, or these documents in
+    its place, and waits until all is ready; gives the seconds from the apply on."""
+    may_destroy()
+    run("kubectl", "delete", "namespace", OVERLAY.namespace, "--ignore-not-found", "--wait", timeout=300)
+    run("k8s/secrets", OVERLAY.namespace)
+    began = time.monotonic()
+    kubectl("apply", "--filename", "-", stdin=documents or OVERLAY.rendered)
+    all_ready()
+    return time.monotonic() - began
+
+
+# The client, with the rights that it needs and the platform must not have.
+CLIENT = """
+apiVersion: v1
+kind: Pod
+metadata: {name: e2e-client, labels: {app: e2e-client}}
+spec:
+  restartPolicy: Never
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: 0
+  securityContext: {runAsNonRoot: true, runAsUser: 65532, seccompProfile: {type: RuntimeDefault}}
+  containers:
+    - name: client
+      image: lambda-e2e-client:dev
+      imagePullPolicy: IfNotPresent
+      command: [sleep, infinity]
+      envFrom: [{configMapRef: {name: CONFIG}}, {secretRef: {name: database-admin}}]
+      resources: {requests: {cpu: 10m, memory: 64Mi}, limits: {memory: 2Gi}}
+      securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: e2e-client}
+spec: {podSelector: {matchLabels: {app: e2e-client}}, policyTypes: [Egress], egress: [{}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: e2e-client-to-servers}
+spec:
+  podSelector: {matchExpressions: [{key: app, operator: In, values: [lambda-postgres, kafka]}]}
+  policyTypes: [Ingress]
+  ingress: [{from: [{podSelector: {matchLabels: {app: e2e-client}}}], ports: [{port: 5432}, {port: 9092}]}]
+"""
+CLIENT_POLICIES = CLIENT.split("---", 1)[1]
+
+
+def client(*arguments, timeout=600):
+    """Asks the client that is not ours."""
+    if "e2e-client" not in kubectl("get", "pods", "--output", "name"):
+        maps = [it["metadata"]["name"] for it in objects("configmaps")]
+        config = next(name for name in maps if name.startswith("lambda-config-"))
+        kubectl("apply", "--filename", "-", stdin=CLIENT.replace("CONFIG", config))
+        kubectl("wait", "--for=condition=Ready", "pod/e2e-client", "--timeout=60s")
+    script = ["exec", "e2e-client", "--", "/venv/bin/python", "/client/client.py"]
+    return json.loads(kubectl(*script, *arguments, timeout=timeout))
+
+
+def rows(sql):
+    return client("query", sql)["rows"]
+
+
+def number(sql):
+    return int(rows(sql)[0][0])
+
+
+def primary():
+    """The pod that the Service sends writers to: a frozen one keeps its label."""
+    slices = objects("endpointslices", "--selector", "kubernetes.io/service-name=lambda-postgres")
+    ready = [end["targetRef"]["name"] for part in slices for end in part.get("endpoints") or []
+             if end["conditions"].get("ready")]
+    want(len(ready) == 1, f"the Service lambda-postgres has the endpoints {ready}")
+    return ready[0]
+
+
+def psql(sql, database="lambda", pod=None, **options):
+    return kubectl("exec", pod or primary(), "--container=postgres", "--", "psql", "--no-psqlrc",
+                   "-v", "ON_ERROR_STOP=1", "-Atc", sql, database, **options)
+
+
+def sets_equal(wait=90):
+    """Every id of the topic is in the table, once, and no other. Wants the producers stopped."""
+    found = client("compare", "--wait", str(wait))
+    want(found["produced"] > 0, f"the topic is empty: {found}")
+    want(not found["cut"], f"the topic does not reach back to its beginning: {found}")
+    broken = found["missing"], found["extra"], found["twice"]
+    want(broken == (0, 0, 0), f"topic and table differ: {found}")
+    return found
+
+
+def produce(count, name="e2e-producer", rate=0):
+    """Sends that many messages by a Job beside the deployment, and waits for it."""
+    template = objects("deployments", "--selector", "app=lambda-producer-stream")[0]["spec"]["template"]
+    pod = template["spec"]
+    container = pod["containers"][0]
+    for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
+        container.pop(probe, None)
+    container["command"] = ["lambda-producer-stream", f"--count={count}", f"--rate={rate}", "--output=json"]
+    pod["restartPolicy"] = "Never"
+    pod.pop("topologySpreadConstraints", None)
+    job = {
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name},
+        "spec": {"backoffLimit": 0, "template": {
+            "metadata": {"labels": {"app": "lambda-producer-stream", "job": name}}, "spec": pod}},
+    }
+    kubectl("delete", "job", name, "--ignore-not-found", "--wait")
+    kubectl("create", "--filename", "-", stdin=json.dumps(job))
+    kubectl("wait", "--for=condition=Complete", f"job/{name}", "--timeout=300s")
+    kubectl("delete", "job", name, "--wait")
+
+
+@contextlib.contextmanager
+def no_traffic():
+    """The platform's own producers stopped for as long as sets are compared."""
+    kubectl("scale", "deployment", "lambda-producer-stream", "--replicas=0")
+    until("the producers have stopped", 90, lambda: not objects("pods", "--selector", "app=lambda-producer-stream"))
+    try:
+        yield
+    finally:
+        kubectl("scale", "deployment", "lambda-producer-stream", "--replicas=3")
+
+
+@contextlib.contextmanager
+def rate(messages):
+    """Each of the platform's own producers at that many messages a second; 0: as fast as it can."""
+    def say(value):
+        patch = [{"op": "replace", "path": "/spec/template/spec/containers/0/command",
+                  "value": ["lambda-producer-stream", f"--rate={value}"]}]
+        kubectl("patch", "deployment", "lambda-producer-stream", "--type=json", f"--patch={json.dumps(patch)}")
+        kubectl("rollout", "status", "deployment/lambda-producer-stream", "--timeout=180s")
+    say(messages)
+    try:
+        yield
+    finally:
+        say(10)
+
+
+class Beside(threading.Thread):
+    """Something that runs beside a line; `result` waits for it."""
+
+    def __init__(self, work):
+        super().__init__(daemon=True)
+        self.work, self.answer, self.error = work, None, None
+        self.start()
+
+    def run(self):
+        try:
+            self.answer = self.work()
+        # Told to who waits for it.
+        except Exception as error:
+            self.error = error
+
+    def result(self):
+        self.join()
+        if self.error:
+            raise self.error
+        return self.answer
+
+
+LINES = {}
+
+
+def line(number_):
+    """Makes a function one of the run's lines; what it returns are the figures told."""
+    def note(function):
+        LINES[number_] = function
+        return function
+    return note

@@ -1,0 +1,183 @@
+"""Pods, claims and servers that die."""
+
+import json
+import time
+
+from cluster import (
+    LANES, OVERLAY, SCRATCH, Beside, ROOT, client, from_nothing, kubectl, line, no_traffic, number, objects, primary,
+    psql, rate, ready_pods, run, rows, sets_equal, until, want,
+)
+
+FORCE = ["--force", "--grace-period=0"]
+PODS = ("lambda-consumer", "lambda-producer-stream", "kafka", "lambda-postgres", "lambda-pgadmin")
+
+
+@line(8)
+def each_pod_dies():
+    """Each kind of pod deleted, gently and by force, under load: Ready in 60 s, and sets equal after."""
+    told = []
+    apps = PODS + (("zookeeper",) if ready_pods("zookeeper") else ())
+    for app in apps:
+        for how in ([], FORCE):
+            there = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in objects("pods", "--selector", f"app={app}")}
+            victim = primary() if app == "lambda-postgres" else ready_pods(app)[0]
+            kubectl("delete", "pod", victim, "--wait=false", *how)
+
+            def whole():
+                # A StatefulSet's pod comes back under its name, as another object.
+                now = {pod["metadata"]["uid"] for pod in objects("pods", "--selector", f"app={app}")}
+                return there[victim] not in now and len(ready_pods(app)) >= len(there)
+            _, took = until(f"{app} is whole again", 120, whole)
+            want(took <= 60, f"{app}: Ready after {took:.0f} s")
+            with no_traffic():
+                sets_equal()
+            until("the producers are back", 120, lambda: len(ready_pods("lambda-producer-stream")) == 3)
+            told.append(f"{app} {took:.0f} s")
+    return ", ".join(told)
+
+
+def all_members():
+    """Waits until PostgreSQL is whole: three members that stream, one of them synchronously."""
+    def whole():
+        standbys = psql("select count(*), count(*) filter (where sync_state = 'sync') from pg_stat_replication "
+                        "where state = 'streaming' and application_name like 'lambda-postgres-%'")
+        return standbys.strip() == "2|1" and len(ready_pods("lambda-postgres")) == 3
+    until("three members of PostgreSQL stream", 180, whole)
+
+
+def replace(pod, claim=False, how=()):
+    """Deletes the pod, and its claim if that is said: it goes once no pod uses it."""
+    if claim:
+        kubectl("delete", "persistentvolumeclaim", f"postgres-pvc-{pod}", "--wait=false")
+    kubectl("delete", "pod", pod, "--wait=false", *how)
+
+
+def freeze(pod, seconds):
+    """Stops all processes of the pod for that long; then asks it for writes, which it must not take."""
+    def signal(name):
+        kubectl("exec", pod, "--container=postgres", "--", "sh", "-c", f"kill -{name} -1", check=False)
+    signal("STOP")
+    try:
+        time.sleep(seconds)
+    finally:
+        signal("CONT")
+    taken = 0
+    # By its socket, past every Service. A commit that waits for a standby is no acknowledgement.
+    ask = ["exec", pod, "--container=postgres", "--", "timeout", "2", "psql", "--no-psqlrc", "-Atc",
+           "insert into e2e_writes (id) values (-1 - (random() * 1e15)::bigint)", "lambda"]
+    for _ in range(8):
+        done = run("kubectl", "--namespace", OVERLAY.namespace, *ask, check=False)
+        taken += done.returncode == 0
+    want(taken == 0, f"{pod} took {taken} writes after it was thawed")
+
+
+@line(9)
+def the_primary_dies():
+    """Primary deleted, force-deleted, its claim and pod deleted, frozen 45 s: write gap at most 10/10/30/30 s, no acknowledged row lost, the thawed one takes no write."""
+    faults = (
+        ("deleted", 10, replace),
+        ("forced", 10, lambda pod: replace(pod, how=FORCE)),
+        ("claim and pod", 30, lambda pod: replace(pod, claim=True)),
+        ("frozen", 30, lambda pod: freeze(pod, 45)),
+    )
+    told = []
+    for name, bound, fault in faults:
+        all_members()
+        victim = primary()
+        writes = Beside(lambda: client("write", "--seconds", "80"))
+        time.sleep(6)
+        fault(victim)
+        found = writes.result()
+        want(primary() != victim, f"{name}: {victim} is still primary")
+        want(found["lost"] == 0, f"{name}: {found}")
+        want(found["acknowledged"] > 100, f"{name}: hardly anything was written: {found}")
+        want(found["gap_seconds"] <= bound, f"{name}: {found}")
+        told.append(f"{name} {found['gap_seconds']} s")
+    all_members()
+    with no_traffic():
+        sets_equal()
+    # The control: a row that is taken away is missed.
+    control = client("write", "--seconds", "3", "--lose")
+    want(control["lost"] == 1, f"a lost row is not noticed: {control}")
+    psql("drop table e2e_writes")
+    return ", ".join(told)
+
+
+def identities():
+    return client("cluster")["id"], rows("select system_identifier::text from pg_control_system()")[0][0]
+
+
+@line(10)
+def servers_die():
+    """All PostgreSQL and Kafka pods force-deleted at once: same cluster ids, flowing again and sets equal in 180 s; 3 brokers, one killed: producers never stop."""
+    told = all_servers_die()
+    several = one_of_three_brokers_dies()
+    from_nothing()
+    return f"{told}; {several}"
+
+
+def all_servers_die():
+    before, positions = identities(), number(f"select sum(position) from {LANES}")
+    began = time.monotonic()
+    selector = "app in (lambda-postgres, kafka, zookeeper)"
+    kubectl("delete", "pods", "--selector", selector, "--wait=false", *FORCE)
+
+    def flows():
+        return number(f"select sum(position) from {LANES}") > positions + 200
+    _, flowing = until("rows arrive again", 180, flows)
+    want(identities() == before, f"cluster ids were {before}, are {identities()}")
+    with no_traffic():
+        sets_equal()
+        took = time.monotonic() - began
+    want(took <= 180, f"it took {took:.0f} s")
+    return f"flowing after {flowing:.0f} s, equal after {took:.0f} s"
+
+
+def three_brokers():
+    """The overlay production at the size of one small node."""
+    folder = SCRATCH / "three-brokers"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "size.yaml").write_text((ROOT / "k8s/base/core/patroni/size.yaml").read_text())
+
+    def smaller(kind, name, cpu, memory, limit):
+        resources = {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": limit}}
+        path = "/spec/template/spec/containers/0/resources"
+        return {"target": {"kind": kind, "name": name},
+                "patch": json.dumps([{"op": "replace", "path": path, "value": resources}])}
+    (folder / "kustomization.yaml").write_text(json.dumps({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": OVERLAY.namespace,
+        "resources": ["../../../k8s/overlays/production"],
+        "images": [{"name": f"registry.example.com/{name}", "newName": name, "newTag": "dev"}
+                   for name in ("lambda-platform", "lambda-postgres")],
+        "configMapGenerator": [{"name": "lambda-patroni", "behavior": "merge", "files": ["size.yaml"]}],
+        "patches": [
+            smaller("StatefulSet", "kafka", "100m", "640Mi", "1Gi"),
+            smaller("StatefulSet", "lambda-postgres", "50m", "192Mi", "512Mi"),
+            smaller("Deployment", "lambda-consumer", "50m", "96Mi", "256Mi"),
+        ],
+    }))
+    return run("kubectl", "kustomize", str(folder)).stdout
+
+
+def one_of_three_brokers_dies():
+    from_nothing(three_brokers())
+    told = []
+    with rate(200):
+        producers = {pod["metadata"]["uid"] for pod in objects("pods", "--selector", "app=lambda-producer-stream")}
+        for name, how in (("deleted", []), ("forced", FORCE)):
+            flow = Beside(lambda: client("flow", "--seconds", "50"))
+            time.sleep(8)
+            kubectl("delete", "pod", "kafka-1", "--wait=false", *how)
+            gap = flow.result()["gap_seconds"]
+            want(gap <= 20, f"a broker {name}: nothing was written for {gap} s")
+            until("three brokers", 120, lambda: len(ready_pods("kafka")) == 3)
+            told.append(f"{name} {gap} s")
+        pods = objects("pods", "--selector", "app=lambda-producer-stream")
+        want({pod["metadata"]["uid"] for pod in pods} == producers, "producers were replaced")
+        want(all(it["restartCount"] == 0 for pod in pods for it in pod["status"]["containerStatuses"]),
+             "producers ended")
+    with no_traffic():
+        sets_equal()
+        # The control: without producers nothing grows.
+        want(client("flow", "--seconds", "6")["gap_seconds"] > 4, "a topic without producers grows")
+    return f"one of three brokers: longest gap of the topic {', '.join(told)}"

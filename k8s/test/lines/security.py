@@ -1,0 +1,177 @@
+"""Who may connect, what tells passwords, who may look."""
+
+import base64
+import contextlib
+import http.cookiejar
+import json
+import re
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+from cluster import CLIENT_POLICIES, OVERLAY, ROOT, kubectl, line, objects, until, want
+
+STRANGER = """
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME, labels: {app: stranger}}
+spec:
+  restartPolicy: Never
+  automountServiceAccountToken: false
+  terminationGracePeriodSeconds: 0
+  securityContext: {runAsNonRoot: true, runAsUser: 65532, seccompProfile: {type: RuntimeDefault}}
+  containers:
+    - name: stranger
+      image: lambda-platform:dev
+      imagePullPolicy: IfNotPresent
+      command: COMMAND
+      env: ENV
+      resources: {requests: {cpu: 10m, memory: 32Mi}, limits: {memory: 64Mi}}
+      securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}
+"""
+
+
+@contextlib.contextmanager
+def stranger(*command, env=()):
+    """Runs a command in a pod that belongs to nothing; gives the pod's name and exit code."""
+    name = f"stranger-{time.time_ns()}"
+    document = STRANGER.replace("NAME", name).replace("COMMAND", json.dumps(command))
+    kubectl("create", "--filename", "-", stdin=document.replace("ENV", json.dumps(env)))
+
+    def ended():
+        pod = json.loads(kubectl("get", "pod", name, "--output", "json"))
+        states = [it["state"].get("terminated") for it in pod["status"].get("containerStatuses", [])]
+        return states[0] if states and states[0] else None
+    try:
+        yield name, until(f"{name} has ended", 60, ended)[0]["exitCode"]
+    finally:
+        kubectl("delete", "pod", name, "--wait=false")
+
+
+def knock(address):
+    with stranger("lambda", "wait-for", "tcp", address, "--timeout", "8") as (_, code):
+        return code
+
+
+@line(13)
+def strangers():
+    """A stranger is refused on 5432, 9092, 5050 and 8008; without policies it connects."""
+    patroni = objects("pods", "--selector", "app=lambda-postgres")[0]["status"]["podIP"]
+    addresses = ["lambda-postgres:5432", "kafka-service:9092", "lambda-pgadmin:5050", f"{patroni}:8008"]
+    refused = [knock(address) for address in addresses]
+    policies = {it["metadata"]["name"] for it in objects("networkpolicies")}
+    kubectl("delete", "networkpolicies", "--all")
+    try:
+        time.sleep(3)
+        connected = [knock(address) for address in addresses]
+    finally:
+        kubectl("apply", "--kustomize", OVERLAY.path, "--selector", "tier=foundation")
+        kubectl("apply", "--filename", "-", stdin=CLIENT_POLICIES)
+    want(refused == [69] * 4, f"with policies: {dict(zip(addresses, refused))}")
+    want(connected == [0] * 4, f"without policies: {dict(zip(addresses, connected))}")
+    # The client's own may have been made by this line.
+    missing = policies - {it["metadata"]["name"] for it in objects("networkpolicies")}
+    want(not missing, f"policies that did not come back: {missing}")
+    return "4 ports"
+
+
+def told():
+    """All that logs, descriptions and objects say, Secrets' own values aside."""
+    kinds = "pods,services,statefulsets,deployments,jobs,cronjobs,configmaps,hpa,events"
+    texts = {
+        "describe": kubectl("describe", kinds), "get": kubectl("get", kinds, "--output", "yaml"),
+        "describe secrets": kubectl("describe", "secrets"), "manifests": OVERLAY.rendered,
+        "committed": "\n".join(path.read_text() for path in (ROOT / "terraform/manifests").rglob("*.yaml")),
+    }
+    for pod in objects("pods"):
+        name = pod["metadata"]["name"]
+        texts[f"log of {name}"] = kubectl("logs", name, "--all-containers", "--tail=-1", check=False)
+        if any(it["restartCount"] for it in pod["status"].get("containerStatuses", [])):
+            texts[f"earlier log of {name}"] = kubectl("logs", name, "--all-containers", "--previous", check=False)
+    return texts
+
+
+def where(secret, texts):
+    encoded = base64.b64encode(secret.encode()).decode()
+    return [place for place, text in texts.items() if secret in text or encoded in text]
+
+
+@line(14)
+def secrets_and_eyes():
+    """A planted password is in no log, describe or manifest; pgAdmin logs in by HTTP, runs a query through the read-only entry, by NodePort and port-forward; `kubectl top pods` answers."""
+    passwords = [
+        base64.b64decode(value).decode() for secret in objects("secrets")
+        for key, value in secret.get("data", {}).items() if "PASSWORD" in key
+    ]
+    want(len(passwords) >= 5, f"only {len(passwords)} passwords were found")
+    planted = "pl4nted-Password-in-vain"
+    kubectl("delete", "secret", "e2e-planted", "--ignore-not-found")
+    kubectl("create", "secret", "generic", "e2e-planted", f"--from-literal=password={planted}")
+    wrong = [{"name": "DB_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "e2e-planted", "key": "password"}}},
+             {"name": "DB_HOST", "value": "lambda-postgres"}, {"name": "DB_USER", "value": "postgres"},
+             {"name": "DB_NAME", "value": "lambda"}]
+    with allowed_in(), stranger("lambda", "doctor", env=wrong) as (name, code):
+        log = kubectl("logs", name)
+        # It was used, and refused.
+        want(code == 78 and "password" in log, f"doctor with a wrong password: {code}, {log[-300:]}")
+        texts = told()
+        found = {it for password in [*passwords, planted] for it in where(password, texts)}
+        want(not found, f"a password is in {', '.join(sorted(found))}")
+    # The control: what a pod says of its own accord is found.
+    with stranger("lambda", planted) as (name, _):
+        found = where(planted, told())
+        want({"describe", "get", f"log of {name}"} <= set(found), f"a password that was told is only in {found}")
+    kubectl("delete", "secret", "e2e-planted")
+    ways = [pgadmin(address) for address in node_ports()]
+    with forwarded("service/lambda-pgadmin", 5050) as address:
+        ways.append(pgadmin(address))
+    top = kubectl("top", "pods")
+    for app in ("lambda-consumer", "lambda-postgres", "kafka", "lambda-producer-stream", "lambda-pgadmin"):
+        want(app in top, f"kubectl top does not tell of {app}: {top}")
+    return f"{len(passwords) + 1} passwords, {len(texts)} texts; pgAdmin by {len(ways)} ways"
+
+
+@contextlib.contextmanager
+def allowed_in():
+    """Lets strangers through to PostgreSQL."""
+    document = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "e2e-allowed-in"},
+                "spec": {"podSelector": {"matchExpressions": [
+                    {"key": "app", "operator": "In", "values": ["stranger", "lambda-postgres"]}]},
+                    "policyTypes": ["Ingress", "Egress"],
+                    "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "stranger"}}}]}],
+                    "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "lambda-postgres"}}}]}]}}
+    kubectl("apply", "--filename", "-", stdin=json.dumps(document))
+    try:
+        yield
+    finally:
+        kubectl("delete", "networkpolicy", "e2e-allowed-in")
+
+
+def node_ports():
+    """Where the node port answers: at the node, or, with a node in a container, here."""
+    port = objects("service", "--field-selector", "metadata.name=lambda-pgadmin")[0]["spec"]["ports"][0]["nodePort"]
+    nodes = json.loads(kubectl("get", "nodes", "--output", "json"))["items"]
+    addresses = [it["address"] for node in nodes for it in node["status"]["addresses"] if it["type"] == "InternalIP"]
+    for address in [*addresses, "127.0.0.1"]:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"http://{address}:{port}/misc/ping", timeout=5)
+            return [f"http://{address}:{port}"]
+    want(False, f"the node port {port} answers nowhere")
+
+
+@contextlib.contextmanager
+def forwarded(what, port):
+    """A port of the cluster's, on this machine."""
+    process = subprocess.Popen(
+        ["kubectl", "--namespace", OVERLAY.namespace, "port-forward", what, f":{port}"],
+        stdout=subprocess.PIPE, text=True,
+    )
+    try:
+        local = re.search(r"127\.0\.0\.1:(\d+)", process.stdout.readline())
+        want(local, "kubectl port-forward does not tell its port")
+        yield f"http://127.0.0.1:{local[1]}"
+    finally:
+        process.terminate()
+        process.wait()

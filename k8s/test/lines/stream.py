@@ -1,0 +1,110 @@
+"""Messages: exactly once, scaled by hand and by the autoscaler, across an upgrade."""
+
+import json
+import time
+
+from cluster import (
+    LANES, OVERLAY, Beside, all_ready, client, from_nothing, kubectl, line, no_traffic, number, objects, produce,
+    psql, rate, ready_pods, rows, sets_equal, until, want,
+)
+
+STANDSTILL = f"select coalesce(max(extract(epoch from clock_timestamp() - updated_at)), 0) from {LANES}"
+
+
+@line(3)
+def exactly_once():
+    """20,000 produced ids are the stored ids, as sets; 3 consumers own 2 partitions each."""
+    with no_traffic():
+        produce(20_000)
+        found = sets_equal()
+    want(found["produced"] >= 20_000, f"{found}")
+    owners = rows(f"select owner, count(*) from {LANES} group by 1")
+    want(sorted(count for _, count in owners) == [2, 2, 2], f"partitions by owner: {owners}")
+    # The control: a row that is taken away is missed, and put back.
+    row = "(select min(transaction_id) from transactions where ingestion_type = 'STREAM')"
+    psql(f"create table e2e_kept as select * from transactions where transaction_id = {row}; "
+         f"delete from transactions where transaction_id in (select transaction_id from e2e_kept)")
+    try:
+        control = client("compare", "--wait", "0")
+    finally:
+        psql("insert into transactions select * from e2e_kept; drop table e2e_kept")
+    want(control["missing"] == 1, f"a lost row is not noticed: {control}")
+    return f"{found['produced']:,} ids"
+
+
+@line(6)
+def scaled_by_hand():
+    """Scaled to 5, the group has 5 members in 30 s, and no partition is unowned for over 10 s."""
+    owners = f"select count(distinct owner) from {LANES}"
+    # The control: there were fewer before.
+    until("3 members own the partitions", 60, lambda: number(owners) == 3)
+    # The autoscaler takes back at once what it sees no reason for, so its minimum goes along.
+    kubectl("patch", "hpa", "lambda-consumer", "--patch", '{"spec": {"minReplicas": 5}}')
+    began = time.monotonic()
+    kubectl("scale", "deployment", "lambda-consumer", "--replicas=5")
+    took, longest = None, 0.0
+    try:
+        while time.monotonic() - began < 60:
+            longest = max(longest, float(rows(STANDSTILL)[0][0]))
+            if took is None and number(owners) == 5:
+                took = time.monotonic() - began
+    finally:
+        kubectl("patch", "hpa", "lambda-consumer", "--patch", '{"spec": {"minReplicas": 3}}')
+    want(took is not None and took <= 30, f"5 members held partitions after {took} s")
+    # With traffic on every partition, each lane is written several times a second.
+    want(longest <= 10, f"a partition stood still for {longest:.1f} s")
+    return f"5 members after {took:.0f} s; longest standstill {longest:.1f} s"
+
+
+# A second, of each of three producers: what three consumers do with more CPU than is meant for them.
+BUSY = 12_000
+
+
+@line(7)
+def autoscaled_and_upgraded():
+    """Real lag drives the autoscaler to its maximum in 120 s, and back in 10 min; upgrade to another image tag with a migration under traffic: sets equal."""
+    def wanted():
+        return json.loads(kubectl("get", "hpa", "lambda-consumer", "--output", "json"))["status"]["desiredReplicas"]
+
+    highest = json.loads(kubectl("get", "hpa", "lambda-consumer", "--output", "json"))["spec"]["maxReplicas"]
+    # The control: without that traffic it wants its minimum.
+    until("the autoscaler is at its minimum", 660, lambda: wanted() == 3 and len(ready_pods("lambda-consumer")) == 3)
+    with rate(BUSY):
+        _, up = until("it is at its maximum", 120, lambda: len(ready_pods("lambda-consumer")) == highest)
+        lag = client("lag")["records"]
+    want(lag > 0, "there was no lag")
+    _, down = until("it is back at its minimum", 600, lambda: len(ready_pods("lambda-consumer")) == 3)
+    told = upgraded()
+    from_nothing()
+    return f"{highest} consumers after {up:.0f} s (lag {lag:,}), 3 again after {down:.0f} s; {told}"
+
+
+def upgraded():
+    """As README.md says: another tag, the setup Jobs anew."""
+    # Retention cut the topic above, and sets are compared from its beginning.
+    from_nothing()
+    schema = "select max(version) from refinery_schema_history"
+    before = number(schema)
+    traffic = Beside(lambda: produce(20_000, rate=400))
+    time.sleep(5)
+    began = time.monotonic()
+    kubectl("delete", "job", "--selector", "tier=setup", "--wait")
+    kubectl("apply", "--filename", "-", stdin=OVERLAY.rendered.replace("lambda-platform:dev", "lambda-platform:next"))
+    longest = 0.0
+    while not traffic_ended(traffic):
+        longest = max(longest, float(rows(STANDSTILL)[0][0]))
+    all_ready()
+    took = time.monotonic() - began
+    images = {it["spec"]["containers"][0]["image"] for it in objects("pods", "--selector", "app=lambda-consumer")}
+    want(images == {"lambda-platform:next"}, f"consumers of {images}")
+    want(number(schema) == before + 1, f"the schema is at {number(schema)}, was at {before}")
+    with no_traffic():
+        found = sets_equal()
+    return f"schema {before} to {before + 1} in {took:.0f} s, longest standstill {longest:.1f} s, {found['produced']:,} ids equal"
+
+
+def traffic_ended(traffic):
+    if traffic.is_alive():
+        return False
+    traffic.result()
+    return True

@@ -92,14 +92,18 @@ def a_load_whose_pods_die():
         want("Failed" not in kinds, f"the Job failed: {job['status']}")
         return "Complete" in kinds
 
+    def running():
+        pods = objects("pods", "--selector", f"job-name={name}", "--field-selector=status.phase=Running")
+        return next((pod["metadata"]["name"] for pod in pods if "deletionTimestamp" not in pod["metadata"]), None)
+
     killed = []
     try:
         for least, how in ((1, ["--grace-period=60"]), (size // 3, ["--force", "--grace-period=0"])):
             stored, _ = until(f"{least} rows are stored", 180, lambda: (found := number(count)) >= least and found)
+            pod, _ = until("a pod runs", 120, running)
             # The control: it was amid the file, and the Job knows.
             want(stored < size and not complete(), f"too late to kill anything: {stored} rows")
-            pod = objects("pods", "--selector", f"job-name={name}", "--field-selector=status.phase=Running")[0]
-            kubectl("delete", "pod", pod["metadata"]["name"], "--wait=false", *how)
+            kubectl("delete", "pod", pod, "--wait=false", *how)
             killed.append(stored)
         while not (done := complete()):
             time.sleep(0.2)

@@ -87,7 +87,7 @@ pub(crate) fn requested(documents: &[Document], resource: &str) -> u128 {
 }
 
 /// All pods that there may be at the same time: the autoscaler at its maximum amid a rollout,
-/// each CronJob's Job beside one that was made of it by hand, the setup.
+/// each `CronJob`'s Job beside one that was made of it by hand, the setup.
 fn most_pods(documents: &[Document]) -> Vec<(&Value, u128)> {
     let pods = documents.iter().filter_map(|document| {
         let most = match document.kind() {
@@ -307,6 +307,11 @@ mod tests {
         });
         notices(rule, "LimitRange", "lambda-limits", |document| {
             document["spec"]["limits"][0]["min"] = json!({ "cpu": "50m" });
+        });
+        notices(rule, "LimitRange", "lambda-limits", |document| {
+            // Less than init containers ask for.
+            document["spec"]["limits"][0]["min"] = json!({ "cpu": "30m" });
+            document["spec"]["limits"][0]["defaultRequest"]["cpu"] = json!("30m");
         });
         notices(rule, "LimitRange", "lambda-limits", |document| {
             document["spec"]["limits"][0]["max"]["cpu"] = json!("4");

@@ -32,11 +32,19 @@ impl Document {
         format!("{} {}", self.kind(), self.name())
     }
 
+    /// Whether this is the object, whose generated name may end in a hash.
+    pub(crate) fn is(&self, kind: &str, name: &str) -> bool {
+        let rest = self.name().strip_prefix(name);
+        let hashed = |rest: &str| rest.strip_prefix('-').is_some_and(|hash| hash.len() == 10);
+        self.kind() == kind && rest.is_some_and(|rest| rest.is_empty() || hashed(rest))
+    }
+
     /// What of it describes pods.
     pub(crate) fn pod(&self) -> Option<&Value> {
         let template = match self.kind() {
             "Deployment" | "StatefulSet" | "Job" => "/spec/template",
             "CronJob" => "/spec/jobTemplate/spec/template",
+            "Pod" => "",
             _ => return None,
         };
         self.value.pointer(template)
@@ -46,6 +54,28 @@ impl Document {
     pub(crate) fn serves(&self) -> bool {
         matches!(self.kind(), "Deployment" | "StatefulSet")
     }
+}
+
+pub(crate) fn named<'a>(documents: &'a [Document], kind: &str, name: &str) -> Option<&'a Document> {
+    documents.iter().find(|it| it.is(kind, name))
+}
+
+/// Whether a selector is of these labels.
+pub(crate) fn selects(selector: &Value, labels: &Value) -> bool {
+    let equal = selector["matchLabels"].as_object().into_iter().flatten();
+    let mut expressions = selector["matchExpressions"].as_array().into_iter().flatten();
+    let keeps = |expression: &Value| {
+        let label = &labels[expression["key"].as_str().unwrap_or_default()];
+        let among = || expression["values"].as_array().is_some_and(|all| all.contains(label));
+        match expression["operator"].as_str().unwrap_or_default() {
+            "In" => among(),
+            "NotIn" => !among(),
+            "Exists" => !label.is_null(),
+            "DoesNotExist" => label.is_null(),
+            operator => panic!("no operator of a selector: {operator}"),
+        }
+    };
+    equal.into_iter().all(|(key, value)| labels[key] == *value) && expressions.all(keeps)
 }
 
 /// The containers of a pod's template, init containers first.

@@ -8,8 +8,12 @@
 mod capacity;
 mod document;
 mod pods;
+mod quantity;
+mod resources;
+mod secrets;
 mod stability;
 mod systems;
+mod traffic;
 
 use std::fs;
 use std::path::Path;
@@ -31,18 +35,38 @@ const RULES: &[Rule] = &[
     pods::loads_end_by_their_exit_code,
     stability::quantities_are_canonical,
     stability::nothing_is_empty,
-    stability::no_secret_is_written,
+    stability::jobs_take_their_pods_away,
     stability::no_namespace_is_named,
     stability::files_tell_what_they_hold,
     systems::are_all_there,
     systems::replicas_are_disrupted_one_at_a_time,
     systems::who_is_scaled_has_no_replicas,
-    systems::nobody_speaks_unless_allowed,
+    systems::pods_of_one_claim_meet_on_one_node,
+    traffic::everything_is_denied_by_default,
+    traffic::what_is_needed_passes_and_nothing_else,
+    traffic::rules_say_for_whom_and_where,
+    secrets::no_secret_is_written,
     capacity::members_fit_the_partitions,
     capacity::connections_fit_the_server,
+    resources::containers_fit_the_limit_range,
+    resources::everything_at_its_most_fits_the_quota,
+];
+
+/// What holds for pods by hand, too.
+const RULES_BY_HAND: &[Rule] = &[
+    pods::run_confined,
+    pods::say_what_they_need,
+    pods::keep_their_service_account_token_away,
+    pods::name_their_images,
+    stability::quantities_are_canonical,
+    stability::nothing_is_empty,
+    secrets::no_secret_is_written,
+    systems::pods_of_one_claim_meet_on_one_node,
+    resources::containers_fit_the_limit_range,
 ];
 
 const RENDERED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../terraform/manifests");
+const BY_HAND: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../k8s");
 
 fn overlays() -> Result<Vec<(String, Vec<Document>)>, Failure> {
     let mut overlays = Vec::new();
@@ -57,6 +81,27 @@ fn overlays() -> Result<Vec<(String, Vec<Document>)>, Failure> {
 
 fn overlay(name: &str) -> Vec<Document> {
     document::read(&Path::new(RENDERED).join(name)).unwrap()
+}
+
+/// The overlay minikube with what is made by hand beside it: the Jobs, and the pod of k8s/drop.
+fn overlay_with_pods_by_hand() -> Vec<Document> {
+    let mut by_hand = document::read(&Path::new(BY_HAND).join("jobs")).unwrap();
+    let drop = fs::read_to_string(Path::new(BY_HAND).join("drop")).unwrap();
+    let (_, pod) = drop.split_once("<<YAML\n").unwrap();
+    let (pod, _) = pod.split_once("\nYAML\n").unwrap();
+    // As the command fills them in.
+    let pod = pod.replace("$pod", "inbox").replace("$image", "lambda-postgres:dev");
+    by_hand.push(Document { file: "drop".into(), value: serde_saphyr::from_str(&pod).unwrap() });
+    for document in &mut by_hand {
+        let metadata = document.value["metadata"].as_object_mut().unwrap();
+        if let Some(name) = metadata.remove("generateName") {
+            metadata.insert("name".into(), json!(name.as_str().unwrap().trim_end_matches('-')));
+        }
+    }
+    assert_eq!(by_hand.len(), 3);
+    let mut documents = overlay("minikube");
+    documents.extend(by_hand);
+    documents
 }
 
 #[test]
@@ -84,33 +129,64 @@ fn every_overlay_keeps_the_rules() {
 }
 
 #[test]
-fn the_minikube_overlay_asks_for_no_more_than_one_core_and_three_gibibytes() {
-    let asked = capacity::requests(&overlay("minikube"));
-    assert!(asked.millicores <= 1_000, "{asked:?}");
-    assert!(asked.bytes <= 3 << 30, "{asked:?}");
+fn pods_by_hand_keep_the_rules_of_pods() {
+    let documents = overlay_with_pods_by_hand();
+    let broken: Vec<String> = RULES_BY_HAND.iter().flat_map(|rule| rule(&documents)).collect();
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn production_names_no_image_without_a_minor_version() {
+    for image in ["dpage/pgadmin4:9", "apache/kafka:latest", "kafka", "host:5000/kafka", "a:v1"] {
+        let image = json!(image);
+        let change = set("/spec/template/spec/containers/0/image", image);
+        notices_in(production, pods::name_minor_versions, "StatefulSet", "kafka", change);
+    }
+}
+
+fn production() -> Vec<Document> {
+    overlay("production")
+}
+
+fn minikube() -> Vec<Document> {
+    overlay("minikube")
 }
 
 /// Changes one document and wants the rule to notice that, and nothing before.
 #[track_caller]
-fn notices(rule: Rule, kind: &str, name: &str, change: impl FnOnce(&mut Value)) {
-    let mut documents = overlay("minikube");
+fn notices_in(
+    documents: impl Fn() -> Vec<Document>,
+    rule: Rule,
+    kind: &str,
+    name: &str,
+    change: impl FnOnce(&mut Value),
+) {
+    let mut documents = documents();
     assert_eq!(rule(&documents), Vec::<String>::new());
-    let changed = documents
-        .iter_mut()
-        .find(|document| document.kind() == kind && document.name().starts_with(name))
-        .unwrap();
+    let changed = documents.iter_mut().find(|document| document.is(kind, name)).unwrap();
     change(&mut changed.value);
     assert!(!rule(&documents).is_empty(), "unnoticed");
 }
 
-/// Takes a document away and wants the rule to notice that.
 #[track_caller]
-fn misses(rule: Rule, kind: &str, name: &str) {
-    let mut documents = overlay("minikube");
+fn notices(rule: Rule, kind: &str, name: &str, change: impl FnOnce(&mut Value)) {
+    notices_in(minikube, rule, kind, name, change);
+}
+
+/// Takes a document away and wants the rule to notice that, and nothing before.
+#[track_caller]
+fn misses_in(overlay_name: &str, rule: Rule, kind: &str, name: &str) {
+    let mut documents = overlay(overlay_name);
+    assert_eq!(rule(&documents), Vec::<String>::new());
     let before = documents.len();
-    documents.retain(|document| !(document.kind() == kind && document.name() == name));
+    documents.retain(|document| !document.is(kind, name));
     assert_eq!(documents.len(), before - 1);
     assert!(!rule(&documents).is_empty(), "unnoticed");
+}
+
+#[track_caller]
+fn misses(rule: Rule, kind: &str, name: &str) {
+    misses_in("minikube", rule, kind, name);
 }
 
 fn set(pointer: &'static str, value: Value) -> impl FnOnce(&mut Value) {
@@ -215,6 +291,35 @@ fn rules_of_stability_notice() {
         let memory = "/spec/template/spec/containers/0/resources/limits/memory";
         notices(stability::quantities_are_canonical, kind, name, set(memory, json!(quantity)));
     }
+    let rule = stability::quantities_are_canonical;
+    notices(rule, kind, name, |document| {
+        let resources = &mut document.pointer_mut(CONTAINER).unwrap()["resources"];
+        resources["limits"]["ephemeral-storage"] = json!("1024Mi");
+    });
+    notices(rule, "PersistentVolumeClaim", "batch-inbox", |document| {
+        document["spec"]["resources"]["requests"]["storage"] = json!("2048Mi");
+    });
+    notices(rule, "StatefulSet", "kafka", |document| {
+        let claim = &mut document["spec"]["volumeClaimTemplates"][0]["spec"];
+        claim["resources"]["requests"]["storage"] = json!("2048Mi");
+    });
+    for (entry, quantity) in
+        [("requests.storage", "1024Gi"), ("limits.memory", "12288Mi"), ("count/jobs.batch", "1000")]
+    {
+        notices(rule, "ResourceQuota", "lambda-quota", |document| {
+            document["spec"]["hard"][entry] = json!(quantity);
+        });
+    }
+    notices(rule, "ResourceQuota", "lambda-quota", set("/spec/hard/pods", json!(40)));
+    let max = "/spec/limits/0/max/memory";
+    notices(rule, "LimitRange", "lambda-limits", set(max, json!("4096Mi")));
+    notices(rule, "HorizontalPodAutoscaler", "lambda-consumer", |document| {
+        document["spec"]["metrics"][0]["resource"]["target"]["averageValue"] = json!("0.12");
+    });
+    notices(rule, "StatefulSet", "kafka", |document| {
+        let volume = &mut document["spec"]["template"]["spec"]["volumes"][0];
+        volume["emptyDir"]["sizeLimit"] = json!("1024Ki");
+    });
     notices(
         stability::nothing_is_empty,
         "NetworkPolicy",
@@ -228,19 +333,6 @@ fn rules_of_stability_notice() {
         set("/spec/template/spec/containers/0/env/3/value", json!("")),
     );
     notices(stability::nothing_is_empty, kind, name, |document| document["status"] = json!({}));
-    notices(
-        stability::no_secret_is_written,
-        "ConfigMap",
-        "lambda-config",
-        set("/kind", json!("Secret")),
-    );
-    notices(stability::no_secret_is_written, "ConfigMap", "lambda-config", |document| {
-        document["data"]["DB_PASSWORD"] = json!("s");
-    });
-    notices(stability::no_secret_is_written, kind, name, |document| {
-        document.pointer_mut(CONTAINER).unwrap()["env"] =
-            json!([{ "name": "DB_PASSWORD", "value": "s" }]);
-    });
     notices(stability::no_namespace_is_named, "ConfigMap", "lambda-config", |document| {
         document["data"]["DB_HOST"] = json!("lambda-postgres.dev.svc.cluster.local");
     });
@@ -257,7 +349,12 @@ fn rules_of_systems_notice() {
     misses(systems::are_all_there, "CronJob", "csv-batch-cron");
     misses(systems::are_all_there, "Service", "kafka-service");
     misses(systems::replicas_are_disrupted_one_at_a_time, "PodDisruptionBudget", "lambda-consumer");
-    misses(systems::nobody_speaks_unless_allowed, "NetworkPolicy", "default-deny");
+    notices(
+        stability::jobs_take_their_pods_away,
+        "Job",
+        "db-setup-job",
+        remove("/metadata", "finalizers"),
+    );
     notices(systems::who_is_scaled_has_no_replicas, "Deployment", "lambda-consumer", |document| {
         document["spec"]["replicas"] = json!(3);
     });
@@ -272,4 +369,27 @@ fn rules_of_systems_notice() {
         let fewer = text.replace("max_connections: 200", "max_connections: 80");
         document["data"]["patroni.yaml"] = json!(fewer);
     });
+    notices(capacity::connections_fit_the_server, "Deployment", "lambda-consumer", |document| {
+        document["spec"]["strategy"]["rollingUpdate"]["maxSurge"] = json!("300%");
+    });
+}
+
+#[test]
+fn pods_are_noticed_that_cannot_meet_where_their_claim_is() {
+    let rule = systems::pods_of_one_claim_meet_on_one_node;
+    let load = "/spec/jobTemplate/spec/template/spec";
+    notices(rule, "CronJob", "csv-batch-cron", remove(load, "affinity"));
+    notices(rule, "CronJob", "postgres-backup", remove(load, "affinity"));
+    notices(rule, "Deployment", "lambda-pgadmin", remove("/spec", "strategy"));
+    notices(rule, "CronJob", "csv-batch-cron", |document| {
+        let rule = "requiredDuringSchedulingIgnoredDuringExecution";
+        let pod = document.pointer_mut(load).unwrap();
+        pod["affinity"]["podAffinity"][rule][0]["topologyKey"] =
+            json!("topology.kubernetes.io/zone");
+    });
+    let with = overlay_with_pods_by_hand;
+    notices_in(with, rule, "Pod", "inbox", remove("/spec", "affinity"));
+    notices_in(with, rule, "Job", "lambda-csv-batch", remove(POD, "affinity"));
+    notices_in(with, rule, "Job", "postgres-restore", remove(POD, "affinity"));
+    notices_in(with, rule, "Pod", "inbox", set("/metadata/labels/app", json!("drop")));
 }

@@ -97,17 +97,37 @@ pub(crate) fn keep_their_service_account_token_away(documents: &[Document]) -> V
     })
 }
 
+/// The tag of an image, empty if it has none.
+fn tag(image: &str) -> &str {
+    let name = image.rsplit('/').next().unwrap_or_default();
+    let tagged = name.split('@').next().unwrap_or_default();
+    tagged.split_once(':').map(|(_, tag)| tag).unwrap_or_default()
+}
+
 pub(crate) fn name_their_images(documents: &[Document]) -> Vec<String> {
     each_pod(documents, |_, template, found| {
         for container in containers(template) {
             let image = container["image"].as_str().unwrap_or_default();
-            let name = image.rsplit('/').next().unwrap_or_default();
-            let tag = name.split_once(':').map(|(_, tag)| tag).unwrap_or_default();
+            let tag = tag(image);
             if tag.is_empty() || tag == "latest" {
                 found.push(format!("{image} names no version"));
             }
             let policy = &container["imagePullPolicy"];
             want(found, "imagePullPolicy", policy, &json!("IfNotPresent"));
+        }
+    })
+}
+
+/// A major version alone is another program next month.
+pub(crate) fn name_minor_versions(documents: &[Document]) -> Vec<String> {
+    each_pod(documents, |_, template, found| {
+        for container in containers(template) {
+            let image = container["image"].as_str().unwrap_or_default();
+            let mut numbers = tag(image).trim_start_matches('v').split(['.', '-']);
+            let is_number = |part: Option<&str>| part.is_some_and(|it| it.parse::<u32>().is_ok());
+            if !(is_number(numbers.next()) && is_number(numbers.next())) {
+                found.push(format!("{image} names no minor version"));
+            }
         }
     })
 }

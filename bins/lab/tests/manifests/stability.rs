@@ -1,12 +1,13 @@
 //! What a cluster would store differently than it is written, or keep when it should not:
-//! each makes a plan or a diff that never becomes empty, or tells a secret.
+//! each makes a plan or a diff that never becomes empty, or leaves something behind.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::document::{Document, containers};
+use crate::document::Document;
+use crate::quantity::is_canonical;
 
 /// Walks through all values below `value`, each with its path.
-fn walk(value: &Value, path: &str, look: &mut impl FnMut(&str, &Value)) {
+pub(crate) fn walk(value: &Value, path: &str, look: &mut impl FnMut(&str, &Value)) {
     look(path, value);
     match value {
         Value::Object(fields) => {
@@ -39,28 +40,34 @@ fn each_value(
     found
 }
 
-/// Whether the API server would give this quantity back as it is written.
-fn is_canonical(quantity: &str) -> bool {
-    let digits = quantity.trim_end_matches(|last: char| !last.is_ascii_digit());
-    let Ok(number) = digits.parse::<u64>() else { return false };
-    match &quantity[digits.len()..] {
-        "m" => number % 1_000 != 0,
-        "Ki" | "Mi" | "Gi" | "Ti" => number % 1_024 != 0,
-        "" => number < 1_000,
-        _ => false,
-    }
-}
+/// What holds nothing but quantities.
+const OF_QUANTITIES: &[&str] =
+    &["requests", "limits", "hard", "min", "max", "default", "defaultRequest", "capacity"];
 
-const QUANTITIES: &[&str] =
-    &["cpu", "memory", "storage", "sizeLimit", "averageValue", "requests.cpu", "requests.memory"];
+/// Fields that are one.
+const QUANTITIES: &[&str] = &["sizeLimit", "averageValue", "divisor"];
 
 pub(crate) fn quantities_are_canonical(documents: &[Document]) -> Vec<String> {
-    each_value(documents, |document, path, value| {
-        let key = path.rsplit('/').next().unwrap_or_default();
-        let of_data = document.kind() == "ConfigMap";
-        let is_quantity = !value.is_object() && QUANTITIES.contains(&key) && !of_data;
-        is_quantity && !value.as_str().is_some_and(is_canonical)
-    })
+    let mut found = Vec::new();
+    for document in documents.iter().filter(|document| document.kind() != "ConfigMap") {
+        walk(&document.value, "", &mut |path, value| {
+            let key = path.rsplit('/').next().unwrap_or_default();
+            let mut quantities = Vec::new();
+            if OF_QUANTITIES.contains(&key) {
+                quantities.extend(value.as_object().into_iter().flatten());
+            }
+            if let Some(fields) = value.as_object() {
+                quantities
+                    .extend(fields.iter().filter(|(name, _)| QUANTITIES.contains(&name.as_str())));
+            }
+            for (name, quantity) in quantities {
+                if !quantity.as_str().is_some_and(is_canonical) {
+                    found.push(format!("{}: {path}/{name} is {quantity}", document.title()));
+                }
+            }
+        });
+    }
+    found
 }
 
 /// Who writes nothing means a default, which the API server then fills in; and what the
@@ -73,31 +80,12 @@ pub(crate) fn nothing_is_empty(documents: &[Document]) -> Vec<String> {
     })
 }
 
-pub(crate) fn no_secret_is_written(documents: &[Document]) -> Vec<String> {
-    let is_secret = |name: &str| {
-        let name = name.to_ascii_uppercase();
-        (name.contains("PASSWORD") || name.contains("SECRET") || name.contains("TOKEN"))
-            && !name.starts_with("PGADMIN_CONFIG_")
-    };
-    let mut found = Vec::new();
-    for document in documents {
-        if document.kind() == "Secret" {
-            found.push(format!("{}: belongs into no overlay", document.title()));
-        }
-        let data = document.value["data"].as_object().into_iter().flatten();
-        for (key, _) in data.filter(|(key, _)| document.kind() == "ConfigMap" && is_secret(key)) {
-            found.push(format!("{}: {key} is no setting", document.title()));
-        }
-        for container in document.pod().into_iter().flat_map(containers) {
-            for variable in container["env"].as_array().into_iter().flatten() {
-                let name = variable["name"].as_str().unwrap_or_default();
-                if is_secret(name) && !variable["value"].is_null() {
-                    found.push(format!("{}: {name} has a value", document.title()));
-                }
-            }
-        }
-    }
-    found
+/// A Job is deleted with its pods, even by who does not say so: by default they stay.
+pub(crate) fn jobs_take_their_pods_away(documents: &[Document]) -> Vec<String> {
+    let jobs = documents.iter().filter(|document| document.kind() == "Job");
+    let kept =
+        jobs.filter(|job| job.value["metadata"]["finalizers"] != json!(["foregroundDeletion"]));
+    kept.map(|job| format!("{}: has not the finalizer foregroundDeletion", job.title())).collect()
 }
 
 /// All of an overlay moves by its one line: no text within names the namespace again.

@@ -1,8 +1,8 @@
-//! Which systems there are, and who may speak to whom.
+//! Which systems there are, and how they share what they have.
 
 use serde_json::{Value, json};
 
-use crate::document::Document;
+use crate::document::{Document, named, selects};
 
 /// What people and scripts of the earlier platform know by name.
 const SYSTEMS: &[(&str, &str)] = &[
@@ -36,15 +36,8 @@ const FIXED: &[(&str, &str, &str, i64)] = &[
     ("HorizontalPodAutoscaler", "lambda-consumer", "/spec/minReplicas", 3),
 ];
 
-/// Whether this is the object, whose generated name may end in a hash.
-fn is(document: &Document, kind: &str, name: &str) -> bool {
-    let rest = document.name().strip_prefix(name);
-    let hashed = |rest: &str| rest.strip_prefix('-').is_some_and(|hash| hash.len() == 10);
-    document.kind() == kind && rest.is_some_and(|rest| rest.is_empty() || hashed(rest))
-}
-
 pub(crate) fn are_all_there(documents: &[Document]) -> Vec<String> {
-    let found = |kind: &str, name: &str| documents.iter().find(|it| is(it, kind, name));
+    let found = |kind: &str, name: &str| named(documents, kind, name);
     let mut missing: Vec<String> = SYSTEMS
         .iter()
         .filter(|(kind, name)| found(kind, name).is_none())
@@ -89,34 +82,39 @@ pub(crate) fn who_is_scaled_has_no_replicas(documents: &[Document]) -> Vec<Strin
         .collect()
 }
 
-/// Nothing passes by default, and what may is said for each app.
-pub(crate) fn nobody_speaks_unless_allowed(documents: &[Document]) -> Vec<String> {
-    let policies: Vec<&Document> =
-        documents.iter().filter(|document| document.kind() == "NetworkPolicy").collect();
-    let denies = policies.iter().any(|policy| {
-        let spec = &policy.value["spec"];
-        spec["podSelector"] == json!({})
-            && spec["policyTypes"] == json!(["Ingress", "Egress"])
-            && spec["ingress"].is_null()
-            && spec["egress"].is_null()
-    });
+/// The claims that a pod's template mounts by name.
+fn claims(template: &Value) -> impl Iterator<Item = &str> {
+    let volumes = template["spec"]["volumes"].as_array().into_iter().flatten();
+    volumes.filter_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str())
+}
+
+/// A claim of one node at a time: another pod that needs it waits for ever on another node,
+/// unless all of them require to meet.
+pub(crate) fn pods_of_one_claim_meet_on_one_node(documents: &[Document]) -> Vec<String> {
+    let of_one_node = |name: &str| {
+        let claim = named(documents, "PersistentVolumeClaim", name);
+        claim.is_none_or(|it| it.value["spec"]["accessModes"] != json!(["ReadWriteMany"]))
+    };
+    let pods = || documents.iter().filter_map(|document| Some((document, document.pod()?)));
     let mut broken = Vec::new();
-    if !denies {
-        broken.push("no NetworkPolicy denies what no other allows".to_owned());
-    }
-    for document in documents {
-        let Some(template) = document.pod() else { continue };
-        let app = &template["metadata"]["labels"]["app"];
-        let selected = policies.iter().any(|policy| {
-            let selector = &policy.value["spec"]["podSelector"];
-            let expressions = selector["matchExpressions"].as_array().into_iter().flatten();
-            let mut values = expressions
-                .filter(|it| it["operator"] == json!("In"))
-                .flat_map(|it| it["values"].as_array().into_iter().flatten());
-            selector["matchLabels"]["app"] == *app || values.any(|value| value == app)
-        });
-        if !selected {
-            broken.push(format!("{}: no NetworkPolicy is for it", document.title()));
+    for (document, template) in pods() {
+        let spec = &document.value["spec"];
+        let alone = spec["replicas"] == json!(1) && spec["strategy"]["type"] == json!("Recreate");
+        for claim in claims(template).filter(|claim| !alone && of_one_node(claim)) {
+            let rule = "requiredDuringSchedulingIgnoredDuringExecution";
+            let terms = template["spec"]["affinity"]["podAffinity"][rule].as_array();
+            let meets = |labels: &Value| {
+                terms.into_iter().flatten().any(|term| {
+                    let by_node = term["topologyKey"] == json!("kubernetes.io/hostname");
+                    by_node && selects(&term["labelSelector"], labels)
+                })
+            };
+            for (other, its) in pods().filter(|(_, its)| claims(its).any(|it| it == claim)) {
+                if !meets(&its["metadata"]["labels"]) {
+                    let (one, other) = (document.title(), other.title());
+                    broken.push(format!("{one}: does not meet {other}, which uses {claim}, too"));
+                }
+            }
         }
     }
     broken

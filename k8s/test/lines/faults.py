@@ -88,7 +88,8 @@ def the_primary_dies():
         time.sleep(6)
         fault(victim)
         found = writes.result()
-        want(primary() != victim, f"{name}: {victim} is still primary")
+        # One that is forced away may be back before its lease ends, with its data.
+        want(name == "forced" or primary() != victim, f"{name}: {victim} is still primary")
         want(found["lost"] == 0, f"{name}: {found}")
         want(found["acknowledged"] > 100, f"{name}: hardly anything was written: {found}")
         want(found["gap_seconds"] <= bound, f"{name}: {found}")
@@ -148,7 +149,8 @@ def three_brokers():
         "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": OVERLAY.namespace,
         "resources": ["../../../k8s/overlays/production"],
         "images": [{"name": f"registry.example.com/{name}", "newName": name, "newTag": "dev"}
-                   for name in ("lambda-platform", "lambda-postgres")],
+                   for name in ("lambda-platform", "lambda-postgres")]
+                  + [{"name": "dpage/pgadmin4", "newTag": "9"}],
         "configMapGenerator": [{"name": "lambda-patroni", "behavior": "merge", "files": ["size.yaml"]}],
         "patches": [
             smaller("StatefulSet", "kafka", "100m", "640Mi", "1Gi"),

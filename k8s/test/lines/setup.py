@@ -59,11 +59,15 @@ def elsewhere(overlay, namespace):
     """An overlay rendered for another namespace, beside the one that runs."""
     folder = SCRATCH / namespace
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "kustomization.yaml").write_text(json.dumps({
+    kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": namespace,
         "resources": [os.path.relpath(ROOT / "k8s/overlays" / overlay, folder)],
-        "patches": [{
+    }
+    # A node port is of the whole cluster; production has none.
+    service = ROOT / "terraform/manifests" / overlay / "admin/Service-lambda-pgadmin.yaml"
+    if "nodePort" in service.read_text():
+        kustomization["patches"] = [{
             "target": {"kind": "Service", "name": "lambda-pgadmin"},
-            "patch": json.dumps([{"op": "replace", "path": "/spec/ports/0/nodePort", "value": 30051}])}],
-    }))
+            "patch": json.dumps([{"op": "replace", "path": "/spec/ports/0/nodePort", "value": 30051}])}]
+    (folder / "kustomization.yaml").write_text(json.dumps(kustomization))
     return run("kubectl", "kustomize", str(folder)).stdout

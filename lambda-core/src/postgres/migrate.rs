@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use refinery::{Migration, Runner, Target};
+use refinery::{Migration, Runner};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -123,7 +123,7 @@ pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<String>, Error> {
 /// As for [`migrate`].
 #[cfg(feature = "testing")]
 pub async fn migrate_to(config: &DatabaseConfig, version: i32) -> Result<Vec<String>, Error> {
-    run(config, &runner().set_target(Target::Version(version))).await
+    run(config, &runner().set_target(refinery::Target::Version(version))).await
 }
 
 /// As [`migrate`], and then applies a migration of a made-up future, `V<number>__<name>`:

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from cluster import CLIENT_POLICIES, OVERLAY, ROOT, kubectl, line, objects, until, want
+from cluster import CLIENT_POLICIES, OVERLAY, Broken, ROOT, kubectl, line, objects, until, want
 
 STRANGER = """
 apiVersion: v1
@@ -131,6 +131,76 @@ def secrets_and_eyes():
     for app in ("lambda-consumer", "lambda-postgres", "kafka", "lambda-producer-stream", "lambda-pgadmin"):
         want(app in top, f"kubectl top does not tell of {app}: {top}")
     return f"{len(passwords) + 1} passwords, {len(texts)} texts; pgAdmin by {len(ways)} ways"
+
+
+class PgAdmin:
+    """pgAdmin as its own pages use it."""
+
+    def __init__(self, base):
+        self.base, self.token = base, ""
+        self.opener = urllib.request.build_opener(
+            urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
+
+    def ask(self, path, form=None, document=None):
+        headers, data = {"X-pgA-CSRFToken": self.token}, None
+        if form is not None:
+            data = urllib.parse.urlencode(form).encode()
+        if document is not None:
+            data, headers["Content-Type"] = json.dumps(document).encode(), "application/json"
+        request = urllib.request.Request(self.base + path, data=data, headers=headers)
+        try:
+            with self.opener.open(request, timeout=60) as answer:
+                return answer.url, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            raise Broken(f"pgAdmin: {path}: {error.code} {error.read().decode()[:300]}") from error
+
+    def login(self, email, password):
+        """Whether that lets one in."""
+        _, page = self.ask("/login")
+        self.token = re.search(r'"csrfToken": "([^"]+)"|csrf_token\'\] = \'([^\']+)', page)[1]
+        form = {"email": email, "password": password, "csrf_token": self.token, "internal_button": "Login"}
+        landed, _ = self.ask("/authenticate/login", form=form)
+        if not landed.endswith("/browser/"):
+            return False
+        _, script = self.ask("/browser/js/utils.js")
+        self.token = re.search(r"csrf_token'\] = '([^']+)'", script)[1]
+        return True
+
+    def query(self, server, sql):
+        """What the server of that number answers: its first row, or its error."""
+        self.ask(f"/browser/server/connect/1/{server}", document={})
+        databases = json.loads(self.ask(f"/browser/database/nodes/1/{server}/")[1])["data"]
+        database = next(it["_id"] for it in databases if it["label"] == "lambda")
+        window = time.time_ns() % 10_000_000
+        self.ask(f"/sqleditor/initialize/sqleditor/{window}/1/{server}/{database}",
+                 document={"dbname": "lambda", "user": "lambda_reader"})
+        self.ask(f"/sqleditor/query_tool/start/{window}", document={"sql": sql, "explain_plan": None})
+
+        def answered():
+            try:
+                data = json.loads(self.ask(f"/sqleditor/poll/{window}")[1])["data"]
+            # The server's refusal comes by its status.
+            except Broken as error:
+                return {"result": str(error)}
+            return None if data["status"] == "Busy" else data
+        data, _ = until("pgAdmin answers", 30, answered)
+        return data["result"]
+
+
+def pgadmin(address):
+    """Logs in there, reads through the read-only entries, and is refused what is not for it."""
+    account = objects("secrets", "--field-selector", "metadata.name=pgadmin-config")[0]["data"]
+    email, password = (base64.b64decode(account[f"PGADMIN_DEFAULT_{it}"]).decode() for it in ("EMAIL", "PASSWORD"))
+    # The control: not everybody is let in, and not everything is allowed.
+    want(not PgAdmin(address).login(email, "not-the-password"), "pgAdmin lets anybody in")
+    page = PgAdmin(address)
+    want(page.login(email, password), "pgAdmin does not know its account")
+    for server in (1, 2):
+        found = page.query(server, "select count(*) > 0 from transactions")
+        want(found == [[True]], f"pgAdmin's entry {server} answers {found}")
+    refused = page.query(1, "delete from transactions")
+    want("denied" in str(refused) or "read-only" in str(refused), f"pgAdmin's read-only entry: {refused}")
+    return address
 
 
 @contextlib.contextmanager

@@ -165,7 +165,7 @@ def one_of_three_brokers_dies():
     from_nothing(three_brokers())
     told = []
     with rate(200):
-        producers = {pod["metadata"]["uid"] for pod in objects("pods", "--selector", "app=lambda-producer-stream")}
+        producers = ready_pods("lambda-producer-stream")
         for name, how in (("deleted", []), ("forced", FORCE)):
             flow = Beside(lambda: client("flow", "--seconds", "50"))
             time.sleep(8)
@@ -174,8 +174,8 @@ def one_of_three_brokers_dies():
             want(gap <= 20, f"a broker {name}: nothing was written for {gap} s")
             until("three brokers", 120, lambda: len(ready_pods("kafka")) == 3)
             told.append(f"{name} {gap} s")
-        pods = objects("pods", "--selector", "app=lambda-producer-stream")
-        want({pod["metadata"]["uid"] for pod in pods} == producers, "producers were replaced")
+        want(ready_pods("lambda-producer-stream") == producers, "producers were replaced")
+        pods = [json.loads(kubectl("get", "pod", name, "--output", "json")) for name in producers]
         want(all(it["restartCount"] == 0 for pod in pods for it in pod["status"]["containerStatuses"]),
              "producers ended")
     with no_traffic():

@@ -125,7 +125,16 @@ impl Checks {
 
     /// The offsets that a partition keeps.
     pub(super) fn kept(&self, partition: i32) -> Result<Kept, Error> {
-        topic::kept(self.observer.client(), &self.topic, partition)
+        let kept = topic::kept(self.observer.client(), &self.topic, partition);
+        if kept.is_err() {
+            // What a broker that was just starting told of the topic may lack partitions, and
+            // librdkafka, which takes it for the whole, would not ask again for minutes.
+            let told = self.observer.fetch_metadata(Some(&self.topic), topic::OFFSETS_TIMEOUT);
+            if let Err(error) = told {
+                tracing::debug!(%error, "a broker does not tell about the topic");
+            }
+        }
+        kept
     }
 
     /// Serves the client's log while nothing is in question.

@@ -42,6 +42,9 @@ const SEEK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a question to a broker that does not answer is repeated.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
+/// How long a question is repeated before a person hears of it, and again.
+const TELL_AFTER: Duration = Duration::from_secs(10);
+
 /// How often in a row, without a message in between, Kafka may not hold what is to
 /// be read next although it says that it does.
 const RESETS_MAX: u32 = 3;
@@ -68,6 +71,8 @@ pub(super) struct Polling<'a, R: Record> {
     paused: bool,
     report_at: Instant,
     ask_at: Instant,
+    /// Since when no question was answered, or since that was told last.
+    unanswered: Option<Instant>,
     /// The last partition whose offsets nobody told: the next one is asked for first.
     turn: i32,
     /// How often in a row Kafka did not hold what is to be read next.
@@ -91,6 +96,7 @@ impl<'a, R: Record> Polling<'a, R> {
             paused: false,
             report_at: now + REPORT_EVERY,
             ask_at: now,
+            unanswered: None,
             turn: -1,
             resets: 0,
         }

@@ -26,7 +26,7 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const EVENTS_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// How long the poll loop waits for the offsets of one partition.
-const OFFSETS_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const OFFSETS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A topic as a source.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,12 +7,13 @@ use std::time::Instant;
 use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::Offset;
 
-use super::{ASK_AGAIN, Polling, SEEK_TIMEOUT};
+use super::{ASK_AGAIN, Polling, SEEK_TIMEOUT, TELL_AFTER};
 use crate::error::{Error, Kind};
 use crate::kafka::idle::Look;
 use crate::kafka::position::{Kept, OnSourceChange, Verdict, source_changed};
 use crate::kafka::shared::Doubt;
 use crate::kafka::topic;
+use crate::metrics::{self, Retry};
 use crate::progress::Progress;
 use crate::record::Record;
 
@@ -32,6 +33,7 @@ impl<R: Record> Polling<'_, R> {
             Ok(verdicts) => verdicts,
             Err(error) => return self.ask_later(error),
         };
+        self.unanswered = None;
         for (partition, verdict) in verdicts {
             let Some(lane) = self.shared.lock().checks.remove(&partition) else { continue };
             match verdict {
@@ -130,15 +132,25 @@ impl<R: Record> Polling<'_, R> {
         Ok(())
     }
 
-    fn kept(&self, partition: i32) -> Result<Kept, Error> {
-        self.checks.kept(partition)
+    fn kept(&mut self, partition: i32) -> Result<Kept, Error> {
+        let kept = self.checks.kept(partition)?;
+        self.unanswered = None;
+        Ok(kept)
     }
 
     fn ask_later(&mut self, error: Error) -> Result<(), Error> {
         if error.kind() != Kind::Transient {
             return Err(error);
         }
-        tracing::debug!(error = error.chain(), "a broker does not answer");
+        metrics::retried(Retry::Topic);
+        let since = *self.unanswered.get_or_insert_with(Instant::now);
+        if since.elapsed() >= TELL_AFTER {
+            self.unanswered = None;
+            tracing::warn!(
+                topic = self.topic, error = error.chain(),
+                "waiting for the brokers' answer about partitions, which are not read before"
+            );
+        }
         self.ask_at = Instant::now() + ASK_AGAIN;
         Ok(())
     }

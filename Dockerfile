@@ -5,12 +5,15 @@
 ARG RUST=rust:1.95-slim-trixie
 ARG RUNTIME=gcr.io/distroless/cc-debian13:nonroot
 
-# The workspace without its sources: changes when dependencies do.
+# The workspace without its sources, but for the files that Cargo's targets begin with: changes
+# when dependencies or targets do.
 FROM ${RUST} AS skeleton
 WORKDIR /skeleton
 COPY . .
-RUN find . -name '*.rs' -exec sh -c 'for file; do printf "//! Nothing yet.\\nfn main() { }\\n" > "$file"; done' sh {} + \
- && find . -type f ! -name '*.rs' ! -name 'Cargo.*' ! -path './.cargo/*' -delete
+RUN find . -path '*/src/*' -name '*.rs' ! -name lib.rs ! -name main.rs ! -path '*/src/bin/*' -delete \
+ && find . -type f ! -name '*.rs' ! -name 'Cargo.*' ! -path './.cargo/*' -delete \
+ && find . -type d -empty -delete \
+ && find . -name '*.rs' -exec sh -c 'for file; do printf "//! Nothing yet.\\nfn main() { }\\n" > "$file"; done' sh {} +
 
 FROM ${RUST} AS build
 RUN apt-get update \

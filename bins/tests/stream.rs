@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         suite.kafka("a file of JSON lines or CSV is produced record by record", from_file);
         suite.real_kafka("a topic that ends in transaction markers is read to its end", markers);
         suite.real_kafka("the broker-side group protocol works by configuration", broker_side);
+        suite.real_kafka("partitions that a topic gains are read by who runs", grown);
     })
 }
 
@@ -51,6 +52,20 @@ async fn three(context: Context) -> Result<(), Failure> {
         assert_eq!(summary["counts"]["rejected"], ledger.kinds().invalid);
     }
     bench.is_exact(&ledger).await
+}
+
+/// Clients that look at the topic every second; by default they take five minutes.
+async fn grown(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context, 1).await?;
+    let often = "topic.metadata.refresh.interval.ms=1000";
+    let consumer = bench.consumer().env("KAFKA_CONFIG", often).start()?;
+    let producer = bench.traffic(2_000).env("KAFKA_CONFIG", often).start()?;
+    bench.stored(1_000).await?;
+    let operator = bench.program(env!("CARGO_BIN_EXE_lambda"));
+    let grow = operator.args(["topic", "ensure", "--partitions", "4"]);
+    grow.run(DEADLINE).await?.expect_code(0)?;
+    bench.until("select count(*) from ingest_progress where position > 0", 4).await?;
+    bench.ends_exact(producer, [consumer]).await
 }
 
 async fn killed(context: Context) -> Result<(), Failure> {

@@ -84,7 +84,7 @@ pub enum Retry {
     Settle,
     /// A source that had nothing to give because of its surroundings.
     Source,
-    /// The look for a topic that was not there.
+    /// The look for a topic that was not there, or for its partitions, of which nobody told.
     Topic,
 }
 

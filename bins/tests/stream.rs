@@ -54,18 +54,25 @@ async fn three(context: Context) -> Result<(), Failure> {
     bench.is_exact(&ledger).await
 }
 
-/// Clients that look at the topic every second; by default they take five minutes.
+/// One member looks at the topic every second, and so the group deals the new partitions out;
+/// the other one would not look for five minutes.
 async fn grown(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context, 1).await?;
     let often = "topic.metadata.refresh.interval.ms=1000";
-    let consumer = bench.consumer().env("KAFKA_CONFIG", often).start()?;
+    let first = bench.consumer().start()?;
+    bench.holds_lanes(&first).await?;
+    let mut second = bench.consumer().env("KAFKA_CONFIG", often).start()?;
+    second.says("joining the group", DEADLINE).await?;
     let producer = bench.traffic(2_000).env("KAFKA_CONFIG", often).start()?;
     bench.stored(1_000).await?;
-    let operator = bench.program(env!("CARGO_BIN_EXE_lambda"));
-    let grow = operator.args(["topic", "ensure", "--partitions", "4"]);
+    let operator = bench.context.program(env!("CARGO_BIN_EXE_lambda"));
+    let operator = operator.env("KAFKA_BOOTSTRAP_SERVERS", &bench.bootstrap);
+    let grow = operator.env("KAFKA_TOPIC", &bench.topic);
+    let grow = grow.args(["topic", "ensure", "--partitions", "4"]);
     grow.run(DEADLINE).await?.expect_code(0)?;
     bench.until("select count(*) from ingest_progress where position > 0", 4).await?;
-    bench.ends_exact(producer, [consumer]).await
+    bench.until("select count(distinct owner) from ingest_progress", 2).await?;
+    bench.ends_exact(producer, [first, second]).await
 }
 
 async fn killed(context: Context) -> Result<(), Failure> {

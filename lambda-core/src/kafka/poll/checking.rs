@@ -147,7 +147,8 @@ impl<R: Record> Polling<'_, R> {
         if since.elapsed() >= TELL_AFTER {
             self.unanswered = None;
             tracing::warn!(
-                topic = self.topic, error = error.chain(),
+                topic = self.topic,
+                error = error.chain(),
                 "waiting for the brokers' answer about partitions, which are not read before"
             );
         }

@@ -56,7 +56,7 @@ def scaled_by_hand():
     return f"5 members after {took:.0f} s; longest standstill {longest:.1f} s"
 
 
-# A second, of each of three producers: what three consumers do with more CPU than is meant for them.
+# A second, of each of three producers. An estimate: what that costs a consumer was not measured.
 BUSY = 12_000
 
 

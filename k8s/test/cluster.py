@@ -5,14 +5,16 @@ import json
 import os
 import re
 import subprocess
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRATCH = ROOT / "target" / "e2e"
 # The consumers' lanes: those of the topic, not of files.
 LANES = "ingest_progress where source like '%/transactions'"
+
+THREADS = ThreadPoolExecutor()
 
 
 class Broken(Exception):
@@ -96,11 +98,16 @@ def may_destroy():
          f"it deletes the namespace {OVERLAY.namespace} of {context}, with its data: say DESTROY=yes")
 
 
-def from_nothing(documents=None):
-    """Deletes the namespace and everything in it, applies the overlay, or these documents in
-    its place, and waits until all is ready; gives the seconds from the apply on."""
+def to_nothing(*how):
+    """Deletes the namespace and everything in it."""
     may_destroy()
-    run("kubectl", "delete", "namespace", OVERLAY.namespace, "--ignore-not-found", "--wait", timeout=300)
+    run("kubectl", "delete", "namespace", OVERLAY.namespace, "--ignore-not-found", *how, timeout=300)
+
+
+def from_nothing(documents=None):
+    """Applies the overlay, or these documents in its place, to an empty namespace, and waits
+    until all is ready; gives the seconds from the apply on."""
+    to_nothing()
     run("k8s/secrets", OVERLAY.namespace)
     began = time.monotonic()
     kubectl("apply", "--filename", "-", stdin=documents or OVERLAY.rendered)
@@ -172,9 +179,9 @@ def primary():
     return ready[0]
 
 
-def psql(sql, database="lambda", pod=None, **options):
-    return kubectl("exec", pod or primary(), "--container=postgres", "--", "psql", "--no-psqlrc",
-                   "-v", "ON_ERROR_STOP=1", "-Atc", sql, database, **options)
+def psql(sql, database="lambda"):
+    return kubectl("exec", primary(), "--container=postgres", "--", "psql", "--no-psqlrc",
+                   "-v", "ON_ERROR_STOP=1", "-Atc", sql, database)
 
 
 def sets_equal(wait=90):
@@ -234,26 +241,9 @@ def rate(messages):
         say(10)
 
 
-class Beside(threading.Thread):
-    """Something that runs beside a line; `result` waits for it."""
-
-    def __init__(self, work):
-        super().__init__(daemon=True)
-        self.work, self.answer, self.error = work, None, None
-        self.start()
-
-    def run(self):
-        try:
-            self.answer = self.work()
-        # Told to who waits for it.
-        except Exception as error:
-            self.error = error
-
-    def result(self):
-        self.join()
-        if self.error:
-            raise self.error
-        return self.answer
+def beside(work):
+    """Does something beside a line, which asks for its `result()` later."""
+    return THREADS.submit(work)
 
 
 LINES = {}

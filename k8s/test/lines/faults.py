@@ -4,7 +4,7 @@ import json
 import time
 
 from cluster import (
-    LANES, OVERLAY, SCRATCH, Beside, ROOT, client, from_nothing, kubectl, line, no_traffic, number, objects, primary,
+    LANES, OVERLAY, ROOT, SCRATCH, beside, client, from_nothing, kubectl, line, no_traffic, number, objects, primary,
     psql, rate, ready_pods, run, rows, sets_equal, until, want,
 )
 
@@ -84,7 +84,7 @@ def the_primary_dies():
     for name, bound, fault in faults:
         all_members()
         victim = primary()
-        writes = Beside(lambda: client("write", "--seconds", "80"))
+        writes = beside(lambda: client("write", "--seconds", "80"))
         time.sleep(6)
         fault(victim)
         found = writes.result()
@@ -167,7 +167,7 @@ def one_of_three_brokers_dies():
     with rate(200):
         producers = ready_pods("lambda-producer-stream")
         for name, how in (("deleted", []), ("forced", FORCE)):
-            flow = Beside(lambda: client("flow", "--seconds", "50"))
+            flow = beside(lambda: client("flow", "--seconds", "50"))
             time.sleep(8)
             kubectl("delete", "pod", "kafka-1", "--wait=false", *how)
             gap = flow.result()["gap_seconds"]

@@ -1,7 +1,6 @@
 """The other overlay, and what is left when all is taken away."""
 
-
-from cluster import OVERLAY, from_nothing, kubectl, line, may_destroy, run, until, want
+from cluster import OVERLAY, from_nothing, kubectl, line, run, to_nothing, until, want
 from lines import batch, faults, stream
 
 
@@ -19,9 +18,8 @@ def nothing_is_left(before):
 @line(15)
 def other_overlay_and_removal():
     """The zookeeper overlay passes 3, 4, 8, 10; `delete -k` and `kubectl delete namespace dev --force --grace-period=0` leave no volume and no cluster-scoped object."""
-    may_destroy()
     first, told = OVERLAY.name, []
-    run("kubectl", "delete", "namespace", OVERLAY.namespace, "--ignore-not-found", "--wait", timeout=300)
+    to_nothing()
     nothing = cluster_scoped()
     try:
         OVERLAY.choose("zookeeper")
@@ -37,6 +35,6 @@ def other_overlay_and_removal():
     finally:
         OVERLAY.choose(first)
     from_nothing()
-    run("kubectl", "delete", "namespace", OVERLAY.namespace, "--force", "--grace-period=0", timeout=300)
+    to_nothing("--force", "--grace-period=0")
     nothing_is_left(nothing)
     return "; ".join(told)

@@ -4,7 +4,7 @@ import json
 import time
 
 from cluster import (
-    LANES, OVERLAY, Beside, all_ready, client, from_nothing, kubectl, line, no_traffic, number, objects, produce,
+    LANES, OVERLAY, all_ready, beside, client, from_nothing, kubectl, line, no_traffic, number, objects, produce,
     psql, rate, ready_pods, rows, sets_equal, until, want,
 )
 
@@ -85,14 +85,15 @@ def upgraded():
     from_nothing()
     schema = "select max(version) from refinery_schema_history"
     before = number(schema)
-    traffic = Beside(lambda: produce(20_000, rate=400))
+    traffic = beside(lambda: produce(20_000, rate=400))
     time.sleep(5)
     began = time.monotonic()
     kubectl("delete", "job", "--selector", "tier=setup", "--wait")
     kubectl("apply", "--filename", "-", stdin=OVERLAY.rendered.replace("lambda-platform:dev", "lambda-platform:next"))
     longest = 0.0
-    while not traffic_ended(traffic):
+    while not traffic.done():
         longest = max(longest, float(rows(STANDSTILL)[0][0]))
+    traffic.result()
     all_ready()
     took = time.monotonic() - began
     images = {it["spec"]["containers"][0]["image"] for it in objects("pods", "--selector", "app=lambda-consumer")}
@@ -101,10 +102,3 @@ def upgraded():
     with no_traffic():
         found = sets_equal()
     return f"schema {before} to {before + 1} in {took:.0f} s, longest standstill {longest:.1f} s, {found['produced']:,} ids equal"
-
-
-def traffic_ended(traffic):
-    if traffic.is_alive():
-        return False
-    traffic.result()
-    return True

@@ -241,6 +241,22 @@ def rate(messages):
         say(10)
 
 
+@contextlib.contextmanager
+def forwarded(what, port, namespace=None):
+    """A port of the cluster's, on this machine."""
+    process = subprocess.Popen(
+        ["kubectl", "--namespace", namespace or OVERLAY.namespace, "port-forward", what, f":{port}"],
+        stdout=subprocess.PIPE, text=True,
+    )
+    try:
+        local = re.search(r"127\.0\.0\.1:(\d+)", process.stdout.readline())
+        want(local, "kubectl port-forward does not tell its port")
+        yield f"http://127.0.0.1:{local[1]}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def beside(work):
     """Does something beside a line, which asks for its `result()` later."""
     return THREADS.submit(work)

@@ -70,10 +70,8 @@ def inbox(*command):
     kubectl("delete", "pod", name, "--wait")
 
 
-@line(5)
-def a_load_whose_pods_die():
-    """The pod of a load of 1,000,000 rows deleted twice: never Complete early, 1,000,000 rows, one completed job."""
-    prefix, name, size = f"E2E-{int(time.time())}", "test-million", 1_000_000
+def drop_rows(prefix, size):
+    """Puts a file of that many new rows into the inbox; gives its name."""
     SCRATCH.mkdir(parents=True, exist_ok=True)
     file = SCRATCH / f"{prefix}.csv"
     with file.open("w") as out:
@@ -83,6 +81,14 @@ def a_load_whose_pods_die():
                       f"2025-06-{row % 28 + 1:02} 14:23:45,grocery,Nashville TN,true,0.1\n")
     drop(file)
     file.unlink()
+    return file.name
+
+
+@line(5)
+def a_load_whose_pods_die():
+    """The pod of a load of 1,000,000 rows deleted twice: never Complete early, 1,000,000 rows, one completed job."""
+    prefix, name, size = f"E2E-{int(time.time())}", "test-million", 1_000_000
+    file = drop_rows(prefix, size)
     count = f"select count(*) from transactions where transaction_id like '{prefix}-%'"
     nightly(name)
 
@@ -110,7 +116,7 @@ def a_load_whose_pods_die():
         # Asked after it was seen complete: nothing may be missing by then.
         want(done and number(count) == size, f"Complete with {number(count)} rows")
         jobs = rows("select status, count(*), max(attempt) from batch_jobs where file_name like "
-                    f"'%{prefix}.csv' group by 1")
+                    f"'%{file}' group by 1")
         want([it[:2] for it in jobs] == [["completed", 1]], f"jobs of the file: {jobs}")
     finally:
         kubectl("delete", "job", name, "--wait")

@@ -5,13 +5,12 @@ import contextlib
 import http.cookiejar
 import json
 import re
-import subprocess
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 
-from cluster import CLIENT_POLICIES, OVERLAY, Broken, ROOT, kubectl, line, objects, until, want
+from cluster import CLIENT_POLICIES, OVERLAY, Broken, ROOT, forwarded, kubectl, line, objects, until, want
 
 STRANGER = """
 apiVersion: v1
@@ -229,19 +228,3 @@ def node_ports():
             urllib.request.urlopen(f"http://{address}:{port}/misc/ping", timeout=5)
             return [f"http://{address}:{port}"]
     want(False, f"the node port {port} answers nowhere")
-
-
-@contextlib.contextmanager
-def forwarded(what, port):
-    """A port of the cluster's, on this machine."""
-    process = subprocess.Popen(
-        ["kubectl", "--namespace", OVERLAY.namespace, "port-forward", what, f":{port}"],
-        stdout=subprocess.PIPE, text=True,
-    )
-    try:
-        local = re.search(r"127\.0\.0\.1:(\d+)", process.stdout.readline())
-        want(local, "kubectl port-forward does not tell its port")
-        yield f"http://127.0.0.1:{local[1]}"
-    finally:
-        process.terminate()
-        process.wait()

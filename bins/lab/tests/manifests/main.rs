@@ -66,7 +66,7 @@ const RULES_BY_HAND: &[Rule] = &[
 ];
 
 const RENDERED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../terraform/manifests");
-const BY_HAND: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../k8s");
+const BY_HAND: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../k8s/jobs");
 
 fn overlays() -> Result<Vec<(String, Vec<Document>)>, Failure> {
     let mut overlays = Vec::new();
@@ -83,22 +83,16 @@ fn overlay(name: &str) -> Vec<Document> {
     document::read(&Path::new(RENDERED).join(name)).unwrap()
 }
 
-/// The overlay minikube with what is made by hand beside it: the Jobs, and the pod of k8s/drop.
+/// The overlay minikube with what is made by hand beside it.
 fn overlay_with_pods_by_hand() -> Vec<Document> {
-    let mut by_hand = document::read(&Path::new(BY_HAND).join("jobs")).unwrap();
-    let drop = fs::read_to_string(Path::new(BY_HAND).join("drop")).unwrap();
-    let (_, pod) = drop.split_once("<<YAML\n").unwrap();
-    let (pod, _) = pod.split_once("\nYAML\n").unwrap();
-    // As the command fills them in.
-    let pod = pod.replace("$pod", "inbox").replace("$image", "lambda-postgres:dev");
-    by_hand.push(Document { file: "drop".into(), value: serde_saphyr::from_str(&pod).unwrap() });
+    let mut by_hand = document::read(BY_HAND.as_ref()).unwrap();
     for document in &mut by_hand {
         let metadata = document.value["metadata"].as_object_mut().unwrap();
         if let Some(name) = metadata.remove("generateName") {
             metadata.insert("name".into(), json!(name.as_str().unwrap().trim_end_matches('-')));
         }
     }
-    assert_eq!(by_hand.len(), 3);
+    assert_eq!(by_hand.len(), 4);
     let mut documents = overlay("minikube");
     documents.extend(by_hand);
     documents
@@ -389,6 +383,7 @@ fn pods_are_noticed_that_cannot_meet_where_their_claim_is() {
     });
     let with = overlay_with_pods_by_hand;
     notices_in(with, rule, "Pod", "inbox", remove("/spec", "affinity"));
+    notices_in(with, rule, "Pod", "backups", remove("/spec", "affinity"));
     notices_in(with, rule, "Job", "lambda-csv-batch", remove(POD, "affinity"));
     notices_in(with, rule, "Job", "postgres-restore", remove(POD, "affinity"));
     notices_in(with, rule, "Pod", "inbox", set("/metadata/labels/app", json!("drop")));

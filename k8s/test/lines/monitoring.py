@@ -105,7 +105,8 @@ def every_query_answers():
         except Broken as broken:
             found = str(broken)
         want("Stored of each job" in found, f"queries about jobs give a number without any: {found}")
-        drop_rows(f"E2E-{int(time.time())}", 1_000_000)
+        # Long enough to be found and asked: Prometheus looks for new pods every 5 s.
+        drop_rows(f"E2E-{int(time.time())}", 3_000_000)
         nightly("test-seen")
         kubectl("wait", "--for=condition=Complete", "job/test-seen", "--timeout=180s")
         told, _ = until("every query gives a number", 120, ask)

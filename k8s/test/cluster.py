@@ -227,6 +227,26 @@ def no_traffic():
 
 
 @contextlib.contextmanager
+def consumers(count):
+    """As many consumers as that, whatever the autoscaler thinks of it."""
+    def say(least, most):
+        kubectl("patch", "hpa", "lambda-consumer", "--patch", json.dumps({"spec": {"minReplicas": least, "maxReplicas": most}}))
+    spec = json.loads(kubectl("get", "hpa", "lambda-consumer", "--output", "json"))["spec"]
+    say(count, count)
+    # Without waiting for it to look.
+    kubectl("scale", "deployment", "lambda-consumer", f"--replicas={count}")
+    try:
+        yield
+    finally:
+        say(spec["minReplicas"], spec["maxReplicas"])
+
+
+def owners():
+    """How many partitions each consumer holds."""
+    return sorted(int(held) for _, held in rows(f"select owner, count(*) from {LANES} group by 1"))
+
+
+@contextlib.contextmanager
 def rate(messages):
     """Each of the platform's own producers at that many messages a second; 0: as fast as it can."""
     def say(value):

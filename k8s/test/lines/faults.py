@@ -4,8 +4,8 @@ import json
 import time
 
 from cluster import (
-    LANES, OVERLAY, ROOT, SCRATCH, beside, client, from_nothing, kubectl, line, no_traffic, number, objects, primary,
-    psql, rate, ready_pods, run, rows, sets_equal, until, want,
+    LANES, OVERLAY, ROOT, SCRATCH, beside, client, consumers, from_nothing, kubectl, line, no_traffic, number, objects,
+    owners, primary, psql, rate, ready_pods, run, rows, sets_equal, until, want,
 )
 
 FORCE = ["--force", "--grace-period=0"]
@@ -16,24 +16,29 @@ PODS = ("lambda-consumer", "lambda-producer-stream", "kafka", "lambda-postgres",
 def each_pod_dies():
     """Each kind of pod deleted, gently and by force, under load: Ready in 60 s, and sets equal after."""
     told = []
-    apps = PODS + (("zookeeper",) if ready_pods("zookeeper") else ())
-    for app in apps:
-        for how in ([], FORCE):
-            there = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in objects("pods", "--selector", f"app={app}")}
-            victim = primary() if app == "lambda-postgres" else ready_pods(app)[0]
-            kubectl("delete", "pod", victim, "--wait=false", *how)
-
-            def whole():
-                # A StatefulSet's pod comes back under its name, as another object.
-                now = {pod["metadata"]["uid"] for pod in objects("pods", "--selector", f"app={app}")}
-                return there[victim] not in now and len(ready_pods(app)) >= len(there)
-            _, took = until(f"{app} is whole again", 120, whole)
-            want(took <= 60, f"{app}: Ready after {took:.0f} s")
-            with no_traffic():
-                sets_equal()
-            until("the producers are back", 120, lambda: len(ready_pods("lambda-producer-stream")) == 3)
-            told.append(f"{app} {took:.0f} s")
+    with consumers(3):
+        until("3 members hold the partitions", 60, lambda: len(owners()) == 3)
+        for app in PODS + (("zookeeper",) if ready_pods("zookeeper") else ()):
+            told += [f"{app} {dies(app, how):.0f} s" for how in ([], FORCE)]
     return ", ".join(told)
+
+
+def dies(app, how):
+    """Deletes one of its pods, and gives the seconds until all are ready."""
+    there = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in objects("pods", "--selector", f"app={app}")}
+    victim = primary() if app == "lambda-postgres" else ready_pods(app)[0]
+    kubectl("delete", "pod", victim, "--wait=false", *how)
+
+    def whole():
+        # A StatefulSet's pod comes back under its name, as another object.
+        now = {pod["metadata"]["uid"] for pod in objects("pods", "--selector", f"app={app}")}
+        return there[victim] not in now and len(ready_pods(app)) >= len(there)
+    _, took = until(f"{app} is whole again", 120, whole)
+    want(took <= 60, f"{app}: Ready after {took:.0f} s")
+    with no_traffic():
+        sets_equal()
+    until("the producers are back", 120, lambda: len(ready_pods("lambda-producer-stream")) == 3)
+    return took
 
 
 def all_members():

@@ -4,8 +4,8 @@ import json
 import time
 
 from cluster import (
-    LANES, OVERLAY, all_ready, beside, client, from_nothing, kubectl, line, no_traffic, number, objects, produce,
-    psql, rate, ready_pods, rows, sets_equal, until, want,
+    LANES, OVERLAY, all_ready, beside, client, consumers, from_nothing, kubectl, line, no_traffic, number, objects,
+    owners, produce, psql, rate, ready_pods, rows, sets_equal, until, want,
 )
 
 STANDSTILL = f"select coalesce(max(extract(epoch from clock_timestamp() - updated_at)), 0) from {LANES}"
@@ -14,12 +14,14 @@ STANDSTILL = f"select coalesce(max(extract(epoch from clock_timestamp() - update
 @line(3)
 def exactly_once():
     """20,000 produced ids are the stored ids, as sets; 3 consumers own 2 partitions each."""
-    with no_traffic():
-        produce(20_000)
-        found = sets_equal()
+    with consumers(3):
+        until("3 members hold the partitions", 60, lambda: len(owners()) == 3)
+        with no_traffic():
+            produce(20_000)
+            found = sets_equal()
+        held = owners()
     want(found["produced"] >= 20_000, f"{found}")
-    owners = rows(f"select owner, count(*) from {LANES} group by 1")
-    want(sorted(count for _, count in owners) == [2, 2, 2], f"partitions by owner: {owners}")
+    want(held == [2, 2, 2], f"partitions by owner: {held}")
     # The control: a row that is taken away is missed, and put back.
     row = "(select min(transaction_id) from transactions where ingestion_type = 'STREAM')"
     psql(f"create table e2e_kept as select * from transactions where transaction_id = {row}; "
@@ -35,21 +37,15 @@ def exactly_once():
 @line(6)
 def scaled_by_hand():
     """Scaled to 5, the group has 5 members in 30 s, and no partition is unowned for over 10 s."""
-    owners = f"select count(distinct owner) from {LANES}"
-    # The control: there were fewer before.
-    until("3 members own the partitions", 60, lambda: number(owners) == 3)
-    # The autoscaler takes back at once what it sees no reason for, so its minimum goes along.
-    kubectl("patch", "hpa", "lambda-consumer", "--patch", '{"spec": {"minReplicas": 5}}')
-    began = time.monotonic()
-    kubectl("scale", "deployment", "lambda-consumer", "--replicas=5")
-    took, longest = None, 0.0
-    try:
+    with consumers(3):
+        # The control: there were fewer before.
+        until("3 members hold the partitions", 60, lambda: len(owners()) == 3)
+    began, took, longest = time.monotonic(), None, 0.0
+    with consumers(5):
         while time.monotonic() - began < 60:
             longest = max(longest, float(rows(STANDSTILL)[0][0]))
-            if took is None and number(owners) == 5:
+            if took is None and len(owners()) == 5:
                 took = time.monotonic() - began
-    finally:
-        kubectl("patch", "hpa", "lambda-consumer", "--patch", '{"spec": {"minReplicas": 3}}')
     want(took is not None and took <= 30, f"5 members held partitions after {took} s")
     # With traffic on every partition, each lane is written several times a second.
     want(longest <= 10, f"a partition stood still for {longest:.1f} s")

@@ -1,0 +1,10 @@
+# The batch layer: the nightly load and its inbox. A claim is bound when a pod wants it: nobody
+# waits for it here.
+
+resource "kubernetes_manifest" "batch" {
+  for_each        = module.manifests.tiers.batch
+  manifest        = each.value
+  computed_fields = local.computed_fields
+  field_manager { force_conflicts = true }
+  depends_on = [kubernetes_manifest.setup]
+}

@@ -1,0 +1,120 @@
+# The documents, the namespace with its limits and policies, the settings, the Secrets.
+
+module "manifests" {
+  source             = "./modules/manifests"
+  rendered           = "${path.module}/manifests/${var.overlay}"
+  namespace          = var.namespace
+  image_registry     = var.image_registry
+  image_tag          = var.image_tag
+  postgres_image_tag = var.postgres_image_tag
+  producer_replicas  = var.producer_replicas
+  consumer_replicas  = var.consumer_replicas
+  storage            = var.storage
+  storage_class      = var.storage_class
+  batch              = var.batch
+  pgadmin_node_port  = var.pgadmin_node_port
+  secret_revision    = var.secret_revision
+}
+
+locals {
+  # What the cluster, kubectl and controllers write beside us.
+  computed_fields = ["metadata.labels", "metadata.annotations"]
+  restarts        = ["spec.template.metadata.annotations"]
+
+  # What the nodes tell of their images. Each tells of 50 at most, and its short names with
+  # docker.io/library/ before them.
+  nodes = [for node in data.kubernetes_resources.nodes.objects : [
+    for image in try(node.status.images, []) : [for name in try(image.names, []) : trimprefix(name, "docker.io/library/")]
+  ]]
+  missing_images = alltrue([for images in local.nodes : length(images) < 50]) ? [
+    for image in module.manifests.images : image
+    if !strcontains(image, "/") && startswith(image, "lambda-") && !contains(flatten(local.nodes), image)
+  ] : []
+}
+
+data "kubernetes_resources" "nodes" {
+  api_version = "v1"
+  kind        = "Node"
+}
+
+resource "kubernetes_manifest" "namespace" {
+  manifest        = module.manifests.namespace
+  computed_fields = local.computed_fields
+  field_manager { force_conflicts = true }
+  timeouts { delete = "10m" }
+  lifecycle {
+    precondition {
+      condition     = local.missing_images == []
+      error_message = "No node has ${join(", ", local.missing_images)}. Build and load the images (k8s/README.md), or name the registry that has them in image_registry."
+    }
+  }
+}
+
+# Names that change with the content: the new ones are there before pods change over, and the
+# old ones go after that.
+resource "kubernetes_manifest" "settings" {
+  for_each        = module.manifests.settings
+  manifest        = each.value
+  computed_fields = local.computed_fields
+  field_manager { force_conflicts = true }
+  depends_on = [kubernetes_manifest.namespace]
+  lifecycle { create_before_destroy = true }
+}
+
+resource "kubernetes_manifest" "foundation" {
+  for_each        = module.manifests.tiers.foundation
+  manifest        = each.value
+  computed_fields = local.computed_fields
+  field_manager { force_conflicts = true }
+  depends_on = [kubernetes_manifest.namespace]
+}
+
+# Passwords are made while they are written, and stored nowhere else: not in state, not in a plan.
+locals {
+  passwords = {
+    database-admin = {
+      data = {
+        DB_USER              = "postgres"
+        DB_PASSWORD          = replace(uuid(), "-", "")
+        REPLICATION_USER     = "replicator"
+        REPLICATION_PASSWORD = replace(uuid(), "-", "")
+      }
+      revision = 1
+    }
+    database-config = {
+      data     = { DB_USER = "lambda_loader", DB_PASSWORD = replace(uuid(), "-", "") }
+      revision = var.secret_revision
+    }
+    database-readonly = {
+      data     = { DB_USER = "lambda_reader", DB_PASSWORD = replace(uuid(), "-", "") }
+      revision = var.secret_revision
+    }
+    pgadmin-config = {
+      data = {
+        PGADMIN_DEFAULT_EMAIL    = "admin@example.com"
+        PGADMIN_DEFAULT_PASSWORD = replace(uuid(), "-", "")
+      }
+      revision = 1
+    }
+    # Kafka's clusters are called by 16 bytes in base64.
+    kafka-cluster = {
+      data     = { CLUSTER_ID = trimsuffix(base64encode(substr(replace(uuid(), "-", ""), 0, 16)), "==") }
+      revision = 1
+    }
+  }
+}
+
+resource "kubernetes_secret_v1" "secret" {
+  for_each = toset([
+    for name in ["database-admin", "database-config", "database-readonly", "pgadmin-config", "kafka-cluster"] :
+    name if var.manage_secrets
+  ])
+  metadata {
+    name      = each.key
+    namespace = var.namespace
+    labels    = { "app.kubernetes.io/part-of" = "lambda" }
+  }
+  data_wo          = local.passwords[each.key].data
+  data_wo_revision = local.passwords[each.key].revision
+  depends_on       = [kubernetes_manifest.namespace]
+}

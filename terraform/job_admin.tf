@@ -1,0 +1,41 @@
+# The Jobs that set up schema, roles and topic, and pgAdmin.
+
+# A Job does not change: another document, or other passwords, make another Job.
+resource "terraform_data" "setup" {
+  for_each         = module.manifests.tiers.setup
+  triggers_replace = [jsonencode(each.value), var.secret_revision]
+}
+
+resource "kubernetes_manifest" "setup" {
+  for_each = module.manifests.tiers.setup
+  manifest = each.value
+  # The Job's controller puts labels on the template.
+  computed_fields = concat(local.computed_fields, ["spec.template.metadata.labels"])
+  field_manager { force_conflicts = true }
+  wait {
+    condition {
+      type   = "Complete"
+      status = "True"
+    }
+  }
+  # Above the Jobs' own deadline of 15 minutes: that one has failed is not seen.
+  timeouts { create = "16m" }
+  depends_on = [kubernetes_manifest.core]
+  lifecycle { replace_triggered_by = [terraform_data.setup[each.key]] }
+}
+
+resource "kubernetes_manifest" "admin" {
+  for_each        = module.manifests.tiers.admin
+  manifest        = each.value
+  computed_fields = concat(local.computed_fields, each.value.kind == "Deployment" ? local.restarts : [])
+  field_manager { force_conflicts = true }
+  dynamic "wait" {
+    for_each = each.value.kind == "Deployment" ? [true] : []
+    content { rollout = true }
+  }
+  timeouts {
+    create = "10m"
+    update = "10m"
+  }
+  depends_on = [kubernetes_manifest.setup]
+}

@@ -1,0 +1,157 @@
+# Run in this module's folder: terraform init && terraform test. Nothing is asked for over a network.
+
+variables {
+  rendered  = "../../manifests/minikube"
+  namespace = "dev"
+}
+
+run "every_document_is_in_one_place" {
+  assert {
+    condition = sort(concat(
+      ["Namespace-dev"], keys(output.settings), flatten([for tier in output.tiers : keys(tier)])
+    )) == sort([for path in fileset(var.rendered, "*/*.yaml") : trimsuffix(basename(path), ".yaml")])
+    error_message = "Rendered documents that are in no tier, or in two."
+  }
+  assert {
+    condition     = alltrue([for tier in output.tiers : length(tier) > 0])
+    error_message = "A tier without documents."
+  }
+}
+
+run "what_is_not_said_is_as_rendered" {
+  assert {
+    condition = alltrue([
+      for path in fileset(var.rendered, "{core,setup,batch,admin}/*.yaml") :
+      jsonencode(yamldecode(file("${var.rendered}/${path}"))) == jsonencode(merge(
+        output.settings, output.tiers[dirname(path)])[trimsuffix(basename(path), ".yaml")]
+      ) if !strcontains(path, "Deployment-")
+    ])
+    error_message = "A document was changed by no variable."
+  }
+}
+
+run "each_variable_changes_what_it_says" {
+  variables {
+    namespace          = "dev2"
+    image_registry     = "registry.example.com/team"
+    image_tag          = "1.2.3"
+    postgres_image_tag = "17-4"
+    producer_replicas  = 5
+    consumer_replicas  = { min = 2, max = 4 }
+    storage            = { kafka = "7Gi", postgres = "8Gi", inbox = "9Gi" }
+    storage_class      = "fast"
+    batch              = { schedule = "30 1 * * *", time_zone = "Europe/Berlin" }
+    pgadmin_node_port  = 30051
+    secret_revision    = 7
+  }
+  assert {
+    condition     = output.namespace.metadata.name == "dev2" && !can(output.namespace.metadata.namespace)
+    error_message = "The namespace is another one."
+  }
+  assert {
+    condition = alltrue([
+      for document in concat(values(output.settings), flatten([for tier in output.tiers : values(tier)])) :
+      document.metadata.namespace == "dev2"
+    ])
+    error_message = "A document is in another namespace."
+  }
+  assert {
+    condition     = alltrue([for it in output.tiers.core["RoleBinding-lambda-postgres"].subjects : it.namespace == "dev2"])
+    error_message = "The rights are of an account in another namespace."
+  }
+  assert {
+    condition = sort(output.images) == sort([
+      "apache/kafka:4.3.1", "dpage/pgadmin4:9",
+      "registry.example.com/team/lambda-platform:1.2.3", "registry.example.com/team/lambda-postgres:17-4",
+    ])
+    error_message = "Images: ${join(", ", output.images)}"
+  }
+  assert {
+    condition     = output.tiers.stream["Deployment-lambda-producer-stream"].spec.replicas == 5
+    error_message = "Not 5 producers."
+  }
+  assert {
+    condition     = !can(output.tiers.stream["Deployment-lambda-consumer"].spec.replicas)
+    error_message = "The consumers' number is the autoscaler's."
+  }
+  assert {
+    condition = (
+      output.tiers.stream["HorizontalPodAutoscaler-lambda-consumer"].spec.minReplicas == 2 &&
+      output.tiers.stream["HorizontalPodAutoscaler-lambda-consumer"].spec.maxReplicas == 4
+    )
+    error_message = "The autoscaler's bounds are others."
+  }
+  assert {
+    condition = [
+      for name in ["StatefulSet-kafka", "StatefulSet-lambda-postgres"] :
+      [for it in output.tiers.core[name].spec.volumeClaimTemplates : [it.spec.resources.requests.storage, it.spec.storageClassName]]
+    ] == [[["7Gi", "fast"]], [["8Gi", "fast"]]]
+    error_message = "Claim templates are of another size or class."
+  }
+  assert {
+    condition = (
+      output.tiers.batch["PersistentVolumeClaim-batch-inbox"].spec.resources.requests.storage == "9Gi" &&
+      output.tiers.core["PersistentVolumeClaim-backup-pvc"].spec.resources.requests.storage == "5Gi" &&
+      output.tiers.core["PersistentVolumeClaim-backup-pvc"].spec.storageClassName == "fast"
+    )
+    error_message = "Claims are of another size or class."
+  }
+  assert {
+    condition = (
+      output.tiers.batch["CronJob-csv-batch-cron"].spec.schedule == "30 1 * * *" &&
+      output.tiers.batch["CronJob-csv-batch-cron"].spec.timeZone == "Europe/Berlin" &&
+      output.tiers.core["CronJob-postgres-backup"].spec.schedule == "0 3 * * *"
+    )
+    error_message = "The nightly load runs at another time, or the backup does."
+  }
+  assert {
+    condition     = output.tiers.admin["Service-lambda-pgadmin"].spec.ports[0].nodePort == 30051
+    error_message = "pgAdmin's node port is another one."
+  }
+  assert {
+    condition = [
+      for name in ["lambda-consumer", "lambda-producer-stream"] :
+      try(output.tiers.stream["Deployment-${name}"].spec.template.metadata.annotations["lambda/secret-revision"], "none")
+    ] == ["7", "none"]
+    error_message = "Pods start anew that use no password, or do not that use one."
+  }
+  assert {
+    condition     = output.tiers.stream["Deployment-lambda-consumer"].spec.template.metadata.annotations["prometheus.io/port"] == "9464"
+    error_message = "An annotation was lost."
+  }
+}
+
+run "images_of_the_nodes" {
+  variables {
+    rendered       = "../../manifests/production"
+    image_registry = ""
+  }
+  assert {
+    condition     = alltrue([for image in output.images : startswith(image, "lambda-") || !strcontains(image, "lambda-")])
+    error_message = "Images: ${join(", ", output.images)}"
+  }
+}
+
+run "every_document_of_production_is_in_one_place" {
+  variables {
+    rendered = "../../manifests/production"
+  }
+  assert {
+    condition = sort(concat(
+      ["Namespace-dev"], keys(output.settings), flatten([for tier in output.tiers : keys(tier)])
+    )) == sort([for path in fileset(var.rendered, "*/*.yaml") : trimsuffix(basename(path), ".yaml")])
+    error_message = "Rendered documents that are in no tier, or in two."
+  }
+}
+
+run "every_document_of_zookeeper_is_in_one_place" {
+  variables {
+    rendered = "../../manifests/zookeeper"
+  }
+  assert {
+    condition = sort(concat(
+      ["Namespace-dev"], keys(output.settings), flatten([for tier in output.tiers : keys(tier)])
+    )) == sort([for path in fileset(var.rendered, "*/*.yaml") : trimsuffix(basename(path), ".yaml")])
+    error_message = "Rendered documents that are in no tier, or in two."
+  }
+}

@@ -1,0 +1,4 @@
+provider "kubernetes" {
+  config_path    = var.kubeconfig
+  config_context = var.context
+}

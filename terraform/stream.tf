@@ -1,0 +1,17 @@
+# The speed layer, once schema and topic are there.
+
+resource "kubernetes_manifest" "stream" {
+  for_each        = module.manifests.tiers.stream
+  manifest        = each.value
+  computed_fields = concat(local.computed_fields, each.value.kind == "Deployment" ? local.restarts : [])
+  field_manager { force_conflicts = true }
+  dynamic "wait" {
+    for_each = each.value.kind == "Deployment" ? [true] : []
+    content { rollout = true }
+  }
+  timeouts {
+    create = "10m"
+    update = "10m"
+  }
+  depends_on = [kubernetes_manifest.setup]
+}

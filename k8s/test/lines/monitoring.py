@@ -105,10 +105,10 @@ def every_query_answers():
         except Broken as broken:
             found = str(broken)
         want("Stored of each job" in found, f"queries about jobs give a number without any: {found}")
-        # Long enough to be found and asked: Prometheus looks for new pods every 5 s.
-        drop_rows(f"E2E-{int(time.time())}", 3_000_000)
+        # Long enough to be found, every 5 s, and for what a rule asks for every 30 s.
+        drop_rows(f"E2E-{int(time.time())}", 8_000_000)
         nightly("test-seen")
-        kubectl("wait", "--for=condition=Complete", "job/test-seen", "--timeout=180s")
+        kubectl("wait", "--for=condition=Complete", "job/test-seen", "--timeout=300s")
         told, _ = until("every query gives a number", 120, ask)
         kubectl("delete", "job", "test-seen", "--wait")
     return told.strip()

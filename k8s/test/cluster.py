@@ -282,6 +282,14 @@ def beside(work):
     return THREADS.submit(work)
 
 
+def judged(check):
+    """How a check ended, and what it tells: whatever goes wrong, the others are told."""
+    try:
+        return "passed", check()
+    except Exception as error:
+        return "FAILED", f"{type(error).__name__}: {error}".replace("\n", " ")
+
+
 LINES = {}
 
 

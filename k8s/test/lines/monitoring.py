@@ -4,7 +4,7 @@ import contextlib
 import json
 import time
 
-from cluster import OVERLAY, ROOT, Broken, forwarded, from_nothing, kubectl, line, run, until, want
+from cluster import OVERLAY, ROOT, forwarded, from_nothing, judged, kubectl, line, run, until, want
 from lines.batch import drop_rows, nightly
 
 # As the component's annotations ask for it, in the namespace that the policies let in.
@@ -100,10 +100,7 @@ def every_query_answers():
 
         time.sleep(60)
         # The control: of jobs there is nothing to see yet.
-        try:
-            found = ask()
-        except Broken as broken:
-            found = str(broken)
+        _, found = judged(ask)
         want("Stored of each job" in found, f"queries about jobs give a number without any: {found}")
         # Long enough to be found, every 5 s, and for what a rule asks for every 30 s.
         drop_rows(f"E2E-{int(time.time())}", 8_000_000)

@@ -83,15 +83,19 @@ locals {
     )...)
   }
 
-  # Images are named in pods wherever these are: by text.
-  registry = var.image_registry == null ? "$1" : var.image_registry == "" ? "" : "${var.image_registry}/"
+  # Images are named in pods wherever these are: by text. $${1} and $${2}: what is there.
+  registry     = var.image_registry == null ? "$${1}" : var.image_registry == "" ? "" : "${var.image_registry}/"
+  platform_tag = var.image_tag == null ? "$${2}" : var.image_tag
+  postgres_tag = var.postgres_image_tag == null ? "$${2}" : var.postgres_image_tag
   documents = {
     for name, document in local.patched : name => jsondecode(
-      replace(replace(replace(
-        jsonencode(document),
-        "/\"image\":\"([^\"]*/)?(lambda-platform|lambda-postgres):/", "\"image\":\"${local.registry}$2:"),
-        "/(lambda-platform):([^\"]+)\"/", "$1:${var.image_tag == null ? "$2" : var.image_tag}\""),
-      "/(lambda-postgres):([^\"]+)\"/", "$1:${var.postgres_image_tag == null ? "$2" : var.postgres_image_tag}\""),
+      replace(
+        replace(
+          jsonencode(document),
+          "/\"image\":\"([^\"]*/)?lambda-platform:([^\"]+)\"/", "\"image\":\"${local.registry}lambda-platform:${local.platform_tag}\"",
+        ),
+        "/\"image\":\"([^\"]*/)?lambda-postgres:([^\"]+)\"/", "\"image\":\"${local.registry}lambda-postgres:${local.postgres_tag}\"",
+      )
     )
   }
 }

@@ -67,6 +67,13 @@ run "each_variable_changes_what_it_says" {
     error_message = "Images: ${join(", ", output.images)}"
   }
   assert {
+    condition = alltrue([
+      for name, document in output.settings :
+      document.data == yamldecode(file("${var.rendered}/${document.metadata.labels.tier}/${name}.yaml")).data
+    ])
+    error_message = "Settings are no images."
+  }
+  assert {
     condition     = output.tiers.stream["Deployment-lambda-producer-stream"].spec.replicas == 5
     error_message = "Not 5 producers."
   }

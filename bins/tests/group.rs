@@ -84,12 +84,16 @@ async fn stores(bench: &Bench, process: &Process) -> Result<(), Failure> {
     waited.await.map_err(|error| format!("{error}:\n{}", process.stderr()).into())
 }
 
-/// Waits until all these lanes have moved on under other claims, and tells after
-/// how long the first and the last did.
-async fn moved_on(bench: &Bench, lanes: &BTreeMap<i32, Lane>) -> Result<[Duration; 2], Failure> {
+/// Waits until these members have moved all these lanes on under other claims, and
+/// tells after how long the first and the last lane did.
+async fn moved_on(
+    bench: &Bench,
+    lanes: &BTreeMap<i32, Lane>,
+    members: &[Process],
+) -> Result<[Duration; 2], Failure> {
     let sql = "select partition, position, claim::text from ingest_progress";
     let (begun, mut first) = (Instant::now(), None);
-    until(format!("these lanes moved on: {lanes:?}"), async || {
+    let waited = until(format!("these lanes moved on: {lanes:?}"), async || {
         let rows = bench.sql.query(sql, &[]).await?;
         let moved = rows.iter().filter(|row| {
             lanes.get(&row.get(0)).is_some_and(|before| {
@@ -101,8 +105,11 @@ async fn moved_on(bench: &Bench, lanes: &BTreeMap<i32, Lane>) -> Result<[Duratio
             first.get_or_insert_with(|| begun.elapsed());
         }
         Ok(moved == lanes.len())
-    })
-    .await?;
+    });
+    waited.await.map_err(|error| {
+        let told = members.iter().map(|it| format!("pid {}:\n{}", it.pid(), it.stderr()));
+        format!("{error}\n{}", told.collect::<Vec<_>>().join("\n"))
+    })?;
     let last = begun.elapsed();
     Ok([first.unwrap_or(last), last])
 }
@@ -281,7 +288,7 @@ async fn churn(context: Context, settings: &str) -> Result<(), Failure> {
     let frozen = members.remove(caught.index);
     let lanes = lanes_of(&bench, &frozen).await?;
     assert!(!lanes.is_empty());
-    let [first, last] = moved_on(&bench, &lanes).await?;
+    let [first, last] = moved_on(&bench, &lanes, &members).await?;
     // A figure to read with RUST_LOG=info, not to judge by: the machine may be busy.
     tracing::info!(settings, ?first, ?last, "others stored a frozen member's lanes");
     let backend = format!("select count(*) from pg_stat_activity where pid = {}", caught.backend);
@@ -294,7 +301,7 @@ async fn churn(context: Context, settings: &str) -> Result<(), Failure> {
     let lanes = lanes_of(&bench, &killed).await?;
     killed.kill().await?;
     members.extend([consumer.start()?, consumer.start()?]);
-    moved_on(&bench, &lanes).await?;
+    moved_on(&bench, &lanes, &members).await?;
 
     bench.burst(3, BURST).await?;
     // One leaves in order, and the frozen one wakes.

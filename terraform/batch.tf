@@ -4,7 +4,7 @@
 resource "kubernetes_manifest" "batch" {
   for_each        = module.manifests.tiers.batch
   manifest        = each.value
-  computed_fields = local.computed_fields
+  computed_fields = module.manifests.computed_fields[each.key]
   field_manager { force_conflicts = true }
   depends_on = [kubernetes_manifest.setup]
 }

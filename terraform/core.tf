@@ -1,10 +1,9 @@
 # PostgreSQL and Kafka. An apply goes on when they are ready.
 
 resource "kubernetes_manifest" "core" {
-  for_each = module.manifests.tiers.core
-  manifest = each.value
-  # A restart by kubectl is written into the template.
-  computed_fields = concat(local.computed_fields, each.value.kind == "StatefulSet" ? local.restarts : [])
+  for_each        = module.manifests.tiers.core
+  manifest        = each.value
+  computed_fields = module.manifests.computed_fields[each.key]
   field_manager { force_conflicts = true }
   dynamic "wait" {
     for_each = each.value.kind == "StatefulSet" ? [true] : []

@@ -17,10 +17,6 @@ module "manifests" {
 }
 
 locals {
-  # What the cluster, kubectl and controllers write beside us.
-  computed_fields = ["metadata.labels", "metadata.annotations"]
-  restarts        = ["spec.template.metadata.annotations"]
-
   # What the nodes tell of their images. Each tells of 50 at most, and its short names with
   # docker.io/library/ before them.
   nodes = [for node in data.kubernetes_resources.nodes.objects : [
@@ -39,7 +35,7 @@ data "kubernetes_resources" "nodes" {
 
 resource "kubernetes_manifest" "namespace" {
   manifest        = module.manifests.namespace
-  computed_fields = local.computed_fields
+  computed_fields = module.manifests.computed_fields["Namespace-dev"]
   field_manager { force_conflicts = true }
   timeouts { delete = "10m" }
   lifecycle {
@@ -55,7 +51,7 @@ resource "kubernetes_manifest" "namespace" {
 resource "kubernetes_manifest" "settings" {
   for_each        = module.manifests.settings
   manifest        = each.value
-  computed_fields = local.computed_fields
+  computed_fields = module.manifests.computed_fields[each.key]
   field_manager { force_conflicts = true }
   depends_on = [kubernetes_manifest.namespace]
   lifecycle { create_before_destroy = true }
@@ -64,7 +60,7 @@ resource "kubernetes_manifest" "settings" {
 resource "kubernetes_manifest" "foundation" {
   for_each        = module.manifests.tiers.foundation
   manifest        = each.value
-  computed_fields = local.computed_fields
+  computed_fields = module.manifests.computed_fields[each.key]
   field_manager { force_conflicts = true }
   depends_on = [kubernetes_manifest.namespace]
 }

@@ -7,10 +7,9 @@ resource "terraform_data" "setup" {
 }
 
 resource "kubernetes_manifest" "setup" {
-  for_each = module.manifests.tiers.setup
-  manifest = each.value
-  # The Job's controller puts labels on the template.
-  computed_fields = concat(local.computed_fields, ["spec.template.metadata.labels"])
+  for_each        = module.manifests.tiers.setup
+  manifest        = each.value
+  computed_fields = module.manifests.computed_fields[each.key]
   field_manager { force_conflicts = true }
   wait {
     condition {
@@ -27,7 +26,7 @@ resource "kubernetes_manifest" "setup" {
 resource "kubernetes_manifest" "admin" {
   for_each        = module.manifests.tiers.admin
   manifest        = each.value
-  computed_fields = concat(local.computed_fields, each.value.kind == "Deployment" ? local.restarts : [])
+  computed_fields = module.manifests.computed_fields[each.key]
   field_manager { force_conflicts = true }
   dynamic "wait" {
     for_each = each.value.kind == "Deployment" ? [true] : []

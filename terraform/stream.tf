@@ -3,7 +3,7 @@
 resource "kubernetes_manifest" "stream" {
   for_each        = module.manifests.tiers.stream
   manifest        = each.value
-  computed_fields = concat(local.computed_fields, each.value.kind == "Deployment" ? local.restarts : [])
+  computed_fields = module.manifests.computed_fields[each.key]
   field_manager { force_conflicts = true }
   dynamic "wait" {
     for_each = each.value.kind == "Deployment" ? [true] : []

@@ -87,7 +87,7 @@ locals {
   registry     = var.image_registry == null ? "$${1}" : var.image_registry == "" ? "" : "${var.image_registry}/"
   platform_tag = var.image_tag == null ? "$${2}" : var.image_tag
   postgres_tag = var.postgres_image_tag == null ? "$${2}" : var.postgres_image_tag
-  documents = {
+  imaged = {
     for name, document in local.patched : name => jsondecode(
       replace(
         replace(
@@ -97,5 +97,17 @@ locals {
         "/\"image\":\"([^\"]*/)?lambda-postgres:([^\"]+)\"/", "\"image\":\"${local.registry}lambda-postgres:${local.postgres_tag}\"",
       )
     )
+  }
+
+  # A Deployment's controller counts revisions in an annotation. The provider allows for that only
+  # where an annotation of the document changes too: this one does whenever anything does.
+  documents = {
+    for name, document in local.imaged : name => merge(concat([document], [
+      for metadata in [document.metadata] : {
+        metadata = merge(metadata, {
+          annotations = merge(try(metadata.annotations, {}), { "lambda/document" = sha256(jsonencode(document)) })
+        })
+      } if document.kind == "Deployment"
+    ])...)
   }
 }

@@ -20,6 +20,21 @@ output "tiers" {
   }
 }
 
+output "computed_fields" {
+  description = "What the cluster, kubectl and controllers write into a document beside us, by its file's name."
+  value = { for name, document in local.documents : name => concat(
+    ["metadata.labels", "metadata.annotations"],
+    # kubectl writes a restart into the template.
+    contains(["Deployment", "StatefulSet"], document.kind) ? ["spec.template.metadata.annotations"] : [],
+    # The Job's controller puts labels on the template.
+    document.kind == "Job" ? ["spec.template.metadata.labels"] : [],
+    # An autoscaler sets the number of pods. The provider would send the number that the plan saw
+    # with every change, and fail where another is there by then. It lets go only of a field that
+    # the document has, so of all the spec; to change that by hand is then no drift.
+    document.kind == "Deployment" && !can(document.spec.replicas) ? ["spec"] : [],
+  ) }
+}
+
 output "images" {
   description = "Every image that a pod names."
   value       = distinct(flatten([for document in local.documents : regexall("\"image\":\"([^\"]+)\"", jsonencode(document))]))

@@ -30,6 +30,31 @@ run "what_is_not_said_is_as_rendered" {
   }
 }
 
+run "deployments_say_when_they_change" {
+  variables {
+    image_tag = "1.2.3"
+  }
+  assert {
+    condition = alltrue([
+      for name in ["lambda-consumer", "lambda-producer-stream"] :
+      output.tiers.stream["Deployment-${name}"].metadata.annotations["lambda/document"] !=
+      run.what_is_not_said_is_as_rendered.tiers.stream["Deployment-${name}"].metadata.annotations["lambda/document"]
+    ])
+    error_message = "Pods of another image, and the same annotation."
+  }
+  assert {
+    condition = (
+      output.tiers.admin["Deployment-lambda-pgadmin"] ==
+      run.what_is_not_said_is_as_rendered.tiers.admin["Deployment-lambda-pgadmin"]
+    )
+    error_message = "pgAdmin's image is none of ours, and it changes."
+  }
+  assert {
+    condition     = [for name, fields in output.computed_fields : name if contains(fields, "spec")] == ["Deployment-lambda-consumer"]
+    error_message = "Only the autoscaler's Deployment is let go of."
+  }
+}
+
 run "each_variable_changes_what_it_says" {
   variables {
     namespace          = "dev2"

@@ -14,18 +14,7 @@ module "manifests" {
   batch              = var.batch
   pgadmin_node_port  = var.pgadmin_node_port
   secret_revision    = var.secret_revision
-}
-
-locals {
-  # What the nodes tell of their images. Each tells of 50 at most, and its short names with
-  # docker.io/library/ before them.
-  nodes = [for node in data.kubernetes_resources.nodes.objects : [
-    for image in try(node.status.images, []) : [for name in try(image.names, []) : trimprefix(name, "docker.io/library/")]
-  ]]
-  missing_images = alltrue([for images in local.nodes : length(images) < 50]) ? [
-    for image in module.manifests.images : image
-    if !strcontains(image, "/") && startswith(image, "lambda-") && !contains(flatten(local.nodes), image)
-  ] : []
+  nodes              = data.kubernetes_resources.nodes.objects
 }
 
 data "kubernetes_resources" "nodes" {
@@ -40,8 +29,8 @@ resource "kubernetes_manifest" "namespace" {
   timeouts { delete = "10m" }
   lifecycle {
     precondition {
-      condition     = local.missing_images == []
-      error_message = "No node has ${join(", ", local.missing_images)}. Build and load the images (k8s/README.md), or name the registry that has them in image_registry."
+      condition     = module.manifests.missing_images == []
+      error_message = "No node has ${join(", ", module.manifests.missing_images)}. Build and load the images (k8s/README.md), or name the registry that has them in image_registry."
     }
   }
 }

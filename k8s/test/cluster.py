@@ -42,9 +42,9 @@ class Overlay:
     def __init__(self, name):
         self.choose(name)
 
-    def choose(self, name):
+    def choose(self, name, folder="k8s/overlays"):
         self.name = name
-        self.path = f"k8s/overlays/{name}"
+        self.path = f"{folder}/{name}"
         self.rendered = run("kubectl", "kustomize", self.path).stdout
         self.namespace = re.search(
             r"^kind: Namespace\nmetadata:\n(?:  .*\n)*?  name: (\S+)", self.rendered, re.M)[1]
@@ -104,11 +104,12 @@ def to_nothing(*how):
     run("kubectl", "delete", "namespace", OVERLAY.namespace, "--ignore-not-found", *how, timeout=300)
 
 
-def from_nothing(documents=None):
+def from_nothing(documents=None, secrets=("k8s/secrets",)):
     """Applies the overlay, or these documents in its place, to an empty namespace, and waits
     until all is ready; gives the seconds from the apply on."""
     to_nothing()
-    run("k8s/secrets", OVERLAY.namespace)
+    for command in secrets:
+        run(command, OVERLAY.namespace)
     began = time.monotonic()
     kubectl("apply", "--filename", "-", stdin=documents or OVERLAY.rendered)
     all_ready()
@@ -132,8 +133,13 @@ spec:
       imagePullPolicy: IfNotPresent
       command: [sleep, infinity]
       envFrom: [{configMapRef: {name: CONFIG}}, {secretRef: {name: database-admin}}]
+      env:
+        - {name: PGSSLMODE, valueFrom: {configMapKeyRef: {name: CONFIG, key: DB_SSLMODE, optional: true}}}
+        - {name: PGSSLROOTCERT, valueFrom: {configMapKeyRef: {name: CONFIG, key: DB_SSLROOTCERT, optional: true}}}
+      volumeMounts: [{name: tls, mountPath: /etc/lambda/tls, readOnly: true}]
       resources: {requests: {cpu: 10m, memory: 64Mi}, limits: {memory: 2Gi}}
       securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}
+  volumes: [{name: tls, secret: {secretName: postgres-tls, items: [{key: ca.crt, path: ca.crt}], optional: true}}]
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy

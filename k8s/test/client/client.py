@@ -14,7 +14,8 @@ import confluent_kafka
 import confluent_kafka.admin
 import psycopg
 
-BOOTSTRAP = os.environ["KAFKA_BOOTSTRAP_SERVERS"]
+BROKERS = {"bootstrap.servers": os.environ["KAFKA_BOOTSTRAP_SERVERS"]}
+BROKERS |= dict(it.split("=", 1) for it in os.environ.get("KAFKA_CONFIG", "").splitlines() if it)
 TOPIC = os.environ["KAFKA_TOPIC"]
 
 
@@ -31,8 +32,7 @@ def connect(**options):
 
 def topic():
     """A consumer that leaves no trace, and the topic's partitions."""
-    consumer = confluent_kafka.Consumer({
-        "bootstrap.servers": BOOTSTRAP,
+    consumer = confluent_kafka.Consumer(BROKERS | {
         "group.id": f"e2e-{os.getpid()}-{time.time_ns()}",
         "enable.auto.commit": False,
         "auto.offset.reset": "earliest",
@@ -153,7 +153,7 @@ def flow(arguments):
 
 
 def cluster(_):
-    admin = confluent_kafka.admin.AdminClient({"bootstrap.servers": BOOTSTRAP})
+    admin = confluent_kafka.admin.AdminClient(BROKERS)
     return {"id": admin.describe_cluster(request_timeout=30).result().cluster_id}
 
 

@@ -1,17 +1,27 @@
 """Backup and restore; a disk that must not fill."""
 
+import shutil
 import time
 
-from cluster import client, from_nothing, kubectl, line, no_traffic, produce, psql, rate, run, sets_equal, want
+from cluster import (
+    LANES, ROOT, SCRATCH, client, from_nothing, kubectl, line, no_traffic, produce, psql, rate, rows, run, sets_equal,
+    want,
+)
+from lines import batch
+
+
+def backup():
+    """The nightly backup, now."""
+    kubectl("delete", "job", "e2e-backup", "--ignore-not-found", "--wait")
+    kubectl("create", "job", "e2e-backup", "--from=cronjob/postgres-backup")
+    kubectl("wait", "--for=condition=Complete", "job/e2e-backup", "--timeout=180s")
+    kubectl("delete", "job", "e2e-backup", "--wait")
 
 
 @line(11)
 def backup_and_restore():
     """Backup, more traffic, database dropped, restored: stored set = produced set."""
-    kubectl("delete", "job", "e2e-backup", "--ignore-not-found", "--wait")
-    kubectl("create", "job", "e2e-backup", "--from=cronjob/postgres-backup")
-    kubectl("wait", "--for=condition=Complete", "job/e2e-backup", "--timeout=180s")
-    kubectl("delete", "job", "e2e-backup", "--wait")
+    backup()
     produce(20_000)
     psql("drop database lambda with (force)", database="postgres")
     # The control: it is gone.
@@ -53,3 +63,39 @@ def retention_bites():
     want(before < most < 0.7 * CLAIM, f"{most / CLAIM:.0%} of the claim was in use")
     from_nothing()
     return f"at most {most / CLAIM:.0%} of the claim at {speed:,.0f} messages a second"
+
+
+@line(17)
+def elsewhere():
+    """A dump taken out of the cluster and put into a new, empty one: every row of it is there, once, and what the new topic has besides."""
+    def stored(source):
+        """Rows by layer with a digest of their ids: of files, and of that topic."""
+        return rows("select ingestion_type, count(*), md5(string_agg(transaction_id, ',' order by transaction_id)) "
+                    "from transactions join ingest_progress using (lane) "
+                    f"where ingestion_type = 'BATCH' or source = '{source}' group by 1 order by 1")
+    dumps = SCRATCH / "dumps"
+    shutil.rmtree(dumps, ignore_errors=True)
+    dumps.mkdir(parents=True)
+    produce(20_000)
+    batch.nightly_load()
+    with no_traffic():
+        sets_equal()
+        [[source]] = rows(f"select distinct source from {LANES} where claim is not null")
+        before = stored(source)
+        backup()
+        run("sh", "-c", f"cd '{dumps}' && '{ROOT}/k8s/backups' get")
+        [dump] = dumps.iterdir()
+        # The cluster's claims go with the namespace, the topic's too.
+        from_nothing()
+    produce(10_000)
+    with no_traffic():
+        sets_equal()
+        run("k8s/backups", "put", str(dump))
+        run("k8s/restore", dump.name)
+        found = client("compare", "--wait", "180")
+        want(found["produced"] > 10_000 and (found["missing"], found["twice"]) == (0, 0), f"the new topic: {found}")
+        after = stored(source)
+    want([row[0] for row in before] == ["BATCH", "STREAM"] and after == before, f"rows were {before}, are {after}")
+    of_old = before[1][1]
+    want(found["extra"] == of_old, f"{found['extra']} ids that are not the new topic's, of {of_old}")
+    return f"{before[0][1]} of files, {of_old:,} of the old topic, {found['produced']:,} of the new one"

@@ -1,7 +1,7 @@
-"""The other overlay, and what is left when all is taken away."""
+"""Other overlays, and what is left when all is taken away."""
 
-from cluster import OVERLAY, from_nothing, kubectl, line, run, to_nothing, until, want
-from lines import batch, faults, stream
+from cluster import OVERLAY, from_nothing, kubectl, line, psql, run, to_nothing, until, want
+from lines import batch, faults, operations, stream
 
 
 def cluster_scoped():
@@ -38,3 +38,43 @@ def other_overlay_and_removal():
     to_nothing("--force", "--grace-period=0")
     nothing_is_left(nothing)
     return "; ".join(told)
+
+
+def brokers(*settings):
+    """Whether Kafka answers a client of its own with these settings."""
+    script = 'printf "%s\\n" "$@" >/tmp/client.properties; exec timeout 30 /opt/kafka/bin/kafka-broker-api-versions.sh ' \
+             "--bootstrap-server kafka-service:9092 --command-config /tmp/client.properties"
+    command = ("exec", "kafka-0", "--container=kafka", "--", "sh", "-c", script, "sh", *settings)
+    return run("kubectl", "--namespace", OVERLAY.namespace, *command, check=False).returncode == 0
+
+
+def logs_in(mode):
+    """Whether PostgreSQL lets somebody in by the network with that sslmode."""
+    script = 'PGPASSWORD="$PATRONI_SUPERUSER_PASSWORD" exec psql --no-psqlrc -Atc "select ssl from pg_stat_ssl where pid = pg_backend_pid()" ' \
+             f'"host=lambda-postgres dbname=lambda user=postgres connect_timeout=5 sslmode={mode}"'
+    command = ("exec", "lambda-postgres-0", "--container=postgres", "--", "sh", "-c", script)
+    done = run("kubectl", "--namespace", OVERLAY.namespace, *command, check=False)
+    want(done.returncode == 0 or "no encryption" in done.stderr, f"psql: {done.stderr}")
+    return done.returncode == 0
+
+
+@line(18)
+def encrypted():
+    """examples/tls passes 3, 4, 11; everybody is at PostgreSQL by TLS; without it neither server lets anybody in."""
+    first, told = OVERLAY.name, []
+    try:
+        OVERLAY.choose("tls", "k8s/examples")
+        told.append(f"Ready after {from_nothing(secrets=('k8s/secrets', 'k8s/certificates')):.0f} s")
+        for check in (stream.exactly_once, batch.nightly_load, operations.backup_and_restore):
+            told.append(str(check()))
+        plain = psql("select count(*) filter (where ssl), count(*) filter (where not ssl) "
+                     "from pg_stat_ssl join pg_stat_activity using (pid) where client_addr is not null")
+        encrypted, open_ = map(int, plain.split("|"))
+        want(encrypted > 5 and open_ == 0, f"connections with TLS: {encrypted}, without: {open_}")
+        want(logs_in("require") and not logs_in("disable"), "PostgreSQL lets in without TLS, or not with it")
+        trust = ("security.protocol=SSL", "ssl.truststore.type=PEM", "ssl.truststore.location=/etc/kafka/secrets/ca.crt")
+        want(brokers(*trust) and not brokers("security.protocol=PLAINTEXT"), "Kafka lets in without TLS, or not with it")
+    finally:
+        OVERLAY.choose(first)
+    to_nothing()
+    return "; ".join(told) + f"; {encrypted} connections by TLS"

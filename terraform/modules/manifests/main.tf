@@ -110,4 +110,16 @@ locals {
       } if document.kind == "Deployment"
     ])...)
   }
+
+  images = distinct(flatten([
+    for document in local.documents : regexall("\"image\":\"([^\"]+)\"", jsonencode(document))
+  ]))
+
+  # A node tells of 50 images at most, of short names with docker.io/library/ before them, and null
+  # for the names of an image that another has replaced.
+  on_nodes = [for node in var.nodes : [
+    for image in flatten([try(node.status.images, [])]) : [
+      for name in flatten([try(image.names, [])]) : trimprefix(name, "docker.io/library/") if name != null
+    ]
+  ]]
 }

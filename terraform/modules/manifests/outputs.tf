@@ -37,5 +37,14 @@ output "computed_fields" {
 
 output "images" {
   description = "Every image that a pod names."
-  value       = distinct(flatten([for document in local.documents : regexall("\"image\":\"([^\"]+)\"", jsonencode(document))]))
+  value       = local.images
+}
+
+output "missing_images" {
+  description = "Images without a registry that no node has, as far as the nodes tell of all that they have."
+  value = [
+    for image in local.images : image
+    if !strcontains(image, "/") && startswith(image, "lambda-") && !contains(flatten(local.on_nodes), image) &&
+    alltrue([for images in local.on_nodes : length(images) < 50])
+  ]
 }

@@ -74,3 +74,9 @@ variable "secret_revision" {
   type        = number
   default     = 1
 }
+
+variable "nodes" {
+  description = "The cluster's nodes, as it tells them, each with the images that it has."
+  type        = any
+  default     = []
+}

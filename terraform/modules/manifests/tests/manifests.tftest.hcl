@@ -153,6 +153,30 @@ run "each_variable_changes_what_it_says" {
   }
 }
 
+run "images_that_no_node_has" {
+  variables {
+    image_tag = "1.2.3"
+    nodes = [
+      { status = { images = [{ names = ["docker.io/library/lambda-platform:dev", "lambda-postgres:dev"] }, { names = null }] } },
+      { status = { images = null } },
+    ]
+  }
+  assert {
+    condition     = output.missing_images == ["lambda-platform:1.2.3"]
+    error_message = "Missing: ${join(", ", output.missing_images)}"
+  }
+}
+
+run "a_node_that_does_not_tell_all_may_have_it" {
+  variables {
+    nodes = [{ status = { images = [for number in range(50) : { names = ["other:${number}"] }] } }]
+  }
+  assert {
+    condition     = output.missing_images == []
+    error_message = "Missing: ${join(", ", output.missing_images)}"
+  }
+}
+
 run "images_of_the_nodes" {
   variables {
     rendered       = "../../manifests/production"

@@ -118,6 +118,7 @@ impl<'a, R: Record> Polling<'a, R> {
             self.make_room();
             self.locate_granted()?;
             if !self.paused {
+                self.read_on();
                 self.check_lanes()?;
                 self.look_at_tails()?;
             }
@@ -266,6 +267,26 @@ impl<'a, R: Record> Polling<'a, R> {
                 .wishes
                 .entry(partition)
                 .or_insert_with(|| Wish::Start(Box::new(progress.clone())));
+        }
+    }
+
+    /// Goes on with what the group's last word may have left paused, from where it was
+    /// read to.
+    fn read_on(&mut self) {
+        let stalled = self.shared.lock().assignment.stalled();
+        for partition in stalled {
+            let Some(next) = self.shared.lock().batcher.position(partition) else { continue };
+            self.tails.forget(partition);
+            self.unassign(partition);
+            if self.assign(partition, next) {
+                continue;
+            }
+            let mut state = self.shared.lock();
+            state.assignment.unassigned(partition);
+            state.forget(partition);
+            state.assignment.anew(partition, None);
+            drop(state);
+            self.shared.notify();
         }
     }
 

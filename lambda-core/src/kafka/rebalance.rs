@@ -60,14 +60,34 @@ pub(super) struct Assignment {
     holds: BTreeMap<i32, Hold>,
     /// Gone, but the flow does not know yet.
     revoked: BTreeSet<i32>,
+    /// Whether a partition was assigned in librdkafka since the group's last grant.
+    started: bool,
+    /// Whether what is assigned in librdkafka may stay paused there.
+    stalled: bool,
 }
 
 impl Assignment {
     /// The group grants these.
+    ///
+    /// librdkafka pauses what is assigned until it has our answer. A partition that is
+    /// assigned in the moment before it asks us is taken for that answer: it ends the
+    /// pause before the pause begins, and what was assigned before stays paused until
+    /// the next grant.
     pub(super) fn granted(&mut self, partitions: &[i32]) {
+        self.stalled |= std::mem::take(&mut self.started);
         for partition in partitions {
             self.holds.entry(*partition).or_default();
         }
+    }
+
+    /// Partitions to unassign and assign again, since they may be paused for ever.
+    pub(super) fn stalled(&mut self) -> Vec<i32> {
+        if !std::mem::take(&mut self.stalled) {
+            return Vec::new();
+        }
+        let assigned = self.assigned();
+        self.started |= !assigned.is_empty();
+        assigned
     }
 
     /// The group takes these back. Tells which of them to unassign in librdkafka:
@@ -126,14 +146,11 @@ impl Assignment {
 
     /// The flow wants a partition read.
     pub(super) fn start(&mut self, partition: i32) -> Start {
-        match self.holds.get_mut(&partition) {
-            Some(hold) if hold.told && !hold.assigned => {
-                hold.assigned = true;
-                Start::Assign
-            }
-            Some(hold) if hold.told => Start::Reassign,
-            _ => Start::Ignore,
-        }
+        let Some(hold) = self.holds.get_mut(&partition).filter(|hold| hold.told) else {
+            return Start::Ignore;
+        };
+        self.started = true;
+        if std::mem::replace(&mut hold.assigned, true) { Start::Reassign } else { Start::Assign }
     }
 
     /// A partition is not assigned in librdkafka any more, or could not be.
@@ -186,6 +203,7 @@ mod tests {
         Start(i32),
         Stop(i32),
         Anew(i32),
+        ReadOn,
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -200,6 +218,7 @@ mod tests {
             (0..4_i32).prop_map(Step::Start),
             (0..4_i32).prop_map(Step::Stop),
             (0..4_i32).prop_map(Step::Anew),
+            Just(Step::ReadOn),
         ]
     }
 
@@ -210,9 +229,21 @@ mod tests {
         group: BTreeSet<i32>,
         librdkafka: BTreeSet<i32>,
         flow: BTreeSet<i32>,
+        /// Assigned in librdkafka and not read there, if starts come at the worst moments.
+        paused: BTreeSet<i32>,
+        /// Something was assigned since the last grant.
+        started: bool,
     }
 
     impl World {
+        fn read_on(&mut self, assignment: &mut Assignment) {
+            for partition in assignment.stalled() {
+                assert!(self.librdkafka.contains(&partition), "only what is assigned");
+                self.paused.remove(&partition);
+                self.started = true;
+            }
+        }
+
         fn tell(&mut self, news: News) {
             match news {
                 News::Revoked(partitions) => {
@@ -238,8 +269,11 @@ mod tests {
             let mut assignment = Assignment::default();
             let mut world = World::default();
             for step in steps {
-                match step {
+                match step.clone() {
                     Step::Grant(partitions) => {
+                        if std::mem::take(&mut world.started) {
+                            world.paused = world.librdkafka.clone();
+                        }
                         assignment.granted(&partitions);
                         world.group.extend(partitions);
                     }
@@ -271,6 +305,7 @@ mod tests {
                         }
                         Start::Reassign => prop_assert!(world.librdkafka.contains(&partition)),
                     },
+                    Step::ReadOn => world.read_on(&mut assignment),
                     Step::Stop(partition) => {
                         let was = assignment.unassigned(partition);
                         prop_assert_eq!(was, world.librdkafka.remove(&partition));
@@ -283,6 +318,11 @@ mod tests {
                         prop_assert_eq!(assignment.start(partition), Start::Ignore);
                     }
                 }
+                if let Step::Start(partition) = step {
+                    world.started |= world.librdkafka.contains(&partition);
+                    world.paused.remove(&partition);
+                }
+                world.paused.retain(|partition| world.librdkafka.contains(partition));
                 let assigned: BTreeSet<i32> = assignment.assigned().into_iter().collect();
                 prop_assert_eq!(&assigned, &world.librdkafka);
                 prop_assert!(world.librdkafka.is_subset(&world.group));
@@ -294,6 +334,8 @@ mod tests {
                 world.tell(news);
             }
             prop_assert_eq!(&world.flow, &world.group);
+            world.read_on(&mut assignment);
+            prop_assert_eq!(&world.paused, &BTreeSet::new(), "what is assigned is read");
         }
     }
 

@@ -20,10 +20,11 @@ use crate::sink::ClaimRequest;
 pub(super) const PURPOSE: &str = "claim";
 
 /// How long a claim waits for the lane's lock before it gives up and tries again:
-/// longer than [`PATIENCE`], and nothing else may end that wait sooner. A process
-/// that is frozen between two statements must not hold a lane's row for ever.
+/// longer than [`PATIENCE`] and the login of whoever then ends the holder's backend,
+/// which on a busy machine takes seconds, and nothing else may end that wait sooner.
+/// A process that is frozen between two statements must not hold a lane's row for ever.
 const SETTINGS: &str = "\
-    set synchronous_commit = on; set lock_timeout = '2s'; set statement_timeout = 0; \
+    set synchronous_commit = on; set lock_timeout = '5s'; set statement_timeout = 0; \
     set idle_in_transaction_session_timeout = '10s'";
 
 /// How long a claim waits before it ends the backend that holds the lane.

@@ -56,7 +56,8 @@ locals {
     },
   )
 
-  # Passwords reach a pod when it starts.
+  # Passwords reach a pod when it starts. The first ones change nothing: pods that kubectl applied
+  # go on under Terraform.
   restarts = {
     for name, document in local.rendered : name => {
       template = merge(document.spec.template, {
@@ -67,7 +68,7 @@ locals {
           )
         })
       })
-    } if document.kind == "Deployment" && length(regexall("\"database-(config|readonly)\"", jsonencode(document))) > 0
+    } if var.secret_revision > 1 && document.kind == "Deployment" && length(regexall("\"database-(config|readonly)\"", jsonencode(document))) > 0
   }
 
   patched = {

@@ -50,8 +50,11 @@ const FOR_ANYBODY: &[(&str, &str)] = &[("lambda-postgres", "egress")];
 
 /// Addresses, by policy: a cache of names on the node has this one everywhere, and Minikube's
 /// and kind's nodes, by whose ports people come, are in these ranges.
-const ADDRESSES: &[(&str, &str)] =
-    &[("dns", "169.254.20.10/32"), ("lambda-pgadmin", "192.168.0.0/16"), ("lambda-pgadmin", "172.16.0.0/12")];
+const ADDRESSES: &[(&str, &str)] = &[
+    ("dns", "169.254.20.10/32"),
+    ("lambda-pgadmin", "192.168.0.0/16"),
+    ("lambda-pgadmin", "172.16.0.0/12"),
+];
 
 enum Place {
     Here,

@@ -21,12 +21,20 @@ run "every_document_is_in_one_place" {
 run "what_is_not_said_is_as_rendered" {
   assert {
     condition = alltrue([
-      for path in fileset(var.rendered, "{core,setup,batch,admin}/*.yaml") :
+      for path in fileset(var.rendered, "{core,setup,stream,batch,admin}/*.yaml") :
       jsonencode(yamldecode(file("${var.rendered}/${path}"))) == jsonencode(merge(
         output.settings, output.tiers[dirname(path)])[trimsuffix(basename(path), ".yaml")]
       ) if !strcontains(path, "Deployment-")
     ])
     error_message = "A document was changed by no variable."
+  }
+  assert {
+    condition = alltrue([
+      for path in fileset(var.rendered, "{stream,admin}/Deployment-*.yaml") :
+      jsonencode(yamldecode(file("${var.rendered}/${path}")).spec) ==
+      jsonencode(output.tiers[dirname(path)][trimsuffix(basename(path), ".yaml")].spec)
+    ])
+    error_message = "Pods start anew by no variable."
   }
 }
 

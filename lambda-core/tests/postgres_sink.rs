@@ -44,6 +44,8 @@ fn main() -> ExitCode {
             commits_under_timeouts,
         );
         suite.postgres("a claim that freezes half-way gives its lane back", claims_from_a_claim);
+        suite.postgres("a claim ends whom the claim before it waits for", claims_behind_a_claim);
+        suite.postgres("a claim of a lane that others lock says who to look for", claims_in_vain);
         suite.postgres("a claim over another active group is refused", refuses_another_group);
         suite.postgres(
             "the merged view is the sum of the rows as they stand",
@@ -196,6 +198,40 @@ async fn claims_from_a_claim(context: Context) -> Result<(), Failure> {
     let claimed = within_liveness(async || subject.sink.claim(&request("g")).await).await?;
     assert_eq!(claimed.lane, before.lane, "nothing was set aside");
     frozen.await.expect_err("the claim had frozen");
+    Ok(())
+}
+
+/// A claim whose process is gone goes on waiting in the server, before all others.
+async fn claims_behind_a_claim(context: Context) -> Result<(), Failure> {
+    let database = context.database().await?;
+    let subject = Postgres::new(database.config(), 2).await;
+    let before = subject.sink.claim(&request("g")).await?;
+    let owner = connect(database.config(), "consumer").await?;
+    owner.batch_execute("begin; select from ingest_progress for update").await?;
+    let given_up = connect(database.config(), "claim").await?;
+    let given_up = tokio::spawn(async move {
+        given_up.batch_execute("update ingest_progress set updated_at = updated_at").await
+    });
+    until_claim(&subject, "wait_event_type = 'Lock'").await?;
+    let after = subject.sink.claim(&request("g")).await?;
+    assert_ne!(after.claim, before.claim);
+    assert!(owner.batch_execute("commit").await.is_err(), "the frozen owner's backend was ended");
+    given_up.await??;
+    Ok(())
+}
+
+/// The holder is none of ours, and is never ended.
+async fn claims_in_vain(context: Context) -> Result<(), Failure> {
+    let database = context.database().await?;
+    let subject = Postgres::new(database.config(), 2).await;
+    subject.sink.claim(&request("g")).await?;
+    let holder = connect(database.config(), "test").await?;
+    let hold = "set application_name = 'psql'; begin; select from ingest_progress for update";
+    holder.batch_execute(hold).await?;
+    let error = subject.sink.claim(&request("g")).await.expect_err("locked");
+    assert!(error.chain().contains("locked by another program"), "{}", error.chain());
+    holder.batch_execute("rollback").await?;
+    subject.sink.claim(&request("g")).await?;
     Ok(())
 }
 

@@ -118,12 +118,15 @@ impl<'a, R: Record> Polling<'a, R> {
             self.make_room();
             self.locate_granted()?;
             if !self.paused {
-                self.read_on();
                 self.check_lanes()?;
                 self.look_at_tails()?;
             }
             if Instant::now() >= self.report_at {
                 self.report();
+            }
+            // Last: what the group says next is heard soon after.
+            if !self.paused {
+                self.read_on();
             }
             if let Some(given_up) = self.burst()? {
                 return Ok(given_up);
@@ -247,14 +250,14 @@ impl<'a, R: Record> Polling<'a, R> {
         match start {
             Start::Ignore => return,
             Start::Assign => {}
-            Start::Reassign => self.unassign(partition),
+            Start::Reassign => self.unassign(&[partition]),
         }
         let Some(claim) = progress.claim else { return };
         // Before the assignment, so that no message finds its lane missing; what
         // was fetched under an earlier one was dropped by unassigning.
         let position = progress.position;
         self.shared.lock().batcher.start(partition, progress.lane, claim, position);
-        if self.assign(partition, position) {
+        if self.assign(&[(partition, position)]) {
             return;
         }
         let mut state = self.shared.lock();
@@ -273,21 +276,30 @@ impl<'a, R: Record> Polling<'a, R> {
     /// Goes on with what the group's last word may have left paused, from where it was
     /// read to.
     fn read_on(&mut self) {
-        let stalled = self.shared.lock().assignment.stalled();
-        for partition in stalled {
-            let Some(next) = self.shared.lock().batcher.position(partition) else { continue };
-            self.tails.forget(partition);
-            self.unassign(partition);
-            if self.assign(partition, next) {
-                continue;
-            }
+        let stalled: Vec<(i32, i64)> = {
             let mut state = self.shared.lock();
+            let stalled = state.assignment.stalled().into_iter();
+            stalled.filter_map(|it| Some((it, state.batcher.position(it)?))).collect()
+        };
+        if stalled.is_empty() {
+            return;
+        }
+        let partitions: Vec<i32> = stalled.iter().map(|(partition, _)| *partition).collect();
+        for partition in &partitions {
+            self.tails.forget(*partition);
+        }
+        self.unassign(&partitions);
+        if self.assign(&stalled) {
+            return;
+        }
+        let mut state = self.shared.lock();
+        for partition in partitions {
             state.assignment.unassigned(partition);
             state.forget(partition);
             state.assignment.anew(partition, None);
-            drop(state);
-            self.shared.notify();
         }
+        drop(state);
+        self.shared.notify();
     }
 
     fn stop_reading(&self, partition: i32) {
@@ -297,22 +309,25 @@ impl<'a, R: Record> Polling<'a, R> {
             state.assignment.unassigned(partition)
         };
         if assigned {
-            self.unassign(partition);
+            self.unassign(&[partition]);
         }
     }
 
-    fn assign(&self, partition: i32, position: i64) -> bool {
-        let mut from = TopicPartitionList::with_capacity(1);
-        let assigned = from
-            .add_partition_offset(self.topic, partition, Offset::Offset(position))
+    /// Reads partitions, each from a position on.
+    fn assign(&self, partitions: &[(i32, i64)]) -> bool {
+        let mut from = TopicPartitionList::with_capacity(partitions.len());
+        let listed = partitions.iter().try_for_each(|(partition, position)| {
+            from.add_partition_offset(self.topic, *partition, Offset::Offset(*position))
+        });
+        let assigned = listed
             .and_then(|()| self.consumer.incremental_assign(&from))
             // A partition that was paused when it was last read still is.
             .and_then(|()| self.consumer.resume(&from));
         complain(&assigned, "reading a partition")
     }
 
-    fn unassign(&self, partition: i32) {
-        let done = self.consumer.incremental_unassign(&list(self.topic, &[partition]));
+    fn unassign(&self, partitions: &[i32]) {
+        let done = self.consumer.incremental_unassign(&list(self.topic, partitions));
         complain(&done, "letting go of a partition");
     }
 

@@ -80,7 +80,9 @@ impl Assignment {
         }
     }
 
-    /// Partitions to unassign and assign again, since they may be paused for ever.
+    /// Partitions to unassign and assign again, since they may be paused until the next
+    /// grant. Once any was assigned, each grant makes it all of them: rarely needed, and
+    /// a rebalance has dropped what was fetched of them anyway.
     pub(super) fn stalled(&mut self) -> Vec<i32> {
         if !std::mem::take(&mut self.stalled) {
             return Vec::new();
@@ -110,6 +112,7 @@ impl Assignment {
     /// The consumer that held them all is gone.
     pub(super) fn lost(&mut self) {
         self.revoked(&self.held());
+        (self.started, self.stalled) = (false, false);
     }
 
     /// A granted partition whose first position is not known yet, beginning behind
@@ -290,6 +293,7 @@ mod tests {
                         assignment.lost();
                         world.group.clear();
                         world.librdkafka.clear();
+                        world.started = false;
                     }
                     Step::Locate(position) => {
                         if let Some(partition) = assignment.without_first_position(-1) {

@@ -1,6 +1,6 @@
 //! Taking a lane from whoever held it (R12, R13, R16).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -20,9 +20,9 @@ use crate::sink::ClaimRequest;
 pub(super) const PURPOSE: &str = "claim";
 
 /// How long a claim waits for the lane's lock before it gives up and tries again:
-/// longer than [`PATIENCE`] and the login of whoever then ends the holder's backend,
-/// which on a busy machine takes seconds, and nothing else may end that wait sooner.
-/// A process that is frozen between two statements must not hold a lane's row for ever.
+/// longer than [`PATIENCE`] and, on a busy machine too, the login by which the holder's
+/// backend is then ended, and nothing else may end that wait sooner. A process that is
+/// frozen between two statements must not hold a lane's row for ever.
 const SETTINGS: &str = "\
     set synchronous_commit = on; set lock_timeout = '5s'; set statement_timeout = 0; \
     set idle_in_transaction_session_timeout = '10s'";
@@ -30,8 +30,10 @@ const SETTINGS: &str = "\
 /// How long a claim waits before it ends the backend that holds the lane.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often a claim is tried before its failure is told.
+/// How often a claim is tried before its failure is told, and until when again: the
+/// last try may wait for two locks, and all of them end within [`LOCK_TIMEOUT`].
 const TRIES: u32 = 5;
+const LAST_TRY: Duration = Duration::from_secs(12);
 
 /// A group that stored or claimed within this time is active (R16).
 const ACTIVE: &str = "60 seconds";
@@ -52,7 +54,11 @@ async fn try_claim(config: &DatabaseConfig, request: &ClaimRequest) -> Result<Pr
     let mut client = connect(config, PURPOSE).await?;
     client.batch_execute(SETTINGS).await.map_err(waiting)?;
     let backend = Backend::of(&client).await.map_err(waiting)?;
+    let begun = Instant::now();
     for _ in 0..TRIES {
+        if begun.elapsed() > LAST_TRY {
+            break;
+        }
         let created = create(&mut client, request);
         match evict::ending_blockers(config, &backend, PATIENCE, PATIENCE, created).await {
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => continue,

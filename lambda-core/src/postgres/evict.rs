@@ -57,15 +57,22 @@ impl Backend {
     }
 
     /// Ends the loaders' backends of our own role that this one waits for and whose
-    /// transactions are `older_than` that, and tells how many. Claims are spared:
-    /// they wait for each other briefly.
+    /// transactions are `older_than` that, and tells how many. Claims are spared, since
+    /// they wait briefly, but not whom they wait for: a claim that was given up goes on
+    /// waiting in the server, and stands before that one.
     pub(super) async fn end_blockers(
         &self,
         client: &Client,
         older_than: Duration,
     ) -> Result<usize, Error> {
-        let sql = "select pg_terminate_backend(pid, 1000) from pg_stat_activity \
-                   where pid = any(pg_blocking_pids($1)) and usename = current_user \
+        let sql = "with recursive blocking (pid) as ( \
+                       select unnest(pg_blocking_pids($1)) \
+                       union select unnest(pg_blocking_pids(pid)) \
+                             from blocking join pg_stat_activity using (pid) \
+                             where application_name = $3) \
+                   select pg_terminate_backend(pid, 1000) \
+                   from blocking join pg_stat_activity using (pid) \
+                   where usename = current_user \
                      and application_name like $2 and application_name <> $3 \
                      and xact_start < clock_timestamp() - make_interval(secs => $4)";
         let loaders = format!("{APPLICATION_PREFIX}-%");

@@ -85,7 +85,7 @@ impl<R: Record> Polling<'_, R> {
         };
         for partition in assigned {
             self.shared.lock().assignment.unassigned(partition);
-            self.unassign(partition);
+            self.unassign(&[partition]);
         }
         if !self.shared.lock().batcher.is_empty() || Instant::now() < self.ask_at {
             return Ok(());

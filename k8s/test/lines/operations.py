@@ -80,7 +80,7 @@ def elsewhere():
     batch.nightly_load()
     with no_traffic():
         sets_equal()
-        [[source]] = rows(f"select distinct source from {LANES} where claim is not null")
+        [[source]] = rows(f"select distinct source from {LANES} and claim is not null")
         before = stored(source)
         backup()
         run("sh", "-c", f"cd '{dumps}' && '{ROOT}/k8s/backups' get")

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use lambda_core::error::{Error, Kind};
 use lambda_core::outcome::Authority;
-use lambda_core::postgres::connect;
+use lambda_core::postgres::{Connection, connect};
 use lambda_core::progress::LaneName;
 use lambda_core::sink::{ClaimRequest, Durability, Sink};
 use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
@@ -22,6 +22,7 @@ use lambda_core::testing::sink::CASES;
 use lambda_lab::Failure;
 use lambda_lab::harness::{self, Context};
 use lambda_lab::liveness::{LIVENESS, until};
+use lambda_lab::servers::Database;
 
 use crate::subject::Postgres;
 
@@ -117,13 +118,21 @@ async fn values_come_back(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A program of that name which has the rows of all lanes locked, and does nothing more.
+async fn holder_of_lanes(database: &Database, name: &str) -> Result<Connection, Failure> {
+    let holder = connect(database.config(), "test").await?;
+    let hold =
+        format!("set application_name = '{name}'; begin; select from ingest_progress for update");
+    holder.batch_execute(&hold).await?;
+    Ok(holder)
+}
+
 /// The owner is a loader that holds the lane's row and does nothing more (R13).
 async fn claims_from_a_frozen_owner(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let subject = Postgres::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
-    let owner = connect(database.config(), "consumer").await?;
-    owner.batch_execute("begin; select from ingest_progress for update").await?;
+    let owner = holder_of_lanes(&database, "lambda-consumer").await?;
     let begun = Instant::now();
     let after = subject.sink.claim(&request("g")).await?;
     assert_ne!(after.claim, before.claim);
@@ -138,8 +147,7 @@ async fn claims_under_timeouts(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let subject = Postgres::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
-    let owner = connect(database.config(), "consumer").await?;
-    owner.batch_execute("begin; select from ingest_progress for update").await?;
+    let owner = holder_of_lanes(&database, "lambda-consumer").await?;
     let name = &database.login().database;
     let impatient = format!(
         "alter database {name} set statement_timeout = '500ms'; \
@@ -181,10 +189,8 @@ async fn claims_from_a_claim(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let subject = Postgres::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
-    let holder = connect(database.config(), "test").await?;
     // One whom no claim ends.
-    let hold = "set application_name = 'psql'; begin; select from ingest_progress for update";
-    holder.batch_execute(hold).await?;
+    let holder = holder_of_lanes(&database, "psql").await?;
     let given_up = ClaimRequest { given_up: Some(before.lane), ..request("g") };
     let frozen = subject.sink.claim(&given_up);
     tokio::pin!(frozen);
@@ -206,8 +212,7 @@ async fn claims_behind_a_claim(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let subject = Postgres::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
-    let owner = connect(database.config(), "consumer").await?;
-    owner.batch_execute("begin; select from ingest_progress for update").await?;
+    let owner = holder_of_lanes(&database, "lambda-consumer").await?;
     let given_up = connect(database.config(), "claim").await?;
     let given_up = tokio::spawn(async move {
         given_up.batch_execute("update ingest_progress set updated_at = updated_at").await
@@ -225,9 +230,7 @@ async fn claims_in_vain(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let subject = Postgres::new(database.config(), 2).await;
     subject.sink.claim(&request("g")).await?;
-    let holder = connect(database.config(), "test").await?;
-    let hold = "set application_name = 'psql'; begin; select from ingest_progress for update";
-    holder.batch_execute(hold).await?;
+    let holder = holder_of_lanes(&database, "psql").await?;
     let error = subject.sink.claim(&request("g")).await.expect_err("locked");
     assert!(error.chain().contains("locked by another program"), "{}", error.chain());
     holder.batch_execute("rollback").await?;

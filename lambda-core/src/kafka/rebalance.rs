@@ -361,6 +361,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_grant_that_met_a_start_may_leave_paused_is_assigned_again() {
+        let mut assignment = Assignment::default();
+        assignment.granted(&[3]);
+        assignment.first_position(3, 10);
+        assert_eq!(assignment.news(), Some(granted(10, None)));
+        assert_eq!(assignment.start(3), Start::Assign);
+        assert_eq!(assignment.stalled(), Vec::<i32>::new(), "nothing has paused it since");
+        assignment.granted(&[]);
+        assert_eq!(assignment.stalled(), [3]);
+        assert_eq!(assignment.stalled(), Vec::<i32>::new(), "once is enough");
+        // To assign it again may meet a grant, too.
+        assignment.granted(&[]);
+        assert_eq!(assignment.stalled(), [3]);
+    }
+
+    #[test]
     fn a_partition_whose_lane_is_given_up_goes_and_comes_back_with_its_first_position() {
         let mut assignment = Assignment::default();
         assignment.granted(&[3]);

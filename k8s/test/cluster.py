@@ -1,5 +1,6 @@
 """How the end-to-end run speaks to the cluster, and what its lines share."""
 
+import base64
 import contextlib
 import json
 import os
@@ -190,6 +191,37 @@ def psql(sql, database="lambda"):
                    "-v", "ON_ERROR_STOP=1", "-Atc", sql, database)
 
 
+def values(secret):
+    """What a Secret holds, by its keys."""
+    data = json.loads(kubectl("get", "secret", secret, "--output", "json")).get("data", {})
+    return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+
+def passwords():
+    """All of the namespace."""
+    found = {value for secret in objects("secrets") for key, value in values(secret["metadata"]["name"]).items()
+             if "PASSWORD" in key}
+    want(len(found) >= 5, f"only {len(found)} passwords were found")
+    return found
+
+
+def where(secrets, texts):
+    """Which of the named texts tell one of these, as it is or in base64."""
+    forms = {form for it in secrets for form in (it, base64.b64encode(it.encode()).decode())}
+    return {place for place, text in texts.items() if any(form in text for form in forms)}
+
+
+def logs_in(role, password, sslmode="prefer"):
+    """Whether PostgreSQL lets that role in by that password, over the network as the programs come."""
+    script = "PGPASSWORD=$(cat) exec psql --no-psqlrc -Atc 'select 1' " \
+             f"'host=lambda-postgres dbname=lambda user={role} connect_timeout=5 sslmode={sslmode}'"
+    done = run("kubectl", "--namespace", OVERLAY.namespace, "exec", "--stdin", "lambda-postgres-0", "--container=postgres",
+               "--", "sh", "-c", script, stdin=password, check=False)
+    refused = "authentication failed" in done.stderr or "no encryption" in done.stderr
+    want(done.returncode == 0 or refused, f"psql: {done.stderr}")
+    return done.returncode == 0
+
+
 def sets_equal(wait=90):
     """Every id of the topic is in the table, once, and no other. Wants the producers stopped."""
     found = client("compare", "--wait", str(wait))
@@ -225,8 +257,8 @@ def produce(count, name="e2e-producer", rate=0):
 def no_traffic():
     """The platform's own producers stopped for as long as sets are compared."""
     kubectl("scale", "deployment", "lambda-producer-stream", "--replicas=0")
-    until("the producers have stopped", 90, lambda: not objects("pods", "--selector", "app=lambda-producer-stream"))
     try:
+        until("the producers have stopped", 90, lambda: not objects("pods", "--selector", "app=lambda-producer-stream"))
         yield
     finally:
         kubectl("scale", "deployment", "lambda-producer-stream", "--replicas=3")

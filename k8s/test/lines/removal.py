@@ -1,6 +1,6 @@
 """Other overlays, and what is left when all is taken away."""
 
-from cluster import OVERLAY, from_nothing, kubectl, line, psql, run, to_nothing, until, want
+from cluster import OVERLAY, from_nothing, kubectl, line, logs_in, psql, run, to_nothing, until, values, want
 from lines import batch, faults, operations, stream
 
 
@@ -48,16 +48,6 @@ def brokers(*settings):
     return run("kubectl", "--namespace", OVERLAY.namespace, *command, check=False).returncode == 0
 
 
-def logs_in(mode):
-    """Whether PostgreSQL lets somebody in by the network with that sslmode."""
-    script = 'PGPASSWORD="$PATRONI_SUPERUSER_PASSWORD" exec psql --no-psqlrc -Atc "select ssl from pg_stat_ssl where pid = pg_backend_pid()" ' \
-             f'"host=lambda-postgres dbname=lambda user=postgres connect_timeout=5 sslmode={mode}"'
-    command = ("exec", "lambda-postgres-0", "--container=postgres", "--", "sh", "-c", script)
-    done = run("kubectl", "--namespace", OVERLAY.namespace, *command, check=False)
-    want(done.returncode == 0 or "no encryption" in done.stderr, f"psql: {done.stderr}")
-    return done.returncode == 0
-
-
 @line(18)
 def encrypted():
     """examples/tls passes 3, 4, 11; everybody is at PostgreSQL by TLS; without it neither server lets anybody in."""
@@ -71,7 +61,8 @@ def encrypted():
                      "from pg_stat_ssl join pg_stat_activity using (pid) where client_addr is not null")
         encrypted, open_ = map(int, plain.split("|"))
         want(encrypted > 5 and open_ == 0, f"connections with TLS: {encrypted}, without: {open_}")
-        want(logs_in("require") and not logs_in("disable"), "PostgreSQL lets in without TLS, or not with it")
+        admin = values("database-admin")["DB_PASSWORD"]
+        want(logs_in("postgres", admin, "require") and not logs_in("postgres", admin, "disable"), "PostgreSQL lets in without TLS, or not with it")
         trust = ("security.protocol=SSL", "ssl.truststore.type=PEM", "ssl.truststore.location=/etc/kafka/secrets/ca.crt")
         want(brokers(*trust) and not brokers("security.protocol=PLAINTEXT"), "Kafka lets in without TLS, or not with it")
     finally:

@@ -20,6 +20,8 @@ pub mod source;
 pub mod topic;
 
 mod context;
+#[cfg(test)]
+mod fake;
 mod idle;
 mod member;
 mod poll;

@@ -16,6 +16,7 @@
 //!   more messages than were read, until the next claim.
 
 use std::collections::BTreeMap;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
@@ -35,6 +36,9 @@ use crate::remedy;
 /// How long a fetch may take before it begins anew.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long no broker may answer before another client asks.
+const ASK_ANEW_AFTER: Duration = Duration::from_secs(5);
+
 /// How long a look waits when there is nothing else to do.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -43,8 +47,10 @@ const BURST: usize = 64;
 
 /// Lanes being checked.
 pub(super) struct Checks {
-    topic: String,
+    config: KafkaConfig,
     observer: Observer,
+    /// Since when no broker answers.
+    silent: Option<Instant>,
     /// Partitions whose last message is being fetched.
     fetching: BTreeMap<i32, Fingerprint>,
     /// Whether anything is assigned, and since when.
@@ -57,8 +63,9 @@ impl Checks {
     /// Of lanes of this topic; makes a client for it.
     pub(super) fn new(config: &KafkaConfig) -> Result<Self, Error> {
         Ok(Self {
-            topic: config.topic().to_owned(),
+            config: config.clone(),
             observer: topic::observer(config)?,
+            silent: None,
             fetching: BTreeMap::new(),
             assigned: None,
             turn: -1,
@@ -124,17 +131,42 @@ impl Checks {
     }
 
     /// The offsets that a partition keeps.
-    pub(super) fn kept(&self, partition: i32) -> Result<Kept, Error> {
-        let kept = topic::kept(self.observer.client(), &self.topic, partition);
-        if kept.is_err() {
-            // What a broker that was just starting told of the topic may lack partitions, and
-            // librdkafka, which takes it for the whole, would not ask again for minutes.
-            let told = self.observer.fetch_metadata(Some(&self.topic), topic::OFFSETS_TIMEOUT);
-            if let Err(error) = told {
+    ///
+    /// # Errors
+    /// `Transient`: ask again later. `Fatal`.
+    pub(super) fn kept(&mut self, partition: i32) -> Result<Kept, Error> {
+        let topic = self.config.topic();
+        let error = match topic::kept(self.observer.client(), topic, partition) {
+            Ok(kept) => {
+                self.silent = None;
+                return Ok(kept);
+            }
+            Err(error) => error,
+        };
+        // What a broker that was just starting told of the topic may name no leaders, and
+        // librdkafka, which takes it for the last word, would not ask again for minutes.
+        match self.observer.fetch_metadata(Some(topic), topic::OFFSETS_TIMEOUT) {
+            Ok(_) => self.silent = None,
+            Err(error) => {
                 tracing::debug!(%error, "a broker does not tell about the topic");
+                let since = *self.silent.get_or_insert_with(Instant::now);
+                if since.elapsed() >= ASK_ANEW_AFTER {
+                    self.begin_anew()?;
+                }
             }
         }
-        kept
+        Err(error)
+    }
+
+    /// Asks by another client from here on: this one may know no broker any more
+    /// ([`Stranded`](super::statistics::Stranded)).
+    fn begin_anew(&mut self) -> Result<(), Error> {
+        let silent = std::mem::replace(&mut self.observer, topic::observer(&self.config)?);
+        (self.silent, self.assigned) = (None, None);
+        self.fetching.clear();
+        // Its end may wait for a name server. Without another thread, that is waited for.
+        drop(thread::Builder::new().spawn(|| drop(silent)));
+        Ok(())
     }
 
     /// Serves the client's log while nothing is in question.
@@ -157,8 +189,12 @@ impl Checks {
     fn fetch(&mut self) -> Result<(), Error> {
         let mut from = TopicPartitionList::with_capacity(self.fetching.len());
         for (partition, last) in &self.fetching {
-            from.add_partition_offset(&self.topic, *partition, Offset::Offset(last.position))
-                .map_err(cannot)?;
+            from.add_partition_offset(
+                self.config.topic(),
+                *partition,
+                Offset::Offset(last.position),
+            )
+            .map_err(cannot)?;
         }
         self.assigned = Some(Instant::now());
         self.observer.assign(&from).map_err(|error| {
@@ -196,7 +232,7 @@ impl Checks {
         if self.assigned.is_some_and(|since| since.elapsed() >= FETCH_TIMEOUT) {
             let partitions: Vec<i32> = self.fetching.keys().copied().collect();
             tracing::warn!(
-                topic = self.topic,
+                topic = self.config.topic(),
                 ?partitions,
                 "waiting for the last message of partitions, to see that they are what was read"
             );
@@ -278,7 +314,35 @@ fn ask_changed(config: &KafkaConfig, lanes: &[Progress]) -> Result<Vec<(LaneId, 
                 source: format!("no answer within {FETCH_TIMEOUT:?}").into(),
             });
         }
-        std::thread::sleep(PAUSE);
+        thread::sleep(PAUSE);
     }
     Ok(changed)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use super::*;
+    use crate::kafka::fake::{Broker, KEPT, LIVENESS, ROUNDS};
+
+    #[test]
+    fn whoever_asks_and_was_told_of_no_broker_finds_them_again() {
+        let broker = Broker::start().unwrap();
+        let mut checks = Checks::new(&broker.config("")).unwrap();
+        for round in 0..ROUNDS {
+            let begun = Instant::now();
+            let found = loop {
+                match checks.kept(0) {
+                    Ok(found) => break found,
+                    Err(error) => {
+                        assert!(begun.elapsed() < LIVENESS, "round {round}: {}", error.chain());
+                    }
+                }
+            };
+            assert_eq!(found, KEPT);
+            broker.forget_brokers();
+            drop(checks.observer.fetch_metadata(Some(checks.config.topic()), FETCH_TIMEOUT));
+            assert!(!broker.forgetful(), "round {round}: it was not asked");
+        }
+    }
 }

@@ -176,6 +176,7 @@ impl KafkaConfig {
     /// The settings of a producer.
     pub(crate) fn producer(&self) -> ClientConfig {
         let mut config = self.base(PRODUCER_DEFAULTS);
+        config.set("statistics.interval.ms", STATISTICS_EVERY_MS);
         force(&mut config, PRODUCER_FORCED);
         config
     }

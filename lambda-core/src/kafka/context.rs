@@ -15,7 +15,7 @@ use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 
 use crate::error::Error;
 use crate::kafka::shared::{Doubt, Shared};
-use crate::kafka::statistics::Statistics;
+use crate::kafka::statistics::{Statistics, Stranded};
 use crate::record::Record;
 use crate::remedy;
 
@@ -30,11 +30,13 @@ pub(super) struct Context<R> {
     topic: String,
     shared: Arc<Shared<R>>,
     complaints: Complaints,
+    /// Whether the consumer knows no broker any more.
+    pub(super) stranded: Stranded,
 }
 
 impl<R: Record> Context<R> {
     pub(super) fn new(topic: String, shared: Arc<Shared<R>>) -> Self {
-        Self { topic, shared, complaints: Complaints::default() }
+        Self { topic, shared, complaints: Complaints::default(), stranded: Stranded::default() }
     }
 
     fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &[i32]) -> KafkaResult<()> {
@@ -63,6 +65,7 @@ impl<R: Record> Context<R> {
 
     /// How far the lanes lie behind, and whether they can be read.
     fn watch(&self, statistics: &Statistics) {
+        self.stranded.watch(statistics);
         let state = self.shared.lock();
         for (partition, lane) in &state.lanes {
             if let Some(end) = statistics.end(&self.topic, *partition) {

@@ -82,6 +82,9 @@ impl<R: Record> Member<R> {
     }
 
     /// Finds the topic, however long it takes. False: closed before.
+    ///
+    /// # Errors
+    /// `Transient`: another consumer may find it. `Fatal`.
     fn wait_for_topic(&self, consumer: &BaseConsumer<Context<R>>) -> Result<bool, Error> {
         let mut backoff = Backoff::default();
         loop {
@@ -100,6 +103,9 @@ impl<R: Record> Member<R> {
                     return Ok(true);
                 }
                 Err(error) if error.kind() == Kind::Transient => {
+                    if consumer.context().stranded.is_certain() {
+                        return Err(error);
+                    }
                     let retry_in = backoff.next_delay();
                     let chain = error.chain();
                     tracing::warn!(error = chain, ?retry_in, "waiting for {}", self.config);

@@ -113,6 +113,9 @@ impl<'a, R: Record> Polling<'a, R> {
                 self.report();
                 return Ok(GivenUp::Closing);
             }
+            if self.consumer.context().stranded.is_certain() {
+                return Ok(GivenUp::Broken);
+            }
             self.settle_doubt()?;
             self.grant_wishes();
             self.make_room();

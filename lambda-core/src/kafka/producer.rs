@@ -25,6 +25,7 @@ use crate::error::{Error, Kind, Server};
 use crate::health::{Health, Need, Pulse};
 use crate::kafka::config::{KafkaConfig, refused};
 use crate::kafka::context::{self, Complaints};
+use crate::kafka::statistics::{Statistics, Stranded};
 use crate::kafka::topic;
 use crate::metrics::{self, Retry};
 use crate::remedy;
@@ -81,7 +82,7 @@ impl<T: Send + Sync + 'static> Producer<T> {
     /// asked now and then; false is returned once it says so.
     ///
     /// # Errors
-    /// `Fatal` only.
+    /// `Fatal`; `Unreachable` when only another producer can find it.
     pub fn wait_for_topic(&self, stopped: impl Fn() -> bool) -> Result<bool, Error> {
         let mut backoff = Backoff::default();
         while !stopped() {
@@ -144,7 +145,8 @@ impl<T: Send + Sync + 'static> Producer<T> {
     ///
     /// # Errors
     /// The first message that could not be delivered: later ones may be in the
-    /// topic, so whoever wants all must start over.
+    /// topic, so whoever wants all must start over. `Unreachable` when none can be
+    /// delivered any more.
     pub fn delivered(&self, patience: Duration) -> Result<Vec<Delivered<T>>, Error> {
         self.poll(patience);
         self.failure()?;
@@ -189,7 +191,15 @@ impl<T: Send + Sync + 'static> Producer<T> {
     }
 
     fn failure(&self) -> Result<(), Error> {
-        let failed = self.client.context().failed.lock();
+        let context = self.client.context();
+        if context.stranded.is_certain() {
+            return Err(Error::Unreachable {
+                server: Server::Kafka,
+                source: "librdkafka knows no broker any more, and looks for none; start again"
+                    .into(),
+            });
+        }
+        let failed = context.failed.lock();
         match failed.unwrap_or_else(PoisonError::into_inner).take() {
             Some(error) => Err(remedy::kafka(error, "take a message")),
             None => Ok(()),
@@ -209,6 +219,8 @@ struct Reports<T> {
     delivered: Mutex<Vec<Delivered<T>>>,
     failed: Mutex<Option<KafkaError>>,
     complaints: Complaints,
+    /// Whether the producer knows no broker any more.
+    stranded: Stranded,
 }
 
 impl<T> Default for Reports<T> {
@@ -217,6 +229,7 @@ impl<T> Default for Reports<T> {
             delivered: Mutex::default(),
             failed: Mutex::default(),
             complaints: Complaints::default(),
+            stranded: Stranded::default(),
         }
     }
 }
@@ -240,6 +253,12 @@ impl<T: Send + Sync> ClientContext for Reports<T> {
         }
     }
 
+    fn stats_raw(&self, statistics: &[u8]) {
+        if let Ok(statistics) = Statistics::parse(statistics) {
+            self.stranded.watch(&statistics);
+        }
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         context::log(level, facility, message);
     }
@@ -258,6 +277,30 @@ impl<T: Send + Sync + 'static> ProducerContext for Reports<T> {
             Err((error, _)) => {
                 self.fail(error.clone());
             }
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use super::*;
+    use crate::kafka::fake::{Broker, LIVENESS, ROUNDS};
+
+    #[test]
+    fn a_producer_that_was_told_of_no_broker_says_so_or_finds_them_again() {
+        let broker = Broker::start().unwrap();
+        let producer = Producer::<()>::new(&broker.config(""), &Health::default()).unwrap();
+        // Of twenty rounds, one or so strands it.
+        for round in 0..10 * ROUNDS {
+            let begun = Instant::now();
+            match producer.wait_for_topic(|| begun.elapsed() > LIVENESS) {
+                Ok(found) => assert!(found, "round {round}: it waits for ever"),
+                Err(Error::Unreachable { .. }) => return,
+                Err(error) => panic!("{}", error.chain()),
+            }
+            broker.forget_brokers();
+            assert!(producer.wait_for_topic(|| !broker.forgetful()).unwrap());
         }
     }
 }

@@ -164,3 +164,37 @@ impl<R: Record> fmt::Debug for KafkaSource<R> {
         f.debug_struct("KafkaSource").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::kafka::fake::{Broker, LIVENESS, ROUNDS};
+    use crate::testing::draft::Sample;
+
+    #[test]
+    fn a_consumer_that_was_told_of_no_broker_finds_them_again() {
+        let broker = Broker::start().unwrap();
+        let config = broker.config("topic.metadata.refresh.interval.ms=100");
+        let options = SourceOptions::default();
+        let source = KafkaSource::<Sample>::open(config, options, &Health::default()).unwrap();
+        let within = |what: &str, happened: &dyn Fn() -> bool| {
+            let begun = Instant::now();
+            while !happened() {
+                assert!(begun.elapsed() < LIVENESS, "{what}: never");
+                thread::sleep(Duration::from_millis(5));
+            }
+        };
+        for round in 0..2 * ROUNDS {
+            broker.forget_brokers();
+            within("it asks", &|| !broker.forgetful());
+            let asked = broker.asked_for_topic();
+            within(&format!("it asks again, round {round}"), &|| {
+                broker.asked_for_topic() > asked + 2
+            });
+        }
+        drop(source);
+    }
+}

@@ -1,10 +1,15 @@
 //! What librdkafka tells of itself every second: where partitions end, and which
-//! brokers it is connected to. Nothing else tells both without asking a broker.
+//! brokers it knows and is connected to. Nothing else tells that without asking a broker.
 //! <https://github.com/confluentinc/librdkafka/blob/v2.12.1/STATISTICS.md>
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::Deserialize;
+
+/// Seconds without any known broker after which a client is given up. Looking its
+/// bootstrap servers up anew takes less than one.
+const STRANDED_AFTER: u32 = 5;
 
 /// The part that is read.
 #[derive(Debug, Deserialize)]
@@ -17,11 +22,18 @@ pub(super) struct Statistics {
 struct Broker {
     nodeid: i32,
     state: String,
+    source: String,
 }
 
 impl Broker {
     fn is_connected(&self) -> bool {
         matches!(self.state.as_str(), "UP" | "UPDATE" | "REAUTH")
+    }
+
+    /// Whether it is a server: others are librdkafka's own, or stand for the group's
+    /// coordinator, which only leads to one.
+    fn is_server(&self) -> bool {
+        matches!(self.source.as_str(), "configured" | "learned")
     }
 }
 
@@ -40,6 +52,10 @@ impl Statistics {
     /// Reads librdkafka's JSON.
     pub(super) fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(json)
+    }
+
+    fn knows_a_broker(&self) -> bool {
+        self.brokers.values().any(Broker::is_server)
     }
 
     fn partition(&self, topic: &str, partition: i32) -> Option<Partition> {
@@ -73,6 +89,29 @@ impl Statistics {
     }
 }
 
+/// Notices a client that can do nothing any more. Brokers that have just started may
+/// tell of topics and of no broker, not even of themselves; librdkafka then forgets all
+/// that it knew, those of `bootstrap.servers` too, and may miss to begin with these anew:
+/// <https://github.com/confluentinc/librdkafka/issues/5301>.
+#[derive(Debug, Default)]
+pub(super) struct Stranded(AtomicU32);
+
+impl Stranded {
+    /// Takes note of what the client tells of itself, every second.
+    pub(super) fn watch(&self, statistics: &Statistics) {
+        if statistics.knows_a_broker() {
+            self.0.store(0, Ordering::Relaxed);
+        } else {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether only another client can go on.
+    pub(super) fn is_certain(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= STRANDED_AFTER
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,9 +119,9 @@ mod tests {
     /// With what surrounds it in librdkafka's own.
     const JSON: &[u8] = br#"{ "name": "lambda", "type": "consumer", "ts": 1,
         "brokers": {
-            "a:9092/1": { "nodeid": 1, "state": "UP", "rtt": { "min": 1 } },
-            "b:9092/2": { "nodeid": 2, "state": "DOWN" },
-            "GroupCoordinator": { "nodeid": -1, "state": "UP" } },
+            "a:9092/1": { "nodeid": 1, "source": "learned", "state": "UP", "rtt": { "min": 1 } },
+            "b:9092/2": { "nodeid": 2, "source": "learned", "state": "DOWN" },
+            "GroupCoordinator": { "nodeid": -1, "source": "logical", "state": "UP" } },
         "topics": { "t": { "topic": "t", "partitions": {
             "0": { "partition": 0, "leader": 1, "hi_offset": 12, "ls_offset": 12 },
             "1": { "partition": 1, "leader": 2, "hi_offset": -1001 },
@@ -109,8 +148,24 @@ mod tests {
     fn a_member_without_partitions_needs_any_broker() {
         let statistics = Statistics::parse(JSON).expect("librdkafka's JSON");
         assert_eq!(statistics.unreachable("t", &[]), None);
-        let gone = br#"{"brokers": {"a:9092/1": {"nodeid": 1, "state": "CONNECT"}}, "topics": {}}"#;
+        let gone = br#"{"brokers": {"a:9092/1":
+            {"nodeid": 1, "source": "learned", "state": "CONNECT"}}, "topics": {}}"#;
         let gone = Statistics::parse(gone).expect("librdkafka's JSON");
         assert!(gone.unreachable("t", &[]).is_some());
+    }
+    #[test]
+    fn a_client_that_knows_no_server_for_some_time_is_stranded() {
+        let known = Statistics::parse(JSON).expect("librdkafka's JSON");
+        let none = br#"{"brokers": {
+            ":0/internal": {"nodeid": -1, "source": "internal", "state": "INIT"},
+            "GroupCoordinator": {"nodeid": -1, "source": "logical", "state": "UP"}}, "topics": {}}"#;
+        let none = Statistics::parse(none).expect("librdkafka's JSON");
+        let stranded = Stranded::default();
+        for statistics in [&none, &known] {
+            (1..STRANDED_AFTER).for_each(|_| stranded.watch(&none));
+            stranded.watch(statistics);
+            assert_eq!(stranded.is_certain(), !statistics.knows_a_broker());
+            stranded.watch(&known);
+        }
     }
 }

@@ -36,8 +36,11 @@ use crate::remedy;
 /// How long a fetch may take before it begins anew.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long no broker may answer before another client asks.
-const ASK_ANEW_AFTER: Duration = Duration::from_secs(5);
+/// How many questions in a row may be without an answer, of a second or more each, before
+/// another client asks: first, and after none was answered for long. A client whose
+/// connection takes its time is not to be cut short again and again.
+const PATIENCE: u32 = 4;
+const PATIENCE_MAX: u32 = 64;
 
 /// How long a look waits when there is nothing else to do.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -49,8 +52,14 @@ const BURST: usize = 64;
 pub(super) struct Checks {
     config: KafkaConfig,
     observer: Observer,
-    /// Since when no broker answers.
-    silent: Option<Instant>,
+    /// Questions since the last answer of a broker.
+    unanswered: u32,
+    /// How many of them the observer has.
+    patience: u32,
+    /// The topic of the cluster that answered first, and whether the observer was seen to
+    /// ask the same one.
+    source: Option<String>,
+    identified: bool,
     /// Partitions whose last message is being fetched.
     fetching: BTreeMap<i32, Fingerprint>,
     /// Whether anything is assigned, and since when.
@@ -65,7 +74,10 @@ impl Checks {
         Ok(Self {
             config: config.clone(),
             observer: topic::observer(config)?,
-            silent: None,
+            unanswered: 0,
+            patience: PATIENCE,
+            source: None,
+            identified: false,
             fetching: BTreeMap::new(),
             assigned: None,
             turn: -1,
@@ -135,38 +147,74 @@ impl Checks {
     /// # Errors
     /// `Transient`: ask again later. `Fatal`.
     pub(super) fn kept(&mut self, partition: i32) -> Result<Kept, Error> {
-        let topic = self.config.topic();
-        let error = match topic::kept(self.observer.client(), topic, partition) {
-            Ok(kept) => {
-                self.silent = None;
+        let kept = topic::kept(self.observer.client(), self.config.topic(), partition);
+        let error = match kept {
+            Ok(kept) if self.asks_same_cluster()? => {
+                (self.unanswered, self.patience) = (0, PATIENCE);
                 return Ok(kept);
             }
-            Err(error) => error,
-        };
-        // What a broker that was just starting told of the topic may name no leaders, and
-        // librdkafka, which takes it for the last word, would not ask again for minutes.
-        match self.observer.fetch_metadata(Some(topic), topic::OFFSETS_TIMEOUT) {
-            Ok(_) => self.silent = None,
+            Ok(_) => Error::Temporary {
+                server: Server::Kafka,
+                what: "tell a partition's offsets",
+                remedy: "set KAFKA_BOOTSTRAP_SERVERS to the cluster that is being read",
+                source: "another cluster answers whoever comes new".into(),
+            },
             Err(error) => {
-                tracing::debug!(%error, "a broker does not tell about the topic");
-                let since = *self.silent.get_or_insert_with(Instant::now);
-                if since.elapsed() >= ASK_ANEW_AFTER {
-                    self.begin_anew()?;
+                // What a broker that was just starting told of the topic may name no leaders,
+                // and librdkafka, which takes it for the last word, would not ask again for
+                // minutes.
+                let topic = Some(self.config.topic());
+                match self.observer.fetch_metadata(topic, topic::OFFSETS_TIMEOUT) {
+                    Ok(_) => {
+                        self.unanswered = 0;
+                        return Err(error);
+                    }
+                    Err(why) => tracing::debug!(%why, "a broker does not tell about the topic"),
                 }
+                error
             }
+        };
+        self.unanswered += 1;
+        if self.unanswered >= self.patience {
+            self.begin_anew();
         }
         Err(error)
     }
 
+    /// Whether the observer asks the cluster that was asked first: a client that is made
+    /// later begins with the bootstrap servers, which may have come to lead elsewhere, and
+    /// the consumer's lanes are of the first one (R18).
+    fn asks_same_cluster(&mut self) -> Result<bool, Error> {
+        if !self.identified {
+            let source = topic::source(self.observer.client(), self.config.topic())?;
+            self.identified = *self.source.get_or_insert_with(|| source.clone()) == source;
+        }
+        Ok(self.identified)
+    }
+
     /// Asks by another client from here on: this one may know no broker any more
     /// ([`Stranded`](super::statistics::Stranded)).
-    fn begin_anew(&mut self) -> Result<(), Error> {
-        let silent = std::mem::replace(&mut self.observer, topic::observer(&self.config)?);
-        (self.silent, self.assigned) = (None, None);
+    fn begin_anew(&mut self) {
+        let patience = self.patience;
+        (self.unanswered, self.patience) = (0, PATIENCE_MAX.min(2 * patience));
+        let observer = match topic::observer(&self.config) {
+            Ok(observer) => observer,
+            // It was made of the same settings once: what is missing now may come back.
+            Err(error) => {
+                tracing::warn!(error = error.chain(), "no other client can ask the brokers");
+                return;
+            }
+        };
+        tracing::info!(
+            topic = self.config.topic(),
+            unanswered = patience,
+            "no broker tells about partitions; another client asks from here on"
+        );
+        let silent = std::mem::replace(&mut self.observer, observer);
+        (self.assigned, self.identified) = (None, false);
         self.fetching.clear();
         // Its end may wait for a name server. Without another thread, that is waited for.
         drop(thread::Builder::new().spawn(|| drop(silent)));
-        Ok(())
     }
 
     /// Serves the client's log while nothing is in question.
@@ -344,5 +392,17 @@ mod tests {
             drop(checks.observer.fetch_metadata(Some(checks.config.topic()), FETCH_TIMEOUT));
             assert!(!broker.forgetful(), "round {round}: it was not asked");
         }
+    }
+    #[test]
+    fn a_client_made_later_does_not_answer_for_another_cluster() {
+        let broker = Broker::start().unwrap();
+        let mut checks = Checks::new(&broker.config("")).unwrap();
+        assert_eq!(checks.kept(0).unwrap(), KEPT);
+        checks.begin_anew();
+        assert_eq!(checks.kept(0).unwrap(), KEPT);
+        broker.move_cluster();
+        checks.begin_anew();
+        let error = checks.kept(0).unwrap_err();
+        assert!(error.chain().contains("another cluster"), "{}", error.chain());
     }
 }

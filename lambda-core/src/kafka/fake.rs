@@ -36,6 +36,7 @@ pub(super) const KEPT: Kept = Kept { low: 3, high: 7 };
 pub(super) struct Broker {
     port: u16,
     forgetful: Arc<AtomicBool>,
+    moved: Arc<AtomicBool>,
     asked_for_topic: Arc<AtomicUsize>,
 }
 
@@ -45,6 +46,7 @@ impl Broker {
         let broker = Self {
             port: listener.local_addr()?.port(),
             forgetful: Arc::default(),
+            moved: Arc::default(),
             asked_for_topic: Arc::default(),
         };
         let answering = broker.clone();
@@ -77,6 +79,11 @@ impl Broker {
     /// Whether that answer is still to come.
     pub(super) fn forgetful(&self) -> bool {
         self.forgetful.load(Ordering::SeqCst)
+    }
+
+    /// From here on it is a broker of another cluster.
+    pub(super) fn move_cluster(&self) {
+        self.moved.store(true, Ordering::SeqCst);
     }
 
     fn serve(&self, mut connection: TcpStream) -> io::Result<()> {
@@ -128,7 +135,7 @@ impl Broker {
             answer.i32(self.port.into());
             answer.i16(-1);
         }
-        answer.text("fake");
+        answer.text(if self.moved.load(Ordering::SeqCst) { "another" } else { "first" });
         answer.i32(1);
         answer.i32(i32::from(of_topic));
         if of_topic {

@@ -337,6 +337,10 @@ impl<'a, R: Record> Polling<'a, R> {
     /// Tells Kafka what is stored, for those who watch lag there (R17).
     fn report(&mut self) {
         self.report_at = Instant::now() + REPORT_EVERY;
+        if self.consumer.context().stranded.is_likely() {
+            // It would be waited for when the consumer is given up.
+            return;
+        }
         let stored = std::mem::take(&mut self.shared.lock().stored);
         if stored.is_empty() {
             return;

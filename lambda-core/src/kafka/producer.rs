@@ -191,15 +191,7 @@ impl<T: Send + Sync + 'static> Producer<T> {
     }
 
     fn failure(&self) -> Result<(), Error> {
-        let context = self.client.context();
-        if context.stranded.is_certain() {
-            return Err(Error::Unreachable {
-                server: Server::Kafka,
-                source: "librdkafka knows no broker any more, and looks for none; start again"
-                    .into(),
-            });
-        }
-        let failed = context.failed.lock();
+        let failed = self.client.context().failed.lock();
         match failed.unwrap_or_else(PoisonError::into_inner).take() {
             Some(error) => Err(remedy::kafka(error, "take a message")),
             None => Ok(()),
@@ -254,8 +246,12 @@ impl<T: Send + Sync> ClientContext for Reports<T> {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        if let Ok(statistics) = Statistics::parse(statistics) {
-            self.stranded.watch(&statistics);
+        match Statistics::parse(statistics) {
+            Ok(statistics) if self.stranded.watch(&statistics) => {
+                self.fail(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown));
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "librdkafka's statistics cannot be read"),
         }
     }
 
@@ -300,7 +296,10 @@ mod tests {
                 Err(error) => panic!("{}", error.chain()),
             }
             broker.forget_brokers();
-            assert!(producer.wait_for_topic(|| !broker.forgetful()).unwrap());
+            while broker.forgetful() {
+                assert!(begun.elapsed() < LIVENESS, "round {round}: it is not asked");
+                drop(producer.wait_for_topic(|| !broker.forgetful()));
+            }
         }
     }
 }

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::Deserialize;
 
-/// Seconds without any known broker after which a client is given up. Looking its
-/// bootstrap servers up anew takes less than one.
+/// Statistics in a row, and so seconds, that name no server before a client is given up.
+/// Beginning with the bootstrap servers anew takes less than one: they are in the list
+/// while their names are still being looked up.
 const STRANDED_AFTER: u32 = 5;
 
 /// The part that is read.
@@ -97,13 +98,23 @@ impl Statistics {
 pub(super) struct Stranded(AtomicU32);
 
 impl Stranded {
-    /// Takes note of what the client tells of itself, every second.
-    pub(super) fn watch(&self, statistics: &Statistics) {
+    /// Takes note of what the client tells of itself. Whether that has just made it
+    /// certain that only another client can go on.
+    pub(super) fn watch(&self, statistics: &Statistics) -> bool {
         if statistics.knows_a_broker() {
             self.0.store(0, Ordering::Relaxed);
-        } else {
-            self.0.fetch_add(1, Ordering::Relaxed);
+            return false;
         }
+        let certain = self.0.fetch_add(1, Ordering::Relaxed) + 1 == STRANDED_AFTER;
+        if certain {
+            tracing::warn!("librdkafka knows no broker any more, and looks for none");
+        }
+        certain
+    }
+
+    /// Whether no server was named last.
+    pub(super) fn is_likely(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
     }
 
     /// Whether only another client can go on.
@@ -161,10 +172,12 @@ mod tests {
             "GroupCoordinator": {"nodeid": -1, "source": "logical", "state": "UP"}}, "topics": {}}"#;
         let none = Statistics::parse(none).expect("librdkafka's JSON");
         let stranded = Stranded::default();
-        for statistics in [&none, &known] {
-            (1..STRANDED_AFTER).for_each(|_| stranded.watch(&none));
-            stranded.watch(statistics);
-            assert_eq!(stranded.is_certain(), !statistics.knows_a_broker());
+        for last in [&none, &known] {
+            assert!((1..STRANDED_AFTER).all(|_| !stranded.watch(&none)));
+            assert!(stranded.is_likely() && !stranded.is_certain());
+            let certain = !last.knows_a_broker();
+            assert_eq!((stranded.watch(last), stranded.is_certain()), (certain, certain));
+            assert!(!stranded.watch(last), "it is told once");
             stranded.watch(&known);
         }
     }

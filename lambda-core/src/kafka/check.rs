@@ -393,6 +393,7 @@ mod tests {
             assert!(!broker.forgetful(), "round {round}: it was not asked");
         }
     }
+
     #[test]
     fn a_client_made_later_does_not_answer_for_another_cluster() {
         let broker = Broker::start().unwrap();

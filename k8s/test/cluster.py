@@ -191,16 +191,19 @@ def psql(sql, database="lambda"):
                    "-v", "ON_ERROR_STOP=1", "-Atc", sql, database)
 
 
-def values(secret):
+def decoded(secret):
     """What a Secret holds, by its keys."""
-    data = json.loads(kubectl("get", "secret", secret, "--output", "json")).get("data", {})
-    return {key: base64.b64decode(value).decode() for key, value in data.items()}
+    return {key: base64.b64decode(value).decode() for key, value in secret.get("data", {}).items()}
+
+
+def values(name):
+    """What the Secret of that name holds, by its keys."""
+    return decoded(json.loads(kubectl("get", "secret", name, "--output", "json")))
 
 
 def passwords():
     """All of the namespace."""
-    found = {value for secret in objects("secrets") for key, value in values(secret["metadata"]["name"]).items()
-             if "PASSWORD" in key}
+    found = {value for secret in objects("secrets") for key, value in decoded(secret).items() if "PASSWORD" in key}
     want(len(found) >= 5, f"only {len(found)} passwords were found")
     return found
 

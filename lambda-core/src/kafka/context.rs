@@ -130,9 +130,8 @@ impl<R: Record> ClientContext for Context<R> {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        match Statistics::parse(statistics) {
-            Ok(statistics) => self.watch(&statistics),
-            Err(error) => tracing::debug!(%error, "librdkafka's statistics cannot be read"),
+        if let Some(statistics) = Statistics::parse(statistics) {
+            self.watch(&statistics);
         }
     }
 

@@ -246,12 +246,8 @@ impl<T: Send + Sync> ClientContext for Reports<T> {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        match Statistics::parse(statistics) {
-            Ok(statistics) if self.stranded.watch(&statistics) => {
-                self.fail(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown));
-            }
-            Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "librdkafka's statistics cannot be read"),
+        if Statistics::parse(statistics).is_some_and(|it| self.stranded.watch(&it)) {
+            self.fail(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown));
         }
     }
 

@@ -345,10 +345,7 @@ mod tests {
 
     #[test]
     fn a_partition_that_went_and_came_back_is_claimed_anew_before_it_is_read() {
-        let mut assignment = Assignment::default();
-        assignment.granted(&[3]);
-        assignment.first_position(3, 10);
-        assert_eq!(assignment.news(), Some(granted(10, None)));
+        let mut assignment = granted_and_told();
         assert_eq!(assignment.revoked(&[3]), Vec::<i32>::new());
         assignment.granted(&[3]);
         // The claim of the first grant may be over by now.
@@ -362,10 +359,7 @@ mod tests {
 
     #[test]
     fn what_a_grant_that_met_a_start_may_leave_paused_is_assigned_again() {
-        let mut assignment = Assignment::default();
-        assignment.granted(&[3]);
-        assignment.first_position(3, 10);
-        assert_eq!(assignment.news(), Some(granted(10, None)));
+        let mut assignment = granted_and_told();
         assert_eq!(assignment.start(3), Start::Assign);
         assert_eq!(assignment.stalled(), Vec::<i32>::new(), "nothing has paused it since");
         assignment.granted(&[]);
@@ -378,10 +372,7 @@ mod tests {
 
     #[test]
     fn a_partition_whose_lane_is_given_up_goes_and_comes_back_with_its_first_position() {
-        let mut assignment = Assignment::default();
-        assignment.granted(&[3]);
-        assignment.first_position(3, 10);
-        assert_eq!(assignment.news(), Some(granted(10, None)));
+        let mut assignment = granted_and_told();
         assignment.anew(3, Some(LaneId(7)));
         assert_eq!(assignment.start(3), Start::Ignore, "the claim is on the old lane");
         assert_eq!(assignment.news(), Some(News::Revoked(vec![3])));
@@ -402,6 +393,15 @@ mod tests {
         assignment.first_position(1, 0);
         assert_eq!(assignment.without_first_position(0), Some(2));
         assert_eq!(assignment.without_first_position(2), Some(0), "its turn comes again");
+    }
+
+    /// Partition 3 is the member's, from offset 10 on, and the flow knows.
+    fn granted_and_told() -> Assignment {
+        let mut assignment = Assignment::default();
+        assignment.granted(&[3]);
+        assignment.first_position(3, 10);
+        assert_eq!(assignment.news(), Some(granted(10, None)));
+        assignment
     }
 
     fn granted(first_position: i64, given_up: Option<LaneId>) -> News {

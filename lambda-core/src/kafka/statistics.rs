@@ -50,9 +50,12 @@ struct Partition {
 }
 
 impl Statistics {
-    /// Reads librdkafka's JSON.
-    pub(super) fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(json)
+    /// Reads librdkafka's JSON, if it is as expected.
+    pub(super) fn parse(json: &[u8]) -> Option<Self> {
+        let parsed = serde_json::from_slice(json);
+        parsed
+            .inspect_err(|error| tracing::debug!(%error, "librdkafka's statistics cannot be read"))
+            .ok()
     }
 
     fn knows_a_broker(&self) -> bool {
@@ -164,6 +167,7 @@ mod tests {
         let gone = Statistics::parse(gone).expect("librdkafka's JSON");
         assert!(gone.unreachable("t", &[]).is_some());
     }
+
     #[test]
     fn a_client_that_knows_no_server_for_some_time_is_stranded() {
         let known = Statistics::parse(JSON).expect("librdkafka's JSON");

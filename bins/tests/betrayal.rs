@@ -92,6 +92,7 @@ fn send(bench: &Bench, partition: i32, payloads: &[String]) -> Result<(), Failur
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", &bench.bootstrap)
         .set("enable.idempotence", "true")
+        .set("max.in.flight", "1")
         .create()?;
     for payload in payloads {
         let record = BaseRecord::to(&bench.topic).partition(partition).key("A").payload(payload);

@@ -121,7 +121,9 @@ impl Bench {
         let consumers: Vec<Process> = consumers.into_iter().collect();
         if let Err(error) = self.stored(ledger.kinds().all()).await {
             let said: Vec<String> = consumers.iter().map(Process::stderr).collect();
-            return Err(format!("{error}\n{}", said.join("\n")).into());
+            let (positions, ends) = (self.positions().await?, ledger.ends());
+            let places = format!("positions {positions:?} of {ends:?}");
+            return Err(format!("{error}; {places}\n{}", said.join("\n")).into());
         }
         for consumer in consumers {
             consumer.signal(Signal::TERM)?;
@@ -189,10 +191,16 @@ impl Bench {
         assert!(differences.is_empty(), "{differences}");
         let unexplained = "select count(*) from dead_letters where reason = '' or detail = ''";
         assert_eq!(self.number(unexplained).await?, 0);
-        for row in self.sql.query("select partition, position from ingest_progress", &[]).await? {
-            let (partition, position): (i32, i64) = (row.try_get(0)?, row.try_get(1)?);
+        for (partition, position) in self.positions().await? {
             assert_eq!(position, ledger.ends().get(&partition).copied().unwrap_or_default());
         }
         Ok(())
+    }
+
+    /// Up to where each lane was stored, by its partition.
+    async fn positions(&self) -> Result<Vec<(i32, i64)>, Failure> {
+        let sql = "select partition, position from ingest_progress";
+        let rows = self.sql.query(sql, &[]).await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 }

@@ -65,8 +65,15 @@ const PRODUCER_DEFAULTS: &[(&str, &str)] = &[
     ("queue.buffering.max.messages", "100000"),
 ];
 
-/// What a producer sets whatever `KAFKA_CONFIG` says.
-const PRODUCER_FORCED: &[(&str, &str)] = &[("enable.idempotence", "true")];
+/// What a producer sets whatever `KAFKA_CONFIG` says. One request in flight, by either of
+/// its names: a broker that has just taken a partition up refuses the first request to it,
+/// takes a second one that is on its way although it begins behind a gap (KAFKA-15591),
+/// and librdkafka reads that as the brokers' word for both. Full batches make up for it.
+const PRODUCER_FORCED: &[(&str, &str)] = &[
+    ("enable.idempotence", "true"),
+    ("max.in.flight", "1"),
+    ("max.in.flight.requests.per.connection", "1"),
+];
 
 /// Keys of `KAFKA_CONFIG` that have a setting of their own, and which.
 const ELSEWHERE: &[(&str, &str)] = &[
@@ -372,6 +379,9 @@ mod tests {
         assert_eq!(consumer.get("enable.auto.commit"), Some("false"));
         assert!(remedy_of("auto.offset.reset=latest").contains("always error"));
         assert!(remedy_of("enable.idempotence=false").contains("always true"));
+        for name in ["max.in.flight", "max.in.flight.requests.per.connection"] {
+            assert!(remedy_of(&format!("{name}=5")).contains("always 1"), "{name}");
+        }
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Idempotent: a message is in the topic once, in the order of its key, however
-//! often the network made librdkafka send it. Blocking: use it on a thread.
+//! often the network made librdkafka send it. Delivered is what has an offset there: a
+//! report without one fails the producer. Blocking: use it on a thread.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -192,10 +193,7 @@ impl<T: Send + Sync + 'static> Producer<T> {
 
     fn failure(&self) -> Result<(), Error> {
         let failed = self.client.context().failed.lock();
-        match failed.unwrap_or_else(PoisonError::into_inner).take() {
-            Some(error) => Err(remedy::kafka(error, "take a message")),
-            None => Ok(()),
-        }
+        failed.unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }
 }
 
@@ -209,7 +207,7 @@ impl<T: Send + Sync + 'static> fmt::Debug for Producer<T> {
 #[derive(Debug)]
 struct Reports<T> {
     delivered: Mutex<Vec<Delivered<T>>>,
-    failed: Mutex<Option<KafkaError>>,
+    failed: Mutex<Option<Error>>,
     complaints: Complaints,
     /// Whether the producer knows no broker any more.
     stranded: Stranded,
@@ -232,8 +230,12 @@ impl<T> Reports<T> {
     }
 
     /// The first failure is the one that is told.
-    fn fail(&self, error: KafkaError) {
+    fn fail(&self, error: Error) {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    fn cannot_take(&self, error: KafkaError) {
+        self.fail(remedy::kafka(error, "take a message"));
     }
 }
 
@@ -241,13 +243,13 @@ impl<T: Send + Sync> ClientContext for Reports<T> {
     fn error(&self, error: KafkaError, reason: &str) {
         self.complaints.note(&error, reason);
         if error.rdkafka_error_code().is_some_and(remedy::needs_a_person) {
-            self.fail(error);
+            self.cannot_take(error);
         }
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
         if Statistics::parse(statistics).is_some_and(|it| self.stranded.watch(&it)) {
-            self.fail(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown));
+            self.cannot_take(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown));
         }
     }
 
@@ -261,23 +263,83 @@ impl<T: Send + Sync + 'static> ProducerContext for Reports<T> {
 
     fn delivery(&self, result: &DeliveryResult<'_>, tag: Box<T>) {
         match result {
+            Ok(message) if message.offset() < 0 => self.fail(without_offset(message.partition())),
             Ok(message) => self.delivered().push(Delivered {
                 tag: *tag,
                 partition: message.partition(),
                 offset: message.offset(),
             }),
-            Err((error, _)) => {
-                self.fail(error.clone());
-            }
+            Err((error, _)) => self.cannot_take(error.clone()),
         }
+    }
+}
+
+/// librdkafka reports so what it concludes from answers about other messages.
+fn without_offset(partition: i32) -> Error {
+    Error::Temporary {
+        server: Server::Kafka,
+        what: "tell where a message is",
+        remedy: "look for it in the topic; if it is not there, send it again",
+        source: format!("a message to partition {partition} is reported without an offset").into(),
     }
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test")]
 mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
     use super::*;
     use crate::kafka::fake::{Broker, LIVENESS, ROUNDS};
+
+    #[test]
+    fn what_a_new_partition_refuses_is_delivered_before_what_comes_behind() {
+        let brokers = MockCluster::new(1).unwrap();
+        let producer = producer_to(&brokers);
+        producer.send(b"key", Some(b"payload"), 0).unwrap();
+        assert_eq!(producer.flush(LIVENESS).unwrap().len(), 1, "it is known to the brokers");
+        // These brokers never look at sequence numbers, as real ones do not either while a
+        // partition is new to them: what comes behind a refused request is taken.
+        brokers.broker_round_trip_time(1, Duration::from_millis(100)).unwrap();
+        brokers.request_errors(
+            RDKafkaApiKey::Produce,
+            &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION],
+        );
+        for number in 1..10 {
+            producer.send(b"key", Some(b"payload"), number).unwrap();
+            // Longer than messages are gathered for a request.
+            producer.client.poll(Duration::from_millis(10));
+        }
+        let delivered = producer.flush(LIVENESS).unwrap();
+        let places: Vec<(i64, i64)> = delivered.iter().map(|it| (it.tag, it.offset)).collect();
+        assert_eq!(places, (1..10).map(|number| (number, number)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_message_that_is_reported_without_an_offset_is_not_told_as_delivered() {
+        let brokers = MockCluster::new(1).unwrap();
+        let producer = producer_to(&brokers);
+        brokers.request_errors(
+            RDKafkaApiKey::Produce,
+            &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER],
+        );
+        producer.send(b"key", Some(b"payload"), 0).unwrap();
+        let error = producer.flush(LIVENESS).unwrap_err();
+        assert!(error.chain().contains("partition 0 is reported without"), "{}", error.chain());
+        assert_eq!(error.kind(), Kind::Transient);
+    }
+
+    /// A producer for a topic of one partition.
+    fn producer_to(
+        brokers: &MockCluster<'_, rdkafka::producer::DefaultProducerContext>,
+    ) -> Producer<i64> {
+        brokers.create_topic("t", 1, 1).unwrap();
+        let config = KafkaConfig::new(&brokers.bootstrap_servers(), "t", "g", "").unwrap();
+        let producer = Producer::new(&config, &Health::default()).unwrap();
+        assert!(producer.wait_for_topic(|| false).unwrap());
+        producer
+    }
 
     #[test]
     fn a_producer_that_was_told_of_no_broker_says_so_or_finds_them_again() {

@@ -199,14 +199,20 @@ impl Run<'_> {
 
     /// Writes down what was delivered.
     fn collect(&mut self, patience: Duration) -> Result<(), Error> {
-        let delivered = self.producer.delivered(patience)?;
-        self.note(&delivered)?;
+        self.note_delivered(patience)?;
         if self.told.elapsed() >= TELL_EVERY {
             self.told = Instant::now();
             let Produced { delivered, .. } = self.produced;
             tracing::info!(delivered, in_flight = self.producer.in_flight(), "producing");
         }
         Ok(())
+    }
+
+    /// Whether anything more was.
+    fn note_delivered(&mut self, patience: Duration) -> Result<bool, Error> {
+        let delivered = self.producer.delivered(patience)?;
+        self.note(&delivered)?;
+        Ok(!delivered.is_empty())
     }
 
     fn note(&mut self, delivered: &[Delivered<Tag>]) -> Result<(), Error> {
@@ -232,8 +238,14 @@ impl Run<'_> {
     /// Waits for the last reports. The ledger is written out whatever happens.
     fn flush(&mut self) -> Result<(), Error> {
         let flushed = self.producer.flush(FLUSH_PATIENCE);
-        let noted = flushed.and_then(|delivered| self.note(&delivered));
+        let noted = loop {
+            match self.note_delivered(Duration::ZERO) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
         let written = self.ledger.as_mut().map_or(Ok(()), Ledger::flush);
-        noted.and(written)
+        flushed.and(noted).and(written)
     }
 }

@@ -66,10 +66,12 @@ const PRODUCER_DEFAULTS: &[(&str, &str)] = &[
 ];
 
 /// What a producer sets whatever `KAFKA_CONFIG` says. One request in flight, by either of
-/// its names: a broker that has just taken a partition up refuses the first request to it,
-/// takes a second one that is on its way although it begins behind a gap (KAFKA-15591),
-/// and librdkafka reads that as the brokers' word for both. Full batches make up for it.
+/// its names: a leader that knows no sequence of this producer, since the partition is new
+/// to it, may refuse a first request and take the second, which begins behind a gap
+/// (KAFKA-15591), and librdkafka reads that as its word for both. Batches grow while a
+/// request is waited for, so that it costs time and not rate. Every message has a report.
 const PRODUCER_FORCED: &[(&str, &str)] = &[
+    ("delivery.report.only.error", "false"),
     ("enable.idempotence", "true"),
     ("max.in.flight", "1"),
     ("max.in.flight.requests.per.connection", "1"),

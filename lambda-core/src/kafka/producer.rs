@@ -6,10 +6,11 @@
 //!   on_delivery(tag, partition, offset) ◀─ poll ┘
 //! ```
 //!
-//! Idempotent: a message is in the topic once, in the order of its key, however
-//! often the network made librdkafka send it. Delivered is what has an offset there: a
-//! report without one fails the producer. Blocking: use it on a thread.
+//! Idempotent: what the network makes librdkafka send again is not in the topic again, nor
+//! out of the order of its key. Delivered is what has an offset there: a report without one
+//! fails the producer. Blocking: use it on a thread.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -145,14 +146,17 @@ impl<T: Send + Sync + 'static> Producer<T> {
     /// `patience`. Call it often: reports are kept until then.
     ///
     /// # Errors
-    /// The first message that could not be delivered: later ones may be in the
-    /// topic, so whoever wants all must start over. `Unreachable` when none can be
-    /// delivered any more.
+    /// The first message that could not be delivered, or of which nobody knows: told when
+    /// all that was delivered is. Later ones may be in the topic, so whoever wants all
+    /// must start over. `Unreachable` when none can be delivered any more.
     pub fn delivered(&self, patience: Duration) -> Result<Vec<Delivered<T>>, Error> {
         self.poll(patience);
-        self.failure()?;
         metrics::in_flight(self.in_flight());
-        Ok(std::mem::take(&mut *self.client.context().delivered()))
+        let delivered = std::mem::take(&mut *self.client.context().delivered());
+        if delivered.is_empty() {
+            self.failure()?;
+        }
+        Ok(delivered)
     }
 
     /// Messages sent whose report has not arrived.
@@ -160,15 +164,13 @@ impl<T: Send + Sync + 'static> Producer<T> {
         usize::try_from(self.client.in_flight_count()).unwrap_or_default()
     }
 
-    /// Waits until every message sent has its report, and tells the last ones.
+    /// Waits until every message sent has its report; [`Producer::delivered`] tells them.
     ///
     /// # Errors
-    /// As for [`Producer::delivered`]; `Unreachable` when `patience` is over.
-    pub fn flush(&self, patience: Duration) -> Result<Vec<Delivered<T>>, Error> {
-        self.client
-            .flush(patience)
-            .map_err(|error| Error::Unreachable { server: Server::Kafka, source: error.into() })?;
-        self.delivered(Duration::ZERO)
+    /// `Unreachable` when `patience` is over.
+    pub fn flush(&self, patience: Duration) -> Result<(), Error> {
+        let flushed = self.client.flush(patience);
+        flushed.map_err(|error| Error::Unreachable { server: Server::Kafka, source: error.into() })
     }
 
     /// Takes delivery reports in, and sees whether they come.
@@ -208,6 +210,9 @@ impl<T: Send + Sync + 'static> fmt::Debug for Producer<T> {
 struct Reports<T> {
     delivered: Mutex<Vec<Delivered<T>>>,
     failed: Mutex<Option<Error>>,
+    /// Partitions of which a report had no offset. librdkafka counts on from what it was
+    /// told, so those that follow may be made up.
+    unproven: Mutex<BTreeSet<i32>>,
     complaints: Complaints,
     /// Whether the producer knows no broker any more.
     stranded: Stranded,
@@ -218,6 +223,7 @@ impl<T> Default for Reports<T> {
         Self {
             delivered: Mutex::default(),
             failed: Mutex::default(),
+            unproven: Mutex::default(),
             complaints: Complaints::default(),
             stranded: Stranded::default(),
         }
@@ -232,6 +238,15 @@ impl<T> Reports<T> {
     /// The first failure is the one that is told.
     fn fail(&self, error: Error) {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    /// Whether it is known that a message is in the topic.
+    fn is_proven(&self, partition: i32, offset: i64) -> bool {
+        let mut unproven = self.unproven.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset < 0 {
+            unproven.insert(partition);
+        }
+        !unproven.contains(&partition)
     }
 
     fn cannot_take(&self, error: KafkaError) {
@@ -263,24 +278,26 @@ impl<T: Send + Sync + 'static> ProducerContext for Reports<T> {
 
     fn delivery(&self, result: &DeliveryResult<'_>, tag: Box<T>) {
         match result {
-            Ok(message) if message.offset() < 0 => self.fail(without_offset(message.partition())),
-            Ok(message) => self.delivered().push(Delivered {
-                tag: *tag,
-                partition: message.partition(),
-                offset: message.offset(),
-            }),
+            Ok(message) => {
+                let (partition, offset) = (message.partition(), message.offset());
+                if self.is_proven(partition, offset) {
+                    self.delivered().push(Delivered { tag: *tag, partition, offset });
+                } else {
+                    self.fail(without_offset(partition));
+                }
+            }
             Err((error, _)) => self.cannot_take(error.clone()),
         }
     }
 }
 
-/// librdkafka reports so what it concludes from answers about other messages.
+/// librdkafka reports so what no broker confirmed, but seems to follow from its answers.
 fn without_offset(partition: i32) -> Error {
     Error::Temporary {
         server: Server::Kafka,
-        what: "tell where a message is",
-        remedy: "look for it in the topic; if it is not there, send it again",
-        source: format!("a message to partition {partition} is reported without an offset").into(),
+        what: "prove that a message is in the topic",
+        remedy: "send all of it again: what is stored falls out as duplicates",
+        source: format!("one to partition {partition} was reported without an offset").into(),
     }
 }
 
@@ -298,7 +315,8 @@ mod tests {
         let brokers = MockCluster::new(1).unwrap();
         let producer = producer_to(&brokers);
         producer.send(b"key", Some(b"payload"), 0).unwrap();
-        assert_eq!(producer.flush(LIVENESS).unwrap().len(), 1, "it is known to the brokers");
+        producer.flush(LIVENESS).unwrap();
+        assert_eq!(all_delivered(&producer).unwrap(), [(0, 0)], "it is known to the brokers");
         // These brokers never look at sequence numbers, as real ones do not either while a
         // partition is new to them: what comes behind a refused request is taken.
         brokers.broker_round_trip_time(1, Duration::from_millis(100)).unwrap();
@@ -311,8 +329,8 @@ mod tests {
             // Longer than messages are gathered for a request.
             producer.client.poll(Duration::from_millis(10));
         }
-        let delivered = producer.flush(LIVENESS).unwrap();
-        let places: Vec<(i64, i64)> = delivered.iter().map(|it| (it.tag, it.offset)).collect();
+        producer.flush(LIVENESS).unwrap();
+        let places = all_delivered(&producer).unwrap();
         assert_eq!(places, (1..10).map(|number| (number, number)).collect::<Vec<_>>());
     }
 
@@ -324,10 +342,47 @@ mod tests {
             RDKafkaApiKey::Produce,
             &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER],
         );
-        producer.send(b"key", Some(b"payload"), 0).unwrap();
-        let error = producer.flush(LIVENESS).unwrap_err();
-        assert!(error.chain().contains("partition 0 is reported without"), "{}", error.chain());
+        // One request: librdkafka counts its offsets on from none, and so comes to true ones.
+        for number in 0..3 {
+            producer.send(b"key", Some(b"payload"), number).unwrap();
+        }
+        producer.flush(LIVENESS).unwrap();
+        let error = all_delivered(&producer).unwrap_err();
+        assert!(error.chain().contains("one to partition 0 was reported"), "{}", error.chain());
         assert_eq!(error.kind(), Kind::Transient);
+        // What comes behind it is sent, and in doubt as well.
+        producer.send(b"key", Some(b"payload"), 3).unwrap();
+        producer.flush(LIVENESS).unwrap();
+        assert!(all_delivered(&producer).is_err());
+    }
+
+    #[test]
+    fn what_was_delivered_is_told_before_what_was_not() {
+        let brokers = MockCluster::new(1).unwrap();
+        let producer = producer_to(&brokers);
+        producer.send(b"key", Some(b"payload"), 0).unwrap();
+        producer.flush(LIVENESS).unwrap();
+        brokers.request_errors(
+            RDKafkaApiKey::Produce,
+            &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED],
+        );
+        producer.send(b"key", Some(b"payload"), 1).unwrap();
+        producer.flush(LIVENESS).unwrap();
+        let told = producer.delivered(Duration::ZERO).unwrap();
+        assert_eq!(told.iter().map(|it| it.tag).collect::<Vec<_>>(), [0]);
+        assert!(producer.delivered(Duration::ZERO).is_err());
+    }
+
+    /// Tags and offsets of all that was delivered, until there is no more, or an error.
+    fn all_delivered(producer: &Producer<i64>) -> Result<Vec<(i64, i64)>, Error> {
+        let mut all = Vec::new();
+        loop {
+            let more = producer.delivered(Duration::ZERO)?;
+            if more.is_empty() {
+                return Ok(all);
+            }
+            all.extend(more.iter().map(|it| (it.tag, it.offset)));
+        }
     }
 
     /// A producer for a topic of one partition.

@@ -23,8 +23,9 @@ WORKDIR /source
 COPY --from=skeleton /skeleton .
 RUN cargo build --release --locked --package lambda-bins --features kafka-tls
 COPY . .
-# Cargo goes by times, and those of the sources are older than what was built of nothing.
-RUN find . -name '*.rs' -exec touch {} + \
+# Cargo goes by times, and those of the sources are older than what was built of nothing. What
+# build scripts of dependencies wrote stays as old as it is, or they would be built again.
+RUN find . -path ./target -prune -o -name '*.rs' -exec touch {} + \
  && cargo build --release --locked --package lambda-bins --features kafka-tls \
  && mkdir /binaries \
  && for name in lambda lambda-consumer lambda-csv-batch lambda-db-setup lambda-producer-stream; do \

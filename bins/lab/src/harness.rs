@@ -46,6 +46,10 @@ use crate::servers::{
 /// How long a test may take before it counts as hung.
 const DEADLINE: Duration = Duration::from_mins(1);
 
+/// How many tests run at once, unless the command line says so: they wait for servers, timeouts
+/// and each other's sessions more than they compute.
+const AT_ONCE: usize = 3;
+
 /// What a test needs to be there before it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Need {
@@ -154,7 +158,8 @@ impl Suite {
 
 /// Runs the tests that `define` adds, as the command line selects them.
 pub fn main(define: impl FnOnce(&mut Suite)) -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(AT_ONCE);
     // Silent but for errors, unless RUST_LOG asks for more.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::from_default_env())

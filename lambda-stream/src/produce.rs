@@ -238,13 +238,15 @@ impl Run<'_> {
     /// Waits for the last reports. The ledger is written out whatever happens.
     fn flush(&mut self) -> Result<(), Error> {
         let flushed = self.producer.flush(FLUSH_PATIENCE);
-        let noted = loop {
+        let mut noted = Ok(());
+        loop {
             match self.note_delivered(Duration::ZERO) {
                 Ok(true) => {}
-                Ok(false) => break Ok(()),
-                Err(error) => break Err(error),
+                Ok(false) => break,
+                // Of the others it is known that they are in the topic.
+                Err(error) => noted = noted.and(Err(error)),
             }
-        };
+        }
         let written = self.ledger.as_mut().map_or(Ok(()), Ledger::flush);
         flushed.and(noted).and(written)
     }

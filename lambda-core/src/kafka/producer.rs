@@ -146,17 +146,14 @@ impl<T: Send + Sync + 'static> Producer<T> {
     /// `patience`. Call it often: reports are kept until then.
     ///
     /// # Errors
-    /// The first message that could not be delivered, or of which nobody knows: told when
-    /// all that was delivered is. Later ones may be in the topic, so whoever wants all
-    /// must start over. `Unreachable` when none can be delivered any more.
+    /// The first message that could not be delivered, or of which nobody knows: later ones
+    /// may be in the topic, so whoever wants all must start over. `Unreachable` when none
+    /// can be delivered any more. What was delivered besides is told by the next call.
     pub fn delivered(&self, patience: Duration) -> Result<Vec<Delivered<T>>, Error> {
         self.poll(patience);
+        self.failure()?;
         metrics::in_flight(self.in_flight());
-        let delivered = std::mem::take(&mut *self.client.context().delivered());
-        if delivered.is_empty() {
-            self.failure()?;
-        }
-        Ok(delivered)
+        Ok(std::mem::take(&mut *self.client.context().delivered()))
     }
 
     /// Messages sent whose report has not arrived.
@@ -357,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_delivered_is_told_before_what_was_not() {
+    fn a_failure_hides_nothing_that_was_delivered() {
         let brokers = MockCluster::new(1).unwrap();
         let producer = producer_to(&brokers);
         producer.send(b"key", Some(b"payload"), 0).unwrap();
@@ -368,9 +365,8 @@ mod tests {
         );
         producer.send(b"key", Some(b"payload"), 1).unwrap();
         producer.flush(LIVENESS).unwrap();
-        let told = producer.delivered(Duration::ZERO).unwrap();
-        assert_eq!(told.iter().map(|it| it.tag).collect::<Vec<_>>(), [0]);
-        assert!(producer.delivered(Duration::ZERO).is_err());
+        assert!(all_delivered(&producer).is_err());
+        assert_eq!(all_delivered(&producer).unwrap(), [(0, 0)]);
     }
 
     /// Tags and offsets of all that was delivered, until there is no more, or an error.

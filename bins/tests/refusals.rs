@@ -427,7 +427,8 @@ async fn too_slow(context: Context) -> Result<(), Failure> {
     let slow = slow.replace("{database}", &bench.database.login().database);
     bench.sql.batch_execute(&slow).await?;
     bench.load(&bench.file("a.csv", rows(300))?, &[], 0).await?;
-    assert_eq!(bench.number("select count(distinct written_xid) from transactions").await?, 2);
+    let parts = bench.number("select count(distinct written_xid) from transactions").await?;
+    assert!(parts >= 2, "halves of it, and of a half that a busy machine is too slow for");
     bench.is_exact(300).await
 }
 

@@ -301,7 +301,10 @@ fn without_offset(partition: i32) -> Error {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test")]
 mod tests {
+    use std::ops::Range;
+
     use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
@@ -311,16 +314,12 @@ mod tests {
     fn what_a_new_partition_refuses_is_delivered_before_what_comes_behind() {
         let brokers = MockCluster::new(1).unwrap();
         let producer = producer_to(&brokers);
-        producer.send(b"key", Some(b"payload"), 0).unwrap();
-        producer.flush(LIVENESS).unwrap();
+        send(&producer, 0..1);
         assert_eq!(all_delivered(&producer).unwrap(), [(0, 0)], "it is known to the brokers");
         // These brokers never look at sequence numbers, as real ones do not either while a
         // partition is new to them: what comes behind a refused request is taken.
         brokers.broker_round_trip_time(1, Duration::from_millis(100)).unwrap();
-        brokers.request_errors(
-            RDKafkaApiKey::Produce,
-            &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION],
-        );
+        refuse(&brokers, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION);
         for number in 1..10 {
             producer.send(b"key", Some(b"payload"), number).unwrap();
             // Longer than messages are gathered for a request.
@@ -335,21 +334,14 @@ mod tests {
     fn a_message_that_is_reported_without_an_offset_is_not_told_as_delivered() {
         let brokers = MockCluster::new(1).unwrap();
         let producer = producer_to(&brokers);
-        brokers.request_errors(
-            RDKafkaApiKey::Produce,
-            &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER],
-        );
+        refuse(&brokers, RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER);
         // One request: librdkafka counts its offsets on from none, and so comes to true ones.
-        for number in 0..3 {
-            producer.send(b"key", Some(b"payload"), number).unwrap();
-        }
-        producer.flush(LIVENESS).unwrap();
+        send(&producer, 0..3);
         let error = all_delivered(&producer).unwrap_err();
         assert!(error.chain().contains("one to partition 0 was reported"), "{}", error.chain());
         assert_eq!(error.kind(), Kind::Transient);
         // What comes behind it is sent, and in doubt as well.
-        producer.send(b"key", Some(b"payload"), 3).unwrap();
-        producer.flush(LIVENESS).unwrap();
+        send(&producer, 3..4);
         assert!(all_delivered(&producer).is_err());
     }
 
@@ -357,16 +349,24 @@ mod tests {
     fn a_failure_hides_nothing_that_was_delivered() {
         let brokers = MockCluster::new(1).unwrap();
         let producer = producer_to(&brokers);
-        producer.send(b"key", Some(b"payload"), 0).unwrap();
-        producer.flush(LIVENESS).unwrap();
-        brokers.request_errors(
-            RDKafkaApiKey::Produce,
-            &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED],
-        );
-        producer.send(b"key", Some(b"payload"), 1).unwrap();
-        producer.flush(LIVENESS).unwrap();
+        send(&producer, 0..1);
+        refuse(&brokers, RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED);
+        send(&producer, 1..2);
         assert!(all_delivered(&producer).is_err());
         assert_eq!(all_delivered(&producer).unwrap(), [(0, 0)]);
+    }
+
+    /// Sends these, and waits until each has its report.
+    fn send(producer: &Producer<i64>, numbers: Range<i64>) {
+        for number in numbers {
+            producer.send(b"key", Some(b"payload"), number).unwrap();
+        }
+        producer.flush(LIVENESS).unwrap();
+    }
+
+    /// The next request to store messages is answered so.
+    fn refuse(brokers: &MockCluster<'_, DefaultProducerContext>, answer: RDKafkaRespErr) {
+        brokers.request_errors(RDKafkaApiKey::Produce, &[answer]);
     }
 
     /// Tags and offsets of all that was delivered, until there is no more, or an error.
@@ -382,9 +382,7 @@ mod tests {
     }
 
     /// A producer for a topic of one partition.
-    fn producer_to(
-        brokers: &MockCluster<'_, rdkafka::producer::DefaultProducerContext>,
-    ) -> Producer<i64> {
+    fn producer_to(brokers: &MockCluster<'_, DefaultProducerContext>) -> Producer<i64> {
         brokers.create_topic("t", 1, 1).unwrap();
         let config = KafkaConfig::new(&brokers.bootstrap_servers(), "t", "g", "").unwrap();
         let producer = Producer::new(&config, &Health::default()).unwrap();

@@ -3,6 +3,8 @@
 //! the real broker; what must be stored is known by what the tests produce.
 
 mod support;
+#[path = "betrayal/truncation.rs"]
+mod truncation;
 
 use std::ops::Range;
 use std::process::ExitCode;
@@ -57,6 +59,11 @@ fn main() -> ExitCode {
         suite.real_kafka(
             "a topic is read up to its open transaction, and on after abort and commit",
             transactions,
+        );
+        suite.deadline(300);
+        suite.docker(
+            "a log that loses its tail and grows past it stops whoever read the tail",
+            truncation::loses_tail,
         );
     })
 }
@@ -409,7 +416,8 @@ async fn all_expire(context: Context) -> Result<(), Failure> {
     consumer.thaw()?;
     // It may have been sent some of what expired: of one fetch, not of all partitions.
     let at_end = "select count(*) from ingest_progress where claim is not null and position = 30";
-    bench.until(at_end, 8).await?;
+    let ended = bench.until(at_end, 8).await;
+    ended.map_err(|error| format!("{error}:\n{}", consumer.stderr()))?;
     let given_up = "select count(*) from ingest_progress where source like '%#%'";
     assert!(bench.number(given_up).await? >= 4);
     let kept = "select count(*) from transactions where position between 25 and 29";

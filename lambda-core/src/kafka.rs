@@ -7,23 +7,25 @@
 //! ```
 //!
 //! The rebalance callback only takes notes (R14): a granted partition is read
-//! once the flow has claimed its lane and says where it stands, and once its last
-//! message was found to be there still (R18). Kafka's own offsets are written for
-//! monitoring and never read.
+//! once the flow has claimed its lane and says up to where it is stored. Reading begins at
+//! the last message stored, which is compared: a topic that is not what was read stops the
+//! source. Kafka's own offsets are written for monitoring and never read.
 
 pub mod admin;
-pub mod check;
 pub mod config;
 pub mod position;
 pub mod producer;
 pub mod source;
+pub mod source_identity;
 pub mod topic;
 
 mod context;
 #[cfg(test)]
 mod fake;
+mod fairness;
 mod idle;
 mod member;
+mod offsets;
 mod poll;
 mod rebalance;
 mod shared;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lambda_core::delivery::{Flow, FlowConfig};
 use lambda_core::kafka::topic::{self, Ends};
-use lambda_core::kafka::{KafkaSource, OnSourceChange, SourceOptions, check};
+use lambda_core::kafka::{KafkaSource, OnSourceChange, SourceOptions, source_identity};
 use lambda_core::metrics::{self, Outcomes};
 use lambda_core::outcome::Authority;
 use lambda_core::postgres::PostgresSink;
@@ -126,7 +126,7 @@ async fn changed(
         lane.name.source == ends.source && ends.ends.contains_key(&lane.name.partition)
     };
     let lanes: Vec<Progress> = lanes.into_iter().filter(there).collect();
-    let found = check::changed(&config.kafka, lanes.clone()).await?;
+    let found = source_identity::changed(&config.kafka, lanes.clone()).await?;
     if found.is_empty() {
         return Ok(Vec::new());
     }

@@ -54,7 +54,7 @@ pub struct Message<'a> {
 }
 
 impl Message<'_> {
-    /// What a lane remembers of it if it is its last one (R18).
+    /// What a lane remembers of its last message, to recognise its source again.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint {
             position: self.position,
@@ -69,10 +69,32 @@ impl Message<'_> {
 pub enum Pushed {
     /// It is in the next batch.
     Gathered,
+    /// It is in the next batch, but the lane's last message, which should have come first,
+    /// is no longer in the partition.
+    GatheredWithoutLast,
     /// It lies below its lane's position: stored, or gathered before.
     Below,
     /// Its partition is not being read.
     NotStarted,
+    /// It is another message than the lane's last one, at that one's offset or behind it where
+    /// nothing was: the partition is not what was read. Nothing more is gathered of the lane
+    /// until it is started again.
+    Changed(Changed),
+}
+
+/// A lane whose partition holds another message where its last one was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed {
+    /// The lane.
+    pub lane: LaneId,
+    /// Where its next batch would have begun.
+    pub position: i64,
+    /// Its last message.
+    pub last: Fingerprint,
+    /// What is there instead.
+    pub found: Fingerprint,
+    /// Whether something was gathered of the lane since it was started.
+    pub gathered: bool,
 }
 
 /// A lane being read.
@@ -84,8 +106,60 @@ struct Lane {
     from: i64,
     /// Where it ends, so far.
     next: i64,
-    entries: Vec<Entry>,
-    last_timestamp_ms: i64,
+    /// Where it was started.
+    started: i64,
+    /// Entries in the next batch.
+    entries: usize,
+    /// The last message gathered, or stored before.
+    last: Option<Last>,
+    /// The message that must come first, since the partition is read from there.
+    expected: Option<Fingerprint>,
+}
+
+impl Lane {
+    /// Compares a message with the one that must come first. `None`: it is not there any
+    /// more, or none is expected.
+    fn identify(&mut self, message: &Message<'_>) -> Option<Pushed> {
+        let last = self.expected?;
+        if message.position < last.position {
+            return Some(Pushed::Below);
+        }
+        // Nothing lay between the last message and the position either.
+        if message.position < self.next {
+            let found = message.fingerprint();
+            if found != last {
+                let gathered = self.next > self.started;
+                let (lane, position) = (self.id, self.next);
+                return Some(Pushed::Changed(Changed { lane, position, last, found, gathered }));
+            }
+            self.expected = None;
+            return Some(Pushed::Below);
+        }
+        self.expected = None;
+        None
+    }
+}
+
+/// A lane's last message: hashed only when somebody asks, since most are not the last for
+/// long.
+#[derive(Debug, Clone, Copy)]
+enum Last {
+    /// Still in the raw buffer.
+    Gathered { position: i64, timestamp_ms: i64, key: Option<Slice>, payload: Slice },
+    /// Stored, or on its way.
+    Taken(Fingerprint),
+}
+
+impl Last {
+    fn fingerprint(&self, raw: &[u8]) -> Fingerprint {
+        match *self {
+            Self::Taken(fingerprint) => fingerprint,
+            Self::Gathered { position, timestamp_ms, key, payload } => {
+                let checksum = checksum(key.map(|key| key.of(raw)), payload.of(raw));
+                Fingerprint { position, timestamp_ms, checksum }
+            }
+        }
+    }
 }
 
 /// Both buffers of a batch that was handed out: free once nobody else holds them.
@@ -95,13 +169,30 @@ struct Buffers {
     rows: Arc<Vec<u8>>,
 }
 
+/// How a lane is started.
+#[derive(Debug, Clone, Copy)]
+pub struct Start {
+    /// Its number.
+    pub id: LaneId,
+    /// The claim under which it is held.
+    pub claim: ClaimId,
+    /// Everything below is stored.
+    pub from: i64,
+    /// The last message stored of it.
+    pub last: Option<Fingerprint>,
+    /// Whether the partition is read from that message on. It is not where the message has
+    /// expired.
+    pub expected: bool,
+}
+
 /// Gathers messages into batches of records of type `R`.
 #[derive(Debug)]
 pub struct Batcher<R> {
     limits: Limits,
     lanes: BTreeMap<i32, Lane>,
-    /// Entries of all lanes.
-    records: usize,
+    /// Entries of all lanes in the order of arrival; `span` holds the partition until the
+    /// batch is taken. One list: the room it needs does not grow with the number of lanes.
+    entries: Vec<Entry>,
     /// Keys and payloads as read.
     raw: Vec<u8>,
     /// Decoded rows.
@@ -116,7 +207,7 @@ impl<R: Record> Batcher<R> {
         Self {
             limits,
             lanes: BTreeMap::new(),
-            records: 0,
+            entries: Vec::new(),
             raw: Vec::new(),
             rows: Vec::new(),
             spares: Vec::new(),
@@ -124,22 +215,27 @@ impl<R: Record> Batcher<R> {
         }
     }
 
-    /// Gathers a partition from `from` on, the position stored under `claim`.
-    /// Whatever was gathered of it before is dropped.
-    pub fn start(&mut self, partition: i32, id: LaneId, claim: ClaimId, from: i64) {
+    /// Gathers a partition from `from` on, the position stored under `claim`. Drops what was
+    /// gathered of it before. `last` is the last message stored of it; with `expected` the
+    /// partition is read from there, and the first message must be that one.
+    pub fn start(&mut self, partition: i32, start: Start) {
         self.drop_partition(partition);
-        let lane = Lane { id, claim, from, next: from, entries: Vec::new(), last_timestamp_ms: 0 };
+        let Start { id, claim, from, last, expected } = start;
+        let expected = last.filter(|_| expected);
+        let last = last.map(Last::Taken);
+        let lane = Lane { id, claim, from, next: from, started: from, entries: 0, last, expected };
         self.lanes.insert(partition, lane);
     }
 
     /// Stops gathering a partition, and drops what was gathered of it.
     pub fn drop_partition(&mut self, partition: i32) {
-        if let Some(lane) = self.lanes.remove(&partition) {
-            self.records -= lane.entries.len();
+        let Some(lane) = self.lanes.remove(&partition) else { return };
+        if lane.entries > 0 {
+            self.entries.retain(|entry| entry.span.cast_signed() != partition);
         }
         // What is dropped beside other lanes' records stays in the buffers until
         // the next batch is taken.
-        if self.records == 0 {
+        if self.entries.is_empty() {
             self.raw.clear();
             self.rows.clear();
         }
@@ -150,22 +246,35 @@ impl<R: Record> Batcher<R> {
         let Some(lane) = self.lanes.get_mut(&message.partition) else {
             return Pushed::NotStarted;
         };
+        let expected = lane.expected.is_some();
+        if expected && let Some(pushed) = lane.identify(message) {
+            return pushed;
+        }
         if message.position < lane.next && !off(Protection::DropBelow) {
             return Pushed::Below;
         }
+        let (position, timestamp_ms) = (message.position, message.timestamp_ms);
         let message_key = message.key.map(|key| append(&mut self.raw, key));
         let payload = append(&mut self.raw, message.payload.unwrap_or_default());
         let body = match json::decode::<R>(message.payload, &mut self.rows) {
             Ok(row) => Body::Row { content: Slice::new(row.content), key: Slice::new(row.key) },
             Err(reject) => Body::Rejected(Box::new(reject)),
         };
-        let position = message.position;
-        // The span's index is known when the batch is taken.
-        lane.entries.push(Entry { span: 0, position, line: None, payload, message_key, body });
-        self.records += 1;
+        let span = message.partition.cast_unsigned();
+        self.entries.push(Entry { span, position, line: None, payload, message_key, body });
+        lane.entries += 1;
         lane.next = position + 1;
-        lane.last_timestamp_ms = message.timestamp_ms;
-        Pushed::Gathered
+        lane.last = Some(Last::Gathered { position, timestamp_ms, key: message_key, payload });
+        if expected { Pushed::GatheredWithoutLast } else { Pushed::Gathered }
+    }
+
+    /// Reads a partition again from its last message, which must come first. Gives the offset
+    /// to read from: that message's, or, where none was ever read, the one before the position,
+    /// which shows the reader the partition's leader epoch.
+    pub fn read_again(&mut self, partition: i32) -> Option<i64> {
+        let lane = self.lanes.get_mut(&partition)?;
+        lane.expected = lane.last.map(|last| last.fingerprint(&self.raw));
+        Some(lane.expected.map_or(lane.next - 1, |last| last.position).max(0))
     }
 
     /// Notes that a partition has nothing below `to` that was not pushed: an empty
@@ -188,36 +297,35 @@ impl<R: Record> Batcher<R> {
 
     /// Whether the next batch has reached a limit and is to be taken first.
     pub fn is_full(&self) -> bool {
-        self.records >= self.limits.rows || self.raw.len() + self.rows.len() >= self.limits.bytes
+        self.entries.len() >= self.limits.rows || self.raw.len() + self.rows.len() >= self.limits.bytes
     }
 
-    /// Takes what was gathered, if anything was. The lanes go on behind it.
+    /// Takes what was gathered, if anything was. The lanes continue behind it.
     pub fn take(&mut self) -> Option<Batch> {
         if self.is_empty() {
             return None;
         }
-        let mut entries = Vec::with_capacity(mem::take(&mut self.records));
-        let mut spans = Vec::with_capacity(self.lanes.len());
-        let moved = self.lanes.iter_mut().filter(|(_, lane)| lane.next > lane.from);
-        for (index, (partition, lane)) in moved.enumerate() {
+        let mut entries = mem::take(&mut self.entries);
+        let (mut spans, mut indexes) = (Vec::new(), BTreeMap::new());
+        for (partition, lane) in &mut self.lanes {
+            let last = lane.last.map(|last| last.fingerprint(&self.raw));
+            lane.last = last.map(Last::Taken);
+            if lane.next == lane.from {
+                continue;
+            }
+            indexes.insert(*partition, spans.len() as u32);
             spans.push(Span {
                 lane: lane.id,
                 partition: *partition,
                 claim: lane.claim,
                 from: lane.from,
                 to: lane.next,
-                last: lane.entries.last().map(|entry| Fingerprint {
-                    position: entry.position,
-                    timestamp_ms: lane.last_timestamp_ms,
-                    checksum: checksum(
-                        entry.message_key.map(|key| key.of(&self.raw)),
-                        entry.payload.of(&self.raw),
-                    ),
-                }),
+                last: last.filter(|_| mem::take(&mut lane.entries) > 0),
             });
-            let span = u32::try_from(index).unwrap_or(u32::MAX);
-            entries.extend(lane.entries.drain(..).map(|entry| Entry { span, ..entry }));
             lane.from = lane.next;
+        }
+        for entry in &mut entries {
+            entry.span = indexes[&entry.span.cast_signed()];
         }
         let (raw, rows) = self.exchange_buffers();
         Some(Batch::new(Authority::Stream, const { &R::TABLE }, spans, entries, raw, rows))
@@ -240,7 +348,9 @@ impl<R: Record> Batcher<R> {
         rows.clear();
         let raw = Arc::new(mem::replace(&mut self.raw, raw));
         let rows = Arc::new(mem::replace(&mut self.rows, rows));
-        if self.spares.len() < SPARES_MAX {
+        // What a large batch made grow is given back with that batch.
+        let bytes = raw.capacity().max(rows.capacity());
+        if self.spares.len() < SPARES_MAX && bytes <= 2 * self.limits.bytes {
             self.spares.push(Buffers { raw: Arc::clone(&raw), rows: Arc::clone(&rows) });
         }
         (raw, rows)
@@ -299,6 +409,7 @@ mod tests {
         Push(i32, i64, bool),
         Advance(i32, i64),
         Drop(i32),
+        ReadAgain(i32),
         Take,
     }
 
@@ -306,6 +417,7 @@ mod tests {
         let partition = 0..3_i32;
         prop_oneof![
             1 => partition.clone().prop_map(Step::Start),
+            1 => partition.clone().prop_map(Step::ReadAgain),
             8 => (partition.clone(), -2..5_i64, prop::bool::weighted(0.9))
                 .prop_map(|(partition, gap, valid)| Step::Push(partition, gap, valid)),
             1 => (partition.clone(), -2..5_i64).prop_map(|(p, gap)| Step::Advance(p, gap)),
@@ -321,6 +433,17 @@ mod tests {
         from: i64,
         next: i64,
         offsets: Vec<(i64, bool)>,
+        /// The last message pushed.
+        last: Option<(i64, bool)>,
+    }
+
+    fn start(id: i32, claim: ClaimId, from: i64) -> Start {
+        Start { id: LaneId(id), claim, from, last: None, expected: false }
+    }
+
+    fn payload(partition: i32, position: i64, valid: bool) -> Vec<u8> {
+        let valid = valid.then(|| format!(r#"{{"id":"{partition}-{position}"}}"#).into_bytes());
+        valid.unwrap_or_else(|| b"no json".to_vec())
     }
 
     fn message(partition: i32, position: i64, payload: &[u8]) -> Message<'_> {
@@ -378,21 +501,14 @@ mod tests {
                     Step::Start(partition) => {
                         let claim = ClaimId::random();
                         let from = ends[partition as usize];
-                        batcher.start(partition, LaneId(partition), claim, from);
-                        lanes.insert(
-                            partition,
-                            Expected { claim, from, next: from, offsets: Vec::new() },
-                        );
+                        batcher.start(partition, start(partition, claim, from));
+                        let (next, offsets, last) = (from, Vec::new(), None);
+                        lanes.insert(partition, Expected { claim, from, next, offsets, last });
                     }
                     Step::Push(partition, gap, valid) => {
                         let position = ends[partition as usize] + gap;
-                        let payload = if valid {
-                            format!(r#"{{"id":"{partition}-{position}"}}"#)
-                        } else {
-                            "no json".to_owned()
-                        };
-                        let pushed =
-                            batcher.push(&message(partition, position, payload.as_bytes()));
+                        let payload = payload(partition, position, valid);
+                        let pushed = batcher.push(&message(partition, position, &payload));
                         match lanes.get_mut(&partition) {
                             None => prop_assert_eq!(pushed, Pushed::NotStarted),
                             Some(lane) if position < lane.next => {
@@ -401,6 +517,7 @@ mod tests {
                             Some(lane) => {
                                 prop_assert_eq!(pushed, Pushed::Gathered);
                                 lane.offsets.push((position, valid));
+                                lane.last = Some((position, valid));
                                 lane.next = position + 1;
                                 ends[partition as usize] = lane.next;
                             }
@@ -412,6 +529,17 @@ mod tests {
                         if let Some(lane) = lanes.get_mut(&partition) {
                             lane.next = lane.next.max(to);
                             ends[partition as usize] = lane.next;
+                        }
+                    }
+                    Step::ReadAgain(partition) => {
+                        let from = batcher.read_again(partition);
+                        let lane = lanes.get(&partition);
+                        let expected = lane.map(|lane| lane.last.map_or(lane.next - 1, |it| it.0));
+                        prop_assert_eq!(from, expected);
+                        if let Some((position, valid)) = lane.and_then(|lane| lane.last) {
+                            let payload = payload(partition, position, valid);
+                            let pushed = batcher.push(&message(partition, position, &payload));
+                            prop_assert_eq!(pushed, Pushed::Below, "the last message again");
                         }
                     }
                     Step::Drop(partition) => {
@@ -436,7 +564,7 @@ mod tests {
         #[test]
         fn a_batch_stops_growing_at_its_limits(rows in 1_usize..20, bytes in 1_usize..2_000) {
             let mut batcher = Batcher::<Note>::new(Limits { rows, bytes });
-            batcher.start(0, LaneId(1), ClaimId::random(), 0);
+            batcher.start(0, start(1, ClaimId::random(), 0));
             let mut position = 0;
             while !batcher.is_full() {
                 let payload = format!(r#"{{"id":"{position}"}}"#);
@@ -452,7 +580,7 @@ mod tests {
     #[test]
     fn the_buffers_of_a_stored_batch_are_used_again() {
         let mut batcher = Batcher::<Note>::new(Limits::default());
-        batcher.start(0, LaneId(1), ClaimId::random(), 0);
+        batcher.start(0, start(1, ClaimId::random(), 0));
         let mut addresses = Vec::new();
         for position in 0..8 {
             batcher.push(&message(0, position, br#"{"id":"a"}"#));
@@ -465,10 +593,108 @@ mod tests {
     }
 
     #[test]
+    fn a_large_batch_takes_its_memory_with_it_and_many_lanes_need_no_more_than_one() {
+        let limits = Limits { rows: 1_000, bytes: 64 << 10 };
+        let mut batcher = Batcher::<Note>::new(limits);
+        for partition in 0..300 {
+            batcher.start(partition, start(partition, ClaimId::random(), 0));
+        }
+        let large = vec![b' '; 8 << 20];
+        for position in 0..8 {
+            for partition in 0..300 {
+                let payload = if partition == 7 { &large } else { &b"{}"[..] };
+                batcher.push(&message(partition, position, payload));
+            }
+            assert!(batcher.is_full());
+            drop(batcher.take());
+        }
+        let entries = batcher.entries.capacity();
+        let buffers = batcher.raw.capacity() + batcher.rows.capacity();
+        let spares = batcher.spares.iter();
+        let spares: usize = spares.map(|it| it.raw.capacity() + it.rows.capacity()).sum();
+        let most = 2 * limits.bytes * (1 + SPARES_MAX);
+        assert!(buffers + spares <= 2 * most, "{buffers} and {spares} bytes");
+        assert_eq!(entries, 0);
+    }
+
+    /// A lane whose messages below 10 are stored, the last one at offset 7, as it is started.
+    fn stored_to_ten() -> (Batcher<Note>, Fingerprint) {
+        let mut batcher = Batcher::<Note>::new(Limits::default());
+        let last = message(0, 7, br#"{"id":"seven"}"#).fingerprint();
+        let claim = ClaimId::random();
+        let start = Start { id: LaneId(1), claim, from: 10, last: Some(last), expected: true };
+        batcher.start(0, start);
+        (batcher, last)
+    }
+
+    #[test]
+    fn a_lane_is_read_from_its_last_message_which_is_compared_and_dropped() {
+        let (mut batcher, _) = stored_to_ten();
+        assert_eq!(batcher.push(&message(0, 6, b"before it")), Pushed::Below);
+        assert_eq!(batcher.push(&message(0, 7, br#"{"id":"seven"}"#)), Pushed::Below);
+        assert!(batcher.is_empty());
+        assert_eq!(batcher.push(&message(0, 10, b"{}")), Pushed::Gathered);
+        let span = batcher.take().unwrap().spans()[0].clone();
+        assert_eq!((span.from, span.to), (10, 11));
+    }
+
+    #[test]
+    fn a_lane_whose_last_message_is_gone_says_so_and_is_read_on() {
+        for first in [10, 12] {
+            let (mut batcher, _) = stored_to_ten();
+            let pushed = batcher.push(&message(0, first, b"{}"));
+            assert_eq!(pushed, Pushed::GatheredWithoutLast);
+            assert_eq!(batcher.push(&message(0, 13, b"{}")), Pushed::Gathered);
+        }
+    }
+
+    #[test]
+    fn a_message_where_there_was_none_below_the_position_is_another_log() {
+        let (mut batcher, last) = stored_to_ten();
+        let other = message(0, 8, b"{}");
+        let found = other.fingerprint();
+        let changed = Changed { lane: LaneId(1), position: 10, last, found, gathered: false };
+        assert_eq!(batcher.push(&other), Pushed::Changed(changed));
+    }
+
+    #[test]
+    fn nothing_is_gathered_of_a_lane_with_another_message_where_its_last_one_was() {
+        for again in [false, true] {
+            let (mut batcher, mut last) = stored_to_ten();
+            let (mut at, mut position) = (7, 10);
+            if again {
+                // Read on, and once more from its last message.
+                assert_eq!(batcher.push(&message(0, 7, br#"{"id":"seven"}"#)), Pushed::Below);
+                assert_eq!(batcher.push(&message(0, 12, b"{}")), Pushed::Gathered);
+                (at, position, last) = (12, 13, message(0, 12, b"{}").fingerprint());
+                assert_eq!(batcher.read_again(0), Some(12));
+            }
+            let other = message(0, at, br#"{"id":"another"}"#);
+            let found = other.fingerprint();
+            let lane = LaneId(1);
+            let changed = Changed { lane, position, last, found, gathered: again };
+            for _ in 0..2 {
+                assert_eq!(batcher.push(&other), Pushed::Changed(changed));
+            }
+            assert_eq!(batcher.is_empty(), !again, "what was gathered before stays");
+        }
+    }
+
+    #[test]
+    fn a_lane_of_which_no_message_is_known_is_read_from_before_its_position() {
+        let mut batcher = Batcher::<Note>::new(Limits::default());
+        assert_eq!(batcher.read_again(0), None);
+        for (position, from) in [(0, 0), (5, 4)] {
+            batcher.start(0, start(1, ClaimId::random(), position));
+            assert_eq!(batcher.read_again(0), Some(from));
+        }
+    }
+
+    #[test]
     fn a_tombstone_is_a_reject_and_its_fingerprint_tells_key_from_value() {
         let mut batcher = Batcher::<Note>::new(Limits::default());
         let fingerprint = |batcher: &mut Batcher<Note>, key, payload| {
-            batcher.start(0, LaneId(1), ClaimId::random(), 7);
+            batcher.start(0, start(1, ClaimId::random(), 7));
             let message = Message { partition: 0, position: 7, timestamp_ms: 0, key, payload };
             assert_eq!(batcher.push(&message), Pushed::Gathered);
             let batch = batcher.take().unwrap();

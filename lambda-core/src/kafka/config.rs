@@ -15,9 +15,12 @@ use crate::error::Error;
 /// backoff of a second by default would leave the queue empty most of the time.
 const CONSUMER_DEFAULTS: &[(&str, &str)] = &[
     ("fetch.max.bytes", "4194304"),
+    ("fetch.message.max.bytes", "262144"),
     ("fetch.queue.backoff.ms", "5"),
     ("fetch.wait.max.ms", "100"),
     ("queued.max.messages.kbytes", "8192"),
+    // New partitions are noticed as often.
+    ("topic.metadata.refresh.interval.ms", "30000"),
 ];
 
 /// The same, for the classic group protocol only (R15): a frozen member is
@@ -33,9 +36,11 @@ const CLASSIC_DEFAULTS: &[(&str, &str)] = &[
 const TLS_DEFAULTS: &[(&str, &str)] = &[("ssl.ca.location", "probe")];
 
 /// What a consumer sets whatever `KAFKA_CONFIG` says: positions live in the
-/// database, so Kafka must neither move nor guess one (R17).
+/// database, so Kafka must neither move nor guess one, and what a broker's disk has damaged
+/// must not be stored.
 const CONSUMER_FORCED: &[(&str, &str)] = &[
     ("auto.offset.reset", "error"),
+    ("check.crcs", "true"),
     ("enable.auto.commit", "false"),
     ("enable.auto.offset.store", "false"),
     ("enable.partition.eof", "true"),
@@ -44,10 +49,10 @@ const CONSUMER_FORCED: &[(&str, &str)] = &[
 /// What a client outside the group sets, unless `KAFKA_CONFIG` says otherwise: it
 /// reads single messages.
 const OBSERVER_DEFAULTS: &[(&str, &str)] = &[
-    ("fetch.message.max.bytes", "65536"),
+    ("fetch.queue.backoff.ms", "5"),
     ("fetch.wait.max.ms", "10"),
-    ("queued.max.messages.kbytes", "1024"),
-    ("queued.min.messages", "1"),
+    ("queued.max.messages.kbytes", "4096"),
+    ("queued.min.messages", "1000"),
 ];
 
 /// librdkafka tells of another topic id in this context of its log only (R18).

@@ -30,13 +30,16 @@ pub(super) struct Context<R> {
     topic: String,
     shared: Arc<Shared<R>>,
     complaints: Complaints,
+    /// Partitions that librdkafka did nothing with at its last report.
+    silent: Mutex<Vec<i32>>,
     /// Whether the consumer knows no broker any more.
     pub(super) stranded: Stranded,
 }
 
 impl<R: Record> Context<R> {
     pub(super) fn new(topic: String, shared: Arc<Shared<R>>) -> Self {
-        Self { topic, shared, complaints: Complaints::default(), stranded: Stranded::default() }
+        let (complaints, silent) = (Complaints::default(), Mutex::default());
+        Self { topic, shared, complaints, silent, stranded: Stranded::default() }
     }
 
     fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &[i32]) -> KafkaResult<()> {
@@ -66,7 +69,7 @@ impl<R: Record> Context<R> {
     /// How far the lanes lie behind, and whether they can be read.
     fn watch(&self, statistics: &Statistics) {
         self.stranded.watch(statistics);
-        let state = self.shared.lock();
+        let mut state = self.shared.lock();
         for (partition, lane) in &state.lanes {
             if let Some(end) = statistics.end(&self.topic, *partition) {
                 // The end was told a while ago: more may be stored by now.
@@ -74,12 +77,36 @@ impl<R: Record> Context<R> {
             }
         }
         let assigned = state.assignment.assigned();
+        let behind = assigned.iter().copied().filter(|partition| {
+            let position = state.batcher.position(*partition);
+            position.is_some_and(|it| statistics.is_behind(&self.topic, *partition, it))
+        });
+        state.behind = Some(behind.collect());
+        let unread = state.unread.clone();
         drop(state);
+        self.find_silent(statistics, &assigned);
         match statistics.unreachable(&self.topic, &assigned) {
-            None => self.shared.kafka.met(),
+            None if unread.is_empty() => self.shared.kafka.met(),
+            None => self.shared.kafka.missing(format!(
+                "partitions {unread:?} have unread messages and deliver none; {}",
+                self.complaints.latest()
+            )),
             Some(lost) => {
                 self.shared.kafka.missing(format!("{lost}; {}", self.complaints.latest()));
             }
+        }
+    }
+
+    /// Has partitions started again of which an error was reported and lost: a pause drops what
+    /// waits in the queue, reports too.
+    fn find_silent(&self, statistics: &Statistics, assigned: &[i32]) {
+        let silent = statistics.silent(&self.topic, assigned);
+        let mut before = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let twice = silent.iter().any(|partition| before.contains(partition));
+        *before = silent;
+        if twice && self.shared.doubt(Doubt::Topic) {
+            tracing::warn!(topic = self.topic, partitions = ?*before, "partitions are not read");
+            before.clear();
         }
     }
 

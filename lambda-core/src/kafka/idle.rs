@@ -88,10 +88,10 @@ impl Tails {
         None
     }
 
-    /// A partition that is to be looked at now: ask for its end.
-    pub(super) fn due(&self, now: Instant) -> Option<i32> {
-        let mut due = self.tails.iter().filter(|(_, tail)| tail.is_due(now));
-        due.next().map(|(partition, _)| *partition)
+    /// The partitions that are to be looked at now: ask for their ends.
+    pub(super) fn due(&self, now: Instant) -> Vec<i32> {
+        let due = self.tails.iter().filter(|(_, tail)| tail.is_due(now));
+        due.map(|(partition, _)| *partition).collect()
     }
 
     /// A partition that was read up to `next` (`None`: not read any more) ends at
@@ -132,6 +132,8 @@ impl Tails {
 mod tests {
     use super::*;
 
+    const NONE: [i32; 0] = [];
+
     /// A partition read up to 10, whose end was found at `end` by a first fetch at
     /// the moment that is given.
     fn found_once(end: i64) -> (Tails, Instant) {
@@ -149,23 +151,23 @@ mod tests {
         let now = Instant::now();
         let mut tails = Tails::default();
         assert!(!tails.ended(0, 10, now));
-        assert_eq!(tails.due(now), None, "it may only be between two messages");
-        assert_eq!(tails.due(now + QUIET), Some(0));
+        assert_eq!(tails.due(now), NONE, "it may only be between two messages");
+        assert_eq!(tails.due(now + QUIET), [0]);
         assert_eq!(tails.looked(0, Some(10), 12), Look::Refetch);
-        assert_eq!(tails.due(now + AGAIN), None, "the fetch is under way");
+        assert_eq!(tails.due(now + AGAIN), NONE, "the fetch is under way");
         assert!(tails.ended(0, 10, now + QUIET));
     }
 
     #[test]
     fn an_end_is_advanced_to_when_it_was_found_in_the_same_place_a_while_later() {
         let (mut tails, once) = found_once(12);
-        assert_eq!(tails.due(once + QUIET), None, "a change of leaders takes longer");
+        assert_eq!(tails.due(once + QUIET), NONE, "a change of leaders takes longer");
         assert!(!tails.ended(0, 10, once + QUIET), "nothing was fetched for it");
-        assert_eq!(tails.due(once + AGAIN), Some(0));
+        assert_eq!(tails.due(once + AGAIN), [0]);
         assert_eq!(tails.looked(0, Some(10), 12), Look::Refetch);
         assert!(tails.ended(0, 10, once + AGAIN));
         assert_eq!(tails.found(0, 12, once + AGAIN), Some(12));
-        assert_eq!(tails.due(once + AGAIN + AGAIN), None);
+        assert_eq!(tails.due(once + AGAIN + AGAIN), NONE);
     }
 
     #[test]
@@ -190,7 +192,7 @@ mod tests {
         assert_eq!(tails.looked(0, Some(10), 12), Look::Refetch);
         assert!(!tails.ended(0, 12, once + AGAIN), "the second fetch read them");
         assert_eq!(tails.looked(0, Some(12), 12), Look::Settled);
-        assert_eq!(tails.due(once + AGAIN + AGAIN), None);
+        assert_eq!(tails.due(once + AGAIN + AGAIN), NONE);
     }
 
     #[test]
@@ -204,6 +206,6 @@ mod tests {
         assert_eq!(tails.looked(0, Some(11), 13), Look::Refetch);
         assert!(!tails.ended(0, 13, later), "two came with the fetch");
         assert_eq!(tails.looked(0, Some(13), 13), Look::Settled);
-        assert_eq!(tails.due(later + QUIET), None);
+        assert_eq!(tails.due(later + QUIET), NONE);
     }
 }

@@ -8,9 +8,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use crate::delivery::retry::Backoff;
 use crate::error::{Error, Kind};
 use crate::health::Pulse;
-use crate::kafka::check::Checks;
 use crate::kafka::config::{KafkaConfig, refused};
 use crate::kafka::context::Context;
+use crate::kafka::offsets::Offsets;
 use crate::kafka::poll::{GivenUp, Polling};
 use crate::kafka::shared::Shared;
 use crate::kafka::source::SourceOptions;
@@ -64,9 +64,7 @@ impl<R: Record> Member<R> {
     }
 
     fn consume(&self) -> Result<GivenUp, Error> {
-        // On the consumer's own connection an answer waits behind the fetch under
-        // way, a tenth of a second on a quiet topic.
-        let mut checks = Checks::new(&self.config)?;
+        let mut offsets = Offsets::new(&self.config)?;
         let context = Context::new(self.config.topic().to_owned(), Arc::clone(&self.shared));
         let settings = self.config.consumer();
         let consumer: BaseConsumer<Context<R>> =
@@ -78,7 +76,7 @@ impl<R: Record> Member<R> {
         }
         let subscribed = consumer.subscribe(&[self.config.topic()]);
         subscribed.map_err(|error| remedy::kafka(error, "let us subscribe to the topic"))?;
-        Polling::new(self, &consumer, &mut checks).poll()
+        Polling::new(self, &consumer, &mut offsets).poll()
     }
 
     /// Finds the topic, however long it takes. False: closed before.

@@ -12,13 +12,17 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 
+use crate::delivery::batcher::{self, Pushed};
 use crate::error::{Error, Kind};
-use crate::kafka::check::{Checks, as_read};
 use crate::kafka::context::{Context, list};
+use crate::kafka::fairness::Fairness;
 use crate::kafka::idle::Tails;
 use crate::kafka::member::Member;
+use crate::kafka::offsets::Offsets;
+use crate::kafka::position::Kept;
 use crate::kafka::rebalance::Start;
 use crate::kafka::shared::{Doubt, Shared, Wish};
+use crate::kafka::source_identity::as_read;
 use crate::progress::Progress;
 use crate::record::Record;
 use crate::remedy;
@@ -45,6 +49,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// How long a question is repeated before a person hears of it, and again.
 const TELL_AFTER: Duration = Duration::from_secs(10);
 
+/// Messages and reports that are dropped at once: more than librdkafka's queue holds of most.
+const DRAINED_MAX: u32 = 100_000;
+
 /// How often in a row, without a message in between, Kafka may not hold what is to
 /// be read next although it says that it does.
 const RESETS_MAX: u32 = 3;
@@ -64,17 +71,16 @@ pub(super) struct Polling<'a, R: Record> {
     topic: &'a str,
     shared: &'a Shared<R>,
     consumer: &'a BaseConsumer<Context<R>>,
-    checks: &'a mut Checks,
+    offsets: &'a mut Offsets,
     /// Partitions that are quiet at their ends.
     tails: Tails,
+    fairness: Fairness,
     /// Whether what is assigned is paused.
     paused: bool,
     report_at: Instant,
     ask_at: Instant,
     /// Since when no question was answered, or since that was told last.
     unanswered: Option<Instant>,
-    /// The last partition whose offsets nobody told: the next one is asked for first.
-    turn: i32,
     /// How often in a row Kafka did not hold what is to be read next.
     resets: u32,
 }
@@ -83,7 +89,7 @@ impl<'a, R: Record> Polling<'a, R> {
     pub(super) fn new(
         member: &'a Member<R>,
         consumer: &'a BaseConsumer<Context<R>>,
-        checks: &'a mut Checks,
+        offsets: &'a mut Offsets,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -91,13 +97,13 @@ impl<'a, R: Record> Polling<'a, R> {
             topic: member.config.topic(),
             shared: &member.shared,
             consumer,
-            checks,
+            offsets,
             tails: Tails::default(),
+            fairness: Fairness::default(),
             paused: false,
             report_at: now + REPORT_EVERY,
             ask_at: now,
             unanswered: None,
-            turn: -1,
             resets: 0,
         }
     }
@@ -121,8 +127,9 @@ impl<'a, R: Record> Polling<'a, R> {
             self.make_room();
             self.locate_granted()?;
             if !self.paused {
-                self.check_lanes()?;
+                self.start_lanes()?;
                 self.look_at_tails()?;
+                self.share_fairly();
             }
             if Instant::now() >= self.report_at {
                 self.report();
@@ -145,7 +152,7 @@ impl<'a, R: Record> Polling<'a, R> {
                 None => break,
                 Some(Ok(message)) => {
                     self.resets = 0;
-                    if self.push(&message) {
+                    if self.push(&message)? {
                         break;
                     }
                 }
@@ -163,20 +170,26 @@ impl<'a, R: Record> Polling<'a, R> {
 
     /// Decodes a message into the next batch. Whether nothing more is to be read
     /// before everything else was looked at.
-    fn push(&self, message: &BorrowedMessage<'_>) -> bool {
+    fn push(&mut self, message: &BorrowedMessage<'_>) -> Result<bool, Error> {
         let message = as_read(message);
         let mut state = self.shared.lock();
         if state.doubt.is_some() {
-            return true;
+            return Ok(true);
         }
         let first = state.batcher.is_empty();
-        state.batcher.push(&message);
+        let pushed = state.batcher.push(&message);
         let full = state.batcher.is_full();
         drop(state);
+        self.fairness.heard(message.partition, message.payload.map_or(0, <[u8]>::len));
+        match pushed {
+            Pushed::Changed(changed) => self.changed(message.partition, &changed)?,
+            Pushed::GatheredWithoutLast => self.warn_of_gone(message.partition, message.position),
+            Pushed::Gathered | Pushed::Below | Pushed::NotStarted => {}
+        }
         if first {
             self.shared.notify();
         }
-        full
+        Ok(full)
     }
 
     fn failed(&mut self, error: KafkaError) -> Result<Option<GivenUp>, Error> {
@@ -192,13 +205,29 @@ impl<'a, R: Record> Polling<'a, R> {
             if self.resets > RESETS_MAX {
                 return Err(remedy::kafka(error, "continue at the stored position"));
             }
-            return Ok(None);
+            return Ok(self.drain());
         }
         match code.map(remedy::of_kafka).map(|verdict| verdict.kind) {
             Some(Kind::Fatal) => Err(remedy::kafka(error, "let us read the topic")),
             // librdkafka goes on by itself; the context has told of it.
             _ => Ok(None),
         }
+    }
+
+    /// Takes what waits in librdkafka's queue, and drops it: nothing of it is stored while the
+    /// source is in doubt. The same report about other partitions may be among it; it would
+    /// outlast their assignment, and be read as one about the next.
+    fn drain(&self) -> Option<GivenUp> {
+        for _ in 0..DRAINED_MAX {
+            match self.consumer.poll(Duration::ZERO)? {
+                Err(KafkaError::MessageConsumptionFatal(code)) => {
+                    tracing::warn!(%code, "librdkafka raised a fatal error");
+                    return Some(GivenUp::Broken);
+                }
+                Ok(_) | Err(_) => {}
+            }
+        }
+        None
     }
 
     /// Pauses while nobody takes a full batch for long, and resumes afterwards.
@@ -208,7 +237,8 @@ impl<'a, R: Record> Polling<'a, R> {
         // A wish ends the wait early; it is granted first.
         let wished = !self.paused && !self.shared.lock().wishes.is_empty();
         if full != self.paused && !wished {
-            let assigned = self.shared.lock().assignment.assigned();
+            let mut assigned = self.shared.lock().assignment.assigned();
+            assigned.retain(|partition| full || !self.fairness.holds_back(*partition));
             let assigned = list(self.topic, &assigned);
             let (done, what) = if full {
                 (self.consumer.pause(&assigned), "pausing: the database takes nothing")
@@ -218,7 +248,33 @@ impl<'a, R: Record> Polling<'a, R> {
             tracing::info!(topic = self.topic, "{what}");
             complain(&done, what);
             self.tails.clear();
+            self.fairness.resumed(Instant::now());
             self.paused = full;
+        }
+    }
+
+    /// Holds partitions back while others wait to be read.
+    fn share_fairly(&mut self) {
+        let (assigned, behind) = {
+            let mut state = self.shared.lock();
+            if state.doubt.is_some() {
+                return;
+            }
+            (state.assignment.assigned(), state.behind.take())
+        };
+        let now = Instant::now();
+        if let Some(behind) = behind {
+            self.fairness.behind(&behind, now);
+            self.shared.lock().unread = self.fairness.unread(now);
+        }
+        let change = self.fairness.change(&assigned, now);
+        if !change.pause.is_empty() {
+            let done = self.consumer.pause(&list(self.topic, &change.pause));
+            complain(&done, "holding a partition back");
+        }
+        if !change.resume.is_empty() {
+            let done = self.consumer.resume(&list(self.topic, &change.resume));
+            complain(&done, "reading a partition again");
         }
     }
 
@@ -233,10 +289,10 @@ impl<'a, R: Record> Polling<'a, R> {
         for (partition, wish) in wishes {
             self.tails.forget(partition);
             let mut state = self.shared.lock();
-            state.checks.remove(&partition);
+            state.starting.remove(&partition);
             match wish {
                 Wish::Start(progress) if state.assignment.holds(partition) => {
-                    state.checks.insert(partition, *progress);
+                    state.starting.insert(partition, *progress);
                 }
                 Wish::Start(_) => {}
                 Wish::Stop => {
@@ -247,27 +303,45 @@ impl<'a, R: Record> Polling<'a, R> {
         }
     }
 
-    fn start_reading(&self, progress: &Progress) {
-        let partition = progress.name.partition;
-        let start = self.shared.lock().assignment.start(partition);
-        match start {
-            Start::Ignore => return,
-            Start::Assign => {}
-            Start::Reassign => self.unassign(&[partition]),
+    /// Reads lanes from where they are stored: each from its last message on, which must be
+    /// the one that was read, where that is `kept`.
+    fn start_reading(&mut self, lanes: &[(Progress, Kept)]) {
+        let mut from = Vec::with_capacity(lanes.len());
+        for (progress, kept) in lanes {
+            let partition = progress.name.partition;
+            let start = self.shared.lock().assignment.start(partition);
+            match start {
+                Start::Ignore => continue,
+                Start::Assign => {}
+                Start::Reassign => self.unassign(&[partition]),
+            }
+            let Some(claim) = progress.claim else { continue };
+            let expected = progress.last.is_some_and(|last| last.position >= kept.low);
+            let Progress { lane: id, position, last, .. } = *progress;
+            let start = batcher::Start { id, claim, from: position, last, expected };
+            let mut state = self.shared.lock();
+            // Before the assignment, so that no message finds its lane missing; what
+            // was fetched under an earlier one was dropped by unassigning.
+            state.batcher.start(partition, start);
+            let offset = if expected { state.batcher.read_again(partition) } else { None };
+            // Without a last message the one before the position shows the leader epoch.
+            from.push((partition, offset.unwrap_or(position - 1).max(kept.low)));
         }
-        let Some(claim) = progress.claim else { return };
-        // Before the assignment, so that no message finds its lane missing; what
-        // was fetched under an earlier one was dropped by unassigning.
-        let position = progress.position;
-        self.shared.lock().batcher.start(partition, progress.lane, claim, position);
-        if self.assign(&[(partition, position)]) {
+        if from.is_empty() || self.assign(&from) {
             return;
         }
+        for (progress, _) in lanes {
+            self.start_later(progress);
+        }
+    }
+
+    /// The group is about to change its mind: tries to start a lane again after the next poll,
+    /// unless the flow wants something else by then or the partition is gone.
+    fn start_later(&self, progress: &Progress) {
+        let partition = progress.name.partition;
         let mut state = self.shared.lock();
         state.assignment.unassigned(partition);
         state.batcher.drop_partition(partition);
-        // The group changes its mind just now: again after the next poll, unless
-        // the flow wants something else by then or the partition is gone.
         if state.assignment.holds(partition) {
             state
                 .wishes
@@ -282,7 +356,7 @@ impl<'a, R: Record> Polling<'a, R> {
         let stalled: Vec<(i32, i64)> = {
             let mut state = self.shared.lock();
             let stalled = state.assignment.stalled().into_iter();
-            stalled.filter_map(|it| Some((it, state.batcher.position(it)?))).collect()
+            stalled.filter_map(|it| Some((it, state.batcher.read_again(it)?))).collect()
         };
         if stalled.is_empty() {
             return;
@@ -316,16 +390,17 @@ impl<'a, R: Record> Polling<'a, R> {
         }
     }
 
-    /// Reads partitions, each from a position on.
-    fn assign(&self, partitions: &[(i32, i64)]) -> bool {
-        let mut from = TopicPartitionList::with_capacity(partitions.len());
-        let listed = partitions.iter().try_for_each(|(partition, position)| {
-            from.add_partition_offset(self.topic, *partition, Offset::Offset(*position))
-        });
-        let assigned = listed
-            .and_then(|()| self.consumer.incremental_assign(&from))
+    /// Reads partitions, each from an offset on.
+    fn assign(&mut self, partitions: &[(i32, i64)]) -> bool {
+        let now = Instant::now();
+        for (partition, _) in partitions {
+            self.fairness.started(*partition, now);
+        }
+        let assigned = offsets(self.topic, partitions).and_then(|from| {
+            self.consumer.incremental_assign(&from)?;
             // A partition that was paused when it was last read still is.
-            .and_then(|()| self.consumer.resume(&from));
+            self.consumer.resume(&from)
+        });
         complain(&assigned, "reading a partition")
     }
 
@@ -345,15 +420,22 @@ impl<'a, R: Record> Polling<'a, R> {
         if stored.is_empty() {
             return;
         }
-        let mut offsets = TopicPartitionList::with_capacity(stored.len());
-        for (partition, position) in stored {
-            let offset = Offset::Offset(position);
-            complain(&offsets.add_partition_offset(self.topic, partition, offset), "a position");
-        }
-        if let Err(error) = self.consumer.commit(&offsets, CommitMode::Async) {
+        let stored: Vec<(i32, i64)> = stored.into_iter().collect();
+        let told = offsets(self.topic, &stored)
+            .and_then(|stored| self.consumer.commit(&stored, CommitMode::Async));
+        if let Err(error) = told {
             tracing::debug!(%error, "Kafka did not take our positions");
         }
     }
+}
+
+/// Partitions of a topic, each with an offset, as librdkafka wants them.
+fn offsets(topic: &str, partitions: &[(i32, i64)]) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for (partition, offset) in partitions {
+        list.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
+    }
+    Ok(list)
 }
 
 /// Logs what librdkafka did not do. Whether it did.

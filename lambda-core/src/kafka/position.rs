@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::Error;
-use crate::progress::{Fingerprint, Progress};
+use crate::progress::{Fingerprint, LaneId, Progress};
 
 /// Where a partition that was never read before starts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -145,12 +145,19 @@ pub fn judge_message(last: Fingerprint, found: Option<Fingerprint>) -> Verdict {
     }
 }
 
-/// The error for a lane whose source is not what was read, as `what` tells.
-pub fn source_changed(topic: &str, lane: &Progress, what: &str) -> Error {
+/// The error for a lane whose source is not what was read, for the reason `what`. Everything
+/// below `position` was read.
+pub fn source_changed(
+    topic: &str,
+    partition: i32,
+    lane: LaneId,
+    position: i64,
+    what: &str,
+) -> Error {
     Error::misconfigured(
         format!(
-            "partition {} of {topic} ({}, stored up to offset {}) is not what was read: {what}",
-            lane.name.partition, lane.lane, lane.position
+            "partition {partition} of {topic} ({lane}, read up to offset {position}) is not what \
+             was read: {what}"
         ),
         "nothing was skipped; find out what is lost, then start with --on-source-change restart, \
          which gives the lane up and reads the partition anew from its first position",

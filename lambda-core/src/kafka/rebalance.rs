@@ -6,7 +6,6 @@
 //! is taken back before it was told was never there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 
 use crate::progress::LaneId;
 
@@ -115,12 +114,10 @@ impl Assignment {
         (self.started, self.stalled) = (false, false);
     }
 
-    /// A granted partition whose first position is not known yet, beginning behind
-    /// `turn`: one whose offsets nobody tells does not hold up the others.
-    pub(super) fn without_first_position(&self, turn: i32) -> Option<i32> {
-        let behind = self.holds.range((Bound::Excluded(turn), Bound::Unbounded));
-        let mut holds = behind.chain(self.holds.range(..=turn));
-        holds.find(|(_, hold)| hold.first_position.is_none()).map(|(partition, _)| *partition)
+    /// The granted partitions whose first positions are not known yet.
+    pub(super) fn without_first_position(&self) -> Vec<i32> {
+        let holds = self.holds.iter().filter(|(_, hold)| hold.first_position.is_none());
+        holds.map(|(partition, _)| *partition).collect()
     }
 
     /// A partition's first position.
@@ -296,8 +293,8 @@ mod tests {
                         world.started = false;
                     }
                     Step::Locate(position) => {
-                        if let Some(partition) = assignment.without_first_position(-1) {
-                            assignment.first_position(partition, position);
+                        if let Some(partition) = assignment.without_first_position().first() {
+                            assignment.first_position(*partition, position);
                         }
                     }
                     Step::Tell => if let Some(news) = assignment.news() { world.tell(news) },
@@ -331,7 +328,7 @@ mod tests {
                 prop_assert_eq!(&assigned, &world.librdkafka);
                 prop_assert!(world.librdkafka.is_subset(&world.group));
             }
-            while let Some(partition) = assignment.without_first_position(-1) {
+            for partition in assignment.without_first_position() {
                 assignment.first_position(partition, 0);
             }
             while let Some(news) = assignment.news() {
@@ -376,7 +373,7 @@ mod tests {
         assignment.anew(3, Some(LaneId(7)));
         assert_eq!(assignment.start(3), Start::Ignore, "the claim is on the old lane");
         assert_eq!(assignment.news(), Some(News::Revoked(vec![3])));
-        assert_eq!(assignment.without_first_position(-1), Some(3), "the source is another one");
+        assert_eq!(assignment.without_first_position(), [3], "the source is another one");
         // A doubt in between forgets nothing.
         assignment.anew(3, None);
         assignment.first_position(3, 0);
@@ -385,14 +382,14 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_whose_offsets_nobody_tells_does_not_hold_up_the_others() {
+    fn a_partition_whose_offsets_are_not_known_holds_up_no_other() {
         let mut assignment = Assignment::default();
         assignment.granted(&[0, 1, 2]);
-        assert_eq!(assignment.without_first_position(-1), Some(0));
-        assert_eq!(assignment.without_first_position(0), Some(1));
+        assert_eq!(assignment.without_first_position(), [0, 1, 2]);
         assignment.first_position(1, 0);
-        assert_eq!(assignment.without_first_position(0), Some(2));
-        assert_eq!(assignment.without_first_position(2), Some(0), "its turn comes again");
+        assert_eq!(assignment.without_first_position(), [0, 2]);
+        let granted = Granted { partition: 1, first_position: 0, given_up: None };
+        assert_eq!(assignment.news(), Some(News::Granted(vec![granted])));
     }
 
     /// Partition 3 is the member's, from offset 10 on, and the flow knows.

@@ -2,7 +2,7 @@
 //! and what each wants of the other. Everything in it is bounded: by the batcher's
 //! limits, or by the number of partitions (R25).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -61,10 +61,14 @@ pub(super) struct State<R> {
     pub(super) assignment: Assignment,
     pub(super) batcher: Batcher<R>,
     pub(super) wishes: BTreeMap<i32, Wish>,
-    /// Lanes that are to be read once their last message was read again (R18).
-    pub(super) checks: BTreeMap<i32, Progress>,
+    /// Lanes that are to be read from where they are stored.
+    pub(super) starting: BTreeMap<i32, Progress>,
     /// Why nothing is read at present.
     pub(super) doubt: Option<Doubt>,
+    /// The partitions with unread messages, as librdkafka reported last.
+    pub(super) behind: Option<BTreeSet<i32>>,
+    /// Partitions with unread messages that have delivered none for long.
+    pub(super) unread: Vec<i32>,
     /// Stored positions that Kafka was not told yet.
     pub(super) stored: BTreeMap<i32, i64>,
     /// The lanes held, by partition.
@@ -93,9 +97,17 @@ impl<R: Record> State<R> {
     pub(super) fn forget(&mut self, partition: i32) {
         self.batcher.drop_partition(partition);
         self.wishes.remove(&partition);
-        self.checks.remove(&partition);
+        self.starting.remove(&partition);
         self.stored.remove(&partition);
         self.lanes.remove(&partition);
+    }
+
+    /// Whether some of what was read is not stored yet.
+    pub(super) fn has_unstored(&self) -> bool {
+        let unstored = |(partition, lane): (&i32, &HeldLane)| {
+            self.batcher.position(*partition).is_some_and(|next| lane.position < next)
+        };
+        !self.batcher.is_empty() || self.lanes.iter().any(unstored)
     }
 
     /// The consumer that held all partitions is gone.
@@ -113,8 +125,10 @@ impl<R: Record> Shared<R> {
                 assignment: Assignment::default(),
                 batcher: Batcher::new(limits),
                 wishes: BTreeMap::new(),
-                checks: BTreeMap::new(),
+                starting: BTreeMap::new(),
                 doubt: None,
+                behind: None,
+                unread: Vec::new(),
                 stored: BTreeMap::new(),
                 lanes: BTreeMap::new(),
                 source: None,

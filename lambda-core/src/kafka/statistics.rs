@@ -47,6 +47,26 @@ struct Topic {
 struct Partition {
     leader: i32,
     hi_offset: i64,
+    #[serde(default = "unknown")]
+    ls_offset: i64,
+    #[serde(default)]
+    fetch_state: FetchState,
+}
+
+/// What librdkafka does with a partition.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum FetchState {
+    /// Nothing: it is not assigned, or an error about it was reported.
+    None,
+    #[default]
+    #[serde(other)]
+    Other,
+}
+
+/// How librdkafka writes an offset that it does not know.
+fn unknown() -> i64 {
+    -1001
 }
 
 impl Statistics {
@@ -71,6 +91,20 @@ impl Statistics {
         let end = self.partition(topic, partition)?.hi_offset;
         // Below it are librdkafka's names for offsets that it does not know.
         (end >= 0).then_some(end)
+    }
+
+    /// Whether a partition may hold messages that a reader at `position` has not seen.
+    pub(super) fn is_behind(&self, topic: &str, partition: i32, position: i64) -> bool {
+        self.partition(topic, partition).is_some_and(|it| it.ls_offset > position)
+    }
+
+    /// Which of `partitions` librdkafka does nothing with, although they are assigned.
+    pub(super) fn silent(&self, topic: &str, partitions: &[i32]) -> Vec<i32> {
+        let silent = |partition: &i32| {
+            let partition = self.partition(topic, *partition);
+            partition.is_some_and(|it| it.fetch_state == FetchState::None)
+        };
+        partitions.iter().copied().filter(silent).collect()
     }
 
     /// Which of `partitions` cannot be read now: no connection to the broker that
@@ -137,9 +171,10 @@ mod tests {
             "b:9092/2": { "nodeid": 2, "source": "learned", "state": "DOWN" },
             "GroupCoordinator": { "nodeid": -1, "source": "logical", "state": "UP" } },
         "topics": { "t": { "topic": "t", "partitions": {
-            "0": { "partition": 0, "leader": 1, "hi_offset": 12, "ls_offset": 12 },
+            "0": { "partition": 0, "leader": 1, "hi_offset": 12, "ls_offset": 12,
+                   "fetch_state": "active" },
             "1": { "partition": 1, "leader": 2, "hi_offset": -1001 },
-            "2": { "partition": 2, "leader": -1, "hi_offset": 0 },
+            "2": { "partition": 2, "leader": -1, "hi_offset": 0, "fetch_state": "none" },
             "-1": { "partition": -1, "leader": 0, "hi_offset": -1001 } } } } }"#;
 
     #[test]
@@ -148,6 +183,14 @@ mod tests {
         let ends = [0, 1, 2, 3].map(|partition| statistics.end("t", partition));
         assert_eq!(ends, [Some(12), None, Some(0), None]);
         assert_eq!(statistics.end("another", 0), None);
+    }
+
+    #[test]
+    fn partitions_with_unread_messages_and_silent_ones_are_told_apart() {
+        let statistics = Statistics::parse(JSON).expect("librdkafka's JSON");
+        let behind = |partition, position| statistics.is_behind("t", partition, position);
+        assert_eq!([behind(0, 11), behind(0, 12), behind(1, 0)], [true, false, false]);
+        assert_eq!(statistics.silent("t", &[0, 1, 2]), [2]);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What a cluster tells about a topic: its name as a source, its partitions,
 //! where they begin and end.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::metadata::MetadataPartition;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 
 use crate::delivery::retry::Backoff;
@@ -25,8 +27,10 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client is listened to for what it has heard already.
 const EVENTS_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// How long the poll loop waits for the offsets of one partition.
+/// How long the poll loop waits for the offsets of partitions.
 pub(super) const OFFSETS_TIMEOUT: Duration = Duration::from_secs(1);
+
+const TELL_OFFSETS: &str = "tell a partition's offsets";
 
 /// A topic as a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +114,72 @@ pub(super) fn reason<C: ConsumerContext>(consumer: &BaseConsumer<C>, error: Erro
     error
 }
 
+/// Asks which offsets partitions keep, of all in two questions. Partitions whose leader
+/// refuses an answer are left out.
+///
+/// # Errors
+/// As for [`describe`]; that of a partition when no other one is answered for.
+pub(super) fn kept_of(
+    client: &Observer,
+    topic: &str,
+    partitions: &[i32],
+) -> Result<BTreeMap<i32, Kept>, Error> {
+    let (lows, low_refused) = ask_offsets(client, topic, partitions, Offset::Beginning)?;
+    let (highs, high_refused) = ask_offsets(client, topic, partitions, Offset::End)?;
+    let kept: BTreeMap<i32, Kept> = lows
+        .into_iter()
+        .filter_map(|(partition, low)| Some((partition, Kept { low, high: *highs.get(&partition)? })))
+        .collect();
+    match low_refused.or(high_refused) {
+        Some(refused) if kept.is_empty() => Err(remedy::kafka(refused, TELL_OFFSETS)),
+        _ => Ok(kept),
+    }
+}
+
+/// Asks for one end of each partition: by time, of which librdkafka takes the name of an end
+/// for one.
+fn ask_offsets(
+    client: &Observer,
+    topic: &str,
+    partitions: &[i32],
+    end: Offset,
+) -> Result<(BTreeMap<i32, i64>, Option<KafkaError>), Error> {
+    let cannot = |error| remedy::kafka(error, TELL_OFFSETS);
+    let mut asked = TopicPartitionList::with_capacity(partitions.len());
+    for partition in partitions {
+        asked.add_partition_offset(topic, *partition, end).map_err(cannot)?;
+    }
+    let answer = client.offsets_for_times(asked, OFFSETS_TIMEOUT).map_err(cannot)?;
+    let (mut offsets, mut refused) = (BTreeMap::new(), None);
+    for element in answer.elements() {
+        match (element.error(), element.offset()) {
+            (Ok(()), Offset::Offset(offset)) => {
+                offsets.insert(element.partition(), offset);
+            }
+            // An answer that is none: it is asked for again.
+            (Ok(()), _) => {}
+            (Err(error), _) => refused = Some(error),
+        }
+    }
+    Ok((offsets, refused))
+}
+
+/// The partitions of the topic that have a leader.
+///
+/// # Errors
+/// As for [`describe`].
+pub(super) fn led<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+) -> Result<BTreeSet<i32>, Error> {
+    let metadata = client
+        .fetch_metadata(Some(topic), OFFSETS_TIMEOUT)
+        .map_err(|error| remedy::kafka(error, "tell about the topic"))?;
+    let found = metadata.topics().iter().filter(|found| found.name() == topic);
+    let partitions = found.flat_map(|found| found.partitions());
+    Ok(partitions.filter(|it| it.leader() >= 0).map(MetadataPartition::id).collect())
+}
+
 /// Asks which offsets a partition keeps.
 ///
 /// # Errors
@@ -121,7 +191,7 @@ pub(super) fn kept<C: ClientContext>(
 ) -> Result<Kept, Error> {
     let (low, high) = client
         .fetch_watermarks(topic, partition, OFFSETS_TIMEOUT)
-        .map_err(|error| remedy::kafka(error, "tell a partition's offsets"))?;
+        .map_err(|error| remedy::kafka(error, TELL_OFFSETS))?;
     Ok(Kept { low, high })
 }
 
@@ -181,9 +251,13 @@ fn ask_ends(config: &KafkaConfig) -> Result<Ends, Error> {
     let client = observer(config)?;
     let topic =
         describe(client.client(), config.topic()).map_err(|error| reason(&client, error))?;
-    let mut ends = BTreeMap::new();
+    let mut kept = kept_of(&client, config.topic(), &topic.partitions)?;
     for partition in topic.partitions {
-        ends.insert(partition, kept(client.client(), config.topic(), partition)?.high);
+        if let Entry::Vacant(missing) = kept.entry(partition) {
+            // Asked for alone, an answer says why there is none.
+            missing.insert(self::kept(client.client(), config.topic(), partition)?);
+        }
     }
+    let ends = kept.into_iter().map(|(partition, kept)| (partition, kept.high)).collect();
     Ok(Ends { source: topic.source, ends })
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 
-use lambda_core::delivery::batcher::{Batcher, Limits, Message};
+use lambda_core::delivery::batcher::{Batcher, Limits, Message, Start};
 use lambda_core::progress::Progress;
 use lambda_core::source::{Event, Grant};
 use lambda_core::testing::draft::Sample;
@@ -76,9 +76,12 @@ impl Source {
                 Wish::Stop => hold.next = None,
                 Wish::Start(progress) => {
                     let Some(claim) = progress.claim else { continue };
+                    let Progress { lane: id, position, last, .. } = *progress;
+                    let start = Start { id, claim, from: position, last, expected: true };
+                    self.batcher.start(partition, start);
                     // A broker may give a little of what lies before.
-                    hold.next = Some((progress.position - database.before).max(0));
-                    self.batcher.start(partition, progress.lane, claim, progress.position);
+                    let from = last.map_or(position, |last| last.position);
+                    hold.next = Some((from - database.before).max(0));
                 }
             }
         }

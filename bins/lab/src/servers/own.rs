@@ -1,5 +1,9 @@
 //! Servers of one test's own, to be killed, frozen and started again.
 
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,11 +79,24 @@ impl SmallDiskPostgres {
     }
 }
 
+/// Where a broker's container keeps its logs.
+const LOGS: &str = "/var/lib/lambda-lab";
+
+/// Where a record batch of a log has its first offset, its length behind the length, and the
+/// distance of its last offset from the first.
+const BASE_OFFSET: u64 = 0;
+const BATCH_LENGTH: u64 = 8;
+const LAST_OFFSET_DELTA: u64 = 23;
+
+/// Bytes of a batch up to and with its length.
+const BATCH_HEAD: u64 = 12;
+
 /// A Kafka broker of a test's own, in a container.
 pub struct OwnKafka {
     container: ContainerAsync<apache::Kafka>,
     port: u16,
     topics: Kafka,
+    logs: PathBuf,
 }
 
 impl OwnKafka {
@@ -90,12 +107,48 @@ impl OwnKafka {
         let port = port.map_or_else(free_port, Ok)?;
         let mut id = Uuid::new_v4().simple().to_string();
         id.truncate(22);
+        let logs = scratch.folder("kafka")?;
+        // The broker runs as another user.
+        fs::set_permissions(&logs, fs::Permissions::from_mode(0o777))?;
         let container = kafka::image()
             .with_env_var("CLUSTER_ID", id)
+            .with_env_var("KAFKA_LOG_DIRS", LOGS)
+            .with_mount(Mount::bind_mount(logs.to_string_lossy(), LOGS))
             .with_mapped_port(port, KAFKA_PORT)
             .start()
             .await?;
-        Ok(Self { container, port, topics: Kafka::at(&format!("127.0.0.1:{port}")) })
+        Ok(Self { container, port, topics: Kafka::at(&format!("127.0.0.1:{port}")), logs })
+    }
+
+    /// Cuts a partition's log, as a machine that loses power does with what was not yet on
+    /// disk: at the first batch that has `offset` or a later one. To be called while the
+    /// broker is killed. Gives the offset at which the log ends.
+    ///
+    /// # Errors
+    /// When there is no such log.
+    pub fn cut(&self, topic: &str, partition: i32, offset: i64) -> io::Result<i64> {
+        let path = self.first_segment(topic, partition);
+        let log = OpenOptions::new().read(true).write(true).open(path)?;
+        let length = log.metadata()?.len();
+        let (mut at, mut end) = (0, 0);
+        while at + BATCH_HEAD < length {
+            let base = i64::from_be_bytes(read_at(&log, at + BASE_OFFSET)?);
+            let last = base + i64::from(i32::from_be_bytes(read_at(&log, at + LAST_OFFSET_DELTA)?));
+            if last >= offset {
+                break;
+            }
+            let length = i32::from_be_bytes(read_at(&log, at + BATCH_LENGTH)?);
+            at += BATCH_HEAD + u64::from(length.unsigned_abs());
+            end = last + 1;
+        }
+        log.set_len(at)?;
+        log.sync_all()?;
+        Ok(end)
+    }
+
+    /// The file of a partition's first segment.
+    pub fn first_segment(&self, topic: &str, partition: i32) -> PathBuf {
+        self.logs.join(format!("{topic}-{partition}")).join(format!("{:020}.log", 0))
     }
 
     /// Where it listens on the loopback address.
@@ -149,4 +202,10 @@ impl OwnKafka {
     pub async fn remove(self) -> Result<(), Failure> {
         Ok(self.container.rm().await?)
     }
+}
+
+fn read_at<const N: usize>(file: &File, at: u64) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    file.read_exact_at(&mut bytes, at)?;
+    Ok(bytes)
 }

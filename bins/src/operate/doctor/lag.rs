@@ -102,7 +102,9 @@ fn positions(kafka: &KafkaConfig, stand: &Stand) -> Finding {
     for (kept, lane) in stand.partitions.values() {
         let Some(lane) = lane else { continue };
         if let Some(Verdict::Other(what)) = judge_range(lane, *kept) {
-            return Finding::error(CHECKS[0], &source_changed(kafka.topic(), lane, &what));
+            let (partition, position) = (lane.name.partition, lane.position);
+            let error = source_changed(kafka.topic(), partition, lane.lane, position, &what);
+            return Finding::error(CHECKS[0], &error);
         }
     }
     let read = stand.partitions.values().filter(|(_, lane)| lane.is_some()).count();

@@ -2,66 +2,96 @@
 //! granted partitions start, whether lanes are still what was read of them (R18),
 //! and where quiet partitions end (R8).
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use rdkafka::consumer::Consumer;
-use rdkafka::topic_partition_list::Offset;
 
-use super::{ASK_AGAIN, Polling, SEEK_TIMEOUT, TELL_AFTER};
+use super::{ASK_AGAIN, Polling, SEEK_TIMEOUT, TELL_AFTER, offsets};
+use crate::delivery::batcher::Changed;
 use crate::error::{Error, Kind};
 use crate::kafka::idle::Look;
-use crate::kafka::position::{Kept, OnSourceChange, Verdict, source_changed};
+use crate::kafka::position::{
+    Kept, OnSourceChange, Verdict, judge_message, judge_range, source_changed,
+};
 use crate::kafka::shared::Doubt;
 use crate::kafka::topic;
 use crate::metrics::{self, Retry};
-use crate::progress::Progress;
+use crate::progress::{LaneId, Progress};
 use crate::record::Record;
 
 impl<R: Record> Polling<'_, R> {
-    /// Reads lanes on whose last message is there as it was read, or gone; does as
-    /// the options say about those of which it is another one (R18).
-    pub(super) fn check_lanes(&mut self) -> Result<(), Error> {
-        let lanes: Vec<Progress> = self.shared.lock().checks.values().cloned().collect();
+    /// Reads the lanes that the flow wants read, if their partitions still hold where they are
+    /// stored; does as the options say about those that do not.
+    pub(super) fn start_lanes(&mut self) -> Result<(), Error> {
+        let lanes: Vec<Progress> = self.shared.lock().starting.values().cloned().collect();
         if lanes.is_empty() {
-            self.checks.idle();
+            self.offsets.idle();
             return Ok(());
         }
         if Instant::now() < self.ask_at {
             return Ok(());
         }
-        let verdicts = match self.checks.verdicts(&lanes) {
-            Ok(verdicts) => verdicts,
+        let partitions: Vec<i32> = lanes.iter().map(|lane| lane.name.partition).collect();
+        let kept = match self.kept(&partitions) {
+            Ok(kept) => kept,
             Err(error) => return self.ask_later(error),
         };
-        self.unanswered = None;
-        for (partition, verdict) in verdicts {
-            let Some(lane) = self.shared.lock().checks.remove(&partition) else { continue };
-            match verdict {
-                Verdict::Same => self.start_reading(&lane),
-                Verdict::Gone => {
-                    tracing::warn!(
-                        topic = self.topic,
-                        partition,
-                        position = lane.position,
-                        last_read = lane.last.map(|last| last.position),
-                        "the last message read is gone (expired or compacted), so that it cannot \
-                         be seen whether the topic is what was read; going on"
-                    );
-                    self.start_reading(&lane);
+        let mut start = Vec::with_capacity(lanes.len());
+        for lane in lanes {
+            let partition = lane.name.partition;
+            let Some(kept) = kept.get(&partition).copied() else { continue };
+            self.shared.lock().starting.remove(&partition);
+            match judge_range(&lane, kept) {
+                Some(Verdict::Other(what)) => {
+                    self.source_changed(partition, lane.lane, lane.position, &what)?;
+                    continue;
                 }
-                Verdict::Other(what) => self.source_changed(&lane, &what)?,
+                Some(Verdict::Gone) => self.warn_of_gone(partition, lane.position),
+                Some(Verdict::Same) | None => {}
             }
+            start.push((lane, kept));
+        }
+        self.start_reading(&start);
+        Ok(())
+    }
+
+    pub(super) fn warn_of_gone(&self, partition: i32, position: i64) {
+        tracing::warn!(
+            topic = self.topic,
+            partition,
+            position,
+            "the last message read is gone (expired or compacted), so that nothing shows whether \
+             the topic is what was read; reading on"
+        );
+    }
+
+    /// A partition holds another message where its lane's last one was.
+    pub(super) fn changed(&mut self, partition: i32, changed: &Changed) -> Result<(), Error> {
+        if changed.gathered {
+            // What was read before must be stored first; the claim then starts at the last
+            // message stored, and finds the same.
+            self.shared.doubt(Doubt::Topic);
+            return Ok(());
+        }
+        if let Verdict::Other(what) = judge_message(changed.last, Some(changed.found)) {
+            self.source_changed(partition, changed.lane, changed.position, &what)?;
         }
         Ok(())
     }
 
-    fn source_changed(&mut self, lane: &Progress, what: &str) -> Result<(), Error> {
+    fn source_changed(
+        &mut self,
+        partition: i32,
+        lane: LaneId,
+        position: i64,
+        what: &str,
+    ) -> Result<(), Error> {
         if self.member.options.on_source_change == OnSourceChange::Stop {
-            return Err(source_changed(self.topic, lane, what));
+            return Err(source_changed(self.topic, partition, lane, position, what));
         }
-        let partition = lane.name.partition;
         tracing::warn!(
-            topic = self.topic, partition, given_up = lane.lane.0, position = lane.position,
+            topic = self.topic, partition, given_up = lane.0, position,
             start = %self.member.options.start,
             "the partition is not what was read: {what}; it is read anew as another lane"
         );
@@ -69,7 +99,7 @@ impl<R: Record> Polling<'_, R> {
         self.stop_reading(partition);
         let mut state = self.shared.lock();
         state.lanes.remove(&partition);
-        state.assignment.anew(partition, Some(lane.lane));
+        state.assignment.anew(partition, Some(lane));
         drop(state);
         self.shared.notify();
         Ok(())
@@ -87,7 +117,9 @@ impl<R: Record> Polling<'_, R> {
             self.shared.lock().assignment.unassigned(partition);
             self.unassign(&[partition]);
         }
-        if !self.shared.lock().batcher.is_empty() || Instant::now() < self.ask_at {
+        // A log that was cut has lost some of what was read: stored, it is safe, and the claims
+        // that follow compare the last message stored.
+        if self.shared.lock().has_unstored() || Instant::now() < self.ask_at {
             return Ok(());
         }
         if doubt == Doubt::Cluster {
@@ -112,28 +144,27 @@ impl<R: Record> Polling<'_, R> {
     /// Finds out where granted partitions start if they were never read before, so
     /// that the flow can be told of them.
     pub(super) fn locate_granted(&mut self) -> Result<(), Error> {
-        while Instant::now() >= self.ask_at {
-            // There may be many partitions, and each may take its time.
-            self.member.pulse.beat();
-            let wanted = self.shared.lock().assignment.without_first_position(self.turn);
-            let Some(partition) = wanted else { break };
-            match self.kept(partition) {
-                Ok(kept) => {
-                    let first = self.member.options.start.position(kept);
-                    self.shared.lock().assignment.first_position(partition, first);
-                    self.shared.notify();
-                }
-                Err(error) => {
-                    self.turn = partition;
-                    return self.ask_later(error);
-                }
-            }
+        let wanted = self.shared.lock().assignment.without_first_position();
+        if wanted.is_empty() || Instant::now() < self.ask_at {
+            return Ok(());
         }
-        Ok(())
+        match self.kept(&wanted) {
+            Ok(kept) => {
+                let mut state = self.shared.lock();
+                for (partition, kept) in kept {
+                    let first = self.member.options.start.position(kept);
+                    state.assignment.first_position(partition, first);
+                }
+                drop(state);
+                self.shared.notify();
+                Ok(())
+            }
+            Err(error) => self.ask_later(error),
+        }
     }
 
-    fn kept(&mut self, partition: i32) -> Result<Kept, Error> {
-        let kept = self.checks.kept(partition)?;
+    fn kept(&mut self, partitions: &[i32]) -> Result<BTreeMap<i32, Kept>, Error> {
+        let kept = self.offsets.of(partitions)?;
         self.unanswered = None;
         Ok(kept)
     }
@@ -159,6 +190,7 @@ impl<R: Record> Polling<'_, R> {
     /// The end of a partition was reached.
     pub(super) fn ended(&mut self, partition: i32) -> Result<(), Error> {
         let now = Instant::now();
+        self.fairness.ended(partition);
         let next = {
             let state = self.shared.lock();
             state.batcher.position(partition).filter(|_| state.doubt.is_none())
@@ -185,30 +217,54 @@ impl<R: Record> Polling<'_, R> {
 
     pub(super) fn look_at_tails(&mut self) -> Result<(), Error> {
         let now = Instant::now();
-        let Some(partition) = self.tails.due(now).filter(|_| now >= self.ask_at) else {
+        let due = self.tails.due(now);
+        if due.is_empty() || now < self.ask_at {
             return Ok(());
-        };
-        let next = self.shared.lock().batcher.position(partition);
-        match self.kept(partition) {
-            Ok(kept) => {
-                let look = self.tails.looked(partition, next, kept.high);
-                if let (Look::Refetch, Some(next)) = (look, next) {
-                    self.refetch(partition, next);
-                }
-                Ok(())
-            }
+        }
+        let kept = match self.kept(&due) {
+            Ok(kept) => kept,
             Err(error) => {
+                due.iter().for_each(|partition| self.tails.postpone(*partition, now));
+                return self.ask_later(error);
+            }
+        };
+        let mut refetch = Vec::new();
+        for partition in due {
+            let Some(kept) = kept.get(&partition) else {
                 self.tails.postpone(partition, now);
-                self.ask_later(error)
+                continue;
+            };
+            let mut state = self.shared.lock();
+            let next = state.batcher.position(partition);
+            if self.tails.looked(partition, next, kept.high) == Look::Refetch
+                && let Some(from) = state.batcher.read_again(partition)
+            {
+                refetch.push((partition, from.max(kept.low)));
             }
         }
+        self.refetch(&refetch);
+        Ok(())
     }
 
-    /// Fetches from where a partition was read to, so that its end is told anew.
-    fn refetch(&mut self, partition: i32, next: i64) {
-        let offset = Offset::Offset(next);
-        if let Err(error) = self.consumer.seek(self.topic, partition, offset, SEEK_TIMEOUT) {
-            tracing::debug!(partition, %error, "the end of a partition is looked at later");
+    /// Fetches partitions once more from their last messages, so that their ends are reported
+    /// again.
+    fn refetch(&mut self, partitions: &[(i32, i64)]) {
+        if partitions.is_empty() {
+            return;
+        }
+        let from = offsets(self.topic, partitions);
+        let sought = from.and_then(|from| self.consumer.seek_partitions(from, SEEK_TIMEOUT));
+        let failed: Vec<i32> = match &sought {
+            Ok(sought) => {
+                let failed = sought.elements().into_iter().filter(|it| it.error().is_err());
+                failed.map(|it| it.partition()).collect()
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the ends of partitions are looked at later");
+                partitions.iter().map(|(partition, _)| *partition).collect()
+            }
+        };
+        for partition in failed {
             self.tails.postpone(partition, Instant::now());
         }
     }

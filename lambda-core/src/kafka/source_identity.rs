@@ -1,0 +1,151 @@
+//! Whether a lane's partition is still what was read of it.
+//!
+//! A running consumer finds out in line: every lane is read from its last message on, which
+//! the batcher compares and drops ([`Batcher::start`](crate::delivery::batcher::Batcher)).
+//! librdkafka then knows the leader epoch of what it reads, and reports itself when the log
+//! is cut below that later. [`changed`] asks once for lanes that this process may never read.
+//!
+//! What cannot be noticed:
+//! - a recreated topic that holds the stored position, if the message that was read last is
+//!   gone by then (a warning says so) or none was ever read of the lane;
+//! - partitions that a recreated topic no longer has: no member is granted them;
+//! - before brokers had topic ids (2.8), a topic recreated under a running consumer with more
+//!   messages than were read, until the next claim.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::delivery::batcher::Message;
+use crate::error::{Error, Kind, Server};
+use crate::kafka::config::KafkaConfig;
+use crate::kafka::offsets::Offsets;
+use crate::kafka::position::{Verdict, judge_message, judge_range, source_changed};
+use crate::kafka::topic;
+use crate::progress::{Fingerprint, LaneId, Progress};
+use crate::remedy;
+
+/// How long the last messages of some partitions may take to arrive.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Partitions read at a time: their batches, of 1 MB by default, wait in memory together.
+const WINDOW: usize = 4;
+
+/// Longest wait for one message.
+const POLL: Duration = Duration::from_millis(100);
+
+/// A message as the batcher takes it.
+pub(super) fn as_read<'a>(message: &'a BorrowedMessage<'_>) -> Message<'a> {
+    Message {
+        partition: message.partition(),
+        position: message.offset(),
+        timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
+        key: message.key(),
+        payload: message.payload(),
+    }
+}
+
+/// Those of `lanes` (of the topic of `config`, as stored just now) whose source is
+/// not what was read, each with the error that says so. Waits with a message for
+/// brokers that do not answer.
+///
+/// # Errors
+/// `Fatal` only.
+pub async fn changed(
+    config: &KafkaConfig,
+    lanes: Vec<Progress>,
+) -> Result<Vec<(LaneId, Error)>, Error> {
+    topic::asking(config, move |config| ask_changed(config, &lanes)).await
+}
+
+fn ask_changed(config: &KafkaConfig, lanes: &[Progress]) -> Result<Vec<(LaneId, Error)>, Error> {
+    if lanes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let partitions: Vec<i32> = lanes.iter().map(|lane| lane.name.partition).collect();
+    let kept = Offsets::new(config)?.of(&partitions)?;
+    let (mut verdicts, mut unread) = (Vec::new(), Vec::new());
+    for lane in lanes {
+        let Some(kept) = kept.get(&lane.name.partition) else {
+            return Err(unanswered(&[lane.name.partition]));
+        };
+        match (judge_range(lane, *kept), lane.last) {
+            (Some(verdict), _) => verdicts.push((lane, verdict)),
+            (None, Some(last)) => unread.push((lane, last)),
+            (None, None) => {}
+        }
+    }
+    let reader = topic::observer(config)?;
+    for window in unread.chunks(WINDOW) {
+        let found = read(config, &reader, window)?;
+        for (lane, last) in window {
+            verdicts.push((lane, judge_message(*last, found[&lane.name.partition])));
+        }
+    }
+    let changed = |(lane, verdict): (&Progress, Verdict)| match verdict {
+        Verdict::Other(what) => {
+            let partition = lane.name.partition;
+            let error = source_changed(config.topic(), partition, lane.lane, lane.position, &what);
+            Some((lane.lane, error))
+        }
+        Verdict::Same | Verdict::Gone => None,
+    };
+    Ok(verdicts.into_iter().filter_map(changed).collect())
+}
+
+/// The first message at or behind each lane's last one; nothing where the partition ends
+/// before.
+fn read(
+    config: &KafkaConfig,
+    reader: &topic::Observer,
+    lanes: &[(&Progress, Fingerprint)],
+) -> Result<BTreeMap<i32, Option<Fingerprint>>, Error> {
+    let cannot = |error| remedy::kafka(error, "give the last message of a partition again");
+    let mut from = TopicPartitionList::with_capacity(lanes.len());
+    for (lane, last) in lanes {
+        from.add_partition_offset(
+            config.topic(),
+            lane.name.partition,
+            Offset::Offset(last.position),
+        )
+        .map_err(cannot)?;
+    }
+    reader.assign(&from).map_err(cannot)?;
+    let (begun, mut found) = (Instant::now(), BTreeMap::new());
+    while found.len() < lanes.len() {
+        let (partition, message) = match reader.poll(POLL) {
+            Some(Ok(message)) => (message.partition(), Some(as_read(&message).fingerprint())),
+            Some(Err(KafkaError::PartitionEOF(partition))) => (partition, None),
+            Some(Err(error)) => match remedy::kafka(error, "give a message again") {
+                error if error.kind() == Kind::Fatal => return Err(error),
+                // librdkafka tries again by itself.
+                _ => continue,
+            },
+            None if begun.elapsed() < FETCH_TIMEOUT => continue,
+            None => {
+                let wanted = lanes.iter().map(|(lane, _)| lane.name.partition);
+                let missing: Vec<i32> = wanted.filter(|it| !found.contains_key(it)).collect();
+                return Err(unanswered(&missing));
+            }
+        };
+        let lane = lanes.iter().find(|(lane, _)| lane.name.partition == partition);
+        let before = |found: &Fingerprint| lane.is_some_and(|it| found.position < it.1.position);
+        if lane.is_some() && !message.as_ref().is_some_and(before) {
+            found.entry(partition).or_insert(message);
+        }
+    }
+    Ok(found)
+}
+
+fn unanswered(partitions: &[i32]) -> Error {
+    Error::Temporary {
+        server: Server::Kafka,
+        what: "give the last message of each partition again",
+        remedy: "look at the brokers' logs",
+        source: format!("no answer about partitions {partitions:?}").into(),
+    }
+}

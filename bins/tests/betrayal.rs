@@ -3,6 +3,8 @@
 //! the real broker; what must be stored is known by what the tests produce.
 
 mod support;
+#[path = "betrayal/damage.rs"]
+mod damage;
 #[path = "betrayal/truncation.rs"]
 mod truncation;
 
@@ -59,6 +61,19 @@ fn main() -> ExitCode {
         suite.real_kafka(
             "a topic is read up to its open transaction, and on after abort and commit",
             transactions,
+        );
+        suite.docker(
+            "a byte that a broker's disk flips stops the lane there and is not stored",
+            damage::flipped_byte,
+        );
+        suite.real_kafka("messages of every codec are read", damage::codecs);
+        suite.real_kafka(
+            "two databases behind one consumer group are told apart",
+            damage::two_databases,
+        );
+        suite.real_kafka(
+            "two members with one group.instance.id do not fence each other for ever",
+            damage::static_members,
         );
         suite.deadline(300);
         suite.docker(

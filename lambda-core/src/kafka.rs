@@ -19,6 +19,7 @@ pub mod source;
 pub mod source_identity;
 pub mod topic;
 
+mod committed;
 mod context;
 #[cfg(test)]
 mod fake;
@@ -30,6 +31,7 @@ mod poll;
 mod rebalance;
 mod shared;
 mod statistics;
+mod unreadable;
 
 pub use self::config::KafkaConfig;
 pub use self::position::{OnSourceChange, StartAt};

@@ -60,7 +60,7 @@ pub fn of_sqlstate(code: &str) -> Verdict {
 }
 
 #[cfg(feature = "kafka")]
-pub use self::of_kafka::{distrusted, kafka, needs_a_person, of_kafka};
+pub use self::of_kafka::{distrusted, kafka, needs_a_person, of_kafka, unreadable};
 
 #[cfg(feature = "kafka")]
 mod of_kafka {
@@ -102,6 +102,16 @@ mod of_kafka {
                 "another member of this consumer group uses another assignor: stop it, or use \
                  another KAFKA_GROUP_ID",
             ),
+            Code::FencedInstanceId => verdict(
+                Fatal,
+                "another member of this consumer group has the same group.instance.id: give each \
+                 its own in KAFKA_CONFIG (the pod's name), or leave it out",
+            ),
+            Code::UnreleasedInstanceId => verdict(
+                Transient,
+                "another member of this consumer group has the same group.instance.id: stop it, \
+                 or give each its own in KAFKA_CONFIG (the pod's name)",
+            ),
             Code::InvalidTopic | Code::InvalidGroupId | Code::InvalidSessionTimeout => {
                 verdict(Fatal, "check KAFKA_TOPIC, KAFKA_GROUP_ID and session.timeout.ms")
             }
@@ -128,6 +138,24 @@ mod of_kafka {
                 verdict(Transient, "check KAFKA_BOOTSTRAP_SERVERS and the network to the brokers")
             }
             _ => verdict(Transient, "look at the brokers' logs"),
+        }
+    }
+
+    /// What a person can do about messages that cannot be read.
+    pub fn unreadable(code: RDKafkaErrorCode) -> &'static str {
+        use RDKafkaErrorCode as Code;
+        match code {
+            Code::MessageSizeTooLarge => {
+                "raise receive.message.max.bytes in KAFKA_CONFIG above the topic's \
+                 max.message.bytes"
+            }
+            Code::NotImplemented => {
+                "use a version of this program that knows the messages' format or compression"
+            }
+            _ => {
+                "a broker's disk has damaged them: let an undamaged replica lead the partition; or \
+                 remove them with kafka-delete-records, then start with --on-source-change restart"
+            }
         }
     }
 

@@ -92,6 +92,8 @@ struct Run {
     ends: Option<Ends>,
     /// Lanes that will be given up: what they stored is no part of the end.
     changed: Vec<LaneId>,
+    /// Identifies the database.
+    database: String,
     table: &'static lambda_core::record::Table,
 }
 
@@ -103,8 +105,10 @@ async fn prepare<R: Record>(config: &StreamConfig) -> Result<Run, Error> {
     let sink = PostgresSink::connect(database.clone(), table, "stream", CONNECTIONS, None).await?;
     let mut stored = Stored::new(database, table.name);
     let before = stored.lanes_waiting().await?;
+    let database = sink.identity().to_owned();
+    let sink = Arc::new(sink);
     let mut run =
-        Run { sink: Arc::new(sink), stored, before, ends: None, changed: Vec::new(), table };
+        Run { sink, stored, before, ends: None, changed: Vec::new(), database, table };
     if config.exit_at_end {
         let ends = topic::ends(&config.kafka).await?;
         run.changed = changed(config, &mut run.stored, &ends).await?;
@@ -162,6 +166,7 @@ impl Run {
             start: config.start,
             on_source_change: config.on_source_change,
             limits: config.limits,
+            database: self.database.clone(),
         };
         let source = KafkaSource::<R>::open(config.kafka.clone(), options, &config.health)?;
         let flow = FlowConfig {

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use lambda_core::postgres::Connection;
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
@@ -95,10 +96,8 @@ pub(crate) async fn loses_tail(context: Context) -> Result<(), Failure> {
     let rounds = std::env::var(ROUNDS).map_or(Ok(1), |rounds| rounds.parse())?;
     for _ in 0..rounds {
         let broker = context.own_kafka(None).await?;
-        let mut lanes = Vec::new();
-        for way in Way::ALL {
-            lanes.push(Lane::begin(&context, &broker, way).await?);
-        }
+        let begun = Way::ALL.map(|way| Lane::begin(&context, &broker, way));
+        let lanes = try_join_all(begun).await?;
         // The last thing before the logs are cut.
         for lane in lanes.iter().filter(|lane| lane.way == Way::Busy) {
             send_in_batches(&lane.bench, &ids(200..MANY))?;
@@ -112,9 +111,7 @@ pub(crate) async fn loses_tail(context: Context) -> Result<(), Failure> {
         for lane in &lanes {
             send_in_batches(&lane.bench, &ids(100_000..100_000 + lane.way.grows_by()))?;
         }
-        for lane in lanes {
-            lane.loses_nothing().await?;
-        }
+        try_join_all(lanes.into_iter().map(Lane::loses_nothing)).await?;
         broker.remove().await?;
     }
     Ok(())

@@ -71,19 +71,22 @@ impl<R: Record> Member<R> {
             settings.create_with_context(context).map_err(|error| refused(&error))?;
         // Asked over the client that will read, which from then on tells of any other
         // cluster.
-        if !self.wait_for_topic(&consumer)? {
+        let Some(partitions) = self.wait_for_topic(&consumer)? else {
             return Ok(GivenUp::Closing);
-        }
+        };
         let subscribed = consumer.subscribe(&[self.config.topic()]);
         subscribed.map_err(|error| remedy::kafka(error, "let us subscribe to the topic"))?;
-        Polling::new(self, &consumer, &mut offsets).poll()
+        Polling::new(self, &consumer, &mut offsets, partitions).poll()
     }
 
-    /// Finds the topic, however long it takes. False: closed before.
+    /// Finds the topic's partitions, however long it takes. `None`: closed before.
     ///
     /// # Errors
     /// `Transient`: another consumer may find it. `Fatal`.
-    fn wait_for_topic(&self, consumer: &BaseConsumer<Context<R>>) -> Result<bool, Error> {
+    fn wait_for_topic(
+        &self,
+        consumer: &BaseConsumer<Context<R>>,
+    ) -> Result<Option<Vec<i32>>, Error> {
         let mut backoff = Backoff::default();
         loop {
             self.pulse.beat();
@@ -98,7 +101,7 @@ impl<R: Record> Member<R> {
                         "joining the group"
                     );
                     self.shared.lock().source = Some(topic.source);
-                    return Ok(true);
+                    return Ok(Some(topic.partitions));
                 }
                 Err(error) if error.kind() == Kind::Transient => {
                     if consumer.context().stranded.is_certain() {
@@ -110,7 +113,7 @@ impl<R: Record> Member<R> {
                     metrics::retried(Retry::Topic);
                     self.shared.kafka.missing(chain);
                     if self.wait_for_close(retry_in) {
-                        return Ok(false);
+                        return Ok(None);
                     }
                 }
                 Err(error) => return Err(error),

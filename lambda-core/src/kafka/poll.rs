@@ -6,7 +6,7 @@ mod checking;
 
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -14,6 +14,7 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use crate::delivery::batcher::{self, Pushed};
 use crate::error::{Error, Kind};
+use crate::kafka::committed::Committed;
 use crate::kafka::context::{Context, list};
 use crate::kafka::fairness::Fairness;
 use crate::kafka::idle::Tails;
@@ -23,6 +24,7 @@ use crate::kafka::position::Kept;
 use crate::kafka::rebalance::Start;
 use crate::kafka::shared::{Doubt, Shared, Wish};
 use crate::kafka::source_identity::as_read;
+use crate::kafka::unreadable::is_unreadable;
 use crate::progress::Progress;
 use crate::record::Record;
 use crate::remedy;
@@ -75,6 +77,9 @@ pub(super) struct Polling<'a, R: Record> {
     /// Partitions that are quiet at their ends.
     tails: Tails,
     fairness: Fairness,
+    committed: Committed,
+    /// All partitions of the topic, as they were when the group was joined.
+    partitions: Vec<i32>,
     /// Whether what is assigned is paused.
     paused: bool,
     report_at: Instant,
@@ -90,6 +95,7 @@ impl<'a, R: Record> Polling<'a, R> {
         member: &'a Member<R>,
         consumer: &'a BaseConsumer<Context<R>>,
         offsets: &'a mut Offsets,
+        partitions: Vec<i32>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -100,6 +106,8 @@ impl<'a, R: Record> Polling<'a, R> {
             offsets,
             tails: Tails::default(),
             fairness: Fairness::default(),
+            committed: Committed::new(&member.config, &member.options.database, now),
+            partitions,
             paused: false,
             report_at: now + REPORT_EVERY,
             ask_at: now,
@@ -133,6 +141,7 @@ impl<'a, R: Record> Polling<'a, R> {
             }
             if Instant::now() >= self.report_at {
                 self.report();
+                self.committed.look(self.consumer, &self.partitions, Instant::now())?;
             }
             // Last: what the group says next is heard soon after.
             if !self.paused {
@@ -193,9 +202,8 @@ impl<'a, R: Record> Polling<'a, R> {
     }
 
     fn failed(&mut self, error: KafkaError) -> Result<Option<GivenUp>, Error> {
-        if let KafkaError::MessageConsumptionFatal(code) = error {
-            tracing::warn!(%code, "librdkafka raised a fatal error");
-            return Ok(Some(GivenUp::Broken));
+        if let KafkaError::MessageConsumptionFatal(_) = error {
+            return self.died().map(Some);
         }
         let code = error.rdkafka_error_code();
         if code == Some(RDKafkaErrorCode::AutoOffsetReset) {
@@ -205,7 +213,13 @@ impl<'a, R: Record> Polling<'a, R> {
             if self.resets > RESETS_MAX {
                 return Err(remedy::kafka(error, "continue at the stored position"));
             }
-            return Ok(self.drain());
+            return self.drain();
+        }
+        if let Some(code) = code.filter(|code| is_unreadable(*code)) {
+            // What follows in the queue lies behind those messages.
+            tracing::warn!(topic = self.topic, %code, "messages could not be read");
+            self.shared.doubt(Doubt::Unreadable);
+            return self.drain();
         }
         match code.map(remedy::of_kafka).map(|verdict| verdict.kind) {
             Some(Kind::Fatal) => Err(remedy::kafka(error, "let us read the topic")),
@@ -217,17 +231,28 @@ impl<'a, R: Record> Polling<'a, R> {
     /// Takes what waits in librdkafka's queue, and drops it: nothing of it is stored while the
     /// source is in doubt. The same report about other partitions may be among it; it would
     /// outlast their assignment, and be read as one about the next.
-    fn drain(&self) -> Option<GivenUp> {
+    fn drain(&self) -> Result<Option<GivenUp>, Error> {
         for _ in 0..DRAINED_MAX {
-            match self.consumer.poll(Duration::ZERO)? {
-                Err(KafkaError::MessageConsumptionFatal(code)) => {
-                    tracing::warn!(%code, "librdkafka raised a fatal error");
-                    return Some(GivenUp::Broken);
-                }
-                Ok(_) | Err(_) => {}
+            match self.consumer.poll(Duration::ZERO) {
+                Some(Err(KafkaError::MessageConsumptionFatal(_))) => return self.died().map(Some),
+                Some(Ok(_) | Err(_)) => {}
+                None => break,
             }
         }
-        None
+        Ok(None)
+    }
+
+    /// librdkafka can do nothing more with this consumer: whether another one can.
+    fn died(&self) -> Result<GivenUp, Error> {
+        let Some((code, reason)) = self.consumer.client().fatal_error() else {
+            return Ok(GivenUp::Broken);
+        };
+        tracing::warn!(%code, reason, "librdkafka gave the consumer up");
+        if remedy::needs_a_person(code) {
+            let error = KafkaError::MessageConsumptionFatal(code);
+            return Err(remedy::kafka(error, "keep this member in its group"));
+        }
+        Ok(GivenUp::Broken)
     }
 
     /// Pauses while nobody takes a full batch for long, and resumes afterwards.
@@ -420,10 +445,7 @@ impl<'a, R: Record> Polling<'a, R> {
         if stored.is_empty() {
             return;
         }
-        let stored: Vec<(i32, i64)> = stored.into_iter().collect();
-        let told = offsets(self.topic, &stored)
-            .and_then(|stored| self.consumer.commit(&stored, CommitMode::Async));
-        if let Err(error) = told {
+        if let Err(error) = self.committed.commit(self.consumer, &stored) {
             tracing::debug!(%error, "Kafka did not take our positions");
         }
     }

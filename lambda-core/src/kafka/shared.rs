@@ -31,6 +31,8 @@ pub(super) enum Wish {
 /// graver one last (R18).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Doubt {
+    /// A batch of messages could not be read, of a partition that was not named.
+    Unreadable,
     /// The topic may be another one of the same name.
     Topic,
     /// The brokers may be another cluster's.

@@ -23,7 +23,7 @@ use crate::source::{Event, Grant, Source};
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a topic is read.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct SourceOptions {
     /// Where partitions start that were never read before.
     pub start: StartAt,
@@ -31,6 +31,9 @@ pub struct SourceOptions {
     pub on_source_change: OnSourceChange,
     /// How large a batch may grow.
     pub limits: Limits,
+    /// Identifies the database that stores the messages, in one word. It is written beside the
+    /// offsets that are committed to Kafka; another one there while this source runs stops it.
+    pub database: String,
 }
 
 /// The messages of a topic, as records of type `R`: one member of a consumer

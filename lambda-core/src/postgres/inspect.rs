@@ -43,6 +43,16 @@ fn unread(error: tokio_postgres::Error) -> Error {
     remedy::postgres(error, READ)
 }
 
+/// Identifies a database among all: its cluster's identifier and its own number there.
+///
+/// # Errors
+/// `Transient` when there is no answer; `Fatal`.
+pub async fn identity(client: &Client) -> Result<String, Error> {
+    let sql = "select concat_ws('/', system_identifier, (select oid from pg_database \
+               where datname = current_database())) from pg_control_system()";
+    row(client, sql, &[]).await?.try_get(0).map_err(unread)
+}
+
 /// Whether something in between gives one backend to several connections, by the
 /// transaction or by the statement: session settings and advisory locks do not hold
 /// there. Asked in the plain protocol, which such poolers pass on too.

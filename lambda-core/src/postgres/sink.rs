@@ -16,6 +16,7 @@ use crate::postgres::commit::{self, Failure, Path};
 use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::{ANSWER_TIMEOUT, LOCK_TIMEOUT, answered, connect, connect_waiting};
 use crate::postgres::evict::{self, Backend, Silent};
+use crate::postgres::inspect;
 use crate::postgres::lanes;
 use crate::postgres::migrate;
 use crate::postgres::probe::JobCache;
@@ -40,6 +41,7 @@ const SETTLE_SETTINGS: &str = "set lock_timeout = '20s'";
 #[derive(Debug)]
 pub struct PostgresSink {
     config: DatabaseConfig,
+    identity: String,
     pool: Pool<SessionManager>,
     /// Whether repeats keep coming, so that the commit looks before it copies.
     probe_first: AtomicBool,
@@ -63,6 +65,7 @@ impl PostgresSink {
     ) -> Result<Self, Error> {
         let first = connect_waiting(&config, purpose, patience).await?;
         migrate::require(&first, migrate::LOADERS_NEED).await?;
+        let identity = inspect::identity(&first).await?;
         drop(first);
         let manager = SessionManager { config: config.clone(), purpose: purpose.to_owned(), table };
         // The first session tells at once whether table and schema fit.
@@ -73,12 +76,17 @@ impl PostgresSink {
             .test_on_check_out(false)
             .connection_timeout(CHECKOUT_TIMEOUT)
             .build_unchecked(manager);
-        Ok(Self { config, pool, probe_first: AtomicBool::new(false), jobs: JobCache::default() })
+        Ok(Self { config, identity, pool, probe_first: AtomicBool::new(false), jobs: JobCache::default() })
     }
 
     /// Where it stores.
     pub fn config(&self) -> &DatabaseConfig {
         &self.config
+    }
+
+    /// Identifies the database, in one word (see [`inspect::identity`]).
+    pub fn identity(&self) -> &str {
+        &self.identity
     }
 
     async fn session(&self) -> Result<PooledConnection<'_, SessionManager>, Error> {

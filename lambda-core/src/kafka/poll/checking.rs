@@ -15,7 +15,7 @@ use crate::kafka::position::{
     Kept, OnSourceChange, Verdict, judge_message, judge_range, source_changed,
 };
 use crate::kafka::shared::Doubt;
-use crate::kafka::topic;
+use crate::kafka::{topic, unreadable};
 use crate::metrics::{self, Retry};
 use crate::progress::{LaneId, Progress};
 use crate::record::Record;
@@ -122,13 +122,15 @@ impl<R: Record> Polling<'_, R> {
         if self.shared.lock().has_unstored() || Instant::now() < self.ask_at {
             return Ok(());
         }
-        if doubt == Doubt::Cluster {
-            match topic::source(self.consumer.client(), self.topic) {
+        match doubt {
+            Doubt::Cluster => match topic::source(self.consumer.client(), self.topic) {
                 Ok(source) => self.member.same_cluster(&source)?,
                 Err(error) => return self.ask_later(error),
-            }
+            },
+            Doubt::Unreadable => self.find_unreadable()?,
+            Doubt::Topic => {}
         }
-        tracing::warn!(topic = self.topic, "the topic may be another one; checking each partition");
+        tracing::warn!(topic = self.topic, "reading each partition again from where it is stored");
         let mut state = self.shared.lock();
         state.doubt = None;
         for partition in state.assignment.held() {
@@ -139,6 +141,19 @@ impl<R: Record> Polling<'_, R> {
         self.tails.clear();
         self.shared.notify();
         Ok(())
+    }
+
+    /// Fails with the place of messages that cannot be read, if they still cannot.
+    fn find_unreadable(&self) -> Result<(), Error> {
+        let positions: Vec<(i32, i64)> = {
+            let state = self.shared.lock();
+            let held = state.assignment.held().into_iter();
+            held.filter_map(|it| Some((it, state.batcher.position(it)?))).collect()
+        };
+        match unreadable::find(&self.member.config, &positions, || self.member.pulse.beat())? {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
     }
 
     /// Finds out where granted partitions start if they were never read before, so

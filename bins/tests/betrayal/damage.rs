@@ -1,0 +1,119 @@
+//! Messages that cannot be read, and groups that are shared by mistake.
+
+use std::os::unix::fs::FileExt;
+
+use lambda_lab::Failure;
+use lambda_lab::harness::Context;
+use lambda_lab::liveness::until;
+use lambda_lab::processes::{Process, Signal};
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+
+use super::support::{Bench, DEADLINE};
+use super::{counts, ids, lanes, send};
+
+/// Sends messages in one batch with these settings.
+fn send_with(bench: &Bench, settings: &[(&str, &str)], payloads: &[String]) -> Result<(), Failure> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &bench.bootstrap).set("linger.ms", "200");
+    for (key, value) in settings {
+        config.set(*key, *value);
+    }
+    let producer: BaseProducer = config.create()?;
+    for payload in payloads {
+        let record = BaseRecord::to(&bench.topic).partition(0).key("A").payload(payload);
+        producer.send(record).map_err(|(error, _)| error)?;
+    }
+    Ok(producer.flush(DEADLINE)?)
+}
+
+/// Of three batches the second has a digit of an amount changed on the broker's disk.
+pub(crate) async fn flipped_byte(context: Context) -> Result<(), Failure> {
+    let broker = context.own_kafka(None).await?;
+    let topic = broker.broker().topic("damaged", 2).await?;
+    let bootstrap = broker.broker().bootstrap().to_owned();
+    let bench = Bench::with(context.clone(), context.database().await?, topic, bootstrap).await?;
+    for numbers in [0..10, 10..20, 20..30] {
+        send_with(&bench, &[], &ids(numbers))?;
+    }
+    let path = broker.first_segment(&bench.topic, 0);
+    let log = std::fs::OpenOptions::new().read(true).write(true).open(path)?;
+    let mut bytes = vec![0; usize::try_from(log.metadata()?.len())?];
+    log.read_exact_at(&mut bytes, 0)?;
+    let id = bytes.windows(5).position(|window| window == b"\"T15\"").ok_or("T15 is not there")?;
+    let amount = bytes[id..].windows(9).position(|window| window == b"\"amount\":");
+    log.write_all_at(b"9", (id + amount.ok_or("no amount")? + 9) as u64)?;
+
+    for arguments in [&[][..], &["--exit-at-end"]] {
+        let ended = bench.consumer().args(arguments).run(DEADLINE).await?.expect_code(78)?;
+        let last = ended.stderr.lines().last().unwrap_or_default();
+        let place = format!("partition 0 of {} from offset 10 on cannot be read", bench.topic);
+        for part in [&*place, "kafka-delete-records", "--on-source-change restart"] {
+            assert!(last.contains(part), "no {part:?} in:\n{}", ended.stderr);
+        }
+        assert_eq!(counts(&bench).await?, [10, 10, 0, 0], "all before it, and nothing else");
+        assert_eq!(lanes(&bench, 0).await?[0].1, 10);
+    }
+    broker.remove().await
+}
+
+pub(crate) async fn codecs(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context, 1).await?;
+    for (index, codec) in (0..).zip(["none", "gzip", "snappy", "lz4", "zstd"]) {
+        let numbers = 100 * index..100 * (index + 1);
+        send_with(&bench, &[("compression.type", codec)], &ids(numbers))?;
+    }
+    assert_eq!(bench.consume_to_end().await?["counts"]["inserted"], 500);
+    Ok(())
+}
+
+/// Both consumers are of one group, and each stores in a database of its own.
+pub(crate) async fn two_databases(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context.clone(), 2).await?;
+    let other = context.database().await?;
+    let mut consumers =
+        [bench.consumer().start()?, bench.consumer().envs(other.environment()).start()?];
+    let mut sent = 0;
+    until("one of them stops", async || {
+        for partition in [0, 1] {
+            send(&bench, partition, &ids(sent..sent + 10))?;
+            sent += 10;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        Ok(consumers[0].has_ended()? || consumers[1].has_ended()?)
+    })
+    .await?;
+    let ended = |consumer: &mut Process| consumer.has_ended();
+    let first = usize::from(!ended(&mut consumers[0])?);
+    let [a, b] = consumers;
+    let (stopped, runs) = if first == 0 { (a, b) } else { (b, a) };
+    let said = stopped.wait(DEADLINE).await?.expect_code(78)?.stderr;
+    let last = said.lines().last().unwrap_or_default();
+    for part in ["two databases share consumer group", &*bench.topic, "KAFKA_GROUP_ID of its own"] {
+        assert!(last.contains(part), "no {part:?} in:\n{said}");
+    }
+    drop(runs.kill().await?);
+
+    // A copy of the database in another place takes over: the first one no longer runs.
+    let copy = context.database().await?;
+    let consumer = bench.consumer().envs(copy.environment()).arg("--exit-at-end");
+    consumer.run(DEADLINE).await?.expect_code(0)?;
+    Ok(())
+}
+
+pub(crate) async fn static_members(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context, 2).await?;
+    let settings = "group.instance.id=one";
+    let consumer = bench.consumer().env("KAFKA_CONFIG", settings);
+    let first = consumer.start()?;
+    bench.holds_lanes(&first).await?;
+    let second = consumer.start()?;
+    let said = first.wait(DEADLINE).await?.expect_code(78)?.stderr;
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.contains("same group.instance.id"), "{said}");
+    send(&bench, 0, &ids(0..10))?;
+    bench.stored(10).await?;
+    second.signal(Signal::TERM)?;
+    second.wait(DEADLINE).await?.expect_code(0)?;
+    Ok(())
+}

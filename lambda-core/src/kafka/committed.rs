@@ -1,0 +1,168 @@
+//! The offsets committed to Kafka. They are written for people who watch lag there, and never
+//! read as positions. Their metadata names the database that stores the messages: when another
+//! one appears while this program runs, two databases share one consumer group, and each gets
+//! a part of the messages only.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::error::Error;
+use crate::kafka::config::KafkaConfig;
+use crate::kafka::context::list;
+
+/// How often the group's offsets are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(20);
+
+/// How long the group's coordinator may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// First word of the metadata that this program writes.
+const MARK: &str = "lambda";
+
+/// What is committed for one topic of one group.
+#[derive(Debug)]
+pub(super) struct Committed {
+    topic: String,
+    group: String,
+    bootstrap: String,
+    /// The database that stores this program's messages.
+    database: String,
+    /// The metadata of each partition when it was last looked at.
+    seen: Option<BTreeMap<i32, String>>,
+    look_at: Instant,
+}
+
+impl Committed {
+    /// What a program commits that stores in `database`.
+    pub(super) fn new(config: &KafkaConfig, database: &str, now: Instant) -> Self {
+        Self {
+            topic: config.topic().to_owned(),
+            group: config.group_id().to_owned(),
+            bootstrap: config.bootstrap().to_owned(),
+            database: database.to_owned(),
+            seen: None,
+            look_at: now,
+        }
+    }
+
+    /// Commits what is stored.
+    ///
+    /// # Errors
+    /// Those of librdkafka; nothing depends on them.
+    pub(super) fn commit<C: ConsumerContext>(
+        &self,
+        consumer: &BaseConsumer<C>,
+        stored: &BTreeMap<i32, i64>,
+    ) -> Result<(), KafkaError> {
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let metadata = format!("{MARK} {} {seconds}", self.database);
+        let mut offsets = TopicPartitionList::with_capacity(stored.len());
+        for (partition, position) in stored {
+            let mut element = offsets.add_partition(&self.topic, *partition);
+            element.set_offset(Offset::Offset(*position))?;
+            element.set_metadata(&metadata);
+        }
+        consumer.commit(&offsets, CommitMode::Async)
+    }
+
+    /// Looks, now and then, whether another database commits for the group.
+    ///
+    /// # Errors
+    /// [`Error::Misconfigured`] if one does.
+    pub(super) fn look<C: ConsumerContext>(
+        &mut self,
+        consumer: &BaseConsumer<C>,
+        partitions: &[i32],
+        now: Instant,
+    ) -> Result<(), Error> {
+        if now < self.look_at || partitions.is_empty() {
+            return Ok(());
+        }
+        self.look_at = now + LOOK_EVERY;
+        let asked = list(&self.topic, partitions);
+        match consumer.committed_offsets(asked, ANSWER_TIMEOUT) {
+            Ok(committed) => {
+                // Brokers take no metadata that is not UTF-8, as which it is read here.
+                let elements = committed.elements();
+                let told = elements.iter().map(|it| (it.partition(), it.metadata().to_owned()));
+                self.compare(told.collect())
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the group's offsets are looked at later");
+                Ok(())
+            }
+        }
+    }
+
+    /// Another database's commits from before this program started may be those of the one
+    /// that this database is a copy of. Only what changes is somebody who runs.
+    fn compare(&mut self, metadata: BTreeMap<i32, String>) -> Result<(), Error> {
+        let seen = self.seen.replace(metadata.clone());
+        let Some(seen) = seen else { return Ok(()) };
+        for (partition, metadata) in &metadata {
+            let other = database(metadata).filter(|other| *other != self.database);
+            if let Some(other) = other
+                && seen.get(partition) != Some(metadata)
+            {
+                return Err(Error::misconfigured(
+                    format!(
+                        "two databases share consumer group {} of topic {} at {}: database \
+                         {other} commits partition {partition}, this program stores in {}, and \
+                         each gets only a part of the messages",
+                        self.group, self.topic, self.bootstrap, self.database
+                    ),
+                    "stop one of them, give each database a KAFKA_GROUP_ID of its own, and start \
+                     both again: each reads what it has not stored",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The database that a commit's metadata names.
+fn database(metadata: &str) -> Option<&str> {
+    let mut words = metadata.split(' ');
+    (words.next() == Some(MARK)).then(|| words.next())?
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use super::*;
+
+    fn looks(committed: &mut Committed, metadata: &[&str]) -> Result<(), Error> {
+        let metadata = metadata.iter().map(|it| (*it).to_owned());
+        committed.compare((0..).zip(metadata).collect())
+    }
+
+    fn ours() -> Committed {
+        let config = KafkaConfig::new("kafka:9092", "t", "g", "").unwrap();
+        Committed::new(&config, "ours", Instant::now())
+    }
+
+    #[test]
+    fn a_database_that_commits_while_this_one_does_is_refused() {
+        for before in ["lambda other 1", "lambda ours 5", ""] {
+            let mut committed = ours();
+            looks(&mut committed, &["lambda ours 5", before]).unwrap();
+            looks(&mut committed, &["lambda ours 6", before]).unwrap();
+            let error = looks(&mut committed, &["lambda ours 7", "lambda other 9"]).unwrap_err();
+            assert_eq!(error.exit_code(), 78);
+            let told = error.chain();
+            assert!(told.contains("other") && told.contains("partition 1"), "{told}");
+        }
+    }
+
+    #[test]
+    fn commits_of_a_database_that_no_longer_runs_and_of_other_programs_are_not_minded() {
+        let mut committed = ours();
+        for metadata in [["lambda other 1", ""], ["lambda other 1", "x"], ["lambda ours 2", "y z"]] {
+            looks(&mut committed, &metadata).unwrap();
+        }
+    }
+}

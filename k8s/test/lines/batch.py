@@ -27,15 +27,15 @@ def nightly_load():
     with SAMPLE.open() as sample:
         ids = ",".join(f"'{row['transaction_id']}'" for row in csv.DictReader(sample))
     count = f"select count(*) from transactions where ingestion_type = 'BATCH' and transaction_id in ({ids})"
-    told = []
+    inserted = []
     for name in ("test-batch", "test-batch-again"):
         before = number(count)
         nightly(name)
         kubectl("wait", "--for=condition=Complete", f"job/{name}", "--timeout=120s")
-        told.append(number(count) - before)
+        inserted.append(number(count) - before)
     kubectl("delete", "job", "test-batch", "test-batch-again", "--wait")
     # A second run on the same platform finds them stored.
-    want(told in ([30, 0], [0, 0]), f"inserted {told}")
+    want(inserted in ([30, 0], [0, 0]), f"inserted {inserted}")
     want(number(count) == 30, "the rows of the sample are missing")
     SCRATCH.mkdir(parents=True, exist_ok=True)
     bad = SCRATCH / "e2e-bad.csv"
@@ -50,7 +50,7 @@ def nightly_load():
     finally:
         kubectl("delete", "job", "test-bad", "--wait")
         inbox("rm", "-f", f"/inbox/{bad.name}")
-    return f"inserted {told}; a bad file: one pod, 65"
+    return f"inserted {inserted}; a bad file: one pod, 65"
 
 
 def inbox(*command):

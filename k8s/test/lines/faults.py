@@ -15,12 +15,12 @@ PODS = ("lambda-consumer", "lambda-producer-stream", "kafka", "lambda-postgres",
 @line(8)
 def each_pod_dies():
     """Each kind of pod is deleted, gently and by force, under load: Ready within 60 s, and the sets are equal afterwards."""
-    told = []
+    figures = []
     with consumers(3):
         until("3 members hold the partitions", 60, lambda: len(owners()) == 3)
         for app in PODS + (("zookeeper",) if ready_pods("zookeeper") else ()):
-            told += [f"{app} {dies(app, how):.0f} s" for how in ([], FORCE)]
-    return ", ".join(told)
+            figures += [f"{app} {dies(app, how):.0f} s" for how in ([], FORCE)]
+    return ", ".join(figures)
 
 
 def dies(app, how):
@@ -85,7 +85,7 @@ def the_primary_dies():
         ("claim and pod", 30, lambda pod: replace(pod, claim=True)),
         ("frozen", 30, lambda pod: freeze(pod, 45)),
     )
-    told = []
+    figures = []
     for name, bound, fault in faults:
         all_members()
         victim = primary()
@@ -98,7 +98,7 @@ def the_primary_dies():
         want(found["lost"] == 0, f"{name}: {found}")
         want(found["acknowledged"] > 100, f"{name}: too little was written: {found}")
         want(found["gap_seconds"] <= bound, f"{name}: {found}")
-        told.append(f"{name} {found['gap_seconds']} s")
+        figures.append(f"{name} {found['gap_seconds']} s")
     all_members()
     with no_traffic():
         sets_equal()
@@ -106,7 +106,7 @@ def the_primary_dies():
     control = client("write", "--seconds", "3", "--lose")
     want(control["lost"] == 1, f"a lost row is not noticed: {control}")
     psql("drop table e2e_writes")
-    return ", ".join(told)
+    return ", ".join(figures)
 
 
 def identities():
@@ -116,10 +116,10 @@ def identities():
 @line(10)
 def servers_die():
     """All PostgreSQL and Kafka pods are force-deleted at once: the cluster ids stay, rows arrive again and the sets are equal within 180 s; with 3 brokers, one of them killed, producers never stop."""
-    told = all_servers_die()
+    figures = all_servers_die()
     several = one_of_three_brokers_dies()
     from_nothing()
-    return f"{told}; {several}"
+    return f"{figures}; {several}"
 
 
 def all_servers_die():
@@ -168,7 +168,7 @@ def three_brokers():
 
 def one_of_three_brokers_dies():
     from_nothing(three_brokers())
-    told = []
+    figures = []
     with rate(200):
         producers = ready_pods("lambda-producer-stream")
         for name, how in (("deleted", []), ("forced", FORCE)):
@@ -178,7 +178,7 @@ def one_of_three_brokers_dies():
             gap = flow.result()["gap_seconds"]
             want(gap <= 20, f"a broker {name}: nothing was written for {gap} s")
             until("three brokers", 120, lambda: len(ready_pods("kafka")) == 3)
-            told.append(f"{name} {gap} s")
+            figures.append(f"{name} {gap} s")
         want(ready_pods("lambda-producer-stream") == producers, "producers were replaced")
         pods = [json.loads(kubectl("get", "pod", name, "--output", "json")) for name in producers]
         want(all(it["restartCount"] == 0 for pod in pods for it in pod["status"]["containerStatuses"]),
@@ -187,4 +187,4 @@ def one_of_three_brokers_dies():
         sets_equal()
         # The control: without producers nothing grows.
         want(client("flow", "--seconds", "6")["gap_seconds"] > 4, "a topic without producers grows")
-    return f"one of three brokers: longest gap of the topic {', '.join(told)}"
+    return f"one of three brokers: longest gap of the topic {', '.join(figures)}"

@@ -106,6 +106,6 @@ def every_query_answers():
         drop_rows(f"E2E-{int(time.time())}", 8_000_000)
         nightly("test-seen")
         kubectl("wait", "--for=condition=Complete", "job/test-seen", "--timeout=300s")
-        told, _ = until("every query returns a number", 120, ask)
+        summary, _ = until("every query returns a number", 120, ask)
         kubectl("delete", "job", "test-seen", "--wait")
-    return told.strip()
+    return summary.strip()

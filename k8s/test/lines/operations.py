@@ -42,8 +42,8 @@ CLAIM = 2 * 1024 ** 3
 def retention_bites():
     """With producers at full speed until retention deletes messages, Kafka's claim stays under 70 %."""
     def used():
-        told = kubectl("exec", "kafka-0", "--", "du", "-s", "--block-size=1", "/var/lib/kafka/data", check=False)
-        return int(told.split()[0]) if told else 0
+        used = kubectl("exec", "kafka-0", "--", "du", "-s", "--block-size=1", "/var/lib/kafka/data", check=False)
+        return int(used.split()[0]) if used else 0
 
     before, most = used(), 0
     with rate(0):

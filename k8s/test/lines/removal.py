@@ -18,15 +18,15 @@ def nothing_is_left(before):
 @line(15)
 def other_overlay_and_removal():
     """The overlay zookeeper passes lines 3, 4, 8 and 10; `delete -k` and `kubectl delete namespace dev --force --grace-period=0` leave no volume and no cluster-scoped object."""
-    first, told = OVERLAY.name, []
+    first, figures = OVERLAY.name, []
     to_nothing()
     nothing = cluster_scoped()
     try:
         OVERLAY.choose("zookeeper")
-        told.append(f"Ready after {from_nothing():.0f} s")
+        figures.append(f"Ready after {from_nothing():.0f} s")
         # The same checks; their figures are reported with this line.
         for check in (stream.exactly_once, batch.nightly_load, faults.each_pod_dies, faults.all_servers_die):
-            told.append(str(check()))
+            figures.append(str(check()))
         # The control: while the platform runs there are a namespace and volumes.
         kinds = {name.split("/")[0] for name in cluster_scoped() - nothing}
         want({"namespace", "persistentvolume"} <= kinds, f"cluster-scoped objects of the platform: {kinds}")
@@ -37,7 +37,7 @@ def other_overlay_and_removal():
     from_nothing()
     to_nothing("--force", "--grace-period=0")
     nothing_is_left(nothing)
-    return "; ".join(told)
+    return "; ".join(figures)
 
 
 def brokers(*settings):
@@ -51,12 +51,12 @@ def brokers(*settings):
 @line(18)
 def encrypted():
     """examples/tls passes lines 3, 4 and 11; every connection to PostgreSQL uses TLS; without TLS both servers refuse connections."""
-    first, told = OVERLAY.name, []
+    first, figures = OVERLAY.name, []
     try:
         OVERLAY.choose("tls", "k8s/examples")
-        told.append(f"Ready after {from_nothing(secrets=('k8s/secrets', 'k8s/certificates')):.0f} s")
+        figures.append(f"Ready after {from_nothing(secrets=('k8s/secrets', 'k8s/certificates')):.0f} s")
         for check in (stream.exactly_once, batch.nightly_load, operations.backup_and_restore):
-            told.append(str(check()))
+            figures.append(str(check()))
         plain = psql("select count(*) filter (where ssl), count(*) filter (where not ssl) "
                      "from pg_stat_ssl join pg_stat_activity using (pid) where client_addr is not null")
         encrypted, open_ = map(int, plain.split("|"))
@@ -68,4 +68,4 @@ def encrypted():
     finally:
         OVERLAY.choose(first)
     to_nothing()
-    return "; ".join(told) + f"; {encrypted} connections by TLS"
+    return "; ".join(figures) + f"; {encrypted} connections by TLS"

@@ -77,7 +77,7 @@ def strangers():
     return "4 ports"
 
 
-def told():
+def all_texts():
     """All texts of logs, descriptions and objects, without the values of Secrets."""
     kinds = "pods,services,statefulsets,deployments,jobs,cronjobs,configmaps,hpa,events"
     texts = {
@@ -107,12 +107,12 @@ def secrets_and_eyes():
         log = kubectl("logs", name)
         # The password was used and refused.
         want(code == 78 and "password" in log, f"doctor with a wrong password: {code}, {log[-300:]}")
-        texts = told()
+        texts = all_texts()
         found = where(secrets, texts)
         want(not found, f"a password is in {', '.join(sorted(found))}")
     # The control: a password that a pod does print is found.
     with stranger("lambda", planted) as (name, _):
-        found = where({planted}, told())
+        found = where({planted}, all_texts())
         want({"describe", "get", f"log of {name}"} <= found, f"a password that was printed is only in {found}")
     kubectl("delete", "secret", "e2e-planted")
     ways = [pgadmin(address) for address in node_ports()]

@@ -40,19 +40,19 @@ def restricted():
         "pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted"}}}
     run("kubectl", "apply", "--filename", "-", stdin=json.dumps(namespace))
     dry_run = ["kubectl", "apply", "--dry-run=server", "--filename", "-"]
-    told = []
+    figures = []
     try:
         for overlay in sorted(path.name for path in (ROOT / "k8s/overlays").iterdir()):
             documents = elsewhere(overlay, scratch)
             done = run(*dry_run, stdin=documents)
             want(not done.stderr.strip(), f"{overlay}: {done.stderr.strip()[:500]}")
-            told.append(f"{overlay} {len(done.stdout.splitlines())}")
+            figures.append(f"{overlay} {len(done.stdout.splitlines())}")
         rooted = documents.replace("runAsNonRoot: true", "runAsNonRoot: false")
         control = run(*dry_run, check=False, stdin=rooted)
         want("would violate PodSecurity" in control.stderr, "pods that may run as root cause no warning")
     finally:
         run("kubectl", "delete", "namespace", scratch, "--wait=false")
-    return ", ".join(told) + " documents"
+    return ", ".join(figures) + " documents"
 
 
 def elsewhere(overlay, namespace):

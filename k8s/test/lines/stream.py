@@ -71,9 +71,9 @@ def autoscaled_and_upgraded():
         lag = client("lag")["records"]
     want(lag > 0, "there was no lag")
     _, down = until("it is back at its minimum", 600, lambda: len(ready_pods("lambda-consumer")) == 3)
-    told = upgraded()
+    figures = upgraded()
     from_nothing()
-    return f"{highest} consumers after {up:.0f} s (lag {lag:,}), 3 again after {down:.0f} s; {told}"
+    return f"{highest} consumers after {up:.0f} s (lag {lag:,}), 3 again after {down:.0f} s; {figures}"
 
 
 def upgraded():

@@ -17,7 +17,7 @@ resource "kubernetes_manifest" "setup" {
       status = "True"
     }
   }
-  # Longer than the Jobs' own deadline of 15 minutes, since the provider does not notice that a Job failed.
+  # Longer than the Jobs' own deadline of 15 minutes: the provider does not notice a failed Job.
   timeouts { create = "16m" }
   depends_on = [kubernetes_manifest.core]
   lifecycle { replace_triggered_by = [terraform_data.setup[each.key]] }

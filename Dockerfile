@@ -1,12 +1,12 @@
-# The five binaries in one image; the command chooses. Built without BuildKit, too:
+# The five binaries in one image; the command selects one. Also builds without BuildKit:
 #   docker build --tag lambda-platform:dev .
-# With a registry at hand, pin the images that it is made from by digest:
+# If you use a registry, pin the base images by digest:
 #   --build-arg RUNTIME=gcr.io/distroless/cc-debian13:nonroot@sha256:…
 ARG RUST=rust:1.95-slim-trixie
 ARG RUNTIME=gcr.io/distroless/cc-debian13:nonroot
 
-# The workspace without its sources, but for the files that Cargo's targets begin with: changes
-# when dependencies or targets do.
+# The workspace without its sources, except the root file of each Cargo target. Changes only when
+# dependencies or targets change.
 FROM ${RUST} AS skeleton
 WORKDIR /skeleton
 COPY . .
@@ -23,8 +23,8 @@ WORKDIR /source
 COPY --from=skeleton /skeleton .
 RUN cargo build --release --locked --package lambda-bins --features kafka-tls
 COPY . .
-# Cargo goes by times, and those of the sources are older than what was built of nothing. What
-# build scripts of dependencies wrote stays as old as it is, or they would be built again.
+# Cargo compares times, and the sources are older than the empty build above, so touch them. Do
+# not touch what build scripts of dependencies wrote, or these would be built again.
 RUN find . -path ./target -prune -o -name '*.rs' -exec touch {} + \
  && cargo build --release --locked --package lambda-bins --features kafka-tls \
  && mkdir /binaries \

@@ -3,7 +3,7 @@
 variable "REGISTRY" { default = "" }
 variable "VERSION" { default = "dev" }
 variable "REVISION" { default = "unknown" }
-# What the images are made from; name them with their digests (…@sha256:…) to pin them.
+# The base images. Add digests (…@sha256:…) to pin them.
 variable "RUNTIME" { default = "gcr.io/distroless/cc-debian13:nonroot" }
 variable "POSTGRES" { default = "postgres:17" }
 

@@ -1,5 +1,5 @@
-# The batch layer: the nightly load and its inbox. A claim is bound when a pod wants it: nobody
-# waits for it here.
+# The batch layer: the nightly load and its inbox. Does not wait for the claim, which is bound only
+# when a pod uses it.
 
 resource "kubernetes_manifest" "batch" {
   for_each        = module.manifests.tiers.batch

@@ -1,4 +1,4 @@
-# PostgreSQL and Kafka. An apply goes on when they are ready.
+# PostgreSQL and Kafka. The apply continues when they are ready.
 
 resource "kubernetes_manifest" "core" {
   for_each        = module.manifests.tiers.core

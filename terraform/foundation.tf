@@ -1,4 +1,4 @@
-# The documents, the namespace with its limits and policies, the settings, the Secrets.
+# The documents, the namespace with its limits and policies, the settings and the Secrets.
 
 module "manifests" {
   source             = "./modules/manifests"
@@ -27,16 +27,10 @@ resource "kubernetes_manifest" "namespace" {
   computed_fields = module.manifests.computed_fields["Namespace-dev"]
   field_manager { force_conflicts = true }
   timeouts { delete = "10m" }
-  lifecycle {
-    precondition {
-      condition     = module.manifests.missing_images == []
-      error_message = "No node has ${join(", ", module.manifests.missing_images)}. Build and load the images (k8s/README.md), or name the registry that has them in image_registry."
-    }
-  }
 }
 
-# Names that change with the content: the new ones are there before pods change over, and the
-# old ones go after that.
+# A ConfigMap's name changes with its content. The new one is created before pods switch to it,
+# and the old one is deleted afterwards.
 resource "kubernetes_manifest" "settings" {
   for_each        = module.manifests.settings
   manifest        = each.value
@@ -54,7 +48,7 @@ resource "kubernetes_manifest" "foundation" {
   depends_on = [kubernetes_manifest.namespace]
 }
 
-# Passwords are made while they are written, and stored nowhere else: not in state, not in a plan.
+# Passwords are generated while they are written. They are in no state and no plan.
 locals {
   passwords = {
     database-admin = {
@@ -81,7 +75,7 @@ locals {
       }
       revision = 1
     }
-    # Kafka's clusters are called by 16 bytes in base64.
+    # A Kafka cluster id is 16 bytes in base64.
     kafka-cluster = {
       data     = { CLUSTER_ID = trimsuffix(base64encode(substr(replace(uuid(), "-", ""), 0, 16)), "==") }
       revision = 1

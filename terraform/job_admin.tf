@@ -1,6 +1,6 @@
 # The Jobs that set up schema, roles and topic, and pgAdmin.
 
-# A Job does not change: another document, or other passwords, make another Job.
+# A Job cannot be changed: another document or other passwords replace it.
 resource "terraform_data" "setup" {
   for_each         = module.manifests.tiers.setup
   triggers_replace = [jsonencode(each.value), var.secret_revision]
@@ -17,7 +17,7 @@ resource "kubernetes_manifest" "setup" {
       status = "True"
     }
   }
-  # Above the Jobs' own deadline of 15 minutes: that one has failed is not seen.
+  # Longer than the Jobs' own deadline of 15 minutes: the provider does not notice a failed Job.
   timeouts { create = "16m" }
   depends_on = [kubernetes_manifest.core]
   lifecycle { replace_triggered_by = [terraform_data.setup[each.key]] }

@@ -1,10 +1,10 @@
 output "namespace" {
-  description = "Where it runs."
+  description = "Namespace of the platform."
   value       = var.namespace
 }
 
 output "images" {
-  description = "The images that its pods are made from."
+  description = "All images of the pods."
   value       = module.manifests.images
 }
 

@@ -1,4 +1,4 @@
-# The speed layer, once schema and topic are there.
+# The speed layer, after schema and topic exist.
 
 resource "kubernetes_manifest" "stream" {
   for_each        = module.manifests.tiers.stream

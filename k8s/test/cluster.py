@@ -1,4 +1,4 @@
-"""How the end-to-end run speaks to the cluster, and what its lines share."""
+"""Access to the cluster for the end-to-end run, and what its lines share."""
 
 import base64
 import contextlib
@@ -12,14 +12,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRATCH = ROOT / "target" / "e2e"
-# The consumers' lanes: those of the topic, not of files.
+# The lanes of the topic, without those of files.
 LANES = "ingest_progress where source like '%/transactions'"
 
 THREADS = ThreadPoolExecutor()
 
 
 class Broken(Exception):
-    """What a line promises is not so."""
+    """A promise of a line does not hold."""
 
 
 def want(condition, what):
@@ -38,7 +38,7 @@ def run(*command, check=True, stdin=None, timeout=900, env=None):
 
 
 class Overlay:
-    """Which overlay runs, and where: it alone says so."""
+    """The overlay that runs, and its namespace, which only the overlay names."""
 
     def __init__(self, name):
         self.choose(name)
@@ -63,7 +63,7 @@ def objects(*arguments):
 
 
 def until(what, seconds, look):
-    """Waits until `look` gives something, and gives that and how long it took."""
+    """Waits until `look` returns something true; returns that and the seconds it took."""
     began = time.monotonic()
     while True:
         error = None
@@ -74,7 +74,7 @@ def until(what, seconds, look):
         took = time.monotonic() - began
         if found:
             return found, took
-        want(took < seconds, f"waited {seconds} s in vain until {what}{f': {error}' if error else ''}")
+        want(took < seconds, f"waited {seconds} s until {what}{f': {error}' if error else ''}")
         time.sleep(0.5)
 
 
@@ -87,7 +87,7 @@ def ready_pods(app):
 
 
 def all_ready(seconds=300):
-    """Waits for every workload, as `kubectl rollout status` sees it."""
+    """Waits for every workload with `kubectl rollout status`."""
     kubectl("wait", "--for=condition=Complete", "job", "--selector", "tier=setup", f"--timeout={seconds}s")
     for workload in kubectl("get", "statefulset,deployment", "--output", "name").split():
         kubectl("rollout", "status", workload, f"--timeout={seconds}s")
@@ -96,7 +96,7 @@ def all_ready(seconds=300):
 def may_destroy():
     context = run("kubectl", "config", "current-context").stdout.strip()
     want(context == "minikube" or context.startswith("kind-") or os.environ.get("DESTROY") == "yes",
-         f"it deletes the namespace {OVERLAY.namespace} of {context}, with its data: say DESTROY=yes")
+         f"this deletes the namespace {OVERLAY.namespace} of {context} with its data: set DESTROY=yes")
 
 
 def to_nothing(*how):
@@ -106,8 +106,8 @@ def to_nothing(*how):
 
 
 def from_nothing(documents=None, secrets=("k8s/secrets",)):
-    """Applies the overlay, or these documents in its place, to an empty namespace, and waits
-    until all is ready; gives the seconds from the apply on."""
+    """Applies the overlay, or these documents instead, to an empty namespace, and waits until
+    everything is ready; returns the seconds since the apply."""
     to_nothing()
     for command in secrets:
         run(command, OVERLAY.namespace)
@@ -117,7 +117,7 @@ def from_nothing(documents=None, secrets=("k8s/secrets",)):
     return time.monotonic() - began
 
 
-# The client, with the rights that it needs and the platform must not have.
+# The client, with rights that it needs and that the platform must not have.
 CLIENT = """
 apiVersion: v1
 kind: Pod
@@ -159,7 +159,7 @@ CLIENT_POLICIES = CLIENT.split("---", 1)[1]
 
 
 def client(*arguments, timeout=600):
-    """Asks the client that is not ours."""
+    """Runs a command of the independent client."""
     if "e2e-client" not in kubectl("get", "pods", "--output", "name"):
         maps = [it["metadata"]["name"] for it in objects("configmaps")]
         config = next(name for name in maps if name.startswith("lambda-config-"))
@@ -178,7 +178,7 @@ def number(sql):
 
 
 def primary():
-    """The pod that the Service sends writers to: a frozen one keeps its label."""
+    """The pod to which the Service sends writers; the label is not enough, since a frozen pod keeps it."""
     slices = objects("endpointslices", "--selector", "kubernetes.io/service-name=lambda-postgres")
     ready = [end["targetRef"]["name"] for part in slices for end in part.get("endpoints") or []
              if end["conditions"].get("ready")]
@@ -192,30 +192,30 @@ def psql(sql, database="lambda"):
 
 
 def decoded(secret):
-    """What a Secret holds, by its keys."""
+    """The values of a Secret, by key."""
     return {key: base64.b64decode(value).decode() for key, value in secret.get("data", {}).items()}
 
 
 def values(name):
-    """What the Secret of that name holds, by its keys."""
+    """The values of the Secret of that name, by key."""
     return decoded(json.loads(kubectl("get", "secret", name, "--output", "json")))
 
 
 def passwords():
-    """All of the namespace."""
+    """All passwords in the namespace."""
     found = {value for secret in objects("secrets") for key, value in decoded(secret).items() if "PASSWORD" in key}
     want(len(found) >= 5, f"only {len(found)} passwords were found")
     return found
 
 
 def where(secrets, texts):
-    """Which of the named texts tell one of these, as it is or in base64."""
+    """The named texts that contain one of these, plain or in base64."""
     forms = {form for it in secrets for form in (it, base64.b64encode(it.encode()).decode())}
     return {place for place, text in texts.items() if any(form in text for form in forms)}
 
 
 def logs_in(role, password, sslmode="prefer"):
-    """Whether PostgreSQL lets that role in by that password, over the network as the programs come."""
+    """Whether PostgreSQL accepts that role and password over the network, as from the programs."""
     script = "PGPASSWORD=$(cat) exec psql --no-psqlrc -Atc 'select 1' " \
              f"'host=lambda-postgres dbname=lambda user={role} connect_timeout=5 sslmode={sslmode}'"
     done = run("kubectl", "--namespace", OVERLAY.namespace, "exec", "--stdin", "lambda-postgres-0", "--container=postgres",
@@ -226,7 +226,7 @@ def logs_in(role, password, sslmode="prefer"):
 
 
 def sets_equal(wait=90):
-    """Every id of the topic is in the table, once, and no other. Wants the producers stopped."""
+    """Checks that the table has every id of the topic once, and no other. Stop the producers first."""
     found = client("compare", "--wait", str(wait))
     want(found["produced"] > 0, f"the topic is empty: {found}")
     want(not found["cut"], f"the topic does not reach back to its beginning: {found}")
@@ -236,7 +236,7 @@ def sets_equal(wait=90):
 
 
 def produce(count, name="e2e-producer", rate=0):
-    """Sends that many messages by a Job beside the deployment, and waits for it."""
+    """Sends that many messages with a Job beside the deployment, and waits for it."""
     template = objects("deployments", "--selector", "app=lambda-producer-stream")[0]["spec"]["template"]
     pod = template["spec"]
     container = pod["containers"][0]
@@ -258,7 +258,7 @@ def produce(count, name="e2e-producer", rate=0):
 
 @contextlib.contextmanager
 def no_traffic():
-    """The platform's own producers stopped for as long as sets are compared."""
+    """Stops the platform's own producers while sets are compared."""
     kubectl("scale", "deployment", "lambda-producer-stream", "--replicas=0")
     try:
         until("the producers have stopped", 90, lambda: not objects("pods", "--selector", "app=lambda-producer-stream"))
@@ -269,12 +269,12 @@ def no_traffic():
 
 @contextlib.contextmanager
 def consumers(count):
-    """As many consumers as that, whatever the autoscaler thinks of it."""
+    """Runs that many consumers and keeps the autoscaler from changing it."""
     def say(least, most):
         kubectl("patch", "hpa", "lambda-consumer", "--patch", json.dumps({"spec": {"minReplicas": least, "maxReplicas": most}}))
     spec = json.loads(kubectl("get", "hpa", "lambda-consumer", "--output", "json"))["spec"]
     say(count, count)
-    # Without waiting for it to look.
+    # Do not wait for its next check.
     kubectl("scale", "deployment", "lambda-consumer", f"--replicas={count}")
     try:
         yield
@@ -283,13 +283,13 @@ def consumers(count):
 
 
 def owners():
-    """How many partitions each consumer holds."""
+    """The number of partitions of each consumer."""
     return sorted(int(held) for _, held in rows(f"select owner, count(*) from {LANES} group by 1"))
 
 
 @contextlib.contextmanager
 def rate(messages):
-    """Each of the platform's own producers at that many messages a second; 0: as fast as it can."""
+    """Runs each of the platform's own producers at that many messages a second; 0 is unlimited."""
     def say(value):
         patch = [{"op": "replace", "path": "/spec/template/spec/containers/0/command",
                   "value": ["lambda-producer-stream", f"--rate={value}"]}]
@@ -304,14 +304,14 @@ def rate(messages):
 
 @contextlib.contextmanager
 def forwarded(what, port, namespace=None):
-    """A port of the cluster's, on this machine."""
+    """Forwards a port of the cluster to this machine."""
     process = subprocess.Popen(
         ["kubectl", "--namespace", namespace or OVERLAY.namespace, "port-forward", what, f":{port}"],
         stdout=subprocess.PIPE, text=True,
     )
     try:
         local = re.search(r"127\.0\.0\.1:(\d+)", process.stdout.readline())
-        want(local, "kubectl port-forward does not tell its port")
+        want(local, "kubectl port-forward does not print its port")
         yield f"http://127.0.0.1:{local[1]}"
     finally:
         process.terminate()
@@ -319,12 +319,12 @@ def forwarded(what, port, namespace=None):
 
 
 def beside(work):
-    """Does something beside a line, which asks for its `result()` later."""
+    """Runs something beside a line; the line calls its `result()` later."""
     return THREADS.submit(work)
 
 
 def judged(check):
-    """How a check ended, and what it tells: whatever goes wrong, the others are told."""
+    """The verdict of a check and its figures. An error of one check does not stop the others."""
     try:
         return "passed", check()
     except Exception as error:
@@ -335,7 +335,7 @@ LINES = {}
 
 
 def line(number_):
-    """Makes a function one of the run's lines; what it returns are the figures told."""
+    """Makes a function one of the run's lines; it returns the figures to report."""
     def note(function):
         LINES[number_] = function
         return function

@@ -84,7 +84,7 @@ impl FileReport {
     }
 }
 
-/// Exit codes, the worst first (DESIGN section 2).
+/// Exit codes, the worst first.
 const WORST_FIRST: [u8; 4] = [78, 65, 69, 75];
 
 /// The error that decides the exit code of a run over several files.

@@ -143,8 +143,7 @@ impl Error {
         }
     }
 
-    /// The process exit code for a program that ends with this error
-    /// (DESIGN section 2).
+    /// The process exit code for a program that ends with this error.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Refused { .. } | Self::Input { .. } => 65,

@@ -63,7 +63,7 @@ pub struct Standing {
     pub same_content: bool,
 }
 
-/// Decides a record's outcome (DESIGN: the table under "Outcomes"). A rejected
+/// Decides a record's outcome, by the table in docs/protocol.md#outcomes. A rejected
 /// one has the reason [`crate::dead_letter::Reason::IdConflict`].
 pub fn decide(record: Authority, row: Option<Standing>) -> Outcome {
     use std::cmp::Ordering::{Equal, Greater, Less};

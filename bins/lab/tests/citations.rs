@@ -1,7 +1,8 @@
-//! The documents say which test holds a promise: each such test exists, in the file
-//! that is named for it.
+//! What the repository says of itself holds: each test that a document cites exists in
+//! the file named for it, each rule that is cited is a heading of `docs/protocol.md`,
+//! and each table can be read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,28 +10,72 @@ use lambda_lab::Failure;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-/// Only what is this long is taken for a test's name.
+/// Shorter texts in italics are emphasis, not the name of a test.
 const WORDS_MIN: usize = 4;
 
-/// The words of all sources, by the name of their file or of its folder: names of
-/// tests stand there as text or, with underscores, as functions.
-fn sources(
-    folder: &Path,
-    name: Option<&str>,
-    found: &mut BTreeMap<String, String>,
-) -> Result<(), Failure> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
-        if path.is_dir() && stem != "target" && !stem.starts_with('.') {
-            let in_tests = folder.ends_with("tests").then_some(stem.as_str());
-            sources(&path, name.or(in_tests), found)?;
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = found.entry(name.unwrap_or(&stem).to_owned()).or_default();
-            text.push_str(&words(&fs::read_to_string(&path)?));
+/// Longest cell of a table. What needs more is a section.
+const CELL_MAX: usize = 120;
+
+/// Folders of the repository's root that hold nothing of ours.
+const SKIPPED: [&str; 3] = ["target", ".git", ".terraform"];
+
+/// A file that is text.
+struct Text {
+    path: PathBuf,
+    text: String,
+}
+
+impl Text {
+    fn is(&self, extension: &str) -> bool {
+        self.path.extension().is_some_and(|it| it == extension)
+    }
+
+    fn is_named(&self, name: &str) -> bool {
+        self.path.ends_with(name)
+    }
+
+    /// The lines outside of code blocks, with their numbers.
+    fn prose(&self) -> impl Iterator<Item = (usize, &str)> {
+        let mut in_code = false;
+        self.text.lines().enumerate().filter_map(move |(index, line)| {
+            let fence = line.trim_start().starts_with("```");
+            in_code ^= fence;
+            (!in_code && !fence).then_some((index + 1, line))
+        })
+    }
+}
+
+/// All text files of the repository.
+fn repository() -> Result<Vec<Text>, Failure> {
+    let (mut folders, mut found) = (vec![PathBuf::from(ROOT)], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if SKIPPED.iter().any(|skipped| path.ends_with(skipped)) {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else if let Ok(text) = String::from_utf8(fs::read(&path)?) {
+                found.push(Text { path: path.strip_prefix(ROOT)?.to_owned(), text });
+            }
         }
     }
-    Ok(())
+    Ok(found)
+}
+
+/// The words of all sources, by the name of the file, or of its folder in `tests`. They
+/// hold the names of tests as text or, with underscores, as functions.
+fn sources(repository: &[Text]) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::<String, String>::new();
+    for source in repository.iter().filter(|text| text.is("rs")) {
+        let mut folders = source.path.iter().skip_while(|folder| *folder != "tests").skip(1);
+        let name = folders.next().or(source.path.file_name()).map(Path::new);
+        let name = name.and_then(Path::file_stem).unwrap_or_default();
+        let name = name.to_string_lossy().into_owned();
+        found.entry(name).or_default().push_str(&words(&source.text));
+    }
+    found
 }
 
 /// Lowercase words, each between two spaces; "its owner's" is `owners` in a function's
@@ -42,54 +87,138 @@ fn words(text: &str) -> String {
     words.fold(" ".to_owned(), |text, word| text + &word + " ")
 }
 
-/// What a row cites: the file named last before it, and the test.
-fn citations(row: &str) -> Vec<(Option<String>, String)> {
+/// The tests that a row of a table or an item of a list cites, as "`file` *test*, *test*".
+fn tests_cited(line: &str) -> Vec<(String, String)> {
     let (mut file, mut found) = (None, Vec::new());
-    for part in row.split("; ").flat_map(|part| part.split('|')) {
-        for (index, piece) in part.split('`').enumerate() {
-            if index % 2 == 1 {
-                file = Path::new(piece).file_stem().and_then(|stem| stem.to_str());
-                continue;
-            }
-            for cited in piece.split('*').skip(1).step_by(2) {
-                let name = words(cited);
-                if name.split_whitespace().count() >= WORDS_MIN {
-                    found.push((file.map(ToOwned::to_owned), name));
-                }
+    for (index, piece) in line.split('`').enumerate() {
+        if index % 2 == 1 {
+            file = piece.rsplit("::").next();
+            continue;
+        }
+        for cited in piece.split('*').skip(1).step_by(2) {
+            let name = words(cited);
+            if let Some(file) = file
+                && name.split_whitespace().count() >= WORDS_MIN
+            {
+                found.push((file.to_owned(), name));
             }
         }
-        file = None;
     }
     found
 }
 
+/// The rules that a text cites: `R`, a number, and perhaps a letter.
+fn rules_cited(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|character: char| !character.is_alphanumeric() && character != '_');
+    words.filter(|word| {
+        let number = word.strip_prefix('R').unwrap_or_default();
+        let number = number.strip_suffix(|last: char| last.is_ascii_lowercase()).unwrap_or(number);
+        !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())
+    })
+}
+
+/// The name under which a page links a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|it| it.is_alphanumeric() || " -_".contains(*it));
+    kept.map(|it| if it == ' ' { '-' } else { it.to_ascii_lowercase() }).collect()
+}
+
+/// A text as a reader sees it: of a link only its words.
+fn shown(text: &str) -> String {
+    let mut parts = text.split("](");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + part.split_once(')').map_or(part, |(_, rest)| rest))
+}
+
+fn none_of(found: &[String]) {
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
 #[test]
 fn every_test_that_a_document_cites_exists() -> Result<(), Failure> {
-    let mut sources_by_file = BTreeMap::new();
-    sources(Path::new(ROOT), None, &mut sources_by_file)?;
-    let mut documents: Vec<PathBuf> = vec![Path::new(ROOT).join("ARCHITECTURE.md")];
-    for entry in fs::read_dir(Path::new(ROOT).join("docs"))? {
-        documents.push(entry?.path());
-    }
+    let repository = repository()?;
+    let sources = sources(&repository);
     let (mut count, mut missing) = (0, Vec::new());
-    for document in documents.iter().filter(|path| path.extension().is_some_and(|it| it == "md")) {
-        let text = fs::read_to_string(document)?;
-        for row in text.lines().filter(|line| line.starts_with('|')) {
-            for (file, name) in citations(row) {
+    for document in repository.iter().filter(|text| text.is("md")) {
+        for (number, line) in document.prose() {
+            if !line.starts_with('|') && !line.trim_start().starts_with("- `") {
+                continue;
+            }
+            for (file, name) in tests_cited(line) {
                 count += 1;
-                let in_file = file.as_ref().and_then(|file| sources_by_file.get(file));
-                let exists = match in_file {
-                    Some(text) => text.contains(&name),
-                    None => sources_by_file.values().any(|text| text.contains(&name)),
-                };
-                if !exists {
-                    let file = file.unwrap_or_else(|| "any file".into());
-                    missing.push(format!("{}: not in {file}:{name}", document.display()));
+                if !sources.get(&file).is_some_and(|text| text.contains(&name)) {
+                    let path = document.path.display();
+                    missing.push(format!("{path}:{number}: not in {file}.rs:{name}"));
                 }
             }
         }
     }
-    assert!(count > 100, "only {count} citations were found");
-    assert!(missing.is_empty(), "{}", missing.join("\n"));
+    assert!(count > 200, "only {count} citations were found");
+    none_of(&missing);
+    Ok(())
+}
+
+#[test]
+fn every_rule_that_is_cited_is_a_heading_of_the_protocol() -> Result<(), Failure> {
+    let repository = repository()?;
+    let protocol = repository.iter().find(|text| text.is_named("docs/protocol.md"));
+    let protocol = protocol.ok_or("docs/protocol.md is missing")?;
+    let headings: Vec<&str> =
+        protocol.prose().filter_map(|(_, line)| line.split_once("# ")).map(|it| it.1).collect();
+    let rules: BTreeSet<&str> = headings.iter().filter_map(|it| it.split(' ').next()).collect();
+    let anchors: BTreeSet<String> = headings.iter().map(|heading| anchor(heading)).collect();
+    let (mut count, mut unknown) = (0, Vec::new());
+    for text in &repository {
+        for (index, line) in text.text.lines().enumerate() {
+            let place = format!("{}:{}", text.path.display(), index + 1);
+            for rule in rules_cited(line) {
+                count += 1;
+                if !rules.contains(rule) {
+                    unknown.push(format!("{place}: there is no rule {rule}"));
+                }
+            }
+            for link in line.split("protocol.md#").skip(1) {
+                let end = link.find(|it: char| !it.is_alphanumeric() && !"-_".contains(it));
+                let link = link.get(..end.unwrap_or(link.len())).unwrap_or_default();
+                if !link.is_empty() && !anchors.contains(link) {
+                    unknown.push(format!("{place}: no heading is {link}"));
+                }
+            }
+        }
+    }
+    assert!(count > 27, "only {count} citations of rules were found");
+    none_of(&unknown);
+    Ok(())
+}
+
+/// Where the rules came from is no part of the repository.
+#[test]
+fn no_file_speaks_of_a_page_that_is_not_here() -> Result<(), Failure> {
+    const PAGE: &str = concat!("DES", "IGN");
+    let repository = repository()?;
+    let speaks = repository.iter().filter(|text| text.text.contains(PAGE));
+    none_of(&speaks.map(|text| text.path.display().to_string()).collect::<Vec<_>>());
+    Ok(())
+}
+
+#[test]
+fn cells_of_tables_are_short() -> Result<(), Failure> {
+    let mut long = Vec::new();
+    for document in repository()?.iter().filter(|text| text.is("md")) {
+        // What a run printed stays as it was.
+        if document.is_named("RESULTS.md") {
+            continue;
+        }
+        for (number, line) in document.prose().filter(|(_, line)| line.starts_with('|')) {
+            for cell in line.split('|').map(|cell| shown(cell.trim())) {
+                let length = cell.chars().count();
+                if length > CELL_MAX {
+                    let path = document.path.display();
+                    long.push(format!("{path}:{number}: {length} characters: {cell}"));
+                }
+            }
+        }
+    }
+    none_of(&long);
     Ok(())
 }

@@ -1,4 +1,4 @@
-"""Counts from topic and table, by clients that are not ours.
+"""Counts ids in topic and table, with independent client libraries.
 
 Runs in a pod of its own; each command prints one JSON object.
 """
@@ -31,7 +31,7 @@ def connect(**options):
 
 
 def topic():
-    """A consumer that leaves no trace, and the topic's partitions."""
+    """A consumer that commits nothing, and the topic's partitions."""
     consumer = confluent_kafka.Consumer(BROKERS | {
         "group.id": f"e2e-{os.getpid()}-{time.time_ns()}",
         "enable.auto.commit": False,
@@ -92,7 +92,7 @@ def table_ids():
 
 
 def compare(arguments):
-    """Waits until the table has the topic's ids, and tells how they differ."""
+    """Waits until the table has the topic's ids; returns how they differ."""
     deadline = time.monotonic() + arguments.wait
     while True:
         produced, messages, cut = topic_ids()
@@ -122,7 +122,7 @@ def watermarks(_):
 
 
 def lag(_):
-    """Messages that are in the topic and not yet behind the positions in the table."""
+    """The number of messages in the topic beyond the positions in the table."""
     with connect() as connection:
         positions = dict(connection.execute(
             "select partition, position from ingest_progress where source like '%/transactions'"
@@ -133,7 +133,7 @@ def lag(_):
 
 
 def flow(arguments):
-    """The longest time in which the topic did not grow."""
+    """The longest time during which the topic did not grow."""
     consumer, partitions = topic()
     heights, gap = {}, 0.0
     last = time.monotonic()
@@ -158,8 +158,8 @@ def cluster(_):
 
 
 def within(seconds, work):
-    """Does it in a thread, and leaves it there if it takes longer: a frozen server still
-    acknowledges what its network gets."""
+    """Runs it in a thread, and abandons it if it takes longer: the kernel of a frozen server still
+    acknowledges packets, so no socket error occurs."""
     done = []
 
     def attempt():
@@ -179,8 +179,8 @@ def within(seconds, work):
 
 
 def write(arguments):
-    """Writes a row every 100 ms, each in a synchronous commit of its own; remembers which
-    were acknowledged, and the longest time without."""
+    """Writes a row every 100 ms, each in its own synchronous commit. Returns how many were
+    acknowledged, how many of those were lost, and the longest time without an acknowledgement."""
     table = "create table if not exists e2e_writes (id bigint primary key, at timestamptz default clock_timestamp())"
     acknowledged, gap, number, connection = [], 0.0, time.time_ns(), None
 
@@ -201,7 +201,7 @@ def write(arguments):
             acknowledged.append(number)
         except (psycopg.Error, TimeoutError) as error:
             print(f"{time.strftime('%X')} {str(error).strip()[:100]}", file=sys.stderr)
-            # Not closed: that may wait for whoever does not answer.
+            # Not closed: closing may wait for a server that does not answer.
             connection = None
         number += 1
         time.sleep(0.1)
@@ -216,7 +216,7 @@ def write(arguments):
         except psycopg.Error:
             time.sleep(1)
     else:
-        raise SystemExit("nobody tells what is stored")
+        raise SystemExit("no server answers what is stored")
     lost = [number for number in acknowledged if number not in stored]
     return {"acknowledged": len(acknowledged), "lost": len(lost), "gap_seconds": round(gap, 1)}
 

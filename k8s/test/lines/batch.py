@@ -1,4 +1,4 @@
-"""Files: the nightly load, and one whose pods die."""
+"""Files: the nightly load, and a load whose pods are deleted."""
 
 import csv
 import json
@@ -11,32 +11,32 @@ HEADER = SAMPLE.read_text().splitlines()[0]
 
 
 def nightly(name):
-    """Runs the nightly load now, under that name."""
+    """Runs the nightly load now, as a Job of that name."""
     kubectl("delete", "job", name, "--ignore-not-found", "--wait")
     kubectl("create", "job", name, "--from=cronjob/csv-batch-cron")
 
 
 def drop(path):
-    """Puts a file into the inbox, by the platform's own command."""
+    """Puts a file into the inbox with k8s/drop."""
     run("k8s/drop", str(path))
 
 
 @line(4)
 def nightly_load():
-    """A Job of csv-batch-cron loads 30 rows, again none; of a bad file it fails after one pod."""
+    """A Job of csv-batch-cron loads 30 rows, and none the second time; with a bad file it fails after one pod."""
     with SAMPLE.open() as sample:
         ids = ",".join(f"'{row['transaction_id']}'" for row in csv.DictReader(sample))
     count = f"select count(*) from transactions where ingestion_type = 'BATCH' and transaction_id in ({ids})"
-    told = []
+    inserted = []
     for name in ("test-batch", "test-batch-again"):
         before = number(count)
         nightly(name)
         kubectl("wait", "--for=condition=Complete", f"job/{name}", "--timeout=120s")
-        told.append(number(count) - before)
+        inserted.append(number(count) - before)
     kubectl("delete", "job", "test-batch", "test-batch-again", "--wait")
-    # A second run on the same platform finds them there.
-    want(told in ([30, 0], [0, 0]), f"inserted {told}")
-    want(number(count) == 30, "the sample's rows are not there")
+    # A second run on the same platform finds them stored.
+    want(inserted in ([30, 0], [0, 0]), f"inserted {inserted}")
+    want(number(count) == 30, "the rows of the sample are missing")
     SCRATCH.mkdir(parents=True, exist_ok=True)
     bad = SCRATCH / "e2e-bad.csv"
     bad.write_text("transaction_id,amount\nT-1,1.00\n")
@@ -50,11 +50,11 @@ def nightly_load():
     finally:
         kubectl("delete", "job", "test-bad", "--wait")
         inbox("rm", "-f", f"/inbox/{bad.name}")
-    return f"inserted {told}; a bad file: one pod, 65"
+    return f"inserted {inserted}; a bad file: one pod, 65"
 
 
 def inbox(*command):
-    """Runs a command where the inbox is mounted."""
+    """Runs a command in a pod that mounts the inbox."""
     overrides = {"spec": {
         "automountServiceAccountToken": False,
         "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "fsGroup": 65532,
@@ -71,7 +71,7 @@ def inbox(*command):
 
 
 def drop_rows(prefix, size):
-    """Puts a file of that many new rows into the inbox; gives its name."""
+    """Puts a file of that many new rows into the inbox; returns its name."""
     SCRATCH.mkdir(parents=True, exist_ok=True)
     file = SCRATCH / f"{prefix}.csv"
     with file.open("w") as out:
@@ -86,7 +86,7 @@ def drop_rows(prefix, size):
 
 @line(5)
 def a_load_whose_pods_die():
-    """The pod of a load of 1,000,000 rows deleted twice: never Complete early, 1,000,000 rows, one completed job."""
+    """The pod of a load of 1,000,000 rows is deleted twice: the Job is never Complete early, 1,000,000 rows are stored, by one completed job."""
     prefix, name, size = f"E2E-{int(time.time())}", "test-million", 1_000_000
     file = drop_rows(prefix, size)
     count = f"select count(*) from transactions where transaction_id like '{prefix}-%'"
@@ -107,13 +107,13 @@ def a_load_whose_pods_die():
         for least, how in ((1, ["--grace-period=60"]), (size // 3, ["--force", "--grace-period=0"])):
             stored, _ = until(f"{least} rows are stored", 180, lambda: (found := number(count)) >= least and found)
             pod, _ = until("a pod runs", 120, running)
-            # The control: it was amid the file, and the Job knows.
-            want(stored < size and not complete(), f"too late to kill anything: {stored} rows")
+            # The control: the load was in the middle of the file, and the Job was not complete.
+            want(stored < size and not complete(), f"the load was done before the pod was killed: {stored} rows")
             kubectl("delete", "pod", pod, "--wait=false", *how)
             killed.append(stored)
         while not (done := complete()):
             time.sleep(0.2)
-        # Asked after it was seen complete: nothing may be missing by then.
+        # Counted after the Job was complete: nothing may be missing by then.
         want(done and number(count) == size, f"Complete with {number(count)} rows")
         jobs = rows("select status, count(*), max(attempt) from batch_jobs where file_name like "
                     f"'%{file}' group by 1")

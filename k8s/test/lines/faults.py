@@ -1,4 +1,4 @@
-"""Pods, claims and servers that die."""
+"""Pods, claims and servers that fail."""
 
 import json
 import time
@@ -14,26 +14,26 @@ PODS = ("lambda-consumer", "lambda-producer-stream", "kafka", "lambda-postgres",
 
 @line(8)
 def each_pod_dies():
-    """Each kind of pod deleted, gently and by force, under load: Ready in 60 s, and sets equal after."""
-    told = []
+    """Each kind of pod is deleted, gently and by force, under load: Ready within 60 s, and the sets are equal afterwards."""
+    figures = []
     with consumers(3):
         until("3 members hold the partitions", 60, lambda: len(owners()) == 3)
         for app in PODS + (("zookeeper",) if ready_pods("zookeeper") else ()):
-            told += [f"{app} {dies(app, how):.0f} s" for how in ([], FORCE)]
-    return ", ".join(told)
+            figures += [f"{app} {dies(app, how):.0f} s" for how in ([], FORCE)]
+    return ", ".join(figures)
 
 
 def dies(app, how):
-    """Deletes one of its pods, and gives the seconds until all are ready."""
+    """Deletes one of its pods; returns the seconds until all are ready."""
     there = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in objects("pods", "--selector", f"app={app}")}
     victim = primary() if app == "lambda-postgres" else ready_pods(app)[0]
     kubectl("delete", "pod", victim, "--wait=false", *how)
 
     def whole():
-        # A StatefulSet's pod comes back under its name, as another object.
+        # A StatefulSet's pod returns under the same name, as another object.
         now = {pod["metadata"]["uid"] for pod in objects("pods", "--selector", f"app={app}")}
         return there[victim] not in now and len(ready_pods(app)) >= len(there)
-    _, took = until(f"{app} is whole again", 120, whole)
+    _, took = until(f"all pods of {app} are ready", 120, whole)
     want(took <= 60, f"{app}: Ready after {took:.0f} s")
     with no_traffic():
         sets_equal()
@@ -42,7 +42,7 @@ def dies(app, how):
 
 
 def all_members():
-    """Waits until PostgreSQL is whole: three members that stream, one of them synchronously."""
+    """Waits until three members of PostgreSQL stream, one of them synchronously."""
     def whole():
         standbys = psql("select count(*), count(*) filter (where sync_state = 'sync') from pg_stat_replication "
                         "where state = 'streaming' and application_name like 'lambda-postgres-%'")
@@ -51,14 +51,14 @@ def all_members():
 
 
 def replace(pod, claim=False, how=()):
-    """Deletes the pod, and its claim if that is said: it goes once no pod uses it."""
+    """Deletes the pod, and on request its claim, which disappears when no pod uses it."""
     if claim:
         kubectl("delete", "persistentvolumeclaim", f"postgres-pvc-{pod}", "--wait=false")
     kubectl("delete", "pod", pod, "--wait=false", *how)
 
 
 def freeze(pod, seconds):
-    """Stops all processes of the pod for that long; then asks it for writes, which it must not take."""
+    """Stops all processes of the pod for that long; then sends it writes, which it must refuse."""
     def signal(name):
         kubectl("exec", pod, "--container=postgres", "--", "sh", "-c", f"kill -{name} -1", check=False)
     signal("STOP")
@@ -67,25 +67,25 @@ def freeze(pod, seconds):
     finally:
         signal("CONT")
     taken = 0
-    # By its socket, past every Service. A commit that waits for a standby is no acknowledgement.
+    # Through its socket, past every Service. A commit that waits for a standby is not acknowledged.
     ask = ["exec", pod, "--container=postgres", "--", "timeout", "2", "psql", "--no-psqlrc", "-Atc",
            "insert into e2e_writes (id) values (-1 - (random() * 1e15)::bigint)", "lambda"]
     for _ in range(8):
         done = run("kubectl", "--namespace", OVERLAY.namespace, *ask, check=False)
         taken += done.returncode == 0
-    want(taken == 0, f"{pod} took {taken} writes after it was thawed")
+    want(taken == 0, f"{pod} accepted {taken} writes after it was thawed")
 
 
 @line(9)
 def the_primary_dies():
-    """Primary deleted, force-deleted, its claim and pod deleted, frozen 45 s: write gap at most 10/10/30/30 s, no acknowledged row lost, the thawed one takes no write."""
+    """The primary is deleted, force-deleted, deleted with its claim, frozen for 45 s: no writes for at most 10/10/30/30 s, no acknowledged row is lost, the thawed one accepts no write."""
     faults = (
         ("deleted", 10, replace),
         ("forced", 10, lambda pod: replace(pod, how=FORCE)),
         ("claim and pod", 30, lambda pod: replace(pod, claim=True)),
         ("frozen", 30, lambda pod: freeze(pod, 45)),
     )
-    told = []
+    figures = []
     for name, bound, fault in faults:
         all_members()
         victim = primary()
@@ -93,20 +93,20 @@ def the_primary_dies():
         time.sleep(6)
         fault(victim)
         found = writes.result()
-        # One that is forced away may be back before its lease ends, with its data.
+        # A force-deleted pod may return with its data before its lease ends.
         want(name == "forced" or primary() != victim, f"{name}: {victim} is still primary")
         want(found["lost"] == 0, f"{name}: {found}")
-        want(found["acknowledged"] > 100, f"{name}: hardly anything was written: {found}")
+        want(found["acknowledged"] > 100, f"{name}: too little was written: {found}")
         want(found["gap_seconds"] <= bound, f"{name}: {found}")
-        told.append(f"{name} {found['gap_seconds']} s")
+        figures.append(f"{name} {found['gap_seconds']} s")
     all_members()
     with no_traffic():
         sets_equal()
-    # The control: a row that is taken away is missed.
+    # The control: a deleted row is noticed.
     control = client("write", "--seconds", "3", "--lose")
     want(control["lost"] == 1, f"a lost row is not noticed: {control}")
     psql("drop table e2e_writes")
-    return ", ".join(told)
+    return ", ".join(figures)
 
 
 def identities():
@@ -115,11 +115,11 @@ def identities():
 
 @line(10)
 def servers_die():
-    """All PostgreSQL and Kafka pods force-deleted at once: same cluster ids, flowing again and sets equal in 180 s; 3 brokers, one killed: producers never stop."""
-    told = all_servers_die()
+    """All PostgreSQL and Kafka pods are force-deleted at once: the cluster ids stay, rows arrive again and the sets are equal within 180 s; with 3 brokers, one of them killed, producers never stop."""
+    figures = all_servers_die()
     several = one_of_three_brokers_dies()
     from_nothing()
-    return f"{told}; {several}"
+    return f"{figures}; {several}"
 
 
 def all_servers_die():
@@ -140,7 +140,7 @@ def all_servers_die():
 
 
 def three_brokers():
-    """The overlay production at the size of one small node."""
+    """The overlay production, reduced to one small node."""
     folder = SCRATCH / "three-brokers"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "size.yaml").write_text((ROOT / "k8s/base/core/patroni/size.yaml").read_text())
@@ -168,7 +168,7 @@ def three_brokers():
 
 def one_of_three_brokers_dies():
     from_nothing(three_brokers())
-    told = []
+    figures = []
     with rate(200):
         producers = ready_pods("lambda-producer-stream")
         for name, how in (("deleted", []), ("forced", FORCE)):
@@ -178,7 +178,7 @@ def one_of_three_brokers_dies():
             gap = flow.result()["gap_seconds"]
             want(gap <= 20, f"a broker {name}: nothing was written for {gap} s")
             until("three brokers", 120, lambda: len(ready_pods("kafka")) == 3)
-            told.append(f"{name} {gap} s")
+            figures.append(f"{name} {gap} s")
         want(ready_pods("lambda-producer-stream") == producers, "producers were replaced")
         pods = [json.loads(kubectl("get", "pod", name, "--output", "json")) for name in producers]
         want(all(it["restartCount"] == 0 for pod in pods for it in pod["status"]["containerStatuses"]),
@@ -187,4 +187,4 @@ def one_of_three_brokers_dies():
         sets_equal()
         # The control: without producers nothing grows.
         want(client("flow", "--seconds", "6")["gap_seconds"] > 4, "a topic without producers grows")
-    return f"one of three brokers: longest gap of the topic {', '.join(told)}"
+    return f"one of three brokers: longest gap of the topic {', '.join(figures)}"

@@ -1,4 +1,4 @@
-"""What a Prometheus sees of the platform."""
+"""The platform's metrics in a Prometheus."""
 
 import contextlib
 import json
@@ -7,7 +7,7 @@ import time
 from cluster import OVERLAY, ROOT, forwarded, from_nothing, judged, kubectl, line, run, until, want
 from lines.batch import drop_rows, nightly
 
-# As the component's annotations ask for it, in the namespace that the policies let in.
+# Scrapes by the component's annotations, in the namespace that the policies admit.
 SETTINGS = """
 global: {scrape_interval: 2s, evaluation_interval: 5s}
 rule_files: [/etc/prometheus-e2e/rules.yaml]
@@ -70,7 +70,7 @@ spec:
 
 @contextlib.contextmanager
 def prometheus():
-    """A Prometheus that watches the platform's namespace; gives its address here."""
+    """Runs a Prometheus that scrapes the platform's namespace; returns its address on this machine."""
     settings = {
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "prometheus", "namespace": "monitoring"},
         "data": {"prometheus.yaml": SETTINGS.replace("NAMESPACE", OVERLAY.namespace),
@@ -88,8 +88,8 @@ def prometheus():
 
 @line(16)
 def every_query_answers():
-    """Every query of the dashboard and of the rules gives a number from a Prometheus that finds the pods by their annotations."""
-    # Without a load that ran there before.
+    """Every query of the dashboard and of the rules returns a number from a Prometheus that finds the pods by their annotations."""
+    # Start without an earlier load.
     from_nothing()
     with prometheus() as address:
         began = time.monotonic()
@@ -99,13 +99,13 @@ def every_query_answers():
             return run("k8s/test/monitoring", "--prometheus", address, "--range", seconds).stdout
 
         time.sleep(60)
-        # The control: of jobs there is nothing to see yet.
+        # The control: there are no metrics of jobs yet.
         _, found = judged(ask)
-        want("Stored of each job" in found, f"queries about jobs give a number without any: {found}")
-        # Long enough to be found, every 5 s, and for what a rule asks for every 30 s.
+        want("Stored records per job" in found, f"queries about jobs return a number without any job: {found}")
+        # Long enough for a scrape every 5 s and for a rule that is evaluated every 30 s.
         drop_rows(f"E2E-{int(time.time())}", 8_000_000)
         nightly("test-seen")
         kubectl("wait", "--for=condition=Complete", "job/test-seen", "--timeout=300s")
-        told, _ = until("every query gives a number", 120, ask)
+        summary, _ = until("every query returns a number", 120, ask)
         kubectl("delete", "job", "test-seen", "--wait")
-    return told.strip()
+    return summary.strip()

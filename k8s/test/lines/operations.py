@@ -1,4 +1,4 @@
-"""Backup and restore; a disk that must not fill."""
+"""Backup and restore, and a disk that must not fill."""
 
 import shutil
 import time
@@ -11,7 +11,7 @@ from lines import batch
 
 
 def backup():
-    """The nightly backup, now."""
+    """Runs the nightly backup now."""
     kubectl("delete", "job", "e2e-backup", "--ignore-not-found", "--wait")
     kubectl("create", "job", "e2e-backup", "--from=cronjob/postgres-backup")
     kubectl("wait", "--for=condition=Complete", "job/e2e-backup", "--timeout=180s")
@@ -20,13 +20,13 @@ def backup():
 
 @line(11)
 def backup_and_restore():
-    """Backup, more traffic, database dropped, restored: stored set = produced set."""
+    """After a backup, more traffic, a dropped database and a restore, the stored set equals the produced set."""
     backup()
     produce(20_000)
     psql("drop database lambda with (force)", database="postgres")
-    # The control: it is gone.
+    # The control: the database is gone.
     gone = psql("select count(*) from pg_database where datname = 'lambda'", database="postgres")
-    want(gone.strip() == "0", "the database is still there")
+    want(gone.strip() == "0", "the database still exists")
     began = time.monotonic()
     run("k8s/restore")
     took = time.monotonic() - began
@@ -40,22 +40,22 @@ CLAIM = 2 * 1024 ** 3
 
 @line(12)
 def retention_bites():
-    """Producers at full speed until retention bites: Kafka's claim under 70 %."""
+    """With producers at full speed until retention deletes messages, Kafka's claim stays under 70 %."""
     def used():
-        told = kubectl("exec", "kafka-0", "--", "du", "-s", "--block-size=1", "/var/lib/kafka/data", check=False)
-        return int(told.split()[0]) if told else 0
+        used = kubectl("exec", "kafka-0", "--", "du", "-s", "--block-size=1", "/var/lib/kafka/data", check=False)
+        return int(used.split()[0]) if used else 0
 
     before, most = used(), 0
     with rate(0):
         began = bites = time.monotonic()
         while time.monotonic() - bites < 60:
-            want(time.monotonic() - began < 400, "retention did not bite")
+            want(time.monotonic() - began < 400, "retention deleted no messages")
             most = max(most, used())
             ends = client("watermarks")["partitions"]
             # The control: messages of every partition were deleted.
             if any(low == 0 for low, _ in ends):
                 bites = time.monotonic()
-        # And the producers were not stopped by anything.
+        # And the producers did not stop.
         speed = sum(high for _, high in client("watermarks")["partitions"])
         time.sleep(5)
         speed = (sum(high for _, high in client("watermarks")["partitions"]) - speed) / 5
@@ -67,10 +67,10 @@ def retention_bites():
 
 @line(17)
 def elsewhere():
-    """A dump taken out of the cluster and put into a new, empty one: every row of it is there, once, and what the new topic has besides."""
+    """A dump is copied out of the cluster into a new, empty one: each of its rows is stored once, beside the rows of the new topic."""
     def stored(source):
-        """Rows by layer with a digest of their ids: of files, and of that topic. There may be
-        millions: a sum of hashes takes no memory, as a text of all ids does."""
+        """Number of rows and a digest of their ids, for files and for that topic. There may be
+        millions of ids: a sum of hashes needs no memory, a text of all ids would."""
         digest = ", ".join(f"sum(hashtextextended(transaction_id, {seed}))" for seed in (1, 2))
         return rows(f"select ingestion_type, count(*), {digest} "
                     "from transactions join ingest_progress using (lane) "
@@ -87,7 +87,7 @@ def elsewhere():
         backup()
         run("sh", "-c", f"cd '{dumps}' && '{ROOT}/k8s/backups' get")
         [dump] = dumps.iterdir()
-        # The cluster's claims go with the namespace, the topic's too.
+        # The namespace takes all claims with it, the topic's too.
         from_nothing()
     produce(10_000)
     with no_traffic():
@@ -99,5 +99,5 @@ def elsewhere():
         after = stored(source)
     want([row[0] for row in before] == ["BATCH", "STREAM"] and after == before, f"rows were {before}, are {after}")
     of_old = before[1][1]
-    want(found["extra"] == of_old, f"{found['extra']} ids that are not the new topic's, of {of_old}")
+    want(found["extra"] == of_old, f"{found['extra']} ids are not in the new topic, of {of_old}")
     return f"{before[0][1]} of files, {of_old:,} of the old topic, {found['produced']:,} of the new one"

@@ -1,4 +1,4 @@
-"""Who may connect, what tells passwords, who may look."""
+"""Connections that are refused, passwords that are not shown, and pgAdmin."""
 
 import contextlib
 import http.cookiejar
@@ -35,7 +35,7 @@ spec:
 
 @contextlib.contextmanager
 def stranger(*command, env=()):
-    """Runs a command in a pod that belongs to nothing; gives the pod's name and exit code."""
+    """Runs a command in a pod that no policy admits; returns the pod's name and exit code."""
     name = f"stranger-{time.time_ns()}"
     document = STRANGER.replace("NAME", name).replace("COMMAND", json.dumps(command))
     kubectl("create", "--filename", "-", stdin=document.replace("ENV", json.dumps(env)))
@@ -57,7 +57,7 @@ def knock(address):
 
 @line(13)
 def strangers():
-    """A stranger is refused on 5432, 9092, 5050 and 8008; without policies it connects."""
+    """An unrelated pod is refused on 5432, 9092, 5050 and 8008; without the policies it connects."""
     patroni = objects("pods", "--selector", "app=lambda-postgres")[0]["status"]["podIP"]
     addresses = ["lambda-postgres:5432", "kafka-service:9092", "lambda-pgadmin:5050", f"{patroni}:8008"]
     refused = [knock(address) for address in addresses]
@@ -71,14 +71,14 @@ def strangers():
         kubectl("apply", "--filename", "-", stdin=CLIENT_POLICIES)
     want(refused == [69] * 4, f"with policies: {dict(zip(addresses, refused))}")
     want(connected == [0] * 4, f"without policies: {dict(zip(addresses, connected))}")
-    # The client's own may have been made by this line.
+    # This line may have created the client's own policies.
     missing = policies - {it["metadata"]["name"] for it in objects("networkpolicies")}
-    want(not missing, f"policies that did not come back: {missing}")
+    want(not missing, f"policies that were not restored: {missing}")
     return "4 ports"
 
 
-def told():
-    """All that logs, descriptions and objects say, Secrets' own values aside."""
+def all_texts():
+    """All texts of logs, descriptions and objects, without the values of Secrets."""
     kinds = "pods,services,statefulsets,deployments,jobs,cronjobs,configmaps,hpa,events"
     texts = {
         "describe": kubectl("describe", kinds), "get": kubectl("get", kinds, "--output", "yaml"),
@@ -95,7 +95,7 @@ def told():
 
 @line(14)
 def secrets_and_eyes():
-    """A planted password is in no log, describe or manifest; pgAdmin logs in by HTTP, runs a query through the read-only entry, by NodePort and port-forward; `kubectl top pods` answers."""
+    """A planted password is in no log, description or manifest; pgAdmin accepts a login and runs a query through its read-only entry, by NodePort and by port-forward; `kubectl top pods` answers."""
     planted = "pl4nted-Password-in-vain"
     secrets = passwords() | {planted}
     kubectl("delete", "secret", "e2e-planted", "--ignore-not-found")
@@ -105,27 +105,27 @@ def secrets_and_eyes():
              {"name": "DB_NAME", "value": "lambda"}]
     with allowed_in(), stranger("lambda", "doctor", env=wrong) as (name, code):
         log = kubectl("logs", name)
-        # It was used, and refused.
+        # The password was used and refused.
         want(code == 78 and "password" in log, f"doctor with a wrong password: {code}, {log[-300:]}")
-        texts = told()
+        texts = all_texts()
         found = where(secrets, texts)
         want(not found, f"a password is in {', '.join(sorted(found))}")
-    # The control: what a pod says of its own accord is found.
+    # The control: a password that a pod does print is found.
     with stranger("lambda", planted) as (name, _):
-        found = where({planted}, told())
-        want({"describe", "get", f"log of {name}"} <= found, f"a password that was told is only in {found}")
+        found = where({planted}, all_texts())
+        want({"describe", "get", f"log of {name}"} <= found, f"a password that was printed is only in {found}")
     kubectl("delete", "secret", "e2e-planted")
     ways = [pgadmin(address) for address in node_ports()]
     with forwarded("service/lambda-pgadmin", 5050) as address:
         ways.append(pgadmin(address))
     top = kubectl("top", "pods")
     for app in ("lambda-consumer", "lambda-postgres", "kafka", "lambda-producer-stream", "lambda-pgadmin"):
-        want(app in top, f"kubectl top does not tell of {app}: {top}")
+        want(app in top, f"kubectl top does not list {app}: {top}")
     return f"{len(secrets)} passwords, {len(texts)} texts; pgAdmin by {len(ways)} ways"
 
 
 class PgAdmin:
-    """pgAdmin as its own pages use it."""
+    """A client of pgAdmin that makes the requests of its own pages."""
 
     def __init__(self, base):
         self.base, self.token = base, ""
@@ -146,7 +146,7 @@ class PgAdmin:
             raise Broken(f"pgAdmin: {path}: {error.code} {error.read().decode()[:300]}") from error
 
     def login(self, email, password):
-        """Whether that lets one in."""
+        """Whether this account is accepted."""
         _, page = self.ask("/login")
         self.token = re.search(r'"csrfToken": "([^"]+)"|csrf_token\'\] = \'([^\']+)', page)[1]
         form = {"email": email, "password": password, "csrf_token": self.token, "internal_button": "Login"}
@@ -158,7 +158,7 @@ class PgAdmin:
         return True
 
     def query(self, server, sql):
-        """What the server of that number answers: its first row, or its error."""
+        """The answer of the server with that number: its first row, or its error."""
         self.ask(f"/browser/server/connect/1/{server}", document={})
         databases = json.loads(self.ask(f"/browser/database/nodes/1/{server}/")[1])["data"]
         database = next(it["_id"] for it in databases if it["label"] == "lambda")
@@ -170,7 +170,7 @@ class PgAdmin:
         def answered():
             try:
                 data = json.loads(self.ask(f"/sqleditor/poll/{window}")[1])["data"]
-            # The server's refusal comes by its status.
+            # A refusal is reported by the HTTP status.
             except Broken as error:
                 return {"result": str(error)}
             return None if data["status"] == "Busy" else data
@@ -179,13 +179,13 @@ class PgAdmin:
 
 
 def pgadmin(address):
-    """Logs in there, reads through the read-only entries, and is refused what is not for it."""
+    """Logs in, reads through the read-only entries, and checks that they refuse a write."""
     account = values("pgadmin-config")
     email, password = (account[f"PGADMIN_DEFAULT_{it}"] for it in ("EMAIL", "PASSWORD"))
-    # The control: not everybody is let in, and not everything is allowed.
-    want(not PgAdmin(address).login(email, "not-the-password"), "pgAdmin lets anybody in")
+    # The control: a wrong password is refused.
+    want(not PgAdmin(address).login(email, "not-the-password"), "pgAdmin accepts a wrong password")
     page = PgAdmin(address)
-    want(page.login(email, password), "pgAdmin does not know its account")
+    want(page.login(email, password), "pgAdmin refuses its own account")
     for server in (1, 2):
         found = page.query(server, "select count(*) > 0 from transactions")
         want(found == [[True]], f"pgAdmin's entry {server} answers {found}")
@@ -196,7 +196,7 @@ def pgadmin(address):
 
 @contextlib.contextmanager
 def allowed_in():
-    """Lets strangers through to PostgreSQL."""
+    """Admits unrelated pods to PostgreSQL."""
     document = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "e2e-allowed-in"},
                 "spec": {"podSelector": {"matchExpressions": [
                     {"key": "app", "operator": "In", "values": ["stranger", "lambda-postgres"]}]},
@@ -211,7 +211,7 @@ def allowed_in():
 
 
 def node_ports():
-    """Where the node port answers: at the node, or, with a node in a container, here."""
+    """The address of the node port: the node, or this machine if the node is a container."""
     port = objects("service", "--field-selector", "metadata.name=lambda-pgadmin")[0]["spec"]["ports"][0]["nodePort"]
     nodes = json.loads(kubectl("get", "nodes", "--output", "json"))["items"]
     addresses = [it["address"] for node in nodes for it in node["status"]["addresses"] if it["type"] == "InternalIP"]
@@ -219,4 +219,4 @@ def node_ports():
         with contextlib.suppress(OSError):
             urllib.request.urlopen(f"http://{address}:{port}/misc/ping", timeout=5)
             return [f"http://{address}:{port}"]
-    want(False, f"the node port {port} answers nowhere")
+    want(False, f"the node port {port} does not answer")

@@ -1,4 +1,4 @@
-"""Messages: exactly once, scaled by hand and by the autoscaler, across an upgrade."""
+"""Messages: exactly once, while scaled by hand and by the autoscaler, and during an upgrade."""
 
 import json
 import time
@@ -13,7 +13,7 @@ STANDSTILL = f"select coalesce(max(extract(epoch from clock_timestamp() - update
 
 @line(3)
 def exactly_once():
-    """20,000 produced ids are the stored ids, as sets; 3 consumers own 2 partitions each."""
+    """The set of 20,000 produced ids equals the set of stored ids; 3 consumers own 2 partitions each."""
     with consumers(3):
         until("3 members hold the partitions", 60, lambda: len(owners()) == 3)
         with no_traffic():
@@ -22,7 +22,7 @@ def exactly_once():
         held = owners()
     want(found["produced"] >= 20_000, f"{found}")
     want(held == [2, 2, 2], f"partitions by owner: {held}")
-    # The control: a row that is taken away is missed, and put back.
+    # The control: a deleted row is noticed; it is put back.
     row = "(select min(transaction_id) from transactions where ingestion_type = 'STREAM')"
     psql(f"create table e2e_kept as select * from transactions where transaction_id = {row}; "
          f"delete from transactions where transaction_id in (select transaction_id from e2e_kept)")
@@ -36,9 +36,9 @@ def exactly_once():
 
 @line(6)
 def scaled_by_hand():
-    """Scaled to 5, the group has 5 members in 30 s, and no partition is unowned for over 10 s."""
+    """After scaling to 5, the group has 5 members within 30 s, and no partition is unread for more than 10 s."""
     with consumers(3):
-        # The control: there were fewer before.
+        # The control: there were fewer members before.
         until("3 members hold the partitions", 60, lambda: len(owners()) == 3)
     began, took, longest = time.monotonic(), None, 0.0
     with consumers(5):
@@ -48,37 +48,37 @@ def scaled_by_hand():
                 took = time.monotonic() - began
     want(took is not None and took <= 30, f"5 members held partitions after {took} s")
     # With traffic on every partition, each lane is written several times a second.
-    want(longest <= 10, f"a partition stood still for {longest:.1f} s")
+    want(longest <= 10, f"a partition was not read for {longest:.1f} s")
     return f"5 members after {took:.0f} s; longest standstill {longest:.1f} s"
 
 
-# A second, of each of three producers: three consumers lag by 10,000 to 30,000 messages, and use
-# about 100m each.
+# Messages a second of each of three producers. Three consumers then lag by 10,000 to 30,000
+# messages and use about 100m each.
 BUSY = 12_000
 
 
 @line(7)
 def autoscaled_and_upgraded():
-    """Real lag drives the autoscaler to its maximum in 120 s, and back in 10 min; upgrade to another image tag with a migration under traffic: sets equal."""
+    """Real lag drives the autoscaler to its maximum within 120 s, and back within 10 min; after an upgrade to another image tag, with a migration, under traffic, the sets are equal."""
     def wanted():
         return json.loads(kubectl("get", "hpa", "lambda-consumer", "--output", "json"))["status"]["desiredReplicas"]
 
     highest = json.loads(kubectl("get", "hpa", "lambda-consumer", "--output", "json"))["spec"]["maxReplicas"]
-    # The control: without that traffic it wants its minimum.
+    # The control: without that traffic the autoscaler is at its minimum.
     until("the autoscaler is at its minimum", 660, lambda: wanted() == 3 and len(ready_pods("lambda-consumer")) == 3)
     with rate(BUSY):
         _, up = until("it is at its maximum", 120, lambda: len(ready_pods("lambda-consumer")) == highest)
         lag = client("lag")["records"]
     want(lag > 0, "there was no lag")
     _, down = until("it is back at its minimum", 600, lambda: len(ready_pods("lambda-consumer")) == 3)
-    told = upgraded()
+    figures = upgraded()
     from_nothing()
-    return f"{highest} consumers after {up:.0f} s (lag {lag:,}), 3 again after {down:.0f} s; {told}"
+    return f"{highest} consumers after {up:.0f} s (lag {lag:,}), 3 again after {down:.0f} s; {figures}"
 
 
 def upgraded():
-    """As README.md says: another tag, the setup Jobs anew."""
-    # Retention cut the topic above, and sets are compared from its beginning.
+    """Upgrades as README.md says: another tag, and new setup Jobs."""
+    # Retention cut the topic above, but sets are compared from its beginning.
     from_nothing()
     schema = "select max(version) from refinery_schema_history"
     before = number(schema)
@@ -93,11 +93,11 @@ def upgraded():
     traffic.result()
     all_ready()
     took = time.monotonic() - began
-    # Old ones may still end.
+    # Old pods may still be ending.
     ready = ready_pods("lambda-consumer")
     images = {it["spec"]["containers"][0]["image"] for it in objects("pods") if it["metadata"]["name"] in ready}
     want(images == {"lambda-platform:next"}, f"consumers of {images}")
-    want(number(schema) == before + 1, f"the schema is at {number(schema)}, was at {before}")
+    want(number(schema) == before + 1, f"the schema is at {number(schema)} and was at {before}")
     with no_traffic():
         found = sets_equal()
     return f"schema {before} to {before + 1} in {took:.0f} s, longest standstill {longest:.1f} s, {found['produced']:,} ids equal"

@@ -1,5 +1,5 @@
 //! The commit: one transaction for rows, corrections, dead letters, counts,
-//! sums and positions. Its steps and their order are DESIGN section 3; each
+//! sums and positions. docs/protocol.md#commit-steps has its steps and their order; each
 //! deviation tried led to deadlocks or wrong outcomes.
 
 use std::time::Instant;

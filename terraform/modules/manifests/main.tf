@@ -1,17 +1,17 @@
-# The rendered documents, with what the variables change. No provider: tested offline.
+# The rendered documents, changed by the variables. No provider, so tests run offline.
 
 terraform {
   required_version = ">= 1.11"
 }
 
 locals {
-  # By the file's name, Kind-name: it stays, whatever the namespace.
+  # Keys are file names, Kind-name, which do not depend on the namespace.
   rendered = {
     for path in fileset(var.rendered, "*/*.yaml") :
     trimsuffix(basename(path), ".yaml") => yamldecode(file("${var.rendered}/${path}"))
   }
 
-  # Sizes of claims, and of the templates of claims.
+  # Sizes of claims and of claim templates.
   sizes = {
     "PersistentVolumeClaim-backup-pvc"  = var.storage.backup
     "PersistentVolumeClaim-batch-inbox" = var.storage.inbox
@@ -26,7 +26,7 @@ locals {
     ) if startswith(name, "PersistentVolumeClaim-") || startswith(name, "StatefulSet-")
   }
 
-  # What a variable changes in the spec of one document; a null changes nothing.
+  # The fields of a spec that variables change; null changes nothing.
   specs = merge(
     { for name, claim in local.claims : name => claim if startswith(name, "PersistentVolumeClaim-") },
     { for name, claim in local.claims : name => {
@@ -56,8 +56,8 @@ locals {
     },
   )
 
-  # Passwords reach a pod when it starts. The first ones change nothing: pods that kubectl applied
-  # go on under Terraform.
+  # A pod reads passwords when it starts, so new passwords restart it. Revision 1 changes nothing:
+  # pods that kubectl applied keep running under Terraform.
   restarts = {
     for name, document in local.rendered : name => {
       template = merge(document.spec.template, {
@@ -84,7 +84,7 @@ locals {
     )...)
   }
 
-  # Images are named in pods wherever these are: by text. $${1} and $${2}: what is there.
+  # Replaces images in the text of a document, wherever its pods are. $${1} and $${2} keep the present value.
   registry     = var.image_registry == null ? "$${1}" : var.image_registry == "" ? "" : "${var.image_registry}/"
   platform_tag = var.image_tag == null ? "$${2}" : var.image_tag
   postgres_tag = var.postgres_image_tag == null ? "$${2}" : var.postgres_image_tag
@@ -100,8 +100,8 @@ locals {
     )
   }
 
-  # A Deployment's controller counts revisions in an annotation. The provider allows for that only
-  # where an annotation of the document changes too: this one does whenever anything does.
+  # A Deployment's controller counts revisions in an annotation. The provider accepts that only if an
+  # annotation of the document changes, too. This one changes whenever the document does.
   documents = {
     for name, document in local.imaged : name => merge(concat([document], [
       for metadata in [document.metadata] : {
@@ -116,11 +116,26 @@ locals {
     for document in local.documents : regexall("\"image\":\"([^\"]+)\"", jsonencode(document))
   ]))
 
-  # A node tells of 50 images at most, of short names with docker.io/library/ before them, and null
-  # for the names of an image that another has replaced.
-  on_nodes = [for node in var.nodes : [
+  # A node lists short names with docker.io/library/ before them, and null as the names of an image
+  # that another one has replaced.
+  listed_images = toset(flatten([for node in var.nodes : [
     for image in flatten([try(node.status.images, [])]) : [
       for name in flatten([try(image.names, [])]) : trimprefix(name, "docker.io/library/") if name != null
     ]
-  ]]
+  ]]))
+  unlisted_images = [
+    for image in local.images : image
+    if length(var.nodes) > 0 && startswith(image, "lambda-") && !strcontains(image, "/") && !contains(local.listed_images, image)
+  ]
+}
+
+# A warning and no error: a node may have an image that it does not list, since it updates its list
+# once a minute and lists at most 50 images.
+check "images_on_nodes" {
+  assert {
+    condition     = local.unlisted_images == []
+    error_message = <<-EOT
+      No node lists ${join(", ", local.unlisted_images)}. A node lists an image up to a minute after it was loaded, and at most 50 images. To see all images that a node has, run "minikube image ls", or "crictl images" on the node. If an image is missing, build and load it (k8s/README.md), or set image_registry to the registry that has it.
+    EOT
+  }
 }

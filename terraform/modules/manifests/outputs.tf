@@ -1,7 +1,7 @@
-# One of these holds each document, by its file's name.
+# Each document is in exactly one of the first three, under its file name.
 
 output "namespace" {
-  description = "The namespace, before everything else."
+  description = "The namespace, which is applied first."
   value       = one([for document in local.documents : document if document.kind == "Namespace"])
 }
 
@@ -21,30 +21,26 @@ output "tiers" {
 }
 
 output "computed_fields" {
-  description = "What the cluster, kubectl and controllers write into a document beside us, by its file's name."
+  description = "Fields that the cluster, kubectl and controllers also write, by file name."
   value = { for name, document in local.documents : name => concat(
     ["metadata.labels", "metadata.annotations"],
-    # kubectl writes a restart into the template.
+    # `kubectl rollout restart` writes into the template.
     contains(["Deployment", "StatefulSet"], document.kind) ? ["spec.template.metadata.annotations"] : [],
-    # The Job's controller puts labels on the template.
+    # The Job controller adds labels to the template.
     document.kind == "Job" ? ["spec.template.metadata.labels"] : [],
-    # An autoscaler sets the number of pods. The provider would send the number that the plan saw
-    # with every change, and fail where another is there by then. It lets go only of a field that
-    # the document has, so of all the spec; to change that by hand is then no drift.
+    # An autoscaler sets the number of pods. With every change the provider would send the number
+    # from the plan, and fail if it is another one by then. It can ignore only a field that the
+    # document has, so it ignores the whole spec. A change of the spec by hand is then no drift.
     document.kind == "Deployment" && !can(document.spec.replicas) ? ["spec"] : [],
   ) }
 }
 
 output "images" {
-  description = "Every image that a pod names."
+  description = "All images of the pods."
   value       = local.images
 }
 
-output "missing_images" {
-  description = "Images without a registry that no node has, as far as the nodes tell of all that they have."
-  value = [
-    for image in local.images : image
-    if !strcontains(image, "/") && startswith(image, "lambda-") && !contains(flatten(local.on_nodes), image) &&
-    alltrue([for images in local.on_nodes : length(images) < 50])
-  ]
+output "unlisted_images" {
+  description = "Images without a registry that no node lists. A node may still have them."
+  value       = local.unlisted_images
 }

@@ -1,16 +1,16 @@
 variable "rendered" {
-  description = "Folder of one overlay's rendering, as k8s/render writes it: a folder a tier, a file a document."
+  description = "Folder with one overlay as k8s/render writes it: one folder per tier, one file per document."
   type        = string
 }
 
 variable "namespace" {
-  description = "Namespace that all of it goes to, in place of the rendering's own."
+  description = "Namespace of all objects, instead of the one in the rendering."
   type        = string
 }
 
-# null, here as below: what the rendering says.
+# Here and below, null keeps the value of the rendering.
 variable "image_registry" {
-  description = "Registry and path before the names of the platform's two images; empty for images that the nodes have."
+  description = "Registry and path of the platform's two images; empty if the nodes have the images."
   type        = string
   default     = null
 }
@@ -28,19 +28,19 @@ variable "postgres_image_tag" {
 }
 
 variable "producer_replicas" {
-  description = "Pods of lambda-producer-stream."
+  description = "Number of pods of lambda-producer-stream."
   type        = number
   default     = null
 }
 
 variable "consumer_replicas" {
-  description = "Between how many pods of lambda-consumer the autoscaler chooses."
+  description = "Minimum and maximum number of pods of lambda-consumer, between which the autoscaler chooses."
   type        = object({ min = optional(number), max = optional(number) })
   default     = {}
 }
 
 variable "storage" {
-  description = "Sizes of claims. A claim that exists does not change."
+  description = "Sizes of claims. Existing claims do not change."
   type = object({
     kafka    = optional(string)
     postgres = optional(string)
@@ -52,31 +52,31 @@ variable "storage" {
 }
 
 variable "storage_class" {
-  description = "Storage class of all claims. A claim that exists does not change."
+  description = "Storage class of all claims. Existing claims do not change."
   type        = string
   default     = null
 }
 
 variable "batch" {
-  description = "When the nightly load runs: a cron expression, and the time zone that it is in."
+  description = "When the nightly load runs: a cron expression and its time zone."
   type        = object({ schedule = optional(string), time_zone = optional(string) })
   default     = {}
 }
 
 variable "pgadmin_node_port" {
-  description = "Node port of pgAdmin, where the rendering has one."
+  description = "Node port of pgAdmin, if the rendering has one."
   type        = number
   default     = null
 }
 
 variable "secret_revision" {
-  description = "Revision of the passwords: pods that use them start anew when it changes."
+  description = "Revision of the passwords. When it changes, pods that use them restart."
   type        = number
   default     = 1
 }
 
 variable "nodes" {
-  description = "The cluster's nodes, as it tells them, each with the images that it has."
+  description = "The cluster's Node objects, whose status lists the images on each node. If empty, images are not checked."
   type        = any
   default     = []
 }

@@ -1,6 +1,8 @@
 //! The way from a topic to the table, end to end: the real binaries, a real
 //! database, real signals.
 
+#[path = "stream/partitions.rs"]
+mod partitions;
 mod support;
 
 use std::process::ExitCode;
@@ -35,6 +37,14 @@ fn main() -> ExitCode {
         suite.real_kafka("a topic that ends in transaction markers is read to its end", markers);
         suite.real_kafka("the broker-side group protocol works by configuration", broker_side);
         suite.real_kafka("partitions that a topic gains are read by who runs", grown);
+        suite.real_kafka(
+            "a run to the end of partitions with large batches ends",
+            partitions::large_batches,
+        );
+        suite.real_kafka(
+            "every partition is read while others have a backlog",
+            partitions::many,
+        );
     })
 }
 

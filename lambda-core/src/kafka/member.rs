@@ -101,6 +101,8 @@ impl<R: Record> Member<R> {
                         "joining the group"
                     );
                     self.shared.lock().source = Some(topic.source);
+                    // Statistics, which say more, come a second later.
+                    self.shared.kafka.met();
                     return Ok(Some(topic.partitions));
                 }
                 Err(error) if error.kind() == Kind::Transient => {

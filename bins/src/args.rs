@@ -3,12 +3,12 @@
 //! user of the machine could read.
 
 use std::env;
-use std::fs;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
 use lambda_core::Error;
 use lambda_core::kafka::KafkaConfig;
+use lambda_core::postgres::config::secret_in;
 use lambda_core::postgres::{DatabaseConfig, SslMode, TlsSettings};
 use lambda_core::transaction::time::Timestamp;
 
@@ -70,15 +70,16 @@ impl DatabaseArgs {
         }
         let name = required(self.db_name.as_deref(), "DB_NAME")?;
         let user = required(self.db_user.as_deref(), "DB_USER")?;
-        let password = self.password(variable("DB_PASSWORD"))?;
-        DatabaseConfig::from_parts(&self.db_host, self.db_port, name, user, &password)
-            .with_tls(&tls)
-    }
-
-    fn password(&self, variable: Option<String>) -> Result<String, Error> {
-        match (&self.db_password_file, variable) {
-            (Some(path), _) => secret_file(path, "DB_PASSWORD_FILE"),
-            (None, password) => Ok(password.unwrap_or_default()),
+        let login = |password: &str| {
+            DatabaseConfig::from_parts(&self.db_host, self.db_port, name, user, password)
+                .with_tls(&tls)
+        };
+        match &self.db_password_file {
+            Some(file) => {
+                let password = secret_file(file, "DB_PASSWORD_FILE")?;
+                Ok(login(&password)?.with_password_file(file.clone()))
+            }
+            None => login(&variable("DB_PASSWORD").unwrap_or_default()),
         }
     }
 }
@@ -163,13 +164,11 @@ pub struct OutputArgs {
 /// # Errors
 /// `Fatal`, naming `setting`, which named the file.
 pub fn secret_file(path: &std::path::Path, setting: &str) -> Result<String, Error> {
-    let mut secret = fs::read_to_string(path).map_err(|error| Error::Misconfigured {
+    secret_in(path).map_err(|error| Error::Misconfigured {
         what: format!("cannot read {}", path.display()),
         remedy: format!("set {setting} to a readable file"),
         source: Some(Box::new(error)),
-    })?;
-    secret.truncate(secret.trim_end_matches(['\r', '\n']).len());
-    Ok(secret)
+    })
 }
 
 /// Reads a moment, in microseconds since the Unix epoch; it is UTC unless it says
@@ -247,9 +246,7 @@ mod tests {
     fn a_password_file_is_read_without_its_line_end() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b" secret \n").unwrap();
-        let path = file.path().to_str().unwrap();
-        let args = parse(&["--db-password-file", path]);
-        assert_eq!(args.password(Some("other".into())).unwrap(), " secret ");
+        assert_eq!(secret_file(file.path(), "DB_PASSWORD_FILE").unwrap(), " secret ");
     }
 
     #[test]

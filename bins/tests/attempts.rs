@@ -23,9 +23,14 @@ fn main() -> ExitCode {
         suite.postgres("fifty starts of one file at once are one load of one job", fifty);
         suite.postgres("a run that wakes after its job was completed changes nothing", woken);
         suite.postgres("a run that wakes leaves a job to whoever is at it", woken_early);
+        suite.postgres(
+            "a run leaves a job alone whose attempt has its number after a restore",
+            restored,
+        );
         suite.postgres("a job taken over at its very end is not completed twice", at_the_end);
         suite.postgres("a job whose database lost commits is let go of", rewound);
         suite.postgres("job 100000 comes after job 99999", number_100000);
+        suite.plain("no number is skipped by a crash or given twice after a delete", numbers);
     })
 }
 
@@ -152,6 +157,31 @@ async fn woken_early(context: Context) -> Result<(), Failure> {
     bench.is_exact(200_000).await
 }
 
+/// The database went back to before this run's start, and another run then started the job:
+/// both have the attempt's number 1.
+async fn restored(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(200_000))?;
+    let old = bench.program(&[&path]).start()?;
+    bench.wait_for_progress().await?;
+    old.freeze().await?;
+    let sessions = "select pg_terminate_backend(pid, 5000) from pg_stat_activity \
+                    where datname = current_database() and application_name like 'lambda-%' \
+                      and pid <> pg_backend_pid() and application_name <> 'lambda-lab'";
+    bench.sql.query(sessions, &[]).await?;
+    let another = "update batch_jobs set owner = 'another', lease_until = now() + interval '1 hour'; \
+                   update ingest_progress set claim = gen_random_uuid(), owner = 'another'";
+    bench.sql.batch_execute(another).await?;
+    assert_eq!(bench.number("select attempt::bigint from batch_jobs").await?, 1);
+    let before = bench.everything().await?;
+    old.thaw()?;
+    old.wait(DEADLINE).await?.expect_code(75)?;
+    assert_eq!(bench.everything().await?, before);
+    bench.end_lease().await?;
+    bench.load(&path, &[], 0).await?;
+    bench.is_exact(200_000).await
+}
+
 /// Everything is stored and only the job's end is left to be written when another
 /// run has the job.
 async fn at_the_end(context: Context) -> Result<(), Failure> {
@@ -199,8 +229,7 @@ async fn rewound(context: Context) -> Result<(), Failure> {
 
 async fn number_100000(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
-    let next = "select setval(pg_get_serial_sequence('batch_jobs', 'id'), 99998)";
-    bench.number(next).await?;
+    bench.sql.batch_execute("update job_numbers set last = 99998").await?;
     let as_of = ["--as-of", "2025-06-19 00:00:00"];
     let amounts = ["1.00", "2.00", "3.00"];
     for (amount, job_id) in amounts.iter().zip(["BAT99999", "BAT100000", "BAT100001"]) {
@@ -220,5 +249,23 @@ async fn number_100000(context: Context) -> Result<(), Failure> {
     let listed = lambda.run(DEADLINE).await?.expect_code(0)?.stdout;
     let at = |job_id| listed.find(job_id).ok_or(format!("{job_id} is not in\n{listed}"));
     assert!(at("BAT100001")? < at("BAT100000")? && at("BAT100000")? < at("BAT99999")?);
+    Ok(())
+}
+
+async fn numbers(context: Context) -> Result<(), Failure> {
+    let mut own = context.own_postgres(&[]).await?;
+    let bench = Bench::on(context, own.database().await?).await?;
+    let loaded = async |bench: &Bench, name: &str, count: usize| {
+        let report = bench.load(&bench.file(name, rows(count))?, &[], 0).await?;
+        Ok::<_, Failure>(report["job"]["job_id"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(loaded(&bench, "a.csv", 1).await?, "BAT00001");
+    own.server.kill()?;
+    own.server.start_again().await?;
+    let bench = Bench { sql: bench.database.connect().await?, ..bench };
+    assert_eq!(loaded(&bench, "b.csv", 2).await?, "BAT00002");
+    bench.sql.batch_execute("delete from batch_jobs where id = 2").await?;
+    bench.sql.batch_execute("delete from ingest_progress; delete from transactions").await?;
+    assert_eq!(loaded(&bench, "c.csv", 3).await?, "BAT00003");
     Ok(())
 }

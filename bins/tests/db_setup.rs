@@ -14,6 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
         suite.postgres("an empty database gets schema and roles, and again without change", set_up);
+        suite.postgres("a setup grants on its own tables only and takes nothing away", grants);
         suite.postgres("the summary in JSON says the same", json);
         suite.postgres("a wrong password is told from an absent server", wrong_login);
         suite.plain("without a database named, the exit code is 78 and says what to set", unset);
@@ -54,6 +55,40 @@ async fn set_up(context: Context) -> Result<(), Failure> {
 fn names(database: &Database) -> (String, String) {
     let name = &database.login().database;
     (format!("{name}_loader"), format!("{name}_reader"))
+}
+
+async fn grants(context: Context) -> Result<(), Failure> {
+    let database = context.empty_database().await?;
+    let (loader, reader) = names(&database);
+    let program = setup(&context)
+        .envs(database.environment())
+        .env("DB_LOADER_USER", &loader)
+        .env("DB_LOADER_PASSWORD", "l")
+        .env("DB_READER_USER", &reader)
+        .env("DB_READER_PASSWORD", "r");
+    let admin = database.connect().await?;
+    let foreign = "create table salaries (amount integer); create table cities (name text); \
+                   create foreign data wrapper w; create server s foreign data wrapper w; \
+                   create foreign table elsewhere (amount integer) server s";
+    admin.batch_execute(foreign).await?;
+    program.run(PATIENCE).await?.expect_code(0)?;
+    let given = format!(
+        "grant select on cities to {reader}; grant select (payload) on dead_letters to {reader}; \
+         grant create on schema public to {loader}; grant delete on transactions to {loader}"
+    );
+    admin.batch_execute(&given).await?;
+    program.run(PATIENCE).await?.expect_code(0)?;
+    let held = "select concat_ws(' ', has_table_privilege($2, 'salaries', 'select'), \
+                                      has_table_privilege($2, 'elsewhere', 'select'), \
+                                      has_table_privilege($2, 'transactions', 'select'), \
+                                      has_table_privilege($2, 'cities', 'select'), \
+                                      has_column_privilege($2, 'dead_letters', 'payload', 'select'), \
+                                      has_schema_privilege($1, 'public', 'create'), \
+                                      has_table_privilege($1, 'transactions', 'delete'))";
+    let held = admin.query_one(held, &[&loader, &reader]).await?;
+    assert_eq!(held.try_get::<_, &str>(0)?, "f f t t t t t");
+    let sql = format!("drop owned by {loader}, {reader}; drop role {loader}, {reader}");
+    Ok(admin.batch_execute(&sql).await?)
 }
 
 async fn json(context: Context) -> Result<(), Failure> {

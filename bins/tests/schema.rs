@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         suite.postgres("a version that an older setup left hidden is 75 too", hidden);
         suite.postgres("a migration waits for a long reader, and holds nobody up", long_reader);
         suite.postgres("a migration that meets a deadlock is tried again", deadlock);
+        suite.postgres("a setup that is frozen in a migration loses its locks", frozen_setup);
         suite.kafka("a consumer runs on while the schema before becomes this one's", expanded);
         suite.kafka("a schema of the future that only expands disturbs nobody", future);
     })
@@ -169,6 +170,24 @@ async fn deadlock(context: Context) -> Result<(), Failure> {
     })
     .await?;
     Ok(look.batch_execute("select t.branch, c.branch from transactions t, corrections c").await?)
+}
+
+/// The server ends its session, and the next setup finishes what it began.
+async fn frozen_setup(context: Context) -> Result<(), Failure> {
+    let database = context.empty_database().await?;
+    migrate::migrate_to(database.config(), migrate::latest() - 1).await?;
+    let (holder, look) = (database.connect().await?, database.connect().await?);
+    holder.batch_execute("begin; lock table dead_letters in access share mode").await?;
+    let frozen = setup(&context, &database).start()?;
+    until_locked_out(&look, "dead_letters").await?;
+    frozen.freeze().await?;
+    holder.batch_execute("commit").await?;
+    setup(&context, &database).run(DEADLINE).await?.expect_code(0)?;
+    batch(&context, &database)?.run(DEADLINE).await?.expect_code(0)?;
+    frozen.thaw()?;
+    let woken = frozen.wait(DEADLINE).await?.expect_code(75)?;
+    assert!(woken.stderr.contains("run lambda-db-setup again"), "{}", woken.stderr);
+    Ok(())
 }
 
 async fn future(context: Context) -> Result<(), Failure> {

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         suite.plain("verify-full refuses another authority and another host", verify_full);
         suite.plain("verify-ca refuses another authority and takes another host", verify_ca);
         suite.plain("require and prefer encrypt and verify nothing, disable does not", unverified);
+        suite.plain("require and prefer take a certificate of version 1, as libpq does", version_1);
         suite.plain("a URL says the same of TLS, and channel binding holds", by_url);
         suite.plain("without a file the authorities of this machine are trusted", system);
         suite.plain("an expired certificate is refused", expired);
@@ -168,6 +169,25 @@ async fn unverified(context: Context) -> Result<(), Failure> {
     }
     let unused = secured.log_in(HOST, "prefer", Some(&secured.trusted), 78).await?;
     unused.says(&["verifies nothing", "set DB_SSLMODE to verify-full"]);
+    Ok(())
+}
+
+/// Nothing of it is verified but that the server has its key, on which channel binding rests.
+async fn version_1(context: Context) -> Result<(), Failure> {
+    let authority = Authority::new()?;
+    let server = context.tls_postgres(&authority.issue_version_1(HOST)?, ANY).await?;
+    let secured = Secured::at(context, server, &authority).await?;
+    for mode in ["prefer", "require"] {
+        secured.log_in(OTHER_HOST, mode, None, 0).await?;
+        assert!(secured.was_encrypted()?, "{mode}");
+    }
+    let login = secured.database.login();
+    let bound = format!(
+        "host={HOST} port={} dbname={} user={} password='{}' sslmode=require channel_binding=require",
+        login.port, login.database, login.user, login.password
+    );
+    secured.setup().env("DATABASE_URL", bound).run(DEADLINE).await?.expect_code(0)?;
+    secured.log_in(HOST, "verify-full", Some(&secured.trusted), 78).await?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The sink on PostgreSQL, and what it needs: connections, migrations, claims,
 //! the commit, jobs with their leases.
 
+mod blockers;
 mod claim;
 mod commit;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod inspect;
 pub mod jobs;
 mod lanes;
 pub mod lease;
+mod mark;
 pub mod migrate;
 mod probe;
 mod raw;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use lambda_core::error::{Error, Kind};
 use lambda_core::outcome::Authority;
-use lambda_core::postgres::{Connection, connect};
+use lambda_core::postgres::{Connection, connect, migrate};
 use lambda_core::progress::LaneName;
 use lambda_core::sink::{ClaimRequest, Durability, Sink};
 use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
@@ -47,6 +47,8 @@ fn main() -> ExitCode {
         suite.postgres("a claim that freezes half-way gives its lane back", claims_from_a_claim);
         suite.postgres("a claim ends whom the claim before it waits for", claims_behind_a_claim);
         suite.postgres("a claim of a lane that others lock says who to look for", claims_in_vain);
+        suite.postgres("a claim waits for a migration and does not end it", claims_from_migration);
+        suite.postgres("without track_activities a frozen owner is ended too", claims_blindly);
         suite.postgres("a claim over another active group is refused", refuses_another_group);
         suite.postgres(
             "the merged view is the sum of the rows as they stand",
@@ -118,12 +120,15 @@ async fn values_come_back(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A program of that name which has the rows of all lanes locked, and does nothing more.
-async fn holder_of_lanes(database: &Database, name: &str) -> Result<Connection, Failure> {
-    let holder = connect(database.config(), "test").await?;
-    let hold =
-        format!("set application_name = '{name}'; begin; select from ingest_progress for update");
-    holder.batch_execute(&hold).await?;
+/// What each session of a loader keeps, and each of a claim.
+const LOADER: &str = "select pg_advisory_lock_shared(1818324322, 1);";
+const CLAIM: &str = "select pg_advisory_lock_shared(1818324322, 2);";
+
+/// A session with these marks which has the rows of all lanes locked, and does nothing more.
+async fn holder_of_lanes(database: &Database, marks: &str) -> Result<Connection, Failure> {
+    // The name of a loader, which is no mark.
+    let holder = connect(database.config(), "stream").await?;
+    holder.batch_execute(&format!("{marks} begin; select from ingest_progress for update")).await?;
     Ok(holder)
 }
 
@@ -132,7 +137,7 @@ async fn claims_from_a_frozen_owner(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let subject = Postgres::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
-    let owner = holder_of_lanes(&database, "lambda-consumer").await?;
+    let owner = holder_of_lanes(&database, LOADER).await?;
     let begun = Instant::now();
     let after = subject.sink.claim(&request("g")).await?;
     assert_ne!(after.claim, before.claim);
@@ -147,7 +152,7 @@ async fn claims_under_timeouts(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let subject = Postgres::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
-    let owner = holder_of_lanes(&database, "lambda-consumer").await?;
+    let owner = holder_of_lanes(&database, LOADER).await?;
     let name = &database.login().database;
     let impatient = format!(
         "alter database {name} set statement_timeout = '500ms'; \
@@ -167,10 +172,12 @@ async fn commits_under_timeouts(context: Context) -> Result<(), Failure> {
     let subject = Postgres::new(database.config(), 2).await;
     let lane = subject.sink.claim(&request("g")).await?;
     let frozen = connect(database.config(), "stream").await?;
-    let insert = "begin; insert into samples \
-        (id, amount, ingestion_type, lane, position, checksum, written_xid) \
-        values ('a', 1, 'STREAM', 0, 0, 0, 0)";
-    frozen.batch_execute(insert).await?;
+    let insert = format!(
+        "{LOADER} begin; insert into samples \
+         (id, amount, ingestion_type, lane, position, checksum, written_xid) \
+         values ('a', 1, 'STREAM', 0, 0, 0, 0)"
+    );
+    frozen.batch_execute(&insert).await?;
     let impatient = format!(
         "alter database {name} set statement_timeout = '2s'; \
          alter database {name} set lock_timeout = '1s'"
@@ -190,7 +197,7 @@ async fn claims_from_a_claim(context: Context) -> Result<(), Failure> {
     let subject = Postgres::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
     // One whom no claim ends.
-    let holder = holder_of_lanes(&database, "psql").await?;
+    let holder = holder_of_lanes(&database, "").await?;
     let given_up = ClaimRequest { given_up: Some(before.lane), ..request("g") };
     let frozen = subject.sink.claim(&given_up);
     tokio::pin!(frozen);
@@ -212,10 +219,11 @@ async fn claims_behind_a_claim(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let subject = Postgres::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
-    let owner = holder_of_lanes(&database, "lambda-consumer").await?;
+    let owner = holder_of_lanes(&database, LOADER).await?;
     let given_up = connect(database.config(), "claim").await?;
     let given_up = tokio::spawn(async move {
-        given_up.batch_execute("update ingest_progress set updated_at = updated_at").await
+        let update = "update ingest_progress set updated_at = updated_at";
+        given_up.batch_execute(&format!("{CLAIM} {update}")).await
     });
     until_claim(&subject, "wait_event_type = 'Lock'").await?;
     let after = subject.sink.claim(&request("g")).await?;
@@ -225,16 +233,54 @@ async fn claims_behind_a_claim(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The holder is none of ours, and is never ended.
+/// The holder is not a loader, whatever it is called, and is never ended.
 async fn claims_in_vain(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let subject = Postgres::new(database.config(), 2).await;
     subject.sink.claim(&request("g")).await?;
-    let holder = holder_of_lanes(&database, "psql").await?;
+    let holder = holder_of_lanes(&database, "").await?;
     let error = subject.sink.claim(&request("g")).await.expect_err("locked");
     assert!(error.chain().contains("locked by another program"), "{}", error.chain());
     holder.batch_execute("rollback").await?;
     subject.sink.claim(&request("g")).await?;
+    Ok(())
+}
+
+/// It runs as the same role, and its session has a name like a loader's.
+async fn claims_from_migration(context: Context) -> Result<(), Failure> {
+    let database = context.database().await?;
+    let subject = Postgres::new(database.config(), 2).await;
+    let before = subject.sink.claim(&request("g")).await?;
+    let name = format!("V{}__long", migrate::latest() + 1);
+    let sql = "lock table ingest_progress; select pg_sleep(8)";
+    let migration = migrate::migrate_beyond(database.config(), &name, sql);
+    let claim = async {
+        let migrating = "select count(*) > 0 from pg_locks where granted \
+                         and relation = 'ingest_progress'::regclass and mode = 'AccessExclusiveLock'";
+        until(migrating, async || {
+            Ok(subject.client.query_one(migrating, &[]).await?.try_get(0)?)
+        })
+        .await?;
+        within_liveness(async || subject.sink.claim(&request("g")).await).await
+    };
+    let (migrated, claimed) = tokio::join!(migration, claim);
+    assert_eq!(migrated?, [name]);
+    assert_ne!(claimed?.claim, before.claim);
+    Ok(())
+}
+
+/// The server then shows to no role how old a transaction is.
+async fn claims_blindly(context: Context) -> Result<(), Failure> {
+    let database = context.database().await?;
+    let name = &database.login().database;
+    let subject = Postgres::new(database.config(), 2).await;
+    let before = subject.sink.claim(&request("g")).await?;
+    let off = format!("alter database {name} set track_activities = off");
+    subject.client.batch_execute(&off).await?;
+    let owner = holder_of_lanes(&database, LOADER).await?;
+    let claimed = within_liveness(async || subject.sink.claim(&request("g")).await).await?;
+    assert_ne!(claimed.claim, before.claim);
+    assert!(owner.batch_execute("commit").await.is_err(), "the frozen owner's backend was ended");
     Ok(())
 }
 

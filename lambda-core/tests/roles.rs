@@ -1,19 +1,26 @@
 //! What the platform's roles can do, and what a restored database needs.
 
+use std::fs;
 use std::process::ExitCode;
 
 use lambda_core::job::JobRef;
 use lambda_core::outcome::Authority;
 use lambda_core::postgres::connect::{Connection, connect};
 use lambda_core::postgres::roles::{Access, Change, Role, ensure};
-use lambda_core::postgres::{DatabaseConfig, PostgresSink, restore};
+use lambda_core::postgres::{DatabaseConfig, PostgresSink, migrate, restore};
 use lambda_core::progress::{LaneName, Progress};
 use lambda_core::sink::{ClaimRequest, Durability, Sink};
 use lambda_core::testing::draft::{Draft, SAMPLE_DDL, SAMPLES, Sample};
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
 use lambda_lab::servers::Database;
+use lambda_lab::servers::login::Login;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_postgres::error::SqlState;
+
+/// What each session of a loader keeps.
+const LOADER: &str = "select pg_advisory_lock_shared(1818324322, 1);";
 
 fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
@@ -25,6 +32,8 @@ fn main() -> ExitCode {
         suite.postgres("a role that can do more is refused", mighty);
         suite.postgres("two setups at once both succeed", at_once);
         suite.postgres("a restored database goes on above its stored ids", restored);
+        suite.postgres("a frozen loader is ended by one of another login", other_login);
+        suite.postgres("a password file is read at every login, and again when refused", rotated);
     })
 }
 
@@ -233,4 +242,123 @@ async fn restored(context: Context) -> Result<(), Failure> {
     assert!(row.get::<_, i64>(0) > 5_000_000_000);
     drop(sink);
     drop_role(&database, &role).await
+}
+
+/// The schema's owner may create roles and no more. One login was made by it, and the same
+/// role is granted to another one.
+async fn other_login(context: Context) -> Result<(), Failure> {
+    let database = context.empty_database().await?;
+    let name = database.login().database.clone();
+    let [owner, second] = ["owner", "second"].map(|it| format!("{name}_{it}"));
+    let admin = database.connect().await?;
+    let own = format!(
+        "create role {owner} login createrole password 'x'; alter database {name} owner to {owner}"
+    );
+    admin.batch_execute(&own).await?;
+    let owning = database.login().with_user(&owner, "x").config();
+    migrate::migrate(&owning).await?;
+    let mine = connect(&owning, "test").await?;
+    mine.batch_execute(SAMPLE_DDL).await?;
+    let loader = role(&database, Access::Loader);
+    let set_up = async || ensure(&owning, &[SAMPLES], std::slice::from_ref(&loader)).await;
+    set_up().await?;
+    let login = format!("create role {second} login password 'y' in role {}", loader.name);
+    mine.batch_execute(&login).await?;
+    set_up().await?;
+
+    let first = database.login().with_user(&loader.name, &loader.password).config();
+    let second = database.login().with_user(&second, "y").config();
+    for (frozen, claiming) in [(&first, &second), (&second, &first)] {
+        let frozen = connect(frozen, "stream").await?;
+        let sink = PostgresSink::connect(claiming.clone(), &SAMPLES, "sink", 1, None).await?;
+        let before = claim(&sink, "a topic").await?;
+        let hold = format!("{LOADER} begin; select from ingest_progress for update");
+        frozen.batch_execute(&hold).await?;
+        assert_ne!(claim(&sink, "a topic").await?.claim, before.claim);
+        assert!(frozen.batch_execute("commit").await.is_err(), "the frozen session was ended");
+    }
+    // Nothing but a loader is ended, and nothing in another transaction.
+    let loader_session = connect(&first, "test").await?;
+    for (marks, transaction) in [("", "virtualtransaction"), (LOADER, "'9/9'")] {
+        let pid = connect(&owning, "test").await?;
+        pid.batch_execute(&format!("{marks} begin; select 1")).await?;
+        let end = format!(
+            "select count(end_loader(pid, {transaction})) from pg_locks \
+             where locktype = 'virtualxid' and pid = $1"
+        );
+        let of: i32 = pid.query_one("select pg_backend_pid()", &[]).await?.get(0);
+        assert_eq!(loader_session.query_one(&end, &[&of]).await?.get::<_, i64>(0), 0, "{marks}");
+        pid.batch_execute("commit").await?;
+    }
+    let superuser = &database.login().user;
+    let sql = format!(
+        "alter database {name} owner to {superuser}; \
+         drop owned by {owner}, {0}, {name}_second cascade; drop role {owner}, {0}, {name}_second",
+        loader.name
+    );
+    Ok(admin.batch_execute(&sql).await?)
+}
+
+/// The password is replaced between two logins, and between a login and its refusal.
+async fn rotated(context: Context) -> Result<(), Failure> {
+    let (database, role, _) = set_up(&context, Access::Reader).await?;
+    let admin = database.connect().await?;
+    let file = context.folder()?.join("password");
+    let login = database.login().with_user(&role.name, "not this one");
+    let set = async |password: &str| {
+        admin.batch_execute(&format!("alter role {} password '{password}'", role.name)).await
+    };
+    fs::write(&file, "pass word\n")?;
+    let config = login.config().with_password_file(file.clone());
+    connect(&config, "test").await?;
+    set("second").await?;
+    fs::write(&file, "second\n")?;
+    connect(&config, "test").await?;
+
+    set("third").await?;
+    let replaced = file.clone();
+    let port =
+        refusals(login.host.clone(), login.port, move || fs::write(&replaced, "third")).await?;
+    let late = Login { host: "127.0.0.1".into(), port, ..login }.config();
+    connect(&late.with_password_file(file.clone()), "test").await?;
+
+    fs::write(&file, "wrong")?;
+    let refused = connect(&config, "test").await.err().map(|error| error.exit_code());
+    assert_eq!(refused, Some(78));
+    fs::remove_file(&file)?;
+    let unreadable = connect(&config, "test").await.err().map(|error| error.chain());
+    assert!(unreadable.is_some_and(|it| it.contains("cannot read the password")));
+    drop_role(&database, &role).await
+}
+
+/// Passes connections on to a server, and does something before each refusal of a password.
+async fn refusals(
+    host: String,
+    port: u16,
+    before: impl Fn() -> std::io::Result<()> + Send + 'static,
+) -> Result<u16, Failure> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let at = listener.local_addr()?.port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect((host.as_str(), port)).await?;
+            let ((mut asked, mut told), (mut answers, mut server)) =
+                (client.into_split(), server.into_split());
+            let asking = tokio::spawn(async move { copy(&mut asked, &mut server).await });
+            let mut answer = vec![0; 1 << 16];
+            loop {
+                let read = answers.read(&mut answer).await?;
+                if read == 0 {
+                    break;
+                }
+                if answer[..read].windows(5).any(|bytes| bytes == b"28P01") {
+                    before()?;
+                }
+                told.write_all(&answer[..read]).await?;
+            }
+            asking.abort();
+        }
+        Ok::<_, std::io::Error>(())
+    });
+    Ok(at)
 }

@@ -1,5 +1,7 @@
 //! The harness gives each test servers and things of its own.
 
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
         suite.plain("a program sees only the environment it was given", environment);
         suite.plain("a program can be frozen, thawed and ended", signals);
         suite.plain("a deadline ends the wait for a program", deadline);
+        suite.plain("without PostgreSQL and a download the demo says what to install", no_download);
     })
 }
 
@@ -138,5 +141,25 @@ async fn deadline(context: Context) -> Result<(), Failure> {
     let process = context.program("/bin/sleep").arg("600").start()?;
     let error = process.wait(Duration::from_millis(50)).await.err();
     assert!(error.is_some_and(|error| error.to_string().contains("did not end")));
+    Ok(())
+}
+
+/// A machine without PostgreSQL and without a way out.
+async fn no_download(context: Context) -> Result<(), Failure> {
+    let (programs, cache) = (context.folder()?, context.folder()?);
+    for name in ["sh", "cat", "rm", "kill", "sleep"] {
+        let found = ["/bin", "/usr/bin"].map(|folder| Path::new(folder).join(name));
+        let found = found.into_iter().find(|path| path.exists());
+        symlink(found.ok_or(format!("no {name}"))?, programs.join(name))?;
+    }
+    let demo = context.program(env!("CARGO_BIN_EXE_lambda-lab")).args(["demo", "--programs"]);
+    let demo = demo.arg(&programs).env("PATH", &programs).env("XDG_CACHE_HOME", &cache);
+    let demo = demo.env("HTTPS_PROXY", "http://127.0.0.1:1");
+    let ended = demo.run(Duration::from_mins(1)).await?.expect_code(1)?;
+    let cause = "through the proxy that HTTPS_PROXY names";
+    for part in ["PostgreSQL 17 or newer is needed", "repo1.maven.org", cause, "install PostgreSQL"]
+    {
+        assert!(ended.stderr.contains(part), "{part:?} is not in:\n{}", ended.stderr);
+    }
     Ok(())
 }

@@ -8,27 +8,26 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::error::{Error, Server};
+use crate::postgres::blockers::{Seen, Terms, ending_blockers};
 use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::{LOCK_TIMEOUT, answered, connect};
-use crate::postgres::evict::{self, Backend};
+use crate::postgres::evict::Backend;
 use crate::postgres::lanes::{self, PROGRESS_COLUMNS};
+use crate::postgres::mark::Mark;
 use crate::progress::{ClaimId, Progress};
 use crate::remedy;
 use crate::sink::ClaimRequest;
 
-/// Marks claims in `pg_stat_activity`.
-pub(super) const PURPOSE: &str = "claim";
-
 /// How long a claim waits for the lane's lock before it gives up and tries again:
-/// longer than [`PATIENCE`] and, on a busy machine too, the login by which the holder's
+/// longer than [`TERMS`] and, on a busy machine too, the login by which the holder's
 /// backend is then ended, and nothing else may end that wait sooner. A process that is
 /// frozen between two statements must not hold a lane's row for ever.
 const SETTINGS: &str = "\
     set synchronous_commit = on; set lock_timeout = '5s'; set statement_timeout = 0; \
     set idle_in_transaction_session_timeout = '10s'";
 
-/// How long a claim waits before it ends the backend that holds the lane.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// When a claim ends the session that holds the lane.
+const TERMS: Terms = Terms::of(Duration::from_secs(1));
 
 /// How often a claim is tried before its failure is told, and until when again: the
 /// last try may wait for two locks, and all of them end within [`LOCK_TIMEOUT`].
@@ -51,22 +50,23 @@ pub(super) async fn claim(
 
 async fn try_claim(config: &DatabaseConfig, request: &ClaimRequest) -> Result<Progress, Error> {
     let waiting = |error| remedy::own_tables(error, "claim a lane");
-    let mut client = connect(config, PURPOSE).await?;
+    let mut client = connect(config, "claim").await?;
     client.batch_execute(SETTINGS).await.map_err(waiting)?;
+    Mark::Claim.put(&client).await.map_err(waiting)?;
     let backend = Backend::of(&client).await.map_err(waiting)?;
-    let begun = Instant::now();
+    let (begun, seen) = (Instant::now(), Seen::default());
     for _ in 0..TRIES {
         if begun.elapsed() > LAST_TRY {
             break;
         }
         let created = create(&mut client, request);
-        match evict::ending_blockers(config, &backend, PATIENCE, PATIENCE, created).await {
+        match ending_blockers(config, &backend, TERMS, &seen, created).await {
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => continue,
             created => created.map_err(waiting)?,
         }
         let current = current(&client, request).await?;
         let attempt = swap(&client, request, current);
-        let done = evict::ending_blockers(config, &backend, PATIENCE, PATIENCE, attempt).await;
+        let done = ending_blockers(config, &backend, TERMS, &seen, attempt).await;
         match done {
             Ok(Some(progress)) => return Ok(progress),
             // Somebody else claimed it in between, or a lock is held on.

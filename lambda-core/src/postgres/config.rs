@@ -1,6 +1,9 @@
 //! Which database, as whom.
 
 use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio_postgres::config::{Host, SslMode};
@@ -9,8 +12,7 @@ use crate::error::Error;
 use crate::postgres::tls::{Tls, TlsSettings};
 use crate::postgres::url;
 
-/// Prefix of `application_name` on every connection of this platform: it marks
-/// the backends that a claim may end (R13).
+/// Prefix of `application_name` on every connection of this platform, for people.
 pub const APPLICATION_PREFIX: &str = "lambda";
 
 /// Where a database is, how to log in, and over what. Its `Debug` and `Display` never show
@@ -19,6 +21,8 @@ pub const APPLICATION_PREFIX: &str = "lambda";
 pub struct DatabaseConfig {
     config: tokio_postgres::Config,
     tls: Tls,
+    /// Where the password is read at each login.
+    password_file: Option<PathBuf>,
 }
 
 impl DatabaseConfig {
@@ -55,7 +59,7 @@ impl DatabaseConfig {
                 config.host(address.to_string());
             }
         }
-        Self { config, tls: Tls::default() }.with_tls(&said)
+        Self { config, tls: Tls::default(), password_file: None }.with_tls(&said)
     }
 
     /// A database by its parts, over TLS if the server can ([`SslMode::Prefer`]).
@@ -64,7 +68,7 @@ impl DatabaseConfig {
     pub fn from_parts(host: &str, port: u16, name: &str, user: &str, password: &str) -> Self {
         let mut config = tokio_postgres::Config::new();
         config.host(host).port(port).dbname(name).user(user).password(password);
-        Self { config, tls: Tls::default() }
+        Self { config, tls: Tls::default(), password_file: None }
     }
 
     /// The same database over connections that `tls` secures.
@@ -73,6 +77,18 @@ impl DatabaseConfig {
     /// [`Error::Misconfigured`] when the authorities that `tls` names cannot be used.
     pub fn with_tls(self, tls: &TlsSettings) -> Result<Self, Error> {
         Ok(Self { tls: Tls::new(tls)?, ..self })
+    }
+
+    /// The same login with the password that `file` holds, which is read again at every
+    /// login: it may be replaced while a program runs.
+    #[must_use]
+    pub fn with_password_file(self, file: PathBuf) -> Self {
+        Self { password_file: Some(file), ..self }
+    }
+
+    /// Where the password is read at each login, if it is in a file.
+    pub(super) fn password_file(&self) -> Option<&Path> {
+        self.password_file.as_deref()
     }
 
     /// How connections are secured.
@@ -90,7 +106,7 @@ impl DatabaseConfig {
     pub fn with_database(&self, name: &str) -> Self {
         let mut config = self.config.clone();
         config.dbname(name);
-        Self { config, tls: self.tls.clone() }
+        Self { config, ..self.clone() }
     }
 
     /// The same server and database, another user.
@@ -98,13 +114,23 @@ impl DatabaseConfig {
     pub fn with_user(&self, user: &str, password: &str) -> Self {
         let mut config = self.config.clone();
         config.user(user).password(password);
-        Self { config, tls: self.tls.clone() }
+        Self { config, tls: self.tls.clone(), password_file: None }
     }
 
     /// The settings of a connection for `purpose`, a word that people see in
     /// `pg_stat_activity`.
-    pub(crate) fn for_purpose(&self, purpose: &str) -> tokio_postgres::Config {
+    ///
+    /// # Errors
+    /// [`Error::Misconfigured`] when the password's file cannot be read.
+    pub(crate) fn for_purpose(&self, purpose: &str) -> Result<tokio_postgres::Config, Error> {
         let mut config = self.config.clone();
+        if let Some(file) = &self.password_file {
+            config.password(secret_in(file).map_err(|error| Error::Misconfigured {
+                what: format!("cannot read the password for {self} in {}", file.display()),
+                remedy: "make the file readable, or name another one".into(),
+                source: Some(Box::new(error)),
+            })?);
+        }
         let local = |host: &Host| !matches!(host, Host::Tcp(_));
         if !config.get_hosts().is_empty() && config.get_hosts().iter().all(local) {
             // What goes through a socket leaves no machine: libpq too asks for no TLS there.
@@ -119,8 +145,18 @@ impl DatabaseConfig {
         config.keepalives_interval(Duration::from_secs(5));
         config.keepalives_retries(4);
         config.tcp_user_timeout(Duration::from_secs(30));
-        config
+        Ok(config)
     }
+}
+
+/// The secret that a file holds, without the line's end that editors add.
+///
+/// # Errors
+/// When the file cannot be read, or is not UTF-8.
+pub fn secret_in(file: &Path) -> io::Result<String> {
+    let mut secret = fs::read_to_string(file)?;
+    secret.truncate(secret.trim_end_matches(['\r', '\n']).len());
+    Ok(secret)
 }
 
 impl fmt::Display for DatabaseConfig {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::delivery::retry::Backoff;
 use crate::error::{Error, Kind, Server};
@@ -13,6 +14,9 @@ use crate::remedy;
 
 /// How long a server may take to let us log in.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the file and the server may differ while a password is replaced.
+const REPLACED_WITHIN: Duration = Duration::from_secs(1);
 
 /// The protocol is written for this level; a role or a database may have another one
 /// as its default. Whoever needs a snapshot says so.
@@ -70,29 +74,42 @@ impl Drop for Connection {
     }
 }
 
-/// Connects once. `purpose` is a word that people see in `pg_stat_activity`.
+/// Connects once. `purpose` is a word that people see in `pg_stat_activity`. A password that
+/// was refused is read from its file again and tried once more, since it may be replaced
+/// while a program runs.
 ///
 /// # Errors
 /// `Transient` when the server is not there or not ready; `Fatal` for a wrong
 /// password, user or database, and for a server that does not prove what TLS asks it to.
 pub async fn connect(config: &DatabaseConfig, purpose: &str) -> Result<Connection, Error> {
-    // The connect timeout of the settings ends where the server begins to answer.
-    // Boxed: what TLS needs is large, and would be in every future that connects.
-    let connected = tokio::time::timeout(LOGIN_TIMEOUT, Box::pin(log_in(config, purpose))).await;
-    connected
-        .map_err(|_| Error::Unreachable {
+    let mut again = config.password_file();
+    loop {
+        let settings = config.for_purpose(purpose)?;
+        // The connect timeout of the settings ends where the server begins to answer.
+        // Boxed: what TLS needs is large, and would be in every future that connects.
+        let connected = tokio::time::timeout(LOGIN_TIMEOUT, Box::pin(log_in(config, &settings)));
+        let connected = connected.await.map_err(|_| Error::Unreachable {
             server: Server::Postgres,
             source: format!("no answer from {config} within {LOGIN_TIMEOUT:?}").into(),
-        })?
-        .map_err(|error| remedy::connecting(error, config))
+        })?;
+        match (connected, again.take()) {
+            (Err(error), Some(file)) if error.code() == Some(&SqlState::INVALID_PASSWORD) => {
+                let file = file.display();
+                tracing::warn!(%file, database = %config, "password refused; reading it again");
+                tokio::time::sleep(REPLACED_WITHIN).await;
+            }
+            (connected, _) => {
+                return connected.map_err(|error| remedy::connecting(error, config));
+            }
+        }
+    }
 }
 
 async fn log_in(
     config: &DatabaseConfig,
-    purpose: &str,
+    settings: &tokio_postgres::Config,
 ) -> Result<Connection, tokio_postgres::Error> {
-    let (client, connection) =
-        config.for_purpose(purpose).connect(config.tls().connector()).await?;
+    let (client, connection) = settings.connect(config.tls().connector()).await?;
     let task = tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a connection to PostgreSQL ended");

@@ -1,21 +1,24 @@
-//! Ends backends of processes that are frozen or gone, which hold locks for
-//! ever otherwise: from a backend inside COPY FROM STDIN only
-//! `pg_terminate_backend` frees them (R13).
+//! Backends of our own: which one serves a connection, whether it still works for us, and
+//! how it is ended when its connection is lost.
 
 use std::time::Duration;
 
 use tokio_postgres::{Client, Error};
 
 use crate::metrics::{self, Eviction};
-use crate::postgres::config::{APPLICATION_PREFIX, DatabaseConfig};
+use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::{ANSWER_TIMEOUT, answered, connect};
 use crate::remedy;
 
 /// How often the server is asked whether it still works for us.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// How long what is done waits for a look that is under way, to tell what that did.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How many looks in a row must find the same before the connection counts as silent.
+const LOOKS: u32 = 2;
+
+/// The same with `track_activities = off`, where a look does not show what moved since the
+/// one before.
+const BLIND_LOOKS: u32 = 6;
 
 /// A backend. Its start tells it from a later one with the same pid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,50 +46,44 @@ impl Backend {
         Ok(())
     }
 
-    /// What it is at, if that is up to us: it waits for our next word, or is gone.
-    /// As long as nothing moves, this is the same.
-    async fn awaits_us(&self, client: &Client) -> Result<Option<String>, Error> {
-        let sql = "select case when wait_event_type = 'Client' \
-                               then concat_ws(' ', 'waiting', state_change, bytes_processed) end \
-                   from pg_stat_activity left join pg_stat_progress_copy using (pid) \
-                   where pid = $1 and backend_start::text = $2";
-        match client.query_opt(sql, &[&self.pid, &self.started]).await? {
-            Some(row) => row.try_get(0),
-            None => Ok(Some("gone".into())),
-        }
+    /// Its process's number.
+    pub(super) fn pid(&self) -> i32 {
+        self.pid
     }
 
-    /// Ends the loaders' backends of our own role that this one waits for and whose
-    /// transactions are `older_than` that, and tells how many. Claims are spared, since
-    /// they wait briefly, but not whom they wait for: a claim that was given up goes on
-    /// waiting in the server, and stands before that one.
-    pub(super) async fn end_blockers(
-        &self,
-        client: &Client,
-        older_than: Duration,
-    ) -> Result<usize, Error> {
-        let sql = "with recursive blocking (pid) as ( \
-                       select unnest(pg_blocking_pids($1)) \
-                       union select unnest(pg_blocking_pids(pid)) \
-                             from blocking join pg_stat_activity using (pid) \
-                             where application_name = $3) \
-                   select pg_terminate_backend(pid, 1000) \
-                   from blocking join pg_stat_activity using (pid) \
-                   where usename = current_user \
-                     and application_name like $2 and application_name <> $3 \
-                     and xact_start < clock_timestamp() - make_interval(secs => $4)";
-        let loaders = format!("{APPLICATION_PREFIX}-%");
-        let seconds = older_than.as_secs_f64();
-        let ended =
-            client.query(sql, &[&self.pid, &loaders, &claim_application(), &seconds]).await?;
-        Ok(ended.len())
-    }
-
-    /// Whom this one waits for, for people: pid, role and program of each.
-    async fn blockers(&self, client: &Client) -> Result<Option<String>, Error> {
+    /// The sessions that it waits for, for people: pid, role and program of each.
+    pub(super) async fn blockers(&self, client: &Client) -> Result<Option<String>, Error> {
         let sql = "select string_agg(format('%s (%s, %s)', pid, usename, application_name), ', ') \
                    from pg_stat_activity where pid = any(pg_blocking_pids($1))";
         client.query_one(sql, &[&self.pid]).await?.try_get(0)
+    }
+
+    /// Whether it waits for our next word, or is gone.
+    async fn awaits_us(&self, client: &Client) -> Result<Option<Waiting>, Error> {
+        let sql = "select concat_ws(' ', 'waiting', state_change, bytes_processed), \
+                          state_change is not null, wait_event_type = 'Client' \
+                   from pg_stat_activity left join pg_stat_progress_copy using (pid) \
+                   where pid = $1 and backend_start::text = $2";
+        let Some(row) = client.query_opt(sql, &[&self.pid, &self.started]).await? else {
+            return Ok(Some(Waiting { at: "gone".into(), tracked: true }));
+        };
+        let waiting = Waiting { at: row.try_get(0)?, tracked: row.try_get(1)? };
+        Ok(row.try_get::<_, Option<bool>>(2)?.unwrap_or_default().then_some(waiting))
+    }
+}
+
+/// What a backend that waits for us is at. As long as nothing moves, this is the same.
+#[derive(Debug, PartialEq, Eq)]
+struct Waiting {
+    at: String,
+    /// Whether `at` would show that something has moved.
+    tracked: bool,
+}
+
+impl Waiting {
+    /// How many looks must find it.
+    fn looks(&self) -> u32 {
+        if self.tracked { LOOKS } else { BLIND_LOOKS }
     }
 }
 
@@ -94,23 +91,23 @@ impl Backend {
 #[derive(Debug)]
 pub(super) struct Silent;
 
-/// Runs `work`, which talks to `working`, and gives it up when that has waited for
-/// us at two looks in a row and nothing has moved in between.
+/// Runs `work`, which talks to `working`, and gives it up when that has waited for us at
+/// several looks in a row and nothing has moved in between.
 pub(super) async fn unless_silent<T>(
     config: &DatabaseConfig,
     working: &Backend,
     work: impl Future<Output = T>,
 ) -> Result<T, Silent> {
     tokio::pin!(work);
-    let mut seen = None;
+    let (mut seen, mut looks) = (None, 0);
     loop {
         if let Ok(done) = tokio::time::timeout(LOOK_EVERY, &mut work).await {
             return Ok(done);
         }
-        let look = answered(ANSWER_TIMEOUT, "tell what a backend does", async {
+        let look = answered(ANSWER_TIMEOUT, "report what a session does", async {
             let client = connect(config, "look").await?;
             let found = working.awaits_us(&client).await;
-            found.map_err(|error| remedy::postgres(error, "tell what a backend does"))
+            found.map_err(|error| remedy::postgres(error, "report what a session does"))
         });
         let found = tokio::select! {
             biased;
@@ -118,79 +115,15 @@ pub(super) async fn unless_silent<T>(
             found = look => found,
         };
         match found {
-            Ok(Some(now)) if seen.as_ref() == Some(&now) => return Err(Silent),
-            Ok(now) => seen = now,
+            Ok(now) => {
+                looks = if seen == now { looks + 1 } else { 1 };
+                let needed = now.as_ref().map_or(u32::MAX, Waiting::looks);
+                if looks >= needed {
+                    return Err(Silent);
+                }
+                seen = now;
+            }
             Err(error) => tracing::warn!(error = error.chain(), "a commit is not answered"),
         }
     }
-}
-
-/// Runs `work`, which goes on at `waiting`, and as long as it has not ended looks
-/// `every` so often what blocks it: loaders with transactions `older_than` that are
-/// ended.
-pub(super) async fn ending_blockers<T>(
-    config: &DatabaseConfig,
-    waiting: &Backend,
-    every: Duration,
-    older_than: Duration,
-    work: impl Future<Output = T>,
-) -> T {
-    tokio::pin!(work);
-    loop {
-        if let Ok(done) = tokio::time::timeout(every, &mut work).await {
-            return done;
-        }
-        // Boxed: large, and rarely needed.
-        let mut look = Box::pin(answered(ANSWER_TIMEOUT, "end a backend", async {
-            let client = connect(config, "evict").await?;
-            let look = async {
-                match waiting.end_blockers(&client, older_than).await? {
-                    0 => waiting.blockers(&client).await.map(Look::Waiting),
-                    ended => Ok(Look::Ended(ended)),
-                }
-            };
-            look.await.map_err(|error| remedy::postgres(error, "end a backend"))
-        }));
-        let looked = tokio::select! {
-            biased;
-            done = &mut work => {
-                // What it waited for may have been ended by this very look, which then
-                // hears of it a little later.
-                if let Ok(looked) = tokio::time::timeout(LAST_WORDS, look).await {
-                    tell(looked);
-                }
-                return done;
-            }
-            looked = &mut look => looked,
-        };
-        tell(looked);
-    }
-}
-
-/// What came of a look at what blocks us.
-enum Look {
-    /// So many backends of loaders were ended.
-    Ended(usize),
-    /// These may not be ended by us: what another role runs (an operator's replay), or
-    /// what is not old enough.
-    Waiting(Option<String>),
-}
-
-fn tell(looked: Result<Look, crate::error::Error>) {
-    match looked {
-        Ok(Look::Waiting(None)) => tracing::debug!("waiting, but for no lock"),
-        Ok(Look::Waiting(Some(blockers))) => tracing::warn!(
-            blockers,
-            "waiting for locks that others hold; if they hang, end them by pg_terminate_backend"
-        ),
-        Ok(Look::Ended(ended)) => {
-            tracing::warn!(ended, "ended backends of loaders that held locks");
-            metrics::evicted(Eviction::Blocker, ended);
-        }
-        Err(error) => tracing::warn!(error = error.chain(), "cannot end what blocks us"),
-    }
-}
-
-fn claim_application() -> String {
-    format!("{APPLICATION_PREFIX}-{}", super::claim::PURPOSE)
 }

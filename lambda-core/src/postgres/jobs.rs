@@ -15,6 +15,7 @@ use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::{
     ANSWER_TIMEOUT, Connection, LOCK_TIMEOUT, answered, connect_waiting,
 };
+use crate::postgres::mark::Mark;
 use crate::progress::Counts;
 use crate::remedy;
 
@@ -30,7 +31,7 @@ const SETTINGS: &str = "\
     set synchronous_commit = on; set idle_in_transaction_session_timeout = '10s'; \
     set lock_timeout = '20s'; set statement_timeout = 0";
 
-/// Key of the advisory lock under which jobs get their numbers (R21).
+/// Key of the advisory lock under which jobs are looked for and created.
 const NUMBER_LOCK: i64 = 0x6c61_6d62_6461_0002;
 
 /// What the lanes of a job have stored so far; without its condition.
@@ -70,9 +71,17 @@ const INSERT_CHUNKS: &str = "\
     select $1, $2, n.* from unnest($3::int4[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], \
                                    $8::bytea[]) as n";
 
+/// Takes the next number with the job: both are stored or neither is. Jobs that were given
+/// a number by hand count too.
 const INSERT_JOB: &str = "\
-    insert into batch_jobs (pipeline, source, file_name, header, bytes, records, chunks, as_of) \
-    values ($1, $2, $3, $4, $5, $6, $7, coalesce($8, now()))";
+    with number as ( \
+        update job_numbers \
+        set last = greatest(last, (select coalesce(max(id), 0) from batch_jobs)) + 1 \
+        returning last) \
+    insert into batch_jobs \
+        (id, pipeline, source, file_name, header, bytes, records, chunks, as_of) \
+    overriding system value \
+    select last, $1, $2, $3, $4, $5, $6, $7, coalesce($8, now()) from number";
 
 /// A job as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,13 +191,24 @@ impl Jobs {
         &self.database
     }
 
-    pub(super) async fn connect(&self) -> Result<Connection, Error> {
+    async fn connect(&self) -> Result<Connection, Error> {
         let connection = connect_waiting(&self.database, "job", Some(PATIENCE)).await?;
         let set = answered(ANSWER_TIMEOUT, "prepare a session", async {
             let set = connection.batch_execute(SETTINGS).await;
             set.map_err(|error| remedy::postgres(error, "prepare a session"))
         });
         set.await?;
+        Ok(connection)
+    }
+
+    /// A connection to write jobs by, marked as a loader's.
+    pub(super) async fn connect_to_load(&self) -> Result<Connection, Error> {
+        let connection = self.connect().await?;
+        let marked = answered(ANSWER_TIMEOUT, "prepare a session", async {
+            let marked = Mark::Loader.put(&connection).await;
+            marked.map_err(|error| remedy::postgres(error, "prepare a session"))
+        });
+        marked.await?;
         Ok(connection)
     }
 
@@ -210,7 +230,7 @@ impl Jobs {
     }
 
     async fn try_find_or_create(&self, new: &NewJob) -> Result<Job, Error> {
-        let mut connection = self.connect().await?;
+        let mut connection = self.connect_to_load().await?;
         answered(LOCK_TIMEOUT, "create a job", find_or_create(&mut connection, new)).await
     }
 
@@ -292,7 +312,7 @@ async fn find_or_create(client: &mut Client, new: &NewJob) -> Result<Job, Error>
     }
     let create = async {
         let transaction = client.transaction().await?;
-        // Only one at a time looks and inserts, so that no number is burnt.
+        // Only one at a time looks and inserts, so that a content has one job.
         transaction.execute("select pg_advisory_xact_lock($1)", &[&NUMBER_LOCK]).await?;
         if find(transaction.client(), new).await?.is_none() {
             insert(&transaction, new).await?;
@@ -310,7 +330,7 @@ async fn find(client: &Client, new: &NewJob) -> Result<Option<Job>, tokio_postgr
     row.as_ref().map(job).transpose()
 }
 
-/// The lanes first: what fails there has not taken a number yet.
+/// The lanes first: they may be many, and the next number waits for the end of this.
 async fn insert(transaction: &Transaction<'_>, new: &NewJob) -> Result<(), tokio_postgres::Error> {
     let column = |value: fn(&Chunk) -> i64| new.chunks.iter().map(value).collect::<Vec<i64>>();
     let count = i32::try_from(new.chunks.len()).unwrap_or(i32::MAX);

@@ -1,9 +1,8 @@
-//! Starting a job, holding it by a lease that is renewed, and ending it (R22,
-//! R23).
+//! Attempts at a job: starting it, holding it by a lease that is renewed, and ending it.
 //!
-//! The lease tells others that somebody is at work; it protects nothing. What
-//! does are the claims on the job's lanes and the attempt's number, which every
-//! write to the job carries.
+//! The lease shows others that the job is being worked on; it protects nothing. What does
+//! are the claims on the job's lanes, and the attempt's number and owner, which every write
+//! to the job carries.
 
 use std::time::Duration;
 
@@ -15,11 +14,13 @@ use tokio_postgres::{Client, Row, Transaction};
 use crate::error::Error;
 use crate::job::{self, Chunk, End, Found, Start, Status};
 use crate::metrics;
+use crate::postgres::blockers::{Seen, Terms, ending_blockers};
 use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::{ANSWER_TIMEOUT, LOCK_TIMEOUT, answered, connect};
-use crate::postgres::evict::{Backend, ending_blockers};
+use crate::postgres::evict::Backend;
 use crate::postgres::jobs::{self, Job, Jobs, LANE_SUMS, Patience};
 use crate::postgres::lanes::{self, PROGRESS_COLUMNS};
+use crate::postgres::mark::Mark;
 use crate::progress::{ClaimId, Progress};
 use crate::remedy;
 
@@ -29,8 +30,8 @@ pub const LEASE: Duration = Duration::from_secs(15);
 /// How often it is renewed.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// How long a start waits for a lane before it ends the backend that holds it.
-const LANE_PATIENCE: Duration = Duration::from_secs(1);
+/// When a start ends the session that holds one of its lanes.
+const TERMS: Terms = Terms::of(Duration::from_secs(1));
 
 const LOCK_JOB: &str = "\
     select status, owner, coalesce(lease_until > clock_timestamp(), false) as leased, \
@@ -46,9 +47,16 @@ const TAKE_JOB: &str = "\
 const LOCK_LANES: &str = "\
     select from ingest_progress where pipeline = $1 and source = $2 order by lane for update";
 
-const RENEW: &str = "\
-    update batch_jobs set lease_until = clock_timestamp() + $3::float8 * interval '1 second' \
-    where id = $1 and attempt = $2 and status = 'running'";
+/// Holds for a job that this attempt still has. The number alone would not do: a database
+/// that was restored gives it again, while a run from before the restore is still alive.
+const MINE: &str = "j.id = $1 and j.attempt = $2 and j.owner = $3 and j.status = 'running'";
+
+fn renew_lease() -> String {
+    format!(
+        "update batch_jobs j \
+         set lease_until = clock_timestamp() + $4::float8 * interval '1 second' where {MINE}"
+    )
+}
 
 const SET_COUNTS: &str = "\
     read = s.read, inserted = s.inserted, confirmed = s.confirmed, corrected = s.corrected, \
@@ -104,6 +112,7 @@ pub struct Attempt {
     jobs: Jobs,
     job: Job,
     number: i32,
+    owner: String,
     lanes: Vec<JobLane>,
     heartbeat: JoinHandle<()>,
     fenced: watch::Receiver<bool>,
@@ -131,7 +140,7 @@ pub async fn start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Resu
 }
 
 async fn try_start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Result<Started, Error> {
-    let mut connection = jobs.connect().await?;
+    let mut connection = jobs.connect_to_load().await?;
     answered(LOCK_TIMEOUT, "start a job", start_on(&mut connection, jobs, job, first_byte, owner))
         .await
 }
@@ -155,18 +164,25 @@ async fn start_on(
     }
     let attempt = take_job(&transaction, job, owner).await.map_err(failed)?;
     let lock = lock_lanes(&transaction, job);
-    // The former attempt may be frozen inside COPY (R13).
-    let locked = ending_blockers(jobs.database(), &backend, LANE_PATIENCE, LANE_PATIENCE, lock);
+    // The former attempt may be frozen inside COPY.
+    let seen = Seen::default();
+    let locked = ending_blockers(jobs.database(), &backend, TERMS, &seen, lock);
     locked.await.map_err(failed)?;
     let rows = claim_lanes(&transaction, job, owner).await.map_err(failed)?;
     let lanes = job_lanes(&rows, first_byte)?;
     transaction.commit().await.map_err(failed)?;
     metrics::claimed(&job.pipeline, lanes.len());
     let (fence, fenced) = watch::channel(false);
-    let heartbeat = Heartbeat { database: jobs.database().clone(), number: job.number, attempt };
+    let owner = owner.to_owned();
+    let heartbeat = Heartbeat {
+        database: jobs.database().clone(),
+        number: job.number,
+        attempt,
+        owner: owner.clone(),
+    };
     let heartbeat = tokio::spawn(heartbeat.run(fence));
     let (jobs, job) = (jobs.clone(), job.clone());
-    let attempt = Attempt { jobs, job, number: attempt, lanes, heartbeat, fenced };
+    let attempt = Attempt { jobs, job, number: attempt, owner, lanes, heartbeat, fenced };
     Ok(Started::Attempt(Box::new(attempt)))
 }
 
@@ -283,7 +299,7 @@ impl Attempt {
     }
 
     async fn try_end(&self, end: &End) -> Result<Job, Error> {
-        let mut connection = self.jobs.connect().await?;
+        let mut connection = self.jobs.connect_to_load().await?;
         answered(LOCK_TIMEOUT, "end a job", self.end_on(&mut connection, end)).await
     }
 
@@ -321,11 +337,11 @@ impl Attempt {
         // Nothing written may also mean that the answer to a first try was lost.
         match end {
             // Still ours: not another run has its lanes, they are back where they were.
-            End::Fenced if written || stored.attempt == self.number => {
+            End::Fenced if written || self.had(&stored) => {
                 Err(Error::Interrupted { what: rewound() })
             }
             _ if written => Ok(stored),
-            _ if stored.attempt != self.number => Err(self.fenced_error()),
+            _ if !self.had(&stored) => Err(self.fenced_error()),
             End::Completed if stored.status == Status::Completed => Ok(stored),
             End::Pending { .. } if stored.status == Status::Pending => Ok(stored),
             End::Failed { .. } if stored.status == Status::Failed => Ok(stored),
@@ -346,13 +362,13 @@ impl Attempt {
         let sql = format!(
             "update batch_jobs j set status = 'completed', lease_until = null, error = null, \
                     finished_at = now(), {SET_COUNTS} \
-             from ({LANE_SUMS} where pipeline = $3 and source = $4) s \
-             where j.id = $1 and j.attempt = $2 and j.status = 'running' \
-               and s.lanes = j.chunks and s.stored_chunks = s.lanes"
+             from ({LANE_SUMS} where pipeline = $4 and source = $5) s \
+             where {MINE} and s.lanes = j.chunks and s.stored_chunks = s.lanes"
         );
         let job = &self.job;
-        let written =
-            client.execute(&sql, &[&job.number, &self.number, &job.pipeline, &job.source]).await?;
+        let parameters: [&(dyn ToSql + Sync); 5] =
+            [&job.number, &self.number, &self.owner, &job.pipeline, &job.source];
+        let written = client.execute(&sql, &parameters).await?;
         Ok(written == 1)
     }
 
@@ -364,18 +380,20 @@ impl Attempt {
         error: Option<&str>,
     ) -> Result<bool, tokio_postgres::Error> {
         let sql = format!(
-            "update batch_jobs j set status = $5, lease_until = null, error = $6, {SET_COUNTS} \
-             from ({LANE_SUMS} where pipeline = $3 and source = $4) s \
-             where j.id = $1 and j.attempt = $2 and j.status = 'running'"
+            "update batch_jobs j set status = $6, lease_until = null, error = $7, {SET_COUNTS} \
+             from ({LANE_SUMS} where pipeline = $4 and source = $5) s where {MINE}"
         );
         let job = &self.job;
-        let written = client
-            .execute(
-                &sql,
-                &[&job.number, &self.number, &job.pipeline, &job.source, &status.as_str(), &error],
-            )
-            .await?;
+        let status = status.as_str();
+        let parameters: [&(dyn ToSql + Sync); 7] =
+            [&job.number, &self.number, &self.owner, &job.pipeline, &job.source, &status, &error];
+        let written = client.execute(&sql, &parameters).await?;
         Ok(written == 1)
+    }
+
+    /// Whether the job as it is stored was last started by this attempt.
+    fn had(&self, stored: &Job) -> bool {
+        stored.attempt == self.number && stored.owner.as_ref() == Some(&self.owner)
     }
 
     fn fenced_error(&self) -> Error {
@@ -388,6 +406,7 @@ struct Heartbeat {
     database: DatabaseConfig,
     number: i64,
     attempt: i32,
+    owner: String,
 }
 
 impl Heartbeat {
@@ -415,13 +434,18 @@ impl Heartbeat {
     async fn renew(&self) -> Result<(), Error> {
         let failed = |error| remedy::own_tables(error, "renew a lease");
         let connection = connect(&self.database, "lease").await?;
+        let marked = answered(ANSWER_TIMEOUT, "renew a lease", async {
+            Mark::Loader.put(&connection).await.map_err(failed)
+        });
+        marked.await?;
         let mut ticks = tokio::time::interval(HEARTBEAT);
-        let seconds = LEASE.as_secs_f64();
+        let (sql, seconds) = (renew_lease(), LEASE.as_secs_f64());
         loop {
             ticks.tick().await;
             let renewed = answered(ANSWER_TIMEOUT, "renew a lease", async {
-                let parameters: [&(dyn ToSql + Sync); 3] = [&self.number, &self.attempt, &seconds];
-                connection.execute(RENEW, &parameters).await.map_err(failed)
+                let parameters: [&(dyn ToSql + Sync); 4] =
+                    [&self.number, &self.attempt, &self.owner, &seconds];
+                connection.execute(&sql, &parameters).await.map_err(failed)
             });
             if renewed.await? == 0 {
                 return Ok(());

@@ -12,9 +12,9 @@ use refinery::{Migration, Runner};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::error::{Error, Server};
+use crate::error::{Error, Kind, Server};
 use crate::postgres::config::DatabaseConfig;
-use crate::postgres::connect::{ANSWER_TIMEOUT, answered, connect};
+use crate::postgres::connect::{ANSWER_TIMEOUT, Connection, answered, connect};
 use crate::remedy;
 
 /// The schema that loaders need at least. Raise it to a migration's number in the
@@ -27,8 +27,14 @@ pub const LOADERS_NEED: i32 = 2;
 /// itself takes none.
 const MIGRATION_LOCK: i64 = 0x6c61_6d62_6461_0001;
 
-/// How long a migration waits for a table: whoever comes behind it waits for it, and
-/// those are all loaders.
+/// Settings of every session that sets up a database. The server ends one whose process
+/// is frozen, and so frees its locks: no loader may do that. A statement may take as long
+/// as it needs.
+const SETTINGS: &str = "\
+    set idle_in_transaction_session_timeout = '10s'; set idle_session_timeout = '30s'; \
+    set lock_timeout = '20s'; set statement_timeout = 0; set transaction_timeout = 0";
+
+/// How long a migration waits for a table: all loaders that come after it wait behind it.
 const LOCK_TIMEOUT: &str = "set lock_timeout = '3s'";
 
 /// How long it lets them pass before it tries again.
@@ -149,14 +155,40 @@ fn runner() -> Runner {
     embedded::migrations::runner().set_abort_missing(false)
 }
 
+/// Connects for a part of the setup: `purpose` is a word for `pg_stat_activity`.
+///
+/// # Errors
+/// As for [`connect`].
+pub(super) async fn connect_to_set_up(
+    config: &DatabaseConfig,
+    purpose: &str,
+) -> Result<Connection, Error> {
+    let connection = connect(config, purpose).await?;
+    let set = answered(ANSWER_TIMEOUT, "prepare a session", async {
+        let set = connection.batch_execute(SETTINGS).await;
+        set.map_err(|error| remedy::postgres(error, "prepare a session"))
+    });
+    set.await?;
+    Ok(connection)
+}
+
+/// Waits until no other setup migrates. One that is frozen loses the lock to [`SETTINGS`].
+async fn take_lock(client: &Client) -> Result<(), tokio_postgres::Error> {
+    client.batch_execute(LOCK_TIMEOUT).await?;
+    loop {
+        match client.execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await {
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                tracing::warn!("waiting for another lambda-db-setup that migrates this database");
+            }
+            taken => return taken.map(drop),
+        }
+    }
+}
+
 async fn run(config: &DatabaseConfig, runner: &Runner) -> Result<Vec<String>, Error> {
-    let mut connection = connect(config, "migrate").await?;
-    connection
-        .execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK])
-        .await
-        .map_err(|error| remedy::postgres(error, "take the migration lock"))?;
-    let set = connection.batch_execute(LOCK_TIMEOUT).await;
-    set.map_err(|error| remedy::postgres(error, "migrate its schema"))?;
+    let mut connection = connect_to_set_up(config, "migrate").await?;
+    let locked = take_lock(&connection).await;
+    locked.map_err(|error| remedy::postgres(error, "take the migration lock"))?;
     let mut applied = Vec::new();
     loop {
         let error = match runner.run_async(&mut *connection).await {
@@ -175,6 +207,10 @@ async fn run(config: &DatabaseConfig, runner: &Runner) -> Result<Vec<String>, Er
 }
 
 fn failed(error: refinery::Error) -> Error {
+    if let Some(remedy) = again(&error) {
+        let (server, what) = (Server::Postgres, "migrate its schema");
+        return Error::Temporary { server, what, remedy, source: Box::new(error) };
+    }
     Error::Misconfigured {
         what: "a migration failed".into(),
         remedy: "the schema is as it was before that migration; see the cause".into(),
@@ -182,24 +218,37 @@ fn failed(error: refinery::Error) -> Error {
     }
 }
 
+/// The database's error in one of refinery's.
+fn of_server(error: &refinery::Error) -> Option<&tokio_postgres::Error> {
+    let first: Option<&dyn std::error::Error> = Some(error);
+    std::iter::successors(first, |error| error.source()).find_map(|error| error.downcast_ref())
+}
+
 /// How others kept a migration from its tables, if it was that.
 fn others(error: &refinery::Error) -> Option<&'static str> {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = cause {
-        let code = error.downcast_ref::<tokio_postgres::Error>().and_then(|error| error.code());
-        if code == Some(&SqlState::LOCK_NOT_AVAILABLE) {
-            return Some(
-                "a migration needs a table that a long transaction holds: look at pg_stat_activity",
-            );
-        }
-        // Whoever writes to several tables may have them in another order than the
-        // migration, which is then as good a victim as they are.
-        if code == Some(&SqlState::T_R_DEADLOCK_DETECTED) {
-            return Some("a migration and another transaction waited for each other's tables");
-        }
-        cause = error.source();
+    let code = of_server(error)?.code()?;
+    if *code == SqlState::LOCK_NOT_AVAILABLE {
+        return Some(
+            "a migration needs a table that a long transaction holds: look at pg_stat_activity",
+        );
     }
-    None
+    // A program that writes to several tables may take them in another order than the
+    // migration; the server then ends either of the two.
+    (*code == SqlState::T_R_DEADLOCK_DETECTED)
+        .then_some("a migration and another transaction waited for each other's tables")
+}
+
+/// What to do about a failure that says nothing of the migration, if it is one.
+fn again(error: &refinery::Error) -> Option<&'static str> {
+    let error = of_server(error)?;
+    if error.is_closed() {
+        return Some(
+            "the server ended the session, as it does if this program is stopped for \
+                     long; run lambda-db-setup again",
+        );
+    }
+    let verdict = remedy::of_sqlstate(error.code()?.code());
+    (verdict.kind == Kind::Transient).then_some(verdict.remedy)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use crate::error::Error;
 use crate::postgres::config::DatabaseConfig;
-use crate::postgres::connect::connect;
+use crate::postgres::migrate::connect_to_set_up;
 use crate::record::Table;
 use crate::remedy;
 
@@ -22,9 +22,9 @@ pub struct Adopted {
 /// commit is fenced. `None` when the database was never moved.
 ///
 /// # Errors
-/// As for [`connect`]; `Fatal` when the role may not do it.
+/// As for [`connect`](crate::postgres::connect::connect); `Fatal` when the role may not do it.
 pub async fn adopt(config: &DatabaseConfig, pipelines: &[Table]) -> Result<Option<Adopted>, Error> {
-    let mut connection = connect(config, "setup").await?;
+    let mut connection = connect_to_set_up(config, "setup").await?;
     let adopt = async {
         let transaction = connection.transaction().await?;
         let moved = "\

@@ -8,9 +8,10 @@ use postgres_protocol::password::scram_sha_256;
 use tokio_postgres::Transaction;
 
 use crate::error::Error;
+use crate::postgres::blockers::END_LOADER;
 use crate::postgres::config::DatabaseConfig;
-use crate::postgres::connect::connect;
-use crate::postgres::migrate::MIGRATIONS;
+use crate::postgres::inspect::schema::TABLES;
+use crate::postgres::migrate::{MIGRATIONS, connect_to_set_up};
 use crate::record::Table;
 use crate::remedy;
 
@@ -56,8 +57,7 @@ impl fmt::Debug for Role {
     }
 }
 
-/// What [`ensure`] did about a role. It has its password and its grants, and no
-/// others, either way.
+/// What [`ensure`] did about a role. It has its password and its grants either way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// It is new.
@@ -67,13 +67,14 @@ pub enum Change {
 }
 
 /// Creates or updates roles, with the grants of their access on the platform's
-/// tables and on `pipelines`, in one transaction: a loader that runs meanwhile
-/// notices nothing. Safe to repeat, and at the same time from several places.
+/// tables and on `pipelines`, in one transaction, so that a running loader notices nothing.
+/// What a role was granted beside that stays. Safe to repeat, and at the same time from
+/// several places.
 ///
 /// # Errors
 /// `Fatal` when a name is the owner's own, given twice, or that of a role that
 /// can do more than log in; when we may not create roles. Otherwise as for
-/// [`connect`].
+/// [`connect`](crate::postgres::connect::connect).
 pub async fn ensure(
     config: &DatabaseConfig,
     pipelines: &[Table],
@@ -87,7 +88,7 @@ pub async fn ensure(
             "give each a name of its own",
         ));
     }
-    let mut connection = connect(config, "setup").await?;
+    let mut connection = connect_to_set_up(config, "setup").await?;
     let transaction = connection.transaction().await.map_err(granting)?;
     transaction
         .execute("select pg_advisory_xact_lock($1)", &[&GRANT_LOCK])
@@ -98,6 +99,9 @@ pub async fn ensure(
         changes.push(ensure_role(&transaction, role).await?);
         let grants = grants(&transaction, pipelines, role).await.map_err(granting)?;
         transaction.batch_execute(&grants).await.map_err(granting)?;
+        if role.access == Access::Loader {
+            let_loaders_be_ended(&transaction, role).await?;
+        }
     }
     transaction.commit().await.map_err(granting)?;
     Ok(changes)
@@ -126,7 +130,8 @@ async fn ensure_role(transaction: &Transaction<'_>, role: &Role) -> Result<Chang
     Ok(change)
 }
 
-/// The statements that leave a role with the grants of its access.
+/// The statements that give a role what its access needs, each on objects by their names.
+/// Nothing is taken away: what else a role may do is up to an administrator.
 async fn grants(
     transaction: &Transaction<'_>,
     pipelines: &[Table],
@@ -135,42 +140,91 @@ async fn grants(
     let name = escape_identifier(&role.name);
     let database = transaction.query_one("select current_database()::text", &[]).await?;
     let database = escape_identifier(database.try_get(0)?);
-    let mut grants = vec![
-        format!("revoke all on all tables in schema public from {name}"),
-        format!("revoke all on schema public from {name}"),
-        format!("grant connect on database {database} to {name}"),
-        format!("grant usage on schema public to {name}"),
-    ];
-    match role.access {
-        Access::Loader => {
-            // An id, and the transaction that inserted a row, stay (R4b); so does a
-            // job's rank (R4a).
-            let mut kept: Vec<(&str, Vec<&str>)> = pipelines
-                .iter()
-                .map(|table| (table.name, vec![table.key_column().name, "written_xid"]))
-                .collect();
-            kept.push(("batch_jobs", vec!["id", "job_id", "pipeline", "source", "as_of"]));
-            for (table, kept) in kept {
-                let columns = columns_without(transaction, table, &kept).await?;
-                grants
-                    .push(format!("grant select, insert, update ({columns}) on {table} to {name}"));
-            }
-            grants.push(format!("grant select, insert, update on ingest_progress to {name}"));
-            grants.push(format!("grant insert on dead_letters, corrections to {name}"));
-            // What a load lists as its rejects, and which are open.
-            let listed = "lane, position, line, payload, reason, detail, status";
-            grants.push(format!("grant select ({listed}) on dead_letters to {name}"));
-            grants.push(format!("grant select on xid_offset, {MIGRATIONS} to {name}"));
-        }
-        Access::Reader => {
-            let hidden = ["key", "payload", "edited_payload"];
-            let columns = columns_without(transaction, "dead_letters", &hidden).await?;
-            grants.push(format!("grant select on all tables in schema public to {name}"));
-            grants.push(format!("revoke select on dead_letters from {name}"));
-            grants.push(format!("grant select ({columns}) on dead_letters to {name}"));
+    let mut grants =
+        vec![format!("connect on database {database}"), "usage on schema public".to_owned()];
+    grants.extend(match role.access {
+        Access::Loader => loader_grants(transaction, pipelines).await?,
+        Access::Reader => reader_grants(transaction, pipelines).await?,
+    });
+    let grants: Vec<String> =
+        grants.iter().map(|grant| format!("grant {grant} to {name}")).collect();
+    Ok(grants.join(";"))
+}
+
+async fn loader_grants(
+    transaction: &Transaction<'_>,
+    pipelines: &[Table],
+) -> Result<Vec<String>, tokio_postgres::Error> {
+    // The key of a row and the transaction that inserted it never change, nor does a job's
+    // precedence.
+    let mut kept: Vec<(&str, Vec<&str>)> = pipelines
+        .iter()
+        .map(|table| (table.name, vec![table.key_column().name, "written_xid"]))
+        .collect();
+    kept.push(("batch_jobs", vec!["id", "job_id", "pipeline", "source", "as_of"]));
+    let mut grants = Vec::new();
+    for (table, kept) in kept {
+        let columns = columns_without(transaction, table, &kept).await?;
+        grants.push(format!("select, insert, update ({columns}) on {table}"));
+    }
+    // What a load lists as its rejects, and which are open.
+    let listed = "lane, position, line, payload, reason, detail, status";
+    grants.extend([
+        "select, insert, update on ingest_progress".into(),
+        "select, update (last) on job_numbers".into(),
+        "insert on dead_letters, corrections".into(),
+        format!("select ({listed}) on dead_letters"),
+        format!("select on xid_offset, {MIGRATIONS}"),
+        format!("execute on function {END_LOADER}"),
+    ]);
+    Ok(grants)
+}
+
+async fn reader_grants(
+    transaction: &Transaction<'_>,
+    pipelines: &[Table],
+) -> Result<Vec<String>, tokio_postgres::Error> {
+    let whole = TABLES.into_iter().filter(|table| *table != "dead_letters");
+    let named = whole.chain(pipelines.iter().map(|table| table.name)).chain([MIGRATIONS]);
+    let named = named.collect::<Vec<_>>().join(", ");
+    let hidden = ["key", "payload", "edited_payload"];
+    let columns = columns_without(transaction, "dead_letters", &hidden).await?;
+    Ok(vec![format!("select on {named}"), format!("select ({columns}) on dead_letters")])
+}
+
+/// The logins that count as this loader and that [`END_LOADER`] may not end yet, each with
+/// whether we may change that.
+const UNENDED: &str = "\
+    select login.rolname::text, owner.rolname::text, \
+           pg_has_role(login.oid, 'member with admin option') as ours \
+    from pg_roles login, pg_proc ender join pg_roles owner on owner.oid = ender.proowner \
+    where ender.oid = $2::text::regprocedure and login.rolcanlogin \
+      and pg_has_role(login.oid, (select oid from pg_roles where rolname = $1), 'member') \
+      and not login.rolsuper and not pg_has_role(owner.oid, login.oid, 'usage') \
+      and not pg_has_role(owner.oid, 'pg_signal_backend', 'usage')";
+
+/// Lets one loader end the frozen session of another that logged in under another name:
+/// the function that does so runs as the schema's owner, which has to be a member of the
+/// logins.
+async fn let_loaders_be_ended(transaction: &Transaction<'_>, role: &Role) -> Result<(), Error> {
+    let logins = transaction.query(UNENDED, &[&role.name, &END_LOADER]).await.map_err(granting)?;
+    for row in logins {
+        let read = || Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
+        let (login, owner, ours): (String, String, bool) = read().map_err(granting)?;
+        if ours {
+            let (member, of) = (escape_identifier(&owner), escape_identifier(&login));
+            let sql = format!("grant {of} to {member} with inherit true, set false");
+            transaction.batch_execute(&sql).await.map_err(granting)?;
+        } else {
+            tracing::warn!(
+                login,
+                owner,
+                "other loaders cannot end a frozen session of this login; grant \
+                 pg_signal_backend to the owner of the schema"
+            );
         }
     }
-    Ok(grants.join(";"))
+    Ok(())
 }
 
 /// The columns of a table but those named, separated by commas.

@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::{ANSWER_TIMEOUT, Connection, answered, connect};
 use crate::postgres::evict::Backend;
+use crate::postgres::mark::Mark;
 use crate::postgres::statements::Statements;
 use crate::record::Table;
 use crate::remedy;
@@ -83,6 +84,8 @@ pub(super) struct SessionManager {
     pub(super) config: DatabaseConfig,
     /// What people see in `pg_stat_activity`.
     pub(super) purpose: String,
+    /// What others may do to the session.
+    pub(super) mark: Option<Mark>,
     /// The table whose statements are prepared.
     pub(super) table: &'static Table,
 }
@@ -95,6 +98,9 @@ impl bb8::ManageConnection for SessionManager {
         let connection = connect(&self.config, &self.purpose).await?;
         let prepare = async {
             connection.batch_execute(SETTINGS).await?;
+            if let Some(mark) = self.mark {
+                mark.put(&connection).await?;
+            }
             let backend = Backend::of(&connection).await?;
             let limit: i64 = connection.query_one(STATEMENT_TIMEOUT, &[]).await?.try_get(0)?;
             Ok((backend, limit, Statements::prepare(&connection, self.table).await?))

@@ -11,6 +11,7 @@ use crate::delivery::retry::Backoff;
 use crate::delivery::settle::settle;
 use crate::error::{Error, Kind, Server};
 use crate::metrics::{self, Retry};
+use crate::postgres::blockers::{Seen, Terms, ending_blockers};
 use crate::postgres::claim;
 use crate::postgres::commit::{self, Failure, Path};
 use crate::postgres::config::DatabaseConfig;
@@ -18,6 +19,7 @@ use crate::postgres::connect::{ANSWER_TIMEOUT, LOCK_TIMEOUT, answered, connect, 
 use crate::postgres::evict::{self, Backend, Silent};
 use crate::postgres::inspect;
 use crate::postgres::lanes;
+use crate::postgres::mark::Mark;
 use crate::postgres::migrate;
 use crate::postgres::probe::JobCache;
 use crate::postgres::session::SessionManager;
@@ -34,6 +36,9 @@ const CHECKOUT_TIMEOUT: Duration = Duration::from_secs(5);
 /// transactions are as old (R13).
 const BLOCKED_AFTER: Duration = Duration::from_secs(30);
 
+/// How often it looks what it waits for.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
 /// Ends on the server what is given up here ([`LOCK_TIMEOUT`]).
 const SETTLE_SETTINGS: &str = "set lock_timeout = '20s'";
 
@@ -46,6 +51,8 @@ pub struct PostgresSink {
     /// Whether repeats keep coming, so that the commit looks before it copies.
     probe_first: AtomicBool,
     jobs: JobCache,
+    /// What was seen to block commits.
+    blockers: Seen,
 }
 
 impl PostgresSink {
@@ -67,7 +74,12 @@ impl PostgresSink {
         migrate::require(&first, migrate::LOADERS_NEED).await?;
         let identity = inspect::identity(&first).await?;
         drop(first);
-        let manager = SessionManager { config: config.clone(), purpose: purpose.to_owned(), table };
+        let manager = SessionManager {
+            config: config.clone(),
+            purpose: purpose.to_owned(),
+            mark: Some(Mark::Loader),
+            table,
+        };
         // The first session tells at once whether table and schema fit.
         let first = bb8::ManageConnection::connect(&manager).await?;
         drop(first);
@@ -76,7 +88,14 @@ impl PostgresSink {
             .test_on_check_out(false)
             .connection_timeout(CHECKOUT_TIMEOUT)
             .build_unchecked(manager);
-        Ok(Self { config, identity, pool, probe_first: AtomicBool::new(false), jobs: JobCache::default() })
+        Ok(Self {
+            config,
+            identity,
+            pool,
+            probe_first: AtomicBool::new(false),
+            jobs: JobCache::default(),
+            blockers: Seen::default(),
+        })
     }
 
     /// Where it stores.
@@ -161,6 +180,7 @@ impl PostgresSink {
         let mut client = connect(&self.config, "settle").await?;
         let asking = |error| remedy::postgres(error, "tell what became of a commit");
         client.batch_execute(SETTLE_SETTINGS).await.map_err(asking)?;
+        Mark::Loader.put(&client).await.map_err(asking)?;
         backend.end(&client).await.map_err(asking)?;
         let transaction = client.transaction().await.map_err(asking)?;
         let lanes: Vec<LaneId> = batch.spans().iter().map(|span| span.lane).collect();
@@ -185,10 +205,14 @@ impl Sink for PostgresSink {
         let backend = session.backend.clone();
         // Within a statement's time, or nobody ever sees what it waits for.
         let limit = session.statement_timeout;
-        let look_every = limit.map_or(BLOCKED_AFTER, |limit| BLOCKED_AFTER.min(limit / 2));
+        let within = |time: Duration| limit.map_or(time, |limit| time.min(limit / 2));
+        let terms = Terms {
+            every: within(LOOK_EVERY),
+            waited: within(BLOCKED_AFTER),
+            older_than: BLOCKED_AFTER,
+        };
         let attempt = commit::commit(&mut session, batch, durability, path, &self.jobs);
-        let attempt =
-            evict::ending_blockers(&self.config, &backend, look_every, BLOCKED_AFTER, attempt);
+        let attempt = ending_blockers(&self.config, &backend, terms, &self.blockers, attempt);
         match evict::unless_silent(&self.config, &backend, attempt).await {
             Ok(Ok(done)) => {
                 self.probe_first.store(done.next == Path::Probe, Ordering::Relaxed);

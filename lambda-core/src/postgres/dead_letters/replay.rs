@@ -270,6 +270,7 @@ impl DeadLetters {
         let manager = SessionManager {
             config: self.database.clone(),
             purpose: "replay".into(),
+            mark: None,
             table: const { &R::TABLE },
         };
         let session = manager.connect().await?;

@@ -20,6 +20,7 @@ const LOADER_NEEDS: &[Privilege] = &[
     ("ingest_progress", "", "select"),
     ("ingest_progress", "", "insert"),
     ("ingest_progress", "", "update"),
+    ("job_numbers", "last", "update"),
     ("dead_letters", "", "insert"),
     ("dead_letters", "reason", "select"),
     ("corrections", "", "insert"),

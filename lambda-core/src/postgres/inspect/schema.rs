@@ -6,7 +6,7 @@ use super::{row, rows, unread};
 use crate::error::Error;
 
 /// The platform's tables and views.
-pub const TABLES: [&str; 10] = [
+pub const TABLES: [&str; 11] = [
     "account_activity",
     "account_activity_batch",
     "account_activity_realtime",
@@ -14,24 +14,26 @@ pub const TABLES: [&str; 10] = [
     "corrections",
     "dead_letters",
     "ingest_progress",
+    "job_numbers",
     "serving",
     "transactions",
     "xid_offset",
 ];
 
 /// Indexes that no constraint brings, each with its table.
-pub const INDEXES: [(&str, &str); 7] = [
+pub const INDEXES: [(&str, &str); 8] = [
     ("account_activity_batch", "account_activity_batch_day"),
     ("account_activity_realtime", "account_activity_realtime_day_idx"),
     ("corrections", "corrections_key"),
     ("corrections", "corrections_written_xid"),
     ("dead_letters", "dead_letters_open"),
+    ("ingest_progress", "ingest_progress_streams"),
     ("transactions", "transactions_event_time"),
     ("transactions", "transactions_written_xid"),
 ];
 
 /// Constraints, each with its table.
-pub const CONSTRAINTS: [(&str, &str); 20] = [
+pub const CONSTRAINTS: [(&str, &str); 22] = [
     ("account_activity_batch", "account_activity_batch_pkey"),
     ("account_activity_realtime", "account_activity_realtime_pkey"),
     ("batch_jobs", "batch_jobs_check"),
@@ -47,6 +49,8 @@ pub const CONSTRAINTS: [(&str, &str); 20] = [
     ("ingest_progress", "ingest_progress_check1"),
     ("ingest_progress", "ingest_progress_lane_key"),
     ("ingest_progress", "ingest_progress_pkey"),
+    ("job_numbers", "job_numbers_one_check"),
+    ("job_numbers", "job_numbers_pkey"),
     ("serving", "serving_one_check"),
     ("serving", "serving_pkey"),
     ("transactions", "transactions_pkey"),

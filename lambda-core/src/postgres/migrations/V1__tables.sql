@@ -70,6 +70,9 @@ create table ingest_progress (
     check (position <= end_position),
     check (read = inserted + confirmed + corrected + superseded + duplicate + rejected)
 ) with (fillfactor = 50);
+-- The lanes of streams: a few among those of every chunk that was ever loaded.
+create index ingest_progress_streams on ingest_progress (pipeline, source, partition)
+    where consumer_group is not null;
 
 create table batch_jobs (
     id bigint generated always as identity primary key,
@@ -102,6 +105,15 @@ create table batch_jobs (
     check (read = inserted + confirmed + corrected + superseded + duplicate + rejected)
 );
 
+-- The highest number that a job was ever given. A sequence would skip numbers: it is
+-- logged 32 ahead, and a crash or a rollback takes nothing back. The highest number in
+-- batch_jobs would be given again once its job is deleted.
+create table job_numbers (
+    one boolean primary key default true check (one),
+    last bigint not null default 0
+);
+insert into job_numbers default values;
+
 create table dead_letters (
     id bigint generated always as identity primary key,
     lane integer not null,
@@ -133,3 +145,16 @@ create table corrections (
 );
 create index corrections_written_xid on corrections (written_xid);
 create index corrections_key on corrections (pipeline, key);
+
+-- Ends the session of a loader, if it is still in this transaction. Loaders are known by
+-- the advisory lock that each of their sessions keeps; migrations and an operator's
+-- sessions have none. A role may end its own sessions only, so it takes the owner's rights
+-- to end one of another login.
+create function end_loader(loader integer, in_transaction text) returns boolean
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+    select pg_terminate_backend(pid, 1000) from pg_locks
+    where locktype = 'advisory' and classid = 1818324322 and objid = 1 and objsubid = 2 and granted
+      and database = (select oid from pg_database where datname = current_database())
+      and pid = loader and virtualtransaction = in_transaction
+$$;
+revoke execute on function end_loader(integer, text) from public;

@@ -1,0 +1,253 @@
+//! Ends the sessions of loaders that keep one of ours waiting: a process that is frozen
+//! or cut off inside COPY FROM STDIN keeps its locks until `pg_terminate_backend` frees
+//! them (docs/protocol.md, R13).
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row};
+
+use crate::error::Error;
+use crate::metrics::{self, Eviction};
+use crate::postgres::config::DatabaseConfig;
+use crate::postgres::connect::{ANSWER_TIMEOUT, Connection, answered, connect};
+use crate::postgres::evict::Backend;
+use crate::postgres::mark::{Mark, marked};
+use crate::remedy;
+
+/// The function that ends a loader's session with the rights of the schema's owner.
+pub(super) const END_LOADER: &str = "end_loader(integer, text)";
+
+/// How long finished work waits for a look that is under way, to report what that did.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long a transaction that no longer blocks us is remembered.
+const REMEMBERED: Duration = Duration::from_mins(2);
+
+/// When the session that blocks one of ours is ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// How often to look for it.
+    pub(super) every: Duration,
+    /// How long ours has waited at least.
+    pub(super) waited: Duration,
+    /// How old the other transaction is at least.
+    pub(super) older_than: Duration,
+}
+
+impl Terms {
+    /// The same time for all three.
+    pub(super) const fn of(time: Duration) -> Self {
+        Self { every: time, waited: time, older_than: time }
+    }
+}
+
+/// The transactions that were seen to block one of ours, with the first and the last time.
+/// PostgreSQL hides the age of a transaction from other logins, and with
+/// `track_activities = off` from every role.
+#[derive(Debug, Default)]
+pub(super) struct Seen(Mutex<HashMap<Blocker, (Instant, Instant)>>);
+
+/// A loader's session and its transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Blocker {
+    pid: i32,
+    transaction: String,
+}
+
+impl Seen {
+    /// Notes that `blocker` blocks us now. Returns how long it is known to.
+    fn note(&self, blocker: &Blocker) -> Duration {
+        let now = Instant::now();
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.retain(|_, (_, last)| now - *last < REMEMBERED);
+        let (first, last) = seen.entry(blocker.clone()).or_insert((now, now));
+        *last = now;
+        now - *first
+    }
+}
+
+impl Blocker {
+    /// The loaders that `waiting` waits for, and the age of their transactions where the
+    /// server shows it. What a claim waits for counts too: a claim that was given up keeps
+    /// its place in the lock queue, before ours.
+    async fn of(
+        waiting: &Backend,
+        client: &Client,
+    ) -> Result<Vec<(Self, Option<Duration>)>, tokio_postgres::Error> {
+        let sql = format!(
+            "with recursive marked as materialized ({}), blocking (pid) as ( \
+                 select unnest(pg_blocking_pids($1)) \
+                 union select unnest(pg_blocking_pids(pid)) \
+                       from blocking join marked using (pid) where mark = $2) \
+             select pid, transaction, \
+                    extract(epoch from clock_timestamp() - xact_start)::float8 as age \
+             from blocking join marked using (pid) left join pg_stat_activity using (pid) \
+             where mark = $3",
+            marked()
+        );
+        let parameters: [&(dyn ToSql + Sync); 3] =
+            [&waiting.pid(), &(Mark::Claim as i32), &(Mark::Loader as i32)];
+        let rows = client.query(&sql, &parameters).await?;
+        let read = |row: &Row| {
+            let blocker =
+                Self { pid: row.try_get("pid")?, transaction: row.try_get("transaction")? };
+            let age: Option<f64> = row.try_get("age")?;
+            Ok((blocker, age.and_then(|age| Duration::try_from_secs_f64(age).ok())))
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Ends its session, if that is still in the same transaction.
+    ///
+    /// A role may end its own sessions. Those of another login are ended by a function
+    /// that runs as the schema's owner and ends nothing but loaders.
+    async fn end(&self, client: &Client) -> Result<(), Error> {
+        let own = format!(
+            "select pg_terminate_backend(pid, 1000) \
+             from ({}) marked join pg_stat_activity using (pid) \
+             where pid = $1 and transaction = $2 and mark = $3 and pg_has_role(usesysid, 'usage')",
+            marked()
+        );
+        let mark = Mark::Loader as i32;
+        let own = client.query(&own, &[&self.pid, &self.transaction, &mark]).await;
+        if own.map_err(ending)?.is_empty() {
+            let other = "select end_loader($1, $2)";
+            client.execute(other, &[&self.pid, &self.transaction]).await.map_err(ending)?;
+        }
+        Ok(())
+    }
+}
+
+/// An error met while ending another session.
+fn ending(error: tokio_postgres::Error) -> Error {
+    if error.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+        return remedy::postgres(error, "end a session");
+    }
+    Error::Misconfigured {
+        what: "a loader that logged in under another name cannot be ended".into(),
+        remedy: "run lambda-db-setup; if that does not help, grant pg_signal_backend to the \
+                 owner of the schema"
+            .into(),
+        source: error.as_db_error().map(|error| error.message().into()),
+    }
+}
+
+/// Runs `work`, which waits at `waiting`, and until it is done ends the loaders that block
+/// it, by these `terms`.
+pub(super) async fn ending_blockers<T>(
+    config: &DatabaseConfig,
+    waiting: &Backend,
+    terms: Terms,
+    seen: &Seen,
+    work: impl Future<Output = T>,
+) -> T {
+    tokio::pin!(work);
+    let begun = Instant::now();
+    let mut connection = None;
+    loop {
+        if let Ok(done) = tokio::time::timeout(terms.every, &mut work).await {
+            return done;
+        }
+        let waited = begun.elapsed() >= terms.waited;
+        // Boxed: large, and rarely needed.
+        let mut look = Box::pin(answered(ANSWER_TIMEOUT, "end a session", async {
+            let client = match connection.take() {
+                Some(client) => client,
+                None => connect(config, "evict").await?,
+            };
+            let looked = look(&client, waiting, terms, waited, seen).await;
+            if looked.is_ok() {
+                connection = Some(client);
+            }
+            looked
+        }));
+        let looked = tokio::select! {
+            biased;
+            done = &mut work => {
+                // This very look may have ended what it waited for, and report that a
+                // little later.
+                if let Ok(looked) = tokio::time::timeout(LAST_WORDS, look).await {
+                    report(looked);
+                }
+                return done;
+            }
+            looked = &mut look => looked,
+        };
+        report(looked);
+    }
+}
+
+/// What came of a look at what blocks us.
+enum Look {
+    /// So many sessions of loaders were ended.
+    Ended(usize),
+    /// These are not ended: not a loader's (an operator's replay, a migration), or not yet.
+    Waiting { blockers: Option<String>, long: bool },
+}
+
+async fn look(
+    client: &Connection,
+    waiting: &Backend,
+    terms: Terms,
+    waited: bool,
+    seen: &Seen,
+) -> Result<Look, Error> {
+    let failed = |error| remedy::postgres(error, "find what holds a lock");
+    let mut ended = 0;
+    for (blocker, age) in Blocker::of(waiting, client).await.map_err(failed)? {
+        let blocks = seen.note(&blocker);
+        let old = waited && age.is_some_and(|age| age >= terms.older_than);
+        if old || blocks >= terms.older_than {
+            blocker.end(client).await?;
+            ended += 1;
+        }
+    }
+    if ended > 0 {
+        return Ok(Look::Ended(ended));
+    }
+    let blockers = waiting.blockers(client).await.map_err(failed)?;
+    Ok(Look::Waiting { blockers, long: waited })
+}
+
+fn report(looked: Result<Look, Error>) {
+    match looked {
+        Ok(Look::Waiting { blockers: None, .. }) => tracing::debug!("waiting, but for no lock"),
+        Ok(Look::Waiting { blockers: Some(blockers), long: false }) => {
+            tracing::debug!(blockers, "waiting for locks");
+        }
+        Ok(Look::Waiting { blockers: Some(blockers), long: true }) => tracing::warn!(
+            blockers,
+            "waiting for locks of these sessions; if they hang, end them by pg_terminate_backend"
+        ),
+        Ok(Look::Ended(ended)) => {
+            tracing::warn!(ended, "ended sessions of loaders that held locks");
+            metrics::evicted(Eviction::Blocker, ended);
+        }
+        Err(error) => tracing::warn!(error = error.chain(), "could not end what blocks us"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blocker(transaction: &str) -> Blocker {
+        Blocker { pid: 7, transaction: transaction.into() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transaction_is_as_old_as_it_was_seen_and_another_one_is_not() {
+        let seen = Seen::default();
+        assert_eq!(seen.note(&blocker("3/1")), Duration::ZERO);
+        tokio::time::advance(Duration::from_secs(30)).await;
+        assert_eq!(seen.note(&blocker("3/1")), Duration::from_secs(30));
+        assert_eq!(seen.note(&blocker("3/2")), Duration::ZERO);
+        tokio::time::advance(REMEMBERED).await;
+        assert_eq!(seen.note(&blocker("3/1")), Duration::ZERO, "it was forgotten");
+    }
+}

@@ -40,7 +40,8 @@ const CONNECTIONS: u32 = 2;
 /// # Errors
 /// `Fatal`, with a remedy. [`Error::Interrupted`] when `stop` came before the end
 /// that was asked for. `Transient` when the database was away at the stop: what
-/// was not stored is read again by the next run.
+/// was not stored is read again by the next run. A commit that takes longer than a
+/// stop may is none: it is given up.
 pub async fn consume<R: Record>(
     config: &StreamConfig,
     stop: impl Future<Output = ()>,
@@ -59,15 +60,25 @@ pub async fn consume<R: Record>(
         let nothing = Counts::default();
         return Ok(Summary::new(String::new(), nothing, nothing, begun.elapsed()));
     };
-    let (source, result) = run.until::<R>(config, stop).await?;
+    let (source, ended) = run.until::<R>(config, stop).await?;
     let sought = run.ends.as_ref().map(|ends| ends.source.clone());
     let name = source.name().or(sought).unwrap_or_default();
     source.close().await;
-    result?;
-    tracing::info!(source = name, "drained and stopped");
-    // What others stored counts towards the end, and their commits are not durable
-    // before they end themselves (R5).
-    let lanes = run.stored.durable_lanes(END_PATIENCE).await?;
+    let lanes = match ended {
+        // What the commit under way would have stored is read again by the next owner
+        // of its lanes, so a stop that does not wait for it is a clean one.
+        Err(Error::Interrupted { what }) => {
+            tracing::warn!(source = name, what, "stopped while a commit took long");
+            run.stored.lanes_within(END_PATIENCE).await?
+        }
+        ended => {
+            ended?;
+            tracing::info!(source = name, "drained and stopped");
+            // What others stored counts towards the end, and their commits are not
+            // durable before they end themselves (R5).
+            run.stored.durable_lanes(END_PATIENCE).await?
+        }
+    };
     if let Some(left) = run.left(&lanes).filter(|left| *left > 0) {
         return Err(interrupted(Some(left)));
     }

@@ -1,11 +1,13 @@
 //! Which database, as whom.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_postgres::config::{Host, SslMode};
 
 use crate::error::Error;
+use crate::postgres::connect::Logins;
 use crate::postgres::tls::{Tls, TlsSettings};
 use crate::postgres::url;
 
@@ -19,6 +21,8 @@ pub const APPLICATION_PREFIX: &str = "lambda";
 pub struct DatabaseConfig {
     config: tokio_postgres::Config,
     tls: Tls,
+    /// How logins went, for all clones together.
+    logins: Arc<Logins>,
 }
 
 impl DatabaseConfig {
@@ -55,7 +59,7 @@ impl DatabaseConfig {
                 config.host(address.to_string());
             }
         }
-        Self { config, tls: Tls::default() }.with_tls(&said)
+        Self { config, tls: Tls::default(), logins: Arc::default() }.with_tls(&said)
     }
 
     /// A database by its parts, over TLS if the server can ([`SslMode::Prefer`]).
@@ -64,7 +68,7 @@ impl DatabaseConfig {
     pub fn from_parts(host: &str, port: u16, name: &str, user: &str, password: &str) -> Self {
         let mut config = tokio_postgres::Config::new();
         config.host(host).port(port).dbname(name).user(user).password(password);
-        Self { config, tls: Tls::default() }
+        Self { config, tls: Tls::default(), logins: Arc::default() }
     }
 
     /// The same database over connections that `tls` secures.
@@ -80,6 +84,11 @@ impl DatabaseConfig {
         &self.tls
     }
 
+    /// How logins went.
+    pub(super) fn logins(&self) -> &Logins {
+        &self.logins
+    }
+
     /// What went wrong with TLS, if a person has to mend it.
     pub(crate) fn refusal(&self, error: &tokio_postgres::Error) -> Option<Error> {
         self.tls.refusal(error, &self.to_string())
@@ -90,7 +99,7 @@ impl DatabaseConfig {
     pub fn with_database(&self, name: &str) -> Self {
         let mut config = self.config.clone();
         config.dbname(name);
-        Self { config, tls: self.tls.clone() }
+        Self { config, tls: self.tls.clone(), logins: Arc::default() }
     }
 
     /// The same server and database, another user.
@@ -98,7 +107,7 @@ impl DatabaseConfig {
     pub fn with_user(&self, user: &str, password: &str) -> Self {
         let mut config = self.config.clone();
         config.user(user).password(password);
-        Self { config, tls: self.tls.clone() }
+        Self { config, tls: self.tls.clone(), logins: Arc::default() }
     }
 
     /// The settings of a connection for `purpose`, a word that people see in

@@ -9,6 +9,7 @@ use tokio_postgres::{Client, Error};
 use crate::metrics::{self, Eviction};
 use crate::postgres::config::{APPLICATION_PREFIX, DatabaseConfig};
 use crate::postgres::connect::{ANSWER_TIMEOUT, answered, connect};
+use crate::postgres::holdup;
 use crate::remedy;
 
 /// How often the server is asked whether it still works for us.
@@ -82,11 +83,9 @@ impl Backend {
         Ok(ended.len())
     }
 
-    /// Whom this one waits for, for people: pid, role and program of each.
-    async fn blockers(&self, client: &Client) -> Result<Option<String>, Error> {
-        let sql = "select string_agg(format('%s (%s, %s)', pid, usename, application_name), ', ') \
-                   from pg_stat_activity where pid = any(pg_blocking_pids($1))";
-        client.query_one(sql, &[&self.pid]).await?.try_get(0)
+    /// The process id, which another backend may have later.
+    pub(super) fn pid(&self) -> i32 {
+        self.pid
     }
 }
 
@@ -145,7 +144,7 @@ pub(super) async fn ending_blockers<T>(
             let client = connect(config, "evict").await?;
             let look = async {
                 match waiting.end_blockers(&client, older_than).await? {
-                    0 => waiting.blockers(&client).await.map(Look::Waiting),
+                    0 => holdup::blockers(&client, waiting.pid).await.map(Look::Waiting),
                     ended => Ok(Look::Ended(ended)),
                 }
             };

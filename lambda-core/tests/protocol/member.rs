@@ -399,7 +399,7 @@ impl Member {
                     self.source.wishes.insert(partition, Wish::Start(Box::new(progress)));
                 }
                 Action::Stop(partition) => self.let_go(database, partition)?,
-                Action::Commit(batch, durability) => {
+                Action::Commit(batch, durability, _) => {
                     (self.waits, self.asking) = (false, None);
                     self.commit = Some(Commit::Asked(batch, durability));
                 }

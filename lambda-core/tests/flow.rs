@@ -443,8 +443,9 @@ async fn a_stop_waits_for_no_commit_longer_than_a_process_has_to_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_tries_again_over_a_connection_that_broke_while_idle() {
-    /// Fails the drain's last commit three times, as closed connections of a pool do.
-    struct Broken(MemorySink, AtomicU64);
+    /// Fails the drain's last commit until a while after the stop, as closed connections
+    /// of a pool do.
+    struct Broken(MemorySink, tokio::time::Instant);
 
     #[async_trait]
     impl Sink for Broken {
@@ -452,8 +453,8 @@ async fn a_stop_tries_again_over_a_connection_that_broke_while_idle() {
             self.0.claim(claim).await
         }
         async fn commit(&self, batch: &Batch, wanted: Durability) -> Result<Committed, Error> {
-            let durable = wanted == Durability::Durable;
-            if durable && self.1.fetch_add(1, Ordering::Relaxed) < 3 {
+            let broken = self.1.elapsed() < Duration::from_secs(3);
+            if wanted == Durability::Durable && broken {
                 return Err(unreachable_server());
             }
             self.0.commit(batch, wanted).await
@@ -463,7 +464,7 @@ async fn a_stop_tries_again_over_a_connection_that_broke_while_idle() {
         }
     }
 
-    stopped_over(Arc::new(Broken(MemorySink::new(), AtomicU64::default()))).await.unwrap();
+    stopped_over(Arc::new(Broken(MemorySink::new(), tokio::time::Instant::now()))).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -34,11 +34,11 @@ fn main() -> ExitCode {
         suite.postgres("row security that begins half-way ends with 78 and the name", secured);
         suite.kafka("a row that others hold for over a minute is waited for, and they named", held);
         suite.postgres("a commit that takes over a minute is halved", slow);
-        suite.postgres("SIGTERM amid a commit that takes long ends a load with 75", stopped);
+        suite.postgres("SIGTERM during a long commit ends a load with 75", stopped);
         suite.postgres("a login that a failover has lost is waited for", async |context| {
             stall(context, &NO_LOGIN).await
         });
-        suite.postgres("a job that a failover has lost ends with 75, and is loaded anew", lost);
+        suite.postgres("a job that a failover has lost ends with 75, and is loaded again", lost);
         suite.postgres("a server that has become read-only is waited for", async |context| {
             stall(context, &READ_ONLY).await
         });
@@ -310,12 +310,7 @@ async fn secured(context: Context) -> Result<(), Failure> {
 
 /// What breaks a load that has stored something, which then ends with 78 and these
 /// words, and what mends it beside another setup.
-async fn half_way(
-    context: Context,
-    breaks: &str,
-    says: &str,
-    mends: &str,
-) -> Result<(), Failure> {
+async fn half_way(context: Context, breaks: &str, says: &str, mends: &str) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let loader = Loader::new(&bench).await?;
     let path = bench.file("a.csv", rows(200_000))?;
@@ -340,7 +335,7 @@ async fn half_way(
 /// Longer than a commit may take before it is halved.
 const HELD: Duration = Duration::from_secs(66);
 
-/// Holds an id of [`rows`], as somebody does who forgot the end of a transaction.
+/// Holds an id of [`rows`], as a psql session does whose transaction was left open.
 async fn hold(bench: &Bench) -> Result<Connection, Failure> {
     let holder = bench.database.connect().await?;
     holder.batch_execute("set application_name = 'psql'; begin").await?;
@@ -369,7 +364,8 @@ async fn held(context: Context) -> Result<(), Failure> {
         let topic = support::Bench::new(context.clone(), 1).await?;
         let bench = Bench::on(context.clone(), topic.database.clone()).await?;
         let producer = topic.program(env!("CARGO_BIN_EXE_lambda-producer-stream"));
-        let producer = producer.args(["--rate", "0", "--from"]).arg(bench.file("a.csv", rows(RECORDS))?);
+        let producer =
+            producer.args(["--rate", "0", "--from"]).arg(bench.file("a.csv", rows(RECORDS))?);
         producer.arg("--ledger").arg(&topic.ledger).run(DEADLINE).await?.expect_code(0)?;
         let holder = hold(&bench).await?;
         let flags: &[&str] = if to_the_end { &["--exit-at-end"] } else { &[] };
@@ -414,7 +410,11 @@ async fn stopped(context: Context) -> Result<(), Failure> {
     bench.until_blocked("batch").await?;
     process.signal(Signal::TERM)?;
     let ended = process.wait(DEADLINE).await?.expect_code(75)?;
-    assert!(ended.stderr.contains("stopped before the commit under way was done"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("stopped before the commit under way was done"),
+        "{}",
+        ended.stderr
+    );
     bench.until("select status = 'pending' from batch_jobs").await?;
     holder.batch_execute("rollback").await?;
     let report = bench.load(&path, &[], 0).await?;
@@ -439,7 +439,8 @@ async fn lost(context: Context) -> Result<(), Failure> {
     assert!(ended.stderr.contains("by a crash, a failover or a restore"), "{}", ended.stderr);
     bench.load(&path, &[], 0).await?;
     assert_eq!(bench.number("select count(*) from transactions").await?, i64::try_from(RECORDS)?);
-    let unfinished = "select count(*) from ingest_progress where position is distinct from end_position";
+    let unfinished =
+        "select count(*) from ingest_progress where position is distinct from end_position";
     assert_eq!(bench.number(unfinished).await?, 0);
     Ok(())
 }

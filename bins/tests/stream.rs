@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         suite.kafka("a database that restarts while Kafka is waited for is waited for", restarted);
         suite.kafka("a connection that broke while nobody asked does not fail a stop", broke);
         suite.kafka("idle sessions that the server closed do not fail a stop", closed);
-        suite.kafka("SIGTERM amid a commit that takes long is a clean stop", amid_commit);
+        suite.kafka("SIGTERM during a long commit is a clean stop", long_commit);
         suite.kafka("exit 0 rests on nothing that a crash takes back", lasting);
         suite.kafka("a position that the topic does not hold stops with a remedy", out_of_range);
         suite.kafka("another group's active lanes are not taken without --take-over", groups);
@@ -207,7 +207,7 @@ async fn closed(context: Context) -> Result<(), Failure> {
 }
 
 /// The commit takes longer than the grace that a process has to stop.
-async fn amid_commit(context: Context) -> Result<(), Failure> {
+async fn long_commit(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context, 4).await?;
     let ledger = bench.produce(20_000).await?;
     for (flags, code) in [(&[][..], 0), (&["--exit-at-end"][..], 75)] {

@@ -16,7 +16,7 @@ const fn verdict(kind: Kind, remedy: &'static str) -> Verdict {
 }
 
 /// Statements that a session has prepared are not there, or another session's are:
-/// what stands between hands each transaction to any backend.
+/// a pooler in between gives each transaction to any backend.
 const POOLER: &str = "\
     PgBouncer or another pooler in transaction mode is between here and the server, which \
     shares prepared statements, settings and locks among its clients: connect to the server \
@@ -46,10 +46,9 @@ pub fn of_sqlstate(code: &str) -> Verdict {
             "a column's type is not the record's: compare the table with this version's, or run \
              lambda-db-setup",
         ),
-        "0A000" => verdict(
-            Fatal,
-            "look for row security, rules and foreign tables where rows are stored",
-        ),
+        "0A000" => {
+            verdict(Fatal, "look for row security, rules and foreign tables where rows are stored")
+        }
         "26000" | "42P05" => verdict(Fatal, POOLER),
         "25006" => verdict(Transient, "the server is read-only: check that this is the primary"),
         "53100" => verdict(Transient, "the disk is full: make room on the database server"),

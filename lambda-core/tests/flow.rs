@@ -343,7 +343,7 @@ async fn a_check_that_is_due_amid_a_batch_follows_it() {
 }
 
 /// A sink whose commits take so long for each record, and whose last commit of a drain
-/// is never done. As told, it answers other questions or not.
+/// is never done. It answers other questions, or does not.
 struct Slowly {
     inner: MemorySink,
     each: Duration,

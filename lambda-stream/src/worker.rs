@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lambda_core::delivery::{Flow, FlowConfig};
+use lambda_core::error::Kind;
 use lambda_core::kafka::topic::{self, Ends};
 use lambda_core::kafka::{KafkaSource, OnSourceChange, SourceOptions, check};
 use lambda_core::metrics::{self, Outcomes};
@@ -67,15 +68,22 @@ pub async fn consume<R: Record>(
     let lanes = match ended {
         // What the commit under way would have stored is read again by the next owner
         // of its lanes, so a stop that does not wait for it is a clean one.
-        Err(Error::Interrupted { what }) => {
+        Err(Error::Interrupted { what }) if !config.exit_at_end => {
             tracing::warn!(source = name, what, "stopped while a commit took long");
             run.stored.lanes_within(END_PATIENCE).await?
+        }
+        Err(Error::Interrupted { what }) => {
+            tracing::warn!(source = name, what, "stopped while a commit took long");
+            let lanes = run.stored.durable_lanes(END_PATIENCE).await;
+            lanes.map_err(|error| {
+                if error.kind() == Kind::Transient { interrupted(None) } else { error }
+            })?
         }
         ended => {
             ended?;
             tracing::info!(source = name, "drained and stopped");
             // What others stored counts towards the end, and their commits are not
-            // durable before they end themselves (R5).
+            // durable before they end themselves.
             run.stored.durable_lanes(END_PATIENCE).await?
         }
     };

@@ -61,10 +61,20 @@ pub struct FlowConfig {
 
 type Commit = Pin<Box<dyn Future<Output = Result<Committed, Error>> + Send>>;
 type Claim = (Generation, Result<Progress, Error>);
-/// What a commit failed with, and whether the server answers nevertheless.
-type Asked = Pin<Box<dyn Future<Output = (Error, bool)> + Send>>;
+/// Why it is asked whether the server answers, and whether it does.
+type Asked = Pin<Box<dyn Future<Output = (Why, bool)> + Send>>;
 /// How a flow ends whose time to stop is over.
 type Giving = Pin<Box<dyn Future<Output = Error> + Send>>;
+
+/// Why a flow asks whether the server answers.
+enum Why {
+    /// A commit keeps failing like this: its halves may not.
+    Halving(Error),
+    /// Patience with commits that fail like this is over.
+    Patience(Error),
+    /// Patience with the commit in flight is over.
+    InFlight,
+}
 
 /// A source, a sink, and what is going on between them.
 pub struct Flow<S> {
@@ -73,6 +83,8 @@ pub struct Flow<S> {
     sink: Arc<dyn Sink>,
     state: State,
     commit: Option<Commit>,
+    /// When it is asked whether the server of the commit in flight answers.
+    give_up_at: Option<Instant>,
     claims: JoinSet<Claim>,
     claiming: HashMap<i32, (Generation, AbortHandle)>,
     /// Partitions whose lanes were held before.
@@ -86,8 +98,6 @@ pub struct Flow<S> {
     source_at: Option<Instant>,
     /// A question that shows whether the server answers.
     asking: Option<Asked>,
-    /// Whether that is asked because patience is over, and not to halve a batch.
-    last_time: bool,
     /// Why the last commit failed, until one succeeds.
     failed: Option<Error>,
     /// The stop takes too long: what the server has to say to that.
@@ -120,6 +130,7 @@ impl<S: Source> Flow<S> {
             source,
             sink,
             commit: None,
+            give_up_at: None,
             claims: JoinSet::new(),
             claiming: HashMap::new(),
             held: HashSet::new(),
@@ -128,7 +139,6 @@ impl<S: Source> Flow<S> {
             retry_at: None,
             source_at: None,
             asking: None,
-            last_time: false,
             failed: None,
             giving_up: None,
             stalled_since: None,
@@ -173,8 +183,12 @@ impl<S: Source> Flow<S> {
                     self.take(Input::Stop).await;
                 }
                 done = wait_for(&mut self.commit) => {
-                    self.commit = None;
+                    (self.commit, self.give_up_at, self.asking) = (None, None, None);
                     self.committed(done).await;
+                }
+                () = sleep_until(self.give_up_at) => {
+                    self.give_up_at = None;
+                    self.ask(Why::InFlight);
                 }
                 () = sleep_until(stop_by), if self.giving_up.is_none() => self.give_up(),
                 error = wait_for(&mut self.giving_up) => self.result = Some(Err(error)),
@@ -183,9 +197,9 @@ impl<S: Source> Flow<S> {
                     self.retry_at = None;
                     self.take(Input::Retry).await;
                 }
-                (error, answers) = wait_for(&mut self.asking) => {
+                (why, answers) = wait_for(&mut self.asking) => {
                     self.asking = None;
-                    self.asked(error, answers).await;
+                    self.asked(why, answers).await;
                 }
                 _ = check.tick() => self.take(Input::Check).await,
                 () = sleep_until(self.source_at) => self.source_at = None,
@@ -291,6 +305,7 @@ impl<S: Source> Flow<S> {
             Action::Commit(batch, durability, patience) => {
                 let sink = Arc::clone(&self.sink);
                 (self.retry_at, self.asking) = (None, None);
+                self.give_up_at = self.config.patience.map(|patience| Instant::now() + patience);
                 self.commit = Some(Box::pin(async move {
                     match patience {
                         Some(patience) => sink.commit_within(&batch, durability, patience).await,
@@ -299,7 +314,7 @@ impl<S: Source> Flow<S> {
                 }));
             }
             Action::Wait(error) => self.wait(error),
-            Action::Ask(error) => self.ask(error, false),
+            Action::Ask(error) => self.ask(Why::Halving(error)),
             Action::ResetWaits => {
                 self.backoff.reset();
                 (self.stalled_since, self.failed) = (None, None);
@@ -311,32 +326,41 @@ impl<S: Source> Flow<S> {
         Ok(())
     }
 
-    fn ask(&mut self, error: Error, last_time: bool) {
+    fn ask(&mut self, why: Why) {
         let sink = Arc::clone(&self.sink);
-        self.last_time = last_time;
-        self.asking = Some(Box::pin(async move { (error, sink.stored(&[]).await.is_ok()) }));
+        self.asking = Some(Box::pin(async move { (why, sink.stored(&[]).await.is_ok()) }));
     }
 
-    async fn asked(&mut self, error: Error, answers: bool) {
+    async fn asked(&mut self, why: Why, answers: bool) {
         if answers {
             self.stalled_since = None;
         }
-        match (answers, self.last_time) {
-            (true, false) => {
+        match (why, answers) {
+            (Why::Halving(error), true) => {
                 tracing::warn!(
                     error = error.chain(),
                     "a commit keeps failing while the database answers: trying its halves"
                 );
                 self.take(Input::Answers(error)).await;
             }
-            (false, _) if self.out_of_patience() => self.result = Some(Err(error)),
-            _ => self.retry_later(error),
+            (Why::InFlight, true) => {
+                self.give_up_at = self.config.patience.map(|patience| Instant::now() + patience);
+            }
+            (Why::InFlight, false) => self.result = Some(Err(unanswered())),
+            (Why::Halving(error) | Why::Patience(error), false) if self.out_of_patience() => {
+                self.result = Some(Err(error));
+            }
+            (Why::Halving(error) | Why::Patience(error), _) => self.retry_later(error),
         }
     }
 
     /// Tries the commit again later. When patience is over, only if the server answers.
     fn wait(&mut self, error: Error) {
-        if self.out_of_patience() { self.ask(error, true) } else { self.retry_later(error) }
+        if self.out_of_patience() {
+            self.ask(Why::Patience(error));
+        } else {
+            self.retry_later(error);
+        }
     }
 
     fn out_of_patience(&mut self) -> bool {
@@ -358,14 +382,11 @@ impl<S: Source> Flow<S> {
     /// server that does not answer makes that a failure.
     fn give_up(&mut self) {
         let (sink, failed) = (Arc::clone(&self.sink), self.failed.take());
-        let in_flight = self.commit.is_some();
         self.giving_up = Some(Box::pin(async move {
             match tokio::time::timeout(STOP_ANSWER, sink.stored(&[])).await {
-                Ok(Ok(_)) if in_flight => unfinished(),
+                Ok(Ok(_)) => unfinished(failed),
                 Ok(Err(error)) => error,
-                answer => failed.unwrap_or_else(|| {
-                    if answer.is_ok() { unfinished() } else { unanswered() }
-                }),
+                Err(_) => failed.unwrap_or_else(unanswered),
             }
         }));
     }
@@ -411,11 +432,14 @@ impl<S: Source> Flow<S> {
     }
 }
 
-/// A stop came while a commit took long.
-fn unfinished() -> Error {
+/// A stop came while a commit took long, or kept failing.
+fn unfinished(failed: Option<Error>) -> Error {
+    let why = failed.map(|error| format!(" (it failed before: {})", error.chain()));
     Error::Interrupted {
-        what: "stopped before the commit under way was done; the next run starts at what is stored"
-            .into(),
+        what: format!(
+            "stopped before the commit under way was done{}; the next run starts at what is stored",
+            why.unwrap_or_default()
+        ),
     }
 }
 

@@ -74,7 +74,7 @@ impl Drop for Connection {
 
 /// How long a login that worked may be refused before that is believed: after a
 /// failover a standby may not have the role, the password or the database yet. Longer
-/// than a load tries a server that lets nobody in.
+/// than a load tries a server that does not answer.
 const REFUSED_MAX: Duration = Duration::from_secs(90);
 
 /// How the logins to a database went.

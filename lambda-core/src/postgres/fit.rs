@@ -66,7 +66,12 @@ pub(super) async fn check(client: &Client, table: &Table) -> Result<(), Error> {
     let names: Vec<&str> = [table.name].into_iter().chain(OWN_TABLES).collect();
     for row in client.query(RELATIONS, &[&names]).await.map_err(failed)? {
         let read = || {
-            Ok((row.try_get("name")?, row.try_get("kind")?, row.try_get("secured")?, row.try_get("role")?))
+            Ok((
+                row.try_get("name")?,
+                row.try_get("kind")?,
+                row.try_get("secured")?,
+                row.try_get("role")?,
+            ))
         };
         let (name, kind, secured, role): (&str, &str, bool, &str) = read().map_err(failed)?;
         storable(name, kind)?;
@@ -244,6 +249,9 @@ mod tests {
         let kind = "t.c is text, the record has it as numeric(12,4)";
         assert_eq!(says(other, found(false, false)).as_deref(), Some(kind));
         let missing = "t.d is missing, the record has it as text";
-        assert_eq!(difference("t", &Column { name: "d", ..required }, &[]).as_deref(), Some(missing));
+        assert_eq!(
+            difference("t", &Column { name: "d", ..required }, &[]).as_deref(),
+            Some(missing)
+        );
     }
 }

@@ -77,10 +77,10 @@ pub(super) async fn unless_slow<T>(
             return Ok(done);
         }
         // Boxed: large, and rarely needed.
-        let look = Box::pin(answered(ANSWER_TIMEOUT, "tell what blocks a commit", async {
+        let look = Box::pin(answered(ANSWER_TIMEOUT, "see what blocks a commit", async {
             let client = connect(config, "look").await?;
             let found = holdup(&client, working.pid()).await;
-            found.map_err(|error| remedy::postgres(error, "tell what blocks a commit"))
+            found.map_err(|error| remedy::postgres(error, "see what blocks a commit"))
         }));
         let looked = tokio::select! {
             biased;

@@ -76,7 +76,13 @@ impl PostgresSink {
             .connection_timeout(CHECKOUT_TIMEOUT)
             .build_unchecked(manager.clone());
         let sessions = manager;
-        Ok(Self { config, sessions, pool, probe_first: AtomicBool::new(false), jobs: JobCache::default() })
+        Ok(Self {
+            config,
+            sessions,
+            pool,
+            probe_first: AtomicBool::new(false),
+            jobs: JobCache::default(),
+        })
     }
 
     /// Where it stores.
@@ -84,11 +90,12 @@ impl PostgresSink {
         &self.config
     }
 
-    /// A session of the pool that was not closed while it lay there.
+    /// A session of the pool, but none that was closed while it was idle.
     async fn session(&self) -> Result<PooledConnection<'_, SessionManager>, Error> {
+        let mut idle = self.pool.state().idle_connections;
         loop {
             match self.pool.get().await {
-                Ok(session) if session.client().is_closed() => {}
+                Ok(session) if session.client().is_closed() && idle > 0 => idle -= 1,
                 Ok(session) => return Ok(session),
                 Err(RunError::User(error)) => return Err(error),
                 Err(RunError::TimedOut) => return Err(self.no_session().await),
@@ -148,7 +155,7 @@ impl PostgresSink {
     }
 
     /// Finds out what became of a commit whose answer was lost, for as long as it
-    /// takes (R6). `failed`: it did not happen, and why it may be tried again.
+    /// takes. `failed`: it did not happen, and why it may be tried again.
     async fn settle(
         &self,
         backend: &Backend,

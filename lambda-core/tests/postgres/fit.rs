@@ -62,7 +62,7 @@ async fn differing(context: Context) -> Result<(), Failure> {
             of("note", "text not null, the record has it as text that may be null"),
         ),
         (
-            "create domain told as text not null; alter table samples alter note type told",
+            "create domain required as text not null; alter table samples alter note type required",
             of("note", "text not null, the record has it as text that may be null"),
         ),
         (
@@ -93,10 +93,7 @@ async fn differing(context: Context) -> Result<(), Failure> {
              create foreign table samples (id text) server elsewhere",
             "samples is a foreign table".into(),
         ),
-        (
-            "alter table samples enable row level security, force row level security",
-            String::new(),
-        ),
+        ("alter table samples enable row level security, force row level security", String::new()),
     ];
     for (change, says) in cases {
         let database = context.database().await?;
@@ -141,7 +138,8 @@ async fn changed(context: Context) -> Result<(), Failure> {
         let subject = subject(&context).await?;
         let lane = subject.sink.claim(&request("g")).await?;
         let sample = |id: &str| Sample { rank: Some(1), ..Sample::new(id, 100) };
-        let draft = |lane, id| Draft::new(Authority::Stream, &SAMPLES).lane(lane, 1).record(0, &sample(id));
+        let draft =
+            |lane, id| Draft::new(Authority::Stream, &SAMPLES).lane(lane, 1).record(0, &sample(id));
         let first = draft(&lane, "a").build();
         let lane = subject.sink.commit(&first, Durability::Visible).await?.stored.remove(0);
         subject.client.batch_execute(change).await?;

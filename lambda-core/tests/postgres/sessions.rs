@@ -57,7 +57,7 @@ async fn busy(context: Context) -> Result<(), Failure> {
                 values ('001', 1, 'STREAM', 0, 0, 0, 0)";
     subject.client.batch_execute("set application_name = 'psql'").await?;
     subject.client.batch_execute(hold).await?;
-    let (first, second) = (batch(&lane, 1), batch(&lane, 1));
+    let (first, other) = (batch(&lane, 1), batch(&lane, 1));
     let held = subject.sink.commit(&first, Durability::Visible);
     let waiting = async {
         // Not before the other one has the only session.
@@ -65,13 +65,13 @@ async fn busy(context: Context) -> Result<(), Failure> {
         let held = "select count(*) = 1 from pg_stat_activity where datname = current_database() \
                     and application_name = 'lambda-sink' and wait_event_type = 'Lock'";
         until(held, async || Ok(looker.query_one(held, &[]).await?.try_get(0)?)).await?;
-        let told = subject.sink.commit(&second, Durability::Visible).await;
+        let second = subject.sink.commit(&other, Durability::Visible).await;
         subject.client.batch_execute("rollback").await?;
-        Ok::<_, Failure>(told)
+        Ok::<_, Failure>(second)
     };
-    let (held, told) = tokio::join!(held, waiting);
+    let (held, second) = tokio::join!(held, waiting);
     held?;
-    let error = told?.expect_err("busy");
+    let error = second?.expect_err("busy");
     let says = error.chain();
     assert_eq!(error.kind(), Kind::Transient, "{says}");
     assert!(says.contains("sessions of this process are all at commits"), "{says}");
@@ -109,7 +109,8 @@ async fn lost_login(context: Context) -> Result<(), Failure> {
     drop(sink);
     // One that never worked is not waited for.
     let config = database.login().with_user(&format!("{name}_never"), "a password").config();
-    let error = PostgresSink::connect(config, &SAMPLES, "sink", 2, None).await.expect_err("no role");
+    let error =
+        PostgresSink::connect(config, &SAMPLES, "sink", 2, None).await.expect_err("no role");
     assert_eq!(error.exit_code(), 78, "{}", error.chain());
     sql.batch_execute(&format!("drop owned by {name}; drop role {name}")).await?;
     Ok(())
@@ -151,7 +152,7 @@ async fn secured(context: Context) -> Result<(), Failure> {
 /// Statements prepared on one backend are asked of another.
 async fn pooled(context: Context) -> Result<(), Failure> {
     for settings in [
-        &["pool_mode = transaction", "max_prepared_statements = 0", "server_round_robin = 1", "min_pool_size = 4"][..],
+        &["pool_mode = transaction", "server_round_robin = 1", "min_pool_size = 4"][..],
         &["pool_mode = statement"],
     ] {
         let database = context.database().await?;

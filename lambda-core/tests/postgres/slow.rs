@@ -44,10 +44,13 @@ async fn held_up(context: Context) -> Result<(), Failure> {
     let error = error.expect_err("held up");
     assert!(matches!(error, Error::Slow { .. }), "{}", error.chain());
     let says = error.chain();
-    for part in
-        [&format!("pid {pid} (application_name a forgotten psql, role "), "idle in transaction",
-         "statement started ", "transaction started ", " s ago)"]
-    {
+    for part in [
+        &format!("pid {pid} (application_name a forgotten psql, role "),
+        "idle in transaction",
+        "statement started ",
+        "transaction started ",
+        " s ago)",
+    ] {
         assert!(says.contains(part), "{part}: {says}");
     }
     assert!(!says.contains("insert"), "no text of a query: {says}");

@@ -210,16 +210,20 @@ async fn closed(context: Context) -> Result<(), Failure> {
 async fn long_commit(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context, 4).await?;
     let ledger = bench.produce(20_000).await?;
+    let waits = "create function wait() returns trigger language plpgsql as \
+                     $$ begin perform pg_advisory_xact_lock(42); return null; end $$; \
+                 create trigger wait before insert on transactions execute function wait()";
+    bench.sql.batch_execute(waits).await?;
     for (flags, code) in [(&[][..], 0), (&["--exit-at-end"][..], 75)] {
-        bench.sql.batch_execute("begin; lock table transactions in share mode").await?;
+        bench.sql.batch_execute("select pg_advisory_lock(42)").await?;
         let consumer = bench.consumer().args(flags).start()?;
-        let blocked = "select count(*) from pg_locks where relation = 'transactions'::regclass \
-                       and not granted";
+        let blocked = "select count(*) from pg_stat_activity where wait_event = 'advisory' \
+                       and datname = current_database() and application_name = 'lambda-stream'";
         liveness::until(blocked, async || Ok(bench.number(blocked).await? > 0)).await?;
         consumer.signal(Signal::TERM)?;
         let ended = consumer.wait(DEADLINE).await?.expect_code(code)?;
         assert!(ended.stderr.contains("stopped while a commit took long"), "{}", ended.stderr);
-        bench.sql.batch_execute("commit").await?;
+        bench.sql.batch_execute("select pg_advisory_unlock(42)").await?;
     }
     let stored = bench.read().await?;
     assert_eq!(bench.consume_to_end().await?["read"], 20_000 - stored);

@@ -345,27 +345,31 @@ async fn hold(bench: &Bench) -> Result<Connection, Failure> {
 
 const NAMES_THE_HOLDER: &str = "(application_name psql, role ";
 
+/// More than fits between the loader and a server that reads nothing.
+const MANY: usize = 20_000;
+
 async fn held(context: Context) -> Result<(), Failure> {
     // All at once, or this would take three times as long.
     let loads = async {
         let bench = Bench::new(context.clone()).await?;
         let holder = hold(&bench).await?;
-        let mut process = bench.program(&[&bench.file("a.csv", rows(RECORDS))?]).start()?;
+        let mut process = bench.program(&[&bench.file("a.csv", rows(MANY))?]).start()?;
         bench.until_blocked("batch").await?;
         tokio::time::sleep(HELD).await;
         process.says(NAMES_THE_HOLDER, DEADLINE).await?;
         process.says("a commit takes too long: trying its halves", DEADLINE).await?;
         holder.batch_execute("rollback").await?;
-        process.wait(DEADLINE).await?.expect_code(0)?;
+        let ended = process.wait(DEADLINE).await?.expect_code(0)?;
+        assert!(!ended.stderr.contains("not reachable"), "it was all the time: {}", ended.stderr);
         assert!(dead_letters(&bench).await?.is_empty());
-        bench.is_exact(RECORDS).await
+        bench.is_exact(MANY).await
     };
     let streams = async |to_the_end: bool| {
         let topic = support::Bench::new(context.clone(), 1).await?;
         let bench = Bench::on(context.clone(), topic.database.clone()).await?;
         let producer = topic.program(env!("CARGO_BIN_EXE_lambda-producer-stream"));
         let producer =
-            producer.args(["--rate", "0", "--from"]).arg(bench.file("a.csv", rows(RECORDS))?);
+            producer.args(["--rate", "0", "--from"]).arg(bench.file("a.csv", rows(MANY))?);
         producer.arg("--ledger").arg(&topic.ledger).run(DEADLINE).await?.expect_code(0)?;
         let holder = hold(&bench).await?;
         let flags: &[&str] = if to_the_end { &["--exit-at-end"] } else { &[] };
@@ -376,7 +380,7 @@ async fn held(context: Context) -> Result<(), Failure> {
         consumer.says("a commit takes too long: trying its halves", DEADLINE).await?;
         holder.batch_execute("rollback").await?;
         if !to_the_end {
-            topic.stored(i64::try_from(RECORDS)?).await?;
+            topic.stored(i64::try_from(MANY)?).await?;
             consumer.signal(Signal::TERM)?;
         }
         consumer.wait(DEADLINE).await?.expect_code(0)?;

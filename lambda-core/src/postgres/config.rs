@@ -23,6 +23,8 @@ pub struct DatabaseConfig {
     tls: Tls,
     /// How logins went, for all clones together.
     logins: Arc<Logins>,
+    /// Whether a server may leave unread what it was sent ([`Self::for_copies`]).
+    copies: bool,
 }
 
 impl DatabaseConfig {
@@ -59,7 +61,7 @@ impl DatabaseConfig {
                 config.host(address.to_string());
             }
         }
-        Self { config, tls: Tls::default(), logins: Arc::default() }.with_tls(&said)
+        Self { config, tls: Tls::default(), logins: Arc::default(), copies: false }.with_tls(&said)
     }
 
     /// A database by its parts, over TLS if the server can ([`SslMode::Prefer`]).
@@ -68,7 +70,7 @@ impl DatabaseConfig {
     pub fn from_parts(host: &str, port: u16, name: &str, user: &str, password: &str) -> Self {
         let mut config = tokio_postgres::Config::new();
         config.host(host).port(port).dbname(name).user(user).password(password);
-        Self { config, tls: Tls::default(), logins: Arc::default() }
+        Self { config, tls: Tls::default(), logins: Arc::default(), copies: false }
     }
 
     /// The same database over connections that `tls` secures.
@@ -99,7 +101,7 @@ impl DatabaseConfig {
     pub fn with_database(&self, name: &str) -> Self {
         let mut config = self.config.clone();
         config.dbname(name);
-        Self { config, tls: self.tls.clone(), logins: Arc::default() }
+        Self { config, tls: self.tls.clone(), logins: Arc::default(), copies: false }
     }
 
     /// The same server and database, another user.
@@ -107,7 +109,15 @@ impl DatabaseConfig {
     pub fn with_user(&self, user: &str, password: &str) -> Self {
         let mut config = self.config.clone();
         config.user(user).password(password);
-        Self { config, tls: self.tls.clone(), logins: Arc::default() }
+        Self { config, tls: self.tls.clone(), logins: Arc::default(), copies: false }
+    }
+
+    /// The same for connections that carry COPY. A backend that waits for a lock in the
+    /// middle of one reads nothing more for as long as that takes, which TCP's user timeout
+    /// takes for a dead peer. The commit looks at the backend instead.
+    #[must_use]
+    pub(super) fn for_copies(&self) -> Self {
+        Self { copies: true, ..self.clone() }
     }
 
     /// The settings of a connection for `purpose`, a word that people see in
@@ -127,7 +137,9 @@ impl DatabaseConfig {
         config.keepalives_idle(Duration::from_secs(10));
         config.keepalives_interval(Duration::from_secs(5));
         config.keepalives_retries(4);
-        config.tcp_user_timeout(Duration::from_secs(30));
+        if !self.copies {
+            config.tcp_user_timeout(Duration::from_secs(30));
+        }
         config
     }
 }

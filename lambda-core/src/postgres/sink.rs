@@ -66,7 +66,8 @@ impl PostgresSink {
         let first = connect_waiting(&config, purpose, patience).await?;
         migrate::require(&first, migrate::LOADERS_NEED).await?;
         drop(first);
-        let manager = SessionManager { config: config.clone(), purpose: purpose.to_owned(), table };
+        let manager =
+            SessionManager { config: config.for_copies(), purpose: purpose.to_owned(), table };
         // The first session tells at once whether table and schema fit.
         let first = manager.connect().await?;
         drop(first);

@@ -365,7 +365,7 @@ async fn held(context: Context) -> Result<(), Failure> {
         bench.is_exact(MANY).await
     };
     let streams = async |to_the_end: bool| {
-        let topic = support::Bench::new(context.clone(), 1).await?;
+        let topic = support::Bench::new(context.clone(), 4).await?;
         let bench = Bench::on(context.clone(), topic.database.clone()).await?;
         let producer = topic.program(env!("CARGO_BIN_EXE_lambda-producer-stream"));
         let producer =

@@ -8,11 +8,13 @@ mod support;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use lambda_core::postgres::Connection;
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
 use lambda_lab::ledger::Ledger;
-use lambda_lab::processes::Program;
+use lambda_lab::processes::{Program, Signal};
 use lambda_lab::servers::SmallDiskPostgres;
 
 use loads::{Bench, DEADLINE, HEADER, hold_id, row, rows};
@@ -29,6 +31,14 @@ fn main() -> ExitCode {
         suite
             .postgres("a column, a default or a grant that is missing ends with 78", misconfigured);
         suite.postgres("a grant revoked half-way ends with 78, and once given back", revoked);
+        suite.postgres("row security that begins half-way ends with 78 and the name", secured);
+        suite.kafka("a row that others hold for over a minute is waited for, and they named", held);
+        suite.postgres("a commit that takes over a minute is halved", slow);
+        suite.postgres("SIGTERM during a long commit ends a load with 75", stopped);
+        suite.postgres("a login that a failover has lost is waited for", async |context| {
+            stall(context, &NO_LOGIN).await
+        });
+        suite.postgres("a job that a failover has lost ends with 75, and is loaded again", lost);
         suite.postgres("a server that has become read-only is waited for", async |context| {
             stall(context, &READ_ONLY).await
         });
@@ -115,8 +125,17 @@ async fn bad_records(context: Context) -> Result<(), Failure> {
         insert into categories values ('cats'), ('groceries');
         alter table transactions add constraint known foreign key (merchant_category)
             references categories deferrable initially deferred;
-        alter table transactions alter column merchant_category set not null;
-        alter table transactions alter column location type varchar(20);
+        create function narrow() returns trigger language plpgsql as $$
+            begin
+                if new.merchant_category is null then
+                    raise exception using errcode = '23502', column = 'merchant_category';
+                elsif length(new.location) > 20 then
+                    raise exception using errcode = '22001';
+                end if;
+                return new;
+            end $$;
+        create trigger narrow before insert on transactions for each row
+            execute function narrow();
         create function refuse() returns trigger language plpgsql as
             $$ begin raise exception 'not this account'; end $$;
         create trigger refuse before insert on transactions for each row
@@ -219,6 +238,26 @@ async fn misconfigured(context: Context) -> Result<(), Failure> {
             run_setup,
             "alter table transactions add column location text",
         ),
+        (
+            "alter table transactions alter column risk_score type numeric(5, 1)",
+            "transactions.risk_score is numeric(5,1), the record has it as numeric(4,2)",
+            "alter table transactions alter column risk_score type numeric(4, 2)",
+        ),
+        (
+            "alter table transactions alter column location set not null",
+            "transactions.location is text not null, the record has it as text that may be null",
+            "alter table transactions alter column location drop not null",
+        ),
+        (
+            "alter table transactions enable row level security",
+            "row security applies to transactions for the role {loader}",
+            "alter table transactions disable row level security",
+        ),
+        (
+            "alter table batch_jobs enable row level security",
+            "row security applies to batch_jobs for the role {loader}",
+            "alter table batch_jobs disable row level security",
+        ),
         ("revoke insert on transactions from {loader}", run_setup, ""),
         ("revoke insert on dead_letters from {loader}", run_setup, ""),
         ("revoke update on ingest_progress from {loader}", run_setup, ""),
@@ -240,7 +279,8 @@ async fn misconfigured(context: Context) -> Result<(), Failure> {
         let path = bench.file("a.csv", rows(RECORDS) + "short,row\n")?;
         bench.sql.batch_execute(&loader.named(&bench, breaks)).await?;
         let ended = loader.load(&bench, &path).run(DEADLINE).await?.expect_code(78)?;
-        assert!(ended.stderr.contains(says), "{breaks}:\n{}", ended.stderr);
+        let says = loader.named(&bench, says);
+        assert!(ended.stderr.contains(&says), "{breaks}:\n{}", ended.stderr);
         assert_eq!(bench.number("select count(*) from transactions").await?, 0, "{breaks}");
         assert_eq!(bench.number("select count(*) from dead_letters").await?, 0, "{breaks}");
         let others = "select count(*) from batch_jobs where status <> 'failed' and attempt > 0";
@@ -256,29 +296,157 @@ async fn misconfigured(context: Context) -> Result<(), Failure> {
 }
 
 async fn revoked(context: Context) -> Result<(), Failure> {
+    let revoke = "revoke insert on transactions from {loader}";
+    half_way(context, revoke, "the role lacks a grant: run lambda-db-setup", "").await
+}
+
+async fn secured(context: Context) -> Result<(), Failure> {
+    let (secure, end) = (
+        "alter table transactions enable row level security",
+        "alter table transactions disable row level security",
+    );
+    half_way(context, secure, "row security applies to transactions for the role", end).await
+}
+
+/// What breaks a load that has stored something, which then ends with 78 and these
+/// words, and what mends it beside another setup.
+async fn half_way(context: Context, breaks: &str, says: &str, mends: &str) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let loader = Loader::new(&bench).await?;
     let path = bench.file("a.csv", rows(200_000))?;
     let process = loader.load(&bench, &path).start()?;
     bench.wait_for_progress().await?;
-    let revoke = loader.named(&bench, "revoke insert on transactions from {loader}");
-    bench.sql.batch_execute(&revoke).await?;
+    bench.sql.batch_execute(&loader.named(&bench, breaks)).await?;
     let ended = process.wait(DEADLINE).await?.expect_code(78)?;
-    assert!(
-        ended.stderr.contains("the role lacks a grant: run lambda-db-setup"),
-        "{}",
-        ended.stderr
-    );
+    assert!(ended.stderr.contains(says), "{}", ended.stderr);
     let row = bench.sql.query_one("select status, read from batch_jobs", &[]).await?;
     assert_eq!(row.try_get::<_, &str>(0)?, "failed");
     let stored = bench.number("select count(*) from transactions").await?;
-    assert!(stored > 0 && stored < 200_000, "revoked half-way: {stored}");
+    assert!(stored > 0 && stored < 200_000, "broken half-way: {stored}");
     assert_eq!(row.try_get::<_, i64>(1)?, stored);
+    bench.sql.batch_execute(&loader.named(&bench, mends)).await?;
     loader.set_up().await?;
     loader.load(&bench, &path).run(DEADLINE).await?.expect_code(0)?;
     assert!(dead_letters(&bench).await?.is_empty());
     bench.is_exact(200_000).await?;
     loader.drop(&bench).await
+}
+
+/// Longer than a commit may take before it is halved.
+const HELD: Duration = Duration::from_secs(66);
+
+/// Holds an id of [`rows`], as a psql session does whose transaction was left open.
+async fn hold(bench: &Bench) -> Result<Connection, Failure> {
+    let holder = bench.database.connect().await?;
+    holder.batch_execute("set application_name = 'psql'; begin").await?;
+    hold_id(&holder, 2).await?;
+    Ok(holder)
+}
+
+const NAMES_THE_HOLDER: &str = "(application_name psql, role ";
+
+/// More than fits between the loader and a server that reads nothing.
+const MANY: usize = 20_000;
+
+async fn held(context: Context) -> Result<(), Failure> {
+    // All at once, or this would take three times as long.
+    let loads = async {
+        let bench = Bench::new(context.clone()).await?;
+        let holder = hold(&bench).await?;
+        let mut process = bench.program(&[&bench.file("a.csv", rows(MANY))?]).start()?;
+        bench.until_blocked("batch").await?;
+        tokio::time::sleep(HELD).await;
+        process.says(NAMES_THE_HOLDER, DEADLINE).await?;
+        process.says("a commit takes too long: trying its halves", DEADLINE).await?;
+        holder.batch_execute("rollback").await?;
+        let ended = process.wait(DEADLINE).await?.expect_code(0)?;
+        assert!(!ended.stderr.contains("not reachable"), "it was all the time: {}", ended.stderr);
+        assert!(dead_letters(&bench).await?.is_empty());
+        bench.is_exact(MANY).await
+    };
+    let streams = async |to_the_end: bool| {
+        let topic = support::Bench::new(context.clone(), 4).await?;
+        let bench = Bench::on(context.clone(), topic.database.clone()).await?;
+        let producer = topic.program(env!("CARGO_BIN_EXE_lambda-producer-stream"));
+        let producer =
+            producer.args(["--rate", "0", "--from"]).arg(bench.file("a.csv", rows(MANY))?);
+        producer.arg("--ledger").arg(&topic.ledger).run(DEADLINE).await?.expect_code(0)?;
+        let holder = hold(&bench).await?;
+        let flags: &[&str] = if to_the_end { &["--exit-at-end"] } else { &[] };
+        let mut consumer = topic.consumer().args(flags).start()?;
+        bench.until_blocked("stream").await?;
+        tokio::time::sleep(HELD).await;
+        consumer.says(NAMES_THE_HOLDER, DEADLINE).await?;
+        consumer.says("a commit takes too long: trying its halves", DEADLINE).await?;
+        holder.batch_execute("rollback").await?;
+        if !to_the_end {
+            topic.stored(i64::try_from(MANY)?).await?;
+            consumer.signal(Signal::TERM)?;
+        }
+        consumer.wait(DEADLINE).await?.expect_code(0)?;
+        topic.is_exact(&Ledger::read(&topic.ledger)?).await
+    };
+    let (load, daemon, to_the_end) = tokio::join!(loads, streams(false), streams(true));
+    load.and(daemon).and(to_the_end)
+}
+
+/// All rows at once take longer than a minute, half of them do not.
+async fn slow(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let slow = "
+        create function slow() returns trigger language plpgsql as
+            $$ begin perform pg_sleep(3600) from added having count(*) > 150; return null; end $$;
+        create trigger slow after insert on transactions referencing new table as added
+            for each statement execute function slow()";
+    bench.sql.batch_execute(slow).await?;
+    let mut process = bench.program(&[&bench.file("a.csv", rows(300))?]).start()?;
+    process.says("no lock blocks it, the server is at Timeout PgSleep", DEADLINE).await?;
+    process.wait(DEADLINE).await?.expect_code(0)?;
+    assert_eq!(bench.number("select count(distinct written_xid) from transactions").await?, 2);
+    bench.is_exact(300).await
+}
+
+async fn stopped(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(RECORDS))?;
+    let holder = hold(&bench).await?;
+    let process = bench.program(&[&path]).start()?;
+    bench.until_blocked("batch").await?;
+    process.signal(Signal::TERM)?;
+    let ended = process.wait(DEADLINE).await?.expect_code(75)?;
+    assert!(
+        ended.stderr.contains("stopped before the commit under way was done"),
+        "{}",
+        ended.stderr
+    );
+    bench.until("select status = 'pending' from batch_jobs").await?;
+    holder.batch_execute("rollback").await?;
+    let report = bench.load(&path, &[], 0).await?;
+    assert_eq!(report["job"]["attempt"], 2);
+    bench.is_exact(RECORDS).await
+}
+
+/// A standby that is behind has neither the job nor its lanes.
+async fn lost(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(RECORDS))?;
+    let holder = hold(&bench).await?;
+    let process = bench.program(&[&path]).start()?;
+    bench.until_blocked("batch").await?;
+    // Not the lanes' rows, which the commit has locked: that one is ended first.
+    let lose = "select pg_terminate_backend(pid, 5000) from pg_stat_activity \
+                where datname = current_database() and application_name like 'lambda-batch%'";
+    bench.sql.query(lose, &[]).await?;
+    bench.sql.batch_execute("delete from ingest_progress; delete from batch_jobs").await?;
+    holder.batch_execute("rollback").await?;
+    let ended = process.wait(DEADLINE).await?.expect_code(75)?;
+    assert!(ended.stderr.contains("by a crash, a failover or a restore"), "{}", ended.stderr);
+    bench.load(&path, &[], 0).await?;
+    assert_eq!(bench.number("select count(*) from transactions").await?, i64::try_from(RECORDS)?);
+    let unfinished =
+        "select count(*) from ingest_progress where position is distinct from end_position";
+    assert_eq!(bench.number(unfinished).await?, 0);
+    Ok(())
 }
 
 /// What keeps a loader from storing for a while.
@@ -301,6 +469,14 @@ const NO_CONNECTION: Stall = Stall {
     begins: "alter role {loader} connection limit 0",
     says: "too many connections",
     ends: "alter role {loader} connection limit -1",
+    locked: false,
+};
+
+/// A standby that is behind does not have the role yet.
+const NO_LOGIN: Stall = Stall {
+    begins: "alter role {loader} rename to {loader}_later",
+    says: "PostgreSQL cannot let us log in as before now",
+    ends: "alter role {loader}_later rename to {loader}",
     locked: false,
 };
 

@@ -30,6 +30,8 @@ fn main() -> ExitCode {
         suite.kafka("a consumer that finds no topic waits, and stops when told", no_topic);
         suite.kafka("a database that restarts while Kafka is waited for is waited for", restarted);
         suite.kafka("a connection that broke while nobody asked does not fail a stop", broke);
+        suite.kafka("idle sessions that the server closed do not fail a stop", closed);
+        suite.kafka("SIGTERM during a long commit is a clean stop", long_commit);
         suite.kafka("exit 0 rests on nothing that a crash takes back", lasting);
         suite.kafka("a position that the topic does not hold stops with a remedy", out_of_range);
         suite.kafka("another group's active lanes are not taken without --take-over", groups);
@@ -197,6 +199,44 @@ async fn broke(context: Context) -> Result<(), Failure> {
     let ended = consumer.wait(DEADLINE).await?.expect_code(0)?;
     let summary: Value = serde_json::from_str(&ended.stdout)?;
     assert_eq!(summary["counts"]["read"], 500);
+    bench.is_exact(&ledger).await
+}
+
+/// What the last commit of the drain goes over.
+async fn closed(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context, 2).await?;
+    let ledger = bench.produce(500).await?;
+    let consumer = bench.consumer().start()?;
+    bench.stored(500).await?;
+    let cut = "select count(pg_terminate_backend(pid, 5000)) from pg_stat_activity \
+               where datname = current_database() and application_name = 'lambda-stream'";
+    assert!(bench.number(cut).await? > 0, "it has sessions");
+    consumer.signal(Signal::TERM)?;
+    consumer.wait(DEADLINE).await?.expect_code(0)?;
+    bench.is_exact(&ledger).await
+}
+
+/// The commit takes longer than the grace that a process has to stop.
+async fn long_commit(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context, 4).await?;
+    let ledger = bench.produce(20_000).await?;
+    let waits = "create function wait() returns trigger language plpgsql as \
+                     $$ begin perform pg_advisory_xact_lock(42); return null; end $$; \
+                 create trigger wait before insert on transactions execute function wait()";
+    bench.sql.batch_execute(waits).await?;
+    for (flags, code) in [(&[][..], 0), (&["--exit-at-end"][..], 75)] {
+        bench.sql.batch_execute("select pg_advisory_lock(42)").await?;
+        let consumer = bench.consumer().args(flags).start()?;
+        let blocked = "select count(*) from pg_stat_activity where wait_event = 'advisory' \
+                       and datname = current_database() and application_name = 'lambda-stream'";
+        liveness::until(blocked, async || Ok(bench.number(blocked).await? > 0)).await?;
+        consumer.signal(Signal::TERM)?;
+        let ended = consumer.wait(DEADLINE).await?.expect_code(code)?;
+        assert!(ended.stderr.contains("stopped while a commit took long"), "{}", ended.stderr);
+        bench.sql.batch_execute("select pg_advisory_unlock(42)").await?;
+    }
+    let stored = bench.read().await?;
+    assert_eq!(bench.consume_to_end().await?["read"], 20_000 - stored);
     bench.is_exact(&ledger).await
 }
 

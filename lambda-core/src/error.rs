@@ -1,6 +1,7 @@
 //! The one error of this crate, by meaning.
 
 use std::fmt;
+use std::time::Duration;
 
 /// A boxed cause.
 pub type Source = Box<dyn std::error::Error + Send + Sync>;
@@ -80,6 +81,24 @@ pub enum Error {
         /// How often it was tried.
         tries: u32,
     },
+    /// The server answers and has not stored a batch in time: commit its halves.
+    #[error("a batch is not stored after {} s: {holdup}", waited.as_secs())]
+    Slow {
+        /// How long it was waited for.
+        waited: Duration,
+        /// What holds it up, in words: no value of a row.
+        holdup: String,
+    },
+    /// The server does not do this with the schema as it is (SQLSTATE 0A000): it has
+    /// changed since a statement was prepared, or the table is of another kind.
+    #[error("PostgreSQL does not support what is needed to {what}")]
+    Unsupported {
+        /// What was asked.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: Source,
+    },
     /// A lane or a job is held by somebody else.
     #[error("{what} is held by somebody else")]
     Fenced {
@@ -125,9 +144,10 @@ impl Error {
             Self::Unreachable { .. }
             | Self::Temporary { .. }
             | Self::Contended { .. }
+            | Self::Slow { .. }
             | Self::Interrupted { .. } => Kind::Transient,
             Self::Fenced { .. } => Kind::Fenced,
-            Self::Misconfigured { .. } => Kind::Fatal,
+            Self::Misconfigured { .. } | Self::Unsupported { .. } => Kind::Fatal,
         }
     }
 
@@ -136,6 +156,10 @@ impl Error {
         match self {
             Self::Temporary { remedy, .. } => Some(remedy),
             Self::Misconfigured { remedy, .. } => Some(remedy),
+            Self::Slow { .. } => Some("end what blocks it, or look at what makes the server slow"),
+            Self::Unsupported { .. } => {
+                Some("look for row security, rules and foreign tables where rows are stored")
+            }
             Self::Fenced { .. } => {
                 Some("its holder goes on with it; run this again to see it done")
             }
@@ -150,9 +174,10 @@ impl Error {
             Self::Unreachable { .. } => 69,
             Self::Temporary { .. }
             | Self::Contended { .. }
+            | Self::Slow { .. }
             | Self::Fenced { .. }
             | Self::Interrupted { .. } => 75,
-            Self::Misconfigured { .. } => 78,
+            Self::Misconfigured { .. } | Self::Unsupported { .. } => 78,
         }
     }
 

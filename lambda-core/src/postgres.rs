@@ -9,6 +9,8 @@ pub mod connect;
 mod copy;
 pub mod dead_letters;
 mod evict;
+mod fit;
+mod holdup;
 mod insert;
 pub mod inspect;
 pub mod jobs;

@@ -15,6 +15,13 @@ const fn verdict(kind: Kind, remedy: &'static str) -> Verdict {
     Verdict { kind, remedy }
 }
 
+/// Statements that a session has prepared are not there, or another session's are:
+/// a pooler in between gives each transaction to any backend.
+const POOLER: &str = "\
+    PgBouncer or another pooler in transaction mode is between here and the server, which \
+    shares prepared statements, settings and locks among its clients: connect to the server \
+    itself, or set the pooler's pool_mode to session";
+
 /// What a SQLSTATE means for a loader.
 pub fn of_sqlstate(code: &str) -> Verdict {
     use Kind::{Data, Fatal, Transient};
@@ -33,9 +40,16 @@ pub fn of_sqlstate(code: &str) -> Verdict {
             verdict(Transient, "a timeout ended the transaction: check transaction_timeout")
         }
         "54000" => verdict(Data, "a record is too large for an index: see the dead letters"),
-        "0A000" | "26000" => {
-            verdict(Transient, "the schema changed underneath: the next session sees it")
+        // Not of a record: what was sent is of another type than the column, or was cut.
+        "22P03" | "22P04" => verdict(
+            Fatal,
+            "a column's type is not the record's: compare the table with this version's, or run \
+             lambda-db-setup",
+        ),
+        "0A000" => {
+            verdict(Fatal, "look for row security, rules and foreign tables where rows are stored")
         }
+        "26000" | "42P05" => verdict(Fatal, POOLER),
         "25006" => verdict(Transient, "the server is read-only: check that this is the primary"),
         "53100" => verdict(Transient, "the disk is full: make room on the database server"),
         "53200" => verdict(Transient, "the server is out of memory"),
@@ -210,7 +224,7 @@ pub use self::of_postgres::{connecting, own_tables, postgres};
 mod of_postgres {
     use std::error::Error as _;
 
-    use super::{Kind, Verdict, of_sqlstate};
+    use super::{Kind, POOLER, Verdict, of_sqlstate};
     use crate::error::{Error, Server, causes};
     use crate::postgres::config::DatabaseConfig;
 
@@ -222,13 +236,14 @@ mod of_postgres {
     pub fn postgres(error: tokio_postgres::Error, what: &'static str) -> Error {
         let Some(db) = error.as_db_error() else { return without_code(error, what) };
         let code = db.code().code().to_owned();
-        let Verdict { kind, remedy } = of_sqlstate(&code);
+        let Verdict { kind, remedy } = verdict_of(&code, db.message());
         let cause = if quotes_values(&code) {
             format!("its log says more (SQLSTATE {code})")
         } else {
             format!("{} (SQLSTATE {code})", db.message())
         };
         match kind {
+            Kind::Fatal if code == "0A000" => Error::Unsupported { what, source: cause.into() },
             // It is there and lets nobody in.
             Kind::Transient if matches!(code.as_str(), "53300" | "57P01" | "57P02" | "57P03") => {
                 let source = format!("{cause}; {remedy}").into();
@@ -248,6 +263,14 @@ mod of_postgres {
                 source: Some(cause.into()),
             },
         }
+    }
+
+    /// What an error means. PgBouncer has one code for all that it says itself.
+    fn verdict_of(code: &str, message: &str) -> Verdict {
+        if code == "08P01" && message.contains("pooling mode") {
+            return Verdict { kind: Kind::Fatal, remedy: POOLER };
+        }
+        of_sqlstate(code)
     }
 
     /// Whether the message with this code may hold a value of a row: it is about data,
@@ -284,8 +307,7 @@ mod of_postgres {
         }
         Error::Misconfigured {
             what: format!("PostgreSQL cannot {what}"),
-            remedy: "check the login; else the schema is not this version's: run lambda-db-setup"
-                .into(),
+            remedy: "the schema is not this version's: run lambda-db-setup".into(),
             source: Some(Box::new(error)),
         }
     }
@@ -295,7 +317,13 @@ mod of_postgres {
         if let Some(refusal) = config.refusal(&error) {
             return refusal;
         }
+        let unsaid = error.as_db_error().is_none();
         match postgres(error, "let us log in") {
+            Error::Misconfigured { what, source, .. } if unsaid => Error::Misconfigured {
+                what: format!("{what} at {config}"),
+                remedy: "check DB_USER, DB_PASSWORD and how the server wants us to log in".into(),
+                source,
+            },
             Error::Misconfigured { what, remedy, source } => {
                 Error::Misconfigured { what: format!("{what} at {config}"), remedy, source }
             }
@@ -330,6 +358,7 @@ mod tests {
             ("23505", Data),
             ("23514", Data),
             ("23P01", Data),
+            ("22P02", Data),
             ("54000", Data),
             ("P0001", Data),
             // Something must be set up differently.
@@ -338,6 +367,15 @@ mod tests {
             ("42501", Fatal),
             ("42703", Fatal),
             ("42P01", Fatal),
+            // What is sent does not fit the table, or cannot be done with it.
+            ("22P03", Fatal),
+            ("22P04", Fatal),
+            ("0A000", Fatal),
+            ("42804", Fatal),
+            ("42809", Fatal),
+            // A pooler is between.
+            ("26000", Fatal),
+            ("42P05", Fatal),
             ("XX001", Fatal),
             // It will pass: read-only (a standby too), collisions, no room, timeouts, restarts.
             ("08006", Transient),

@@ -1,5 +1,7 @@
 //! Where batches become durable.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use crate::batch::Batch;
@@ -74,8 +76,26 @@ pub trait Sink: Send + Sync {
     /// own commit before it returns.
     async fn commit(&self, batch: &Batch, durability: Durability) -> Result<Committed, Error>;
 
+    /// As [`Sink::commit`], but gives the batch up when it is not stored after
+    /// `patience` while the server answers. A sink that cannot do so takes as long as
+    /// it takes.
+    ///
+    /// # Errors
+    /// Those of [`Sink::commit`]. [`Error::Slow`], which says what holds the commit up:
+    /// nothing was stored, and nothing of the batch is under way any more.
+    async fn commit_within(
+        &self,
+        batch: &Batch,
+        durability: Durability,
+        patience: Duration,
+    ) -> Result<Committed, Error> {
+        let _ = patience;
+        self.commit(batch, durability).await
+    }
+
     /// The stored progress of lanes, in the order asked; lanes that do not exist
-    /// are left out.
+    /// are left out. Of no lanes at all: whether the server answers, also while all
+    /// connections are busy.
     ///
     /// # Errors
     /// `Transient` or `Fatal`.

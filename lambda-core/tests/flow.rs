@@ -329,7 +329,7 @@ async fn a_check_that_is_due_amid_a_batch_follows_it() {
         let committed = Committed { stored: vec![progress.clone()], fenced: Vec::new() };
         let checks = |actions: Vec<Action>| {
             let nothing = |action: &Action| match action {
-                Action::Commit(batch, _) => batch.entries().is_empty(),
+                Action::Commit(batch, ..) => batch.entries().is_empty(),
                 _ => false,
             };
             actions.iter().filter(|action| nothing(action)).count()
@@ -342,21 +342,147 @@ async fn a_check_that_is_due_amid_a_batch_follows_it() {
     }
 }
 
+/// A sink whose commits take so long for each record, and whose last commit of a drain
+/// is never done. It answers other questions, or does not.
+struct Slowly {
+    inner: MemorySink,
+    each: Duration,
+    answers: bool,
+    /// Sizes of the batches it was given, and how long each might take.
+    tried: Mutex<Vec<(usize, Option<Duration>)>>,
+}
+
+impl Slowly {
+    fn new(each: Duration, answers: bool) -> Arc<Self> {
+        Arc::new(Self { inner: MemorySink::new(), each, answers, tried: Mutex::default() })
+    }
+
+    fn tries(&self, batch: &Batch, patience: Option<Duration>) {
+        self.tried.lock().unwrap().push((batch.entries().len(), patience));
+    }
+
+    async fn store(&self, batch: &Batch, wanted: Durability) -> Result<Committed, Error> {
+        if wanted == Durability::Durable && !self.each.is_zero() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(self.each * batch.entries().len() as u32).await;
+        self.inner.commit(batch, wanted).await
+    }
+}
+
+#[async_trait]
+impl Sink for Slowly {
+    async fn claim(&self, claim: &ClaimRequest) -> Result<Progress, Error> {
+        self.inner.claim(claim).await
+    }
+    async fn commit(&self, batch: &Batch, wanted: Durability) -> Result<Committed, Error> {
+        self.tries(batch, None);
+        self.store(batch, wanted).await
+    }
+    async fn commit_within(
+        &self,
+        batch: &Batch,
+        wanted: Durability,
+        patience: Duration,
+    ) -> Result<Committed, Error> {
+        self.tries(batch, Some(patience));
+        let done = tokio::time::timeout(patience, self.store(batch, wanted)).await;
+        done.unwrap_or_else(|_| Err(Error::Slow { waited: patience, holdup: "a lock".into() }))
+    }
+    async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
+        if self.answers { self.inner.stored(lanes).await } else { Err(unreachable_server()) }
+    }
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_flow_that_is_to_stop_gives_up_a_last_commit_that_is_not_answered() {
-    /// Becomes durable never, visible after a while.
-    struct Slow(MemorySink);
+async fn a_commit_that_takes_longer_than_a_minute_is_halved_and_never_given_up() {
+    let (_keep, stop) = watch::channel(false);
+    // The drain's last commit would never be done: without it this waits, which is the
+    // end that is looked for here.
+    let sink = Slowly::new(Duration::from_secs(100), true);
+    let source = Lists::new(lists(1, 16, 1_000), fastrand::Rng::with_seed(1));
+    let patience = Some(Duration::from_secs(30));
+    let flow = Flow::new(config(patience), source, Arc::clone(&sink) as Arc<dyn Sink>);
+    let running = tokio::spawn(flow.run(stop));
+    tokio::time::sleep(Duration::from_hours(5)).await;
+    assert!(!running.is_finished(), "nothing is given up while the server answers");
+    assert_eq!(sink.inner.contents().rows.len(), 16);
+    let tried = sink.tried.lock().unwrap().clone();
+    let minute = Duration::from_mins(1);
+    for (records, patience) in &tried {
+        assert_eq!(patience.is_some(), *records > 1, "one record is never given up: {tried:?}");
+        assert!(patience.is_none_or(|patience| patience >= minute), "{tried:?}");
+    }
+    let largest = tried.iter().max_by_key(|(records, _)| *records).unwrap();
+    assert!(largest.0 > 1 && tried.iter().any(|(_, patience)| *patience > largest.1), "{tried:?}");
+}
+
+/// What a flow ends with that is to stop while `sink` stores a batch.
+async fn stopped_over(sink: Arc<dyn Sink>) -> Result<(), Error> {
+    let source = Lists::new(lists(1, 5, 100), fastrand::Rng::with_seed(1));
+    let (tell, stop) = watch::channel(false);
+    let running = tokio::spawn(Flow::new(config(None), source, sink).run(stop));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    tell.send(true).unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(20), running).await;
+    ended.unwrap().unwrap().1
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_waits_for_no_commit_longer_than_a_process_has_to_end() {
+    let minutes = Duration::from_mins(5);
+    let error = stopped_over(Slowly::new(minutes, true)).await.unwrap_err();
+    assert!(matches!(error, Error::Interrupted { .. }), "{}", error.chain());
+    assert_eq!(error.exit_code(), 75, "the server answers");
+    let error = stopped_over(Slowly::new(minutes, false)).await.unwrap_err();
+    assert_eq!(error.exit_code(), 69, "the server does not answer: {}", error.chain());
+    // Only the drain's last commit is never done.
+    let error = stopped_over(Slowly::new(Duration::from_secs(1), true)).await.unwrap_err();
+    assert_eq!(error.exit_code(), 75, "{}", error.chain());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_tries_again_over_a_connection_that_broke_while_idle() {
+    /// Fails the drain's last commit until a while after the stop, as closed connections
+    /// of a pool do.
+    struct Broken(MemorySink, tokio::time::Instant);
 
     #[async_trait]
-    impl Sink for Slow {
+    impl Sink for Broken {
         async fn claim(&self, claim: &ClaimRequest) -> Result<Progress, Error> {
             self.0.claim(claim).await
         }
         async fn commit(&self, batch: &Batch, wanted: Durability) -> Result<Committed, Error> {
-            if wanted == Durability::Durable {
-                std::future::pending::<()>().await;
+            let broken = self.1.elapsed() < Duration::from_secs(3);
+            if wanted == Durability::Durable && broken {
+                return Err(unreachable_server());
             }
-            tokio::time::sleep(Duration::from_secs(5)).await;
+            self.0.commit(batch, wanted).await
+        }
+        async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
+            self.0.stored(lanes).await
+        }
+    }
+
+    stopped_over(Arc::new(Broken(MemorySink::new(), tokio::time::Instant::now()))).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn patience_ends_only_with_a_server_that_does_not_answer() {
+    /// Answers, and refuses commits for ten minutes.
+    struct Full(MemorySink, tokio::time::Instant);
+
+    #[async_trait]
+    impl Sink for Full {
+        async fn claim(&self, claim: &ClaimRequest) -> Result<Progress, Error> {
+            self.0.claim(claim).await
+        }
+        async fn commit(&self, batch: &Batch, wanted: Durability) -> Result<Committed, Error> {
+            if self.1.elapsed() < Duration::from_mins(10) {
+                let (what, remedy) = ("store a batch", "make room");
+                let (server, source) = (Server::Postgres, "full".into());
+                return Err(Error::Temporary { server, what, remedy, source });
+            }
             self.0.commit(batch, wanted).await
         }
         async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
@@ -365,14 +491,10 @@ async fn a_flow_that_is_to_stop_gives_up_a_last_commit_that_is_not_answered() {
     }
 
     let source = Lists::new(lists(1, 5, 100), fastrand::Rng::with_seed(1));
-    let (tell, stop) = watch::channel(false);
-    let flow = Flow::new(config(None), source, Arc::new(Slow(MemorySink::new())));
-    let running = tokio::spawn(flow.run(stop));
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    tell.send(true).unwrap();
-    let ended = tokio::time::timeout(Duration::from_secs(20), running).await;
-    let (_, result) = ended.unwrap().unwrap();
-    assert_eq!(result.unwrap_err().exit_code(), 69);
+    let (_keep, stop) = watch::channel(false);
+    let sink = Arc::new(Full(MemorySink::new(), tokio::time::Instant::now()));
+    let flow = Flow::new(config(Some(Duration::from_mins(1))), source, sink);
+    flow.run(stop).await.1.unwrap();
 }
 
 #[tokio::test]

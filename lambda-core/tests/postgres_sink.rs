@@ -2,10 +2,16 @@
 
 #[path = "postgres/evidence.rs"]
 mod evidence;
+#[path = "postgres/fit.rs"]
+mod fit;
 #[path = "postgres/model.rs"]
 mod model;
 #[path = "postgres/serving.rs"]
 mod serving;
+#[path = "postgres/sessions.rs"]
+mod sessions;
+#[path = "postgres/slow.rs"]
+mod slow;
 #[path = "postgres/subject.rs"]
 mod subject;
 
@@ -50,6 +56,9 @@ fn main() -> ExitCode {
         suite.postgres("a claim waits for a migration and does not end it", claims_from_migration);
         suite.postgres("without track_activities a frozen owner is ended too", claims_blindly);
         suite.postgres("a claim over another active group is refused", refuses_another_group);
+        fit::tests(suite);
+        slow::tests(suite);
+        sessions::tests(suite);
         suite.postgres(
             "the merged view is the sum of the rows as they stand",
             serving::view_is_the_sum_of_the_rows,

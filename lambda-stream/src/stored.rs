@@ -49,6 +49,17 @@ impl Stored {
         self.read_waiting(Read::AsSeen, None).await
     }
 
+    /// The same, waiting at most `patience`.
+    ///
+    /// # Errors
+    /// The last error, when patience is over; `Fatal` at once.
+    pub(crate) async fn lanes_within(
+        &mut self,
+        patience: Duration,
+    ) -> Result<Vec<Progress>, Error> {
+        self.read_waiting(Read::AsSeen, Some(patience)).await
+    }
+
     /// The same, and makes durable what it tells, whoever stored it; waits at most
     /// `patience`.
     ///

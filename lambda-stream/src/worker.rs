@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lambda_core::delivery::{Flow, FlowConfig};
+use lambda_core::error::Kind;
 use lambda_core::kafka::topic::{self, Ends};
 use lambda_core::kafka::{KafkaSource, OnSourceChange, SourceOptions, source_identity};
 use lambda_core::metrics::{self, Outcomes};
@@ -40,7 +41,8 @@ const CONNECTIONS: u32 = 2;
 /// # Errors
 /// `Fatal`, with a remedy. [`Error::Interrupted`] when `stop` came before the end
 /// that was asked for. `Transient` when the database was away at the stop: what
-/// was not stored is read again by the next run.
+/// was not stored is read again by the next run. A commit that takes longer than a
+/// stop may is none: it is given up.
 pub async fn consume<R: Record>(
     config: &StreamConfig,
     stop: impl Future<Output = ()>,
@@ -59,15 +61,32 @@ pub async fn consume<R: Record>(
         let nothing = Counts::default();
         return Ok(Summary::new(String::new(), nothing, nothing, begun.elapsed()));
     };
-    let (source, result) = run.until::<R>(config, stop).await?;
+    let (source, ended) = run.until::<R>(config, stop).await?;
     let sought = run.ends.as_ref().map(|ends| ends.source.clone());
     let name = source.name().or(sought).unwrap_or_default();
     source.close().await;
-    result?;
-    tracing::info!(source = name, "drained and stopped");
-    // What others stored counts towards the end, and their commits are not durable
-    // before they end themselves (R5).
-    let lanes = run.stored.durable_lanes(END_PATIENCE).await?;
+    let lanes = match ended {
+        // What the commit under way would have stored is read again by the next owner
+        // of its lanes, so a stop that does not wait for it is a clean one.
+        Err(Error::Interrupted { what }) if !config.exit_at_end => {
+            tracing::warn!(source = name, what, "stopped while a commit took long");
+            run.stored.lanes_within(END_PATIENCE).await?
+        }
+        Err(Error::Interrupted { what }) => {
+            tracing::warn!(source = name, what, "stopped while a commit took long");
+            let lanes = run.stored.durable_lanes(END_PATIENCE).await;
+            lanes.map_err(|error| {
+                if error.kind() == Kind::Transient { interrupted(None) } else { error }
+            })?
+        }
+        ended => {
+            ended?;
+            tracing::info!(source = name, "drained and stopped");
+            // What others stored counts towards the end, and their commits are not
+            // durable before they end themselves.
+            run.stored.durable_lanes(END_PATIENCE).await?
+        }
+    };
     if let Some(left) = run.left(&lanes).filter(|left| *left > 0) {
         return Err(interrupted(Some(left)));
     }

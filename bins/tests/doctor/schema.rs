@@ -64,7 +64,7 @@ async fn tables(context: Context) -> Result<(), Failure> {
         ),
         (
             "alter table transactions drop column location cascade".into(),
-            ("tables", "problem", "column \"location\"", "run lambda-db-setup"),
+            ("tables", "problem", "transactions.location is missing", "run lambda-db-setup"),
             78,
         ),
         (

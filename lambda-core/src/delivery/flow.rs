@@ -29,9 +29,11 @@ const CHECK_EVERY: Duration = Duration::from_secs(30);
 /// How many claims go on at once.
 const CLAIMS_AT_ONCE: usize = 4;
 
-/// How long a flow that is to stop waits for the commit in flight and the last one:
-/// well within the 30 s that Kubernetes gives a process.
-const STOP_PATIENCE: Duration = Duration::from_secs(15);
+/// How long a flow that is to stop waits for the commit in flight and the last one,
+/// and then for the server to say that it answers: together well within the 30 s that
+/// Kubernetes gives a process.
+const STOP_PATIENCE: Duration = Duration::from_secs(12);
+const STOP_ANSWER: Duration = Duration::from_secs(3);
 
 /// Who a flow is, and how long it waits.
 #[derive(Debug, Clone)]
@@ -48,7 +50,7 @@ pub struct FlowConfig {
     /// has taken it over from this flow: two groups that both may would fight for
     /// ever.
     pub take_over: bool,
-    /// How long to go on trying while nothing succeeds; `None`: for ever.
+    /// How long to go on trying while the server does not answer; `None`: without end.
     pub patience: Option<Duration>,
     /// Is told that the flow moves, and whether the sink takes what it is given.
     pub health: Health,
@@ -59,8 +61,20 @@ pub struct FlowConfig {
 
 type Commit = Pin<Box<dyn Future<Output = Result<Committed, Error>> + Send>>;
 type Claim = (Generation, Result<Progress, Error>);
-/// What a commit failed with, and whether the server answers nevertheless.
-type Asked = Pin<Box<dyn Future<Output = (Error, bool)> + Send>>;
+/// Why it is asked whether the server answers, and whether it does.
+type Asked = Pin<Box<dyn Future<Output = (Why, bool)> + Send>>;
+/// How a flow ends whose time to stop is over.
+type Giving = Pin<Box<dyn Future<Output = Error> + Send>>;
+
+/// Why a flow asks whether the server answers.
+enum Why {
+    /// A commit keeps failing like this: its halves may not.
+    Halving(Error),
+    /// Patience with commits that fail like this is over.
+    Patience(Error),
+    /// Patience with the commit in flight is over.
+    InFlight,
+}
 
 /// A source, a sink, and what is going on between them.
 pub struct Flow<S> {
@@ -69,7 +83,7 @@ pub struct Flow<S> {
     sink: Arc<dyn Sink>,
     state: State,
     commit: Option<Commit>,
-    /// When the commit in flight is given up.
+    /// When it is asked whether the server of the commit in flight answers.
     give_up_at: Option<Instant>,
     claims: JoinSet<Claim>,
     claiming: HashMap<i32, (Generation, AbortHandle)>,
@@ -84,7 +98,11 @@ pub struct Flow<S> {
     source_at: Option<Instant>,
     /// A question that shows whether the server answers.
     asking: Option<Asked>,
-    /// Since when nothing has succeeded.
+    /// Why the last commit failed, until one succeeds.
+    failed: Option<Error>,
+    /// The stop takes too long: what the server has to say to that.
+    giving_up: Option<Giving>,
+    /// Since when nothing has succeeded, and the server has not answered.
     stalled_since: Option<Instant>,
     pulse: Pulse,
     /// The sink: missing while it takes nothing.
@@ -121,11 +139,21 @@ impl<S: Source> Flow<S> {
             retry_at: None,
             source_at: None,
             asking: None,
+            failed: None,
+            giving_up: None,
             stalled_since: None,
             pulse,
             sink_need,
             result: None,
         }
+    }
+
+    /// Halves a commit that takes longer than `patience`, for the first time, instead
+    /// of a minute.
+    #[must_use]
+    pub fn halving_after(mut self, patience: Duration) -> Self {
+        self.state = self.state.halving_after(patience);
+        self
     }
 
     /// Runs until the source ends or `stop` becomes true; then finishes the
@@ -134,7 +162,8 @@ impl<S: Source> Flow<S> {
     ///
     /// # Errors
     /// `Fatal`; `Fenced` when a job was taken over; `Transient` only when patience
-    /// is over. Everything committed before stays.
+    /// is over; [`Error::Interrupted`] when a commit took longer than a stop may, on a
+    /// server that answers. Everything committed before stays.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> (S, Result<(), Error>) {
         let mut check = tokio::time::interval(CHECK_EVERY);
         check.reset();
@@ -150,22 +179,27 @@ impl<S: Source> Flow<S> {
                 () = stopped(&mut stop), if stop_by.is_none() => {
                     stop_by = Some(Instant::now() + STOP_PATIENCE);
                     self.claims.abort_all();
+                    self.backoff.reset();
                     self.take(Input::Stop).await;
                 }
                 done = wait_for(&mut self.commit) => {
-                    (self.commit, self.give_up_at) = (None, None);
+                    (self.commit, self.give_up_at, self.asking) = (None, None, None);
                     self.committed(done).await;
                 }
-                () = sleep_until(self.give_up_at) => self.result = Some(Err(unanswered())),
-                () = sleep_until(stop_by) => self.result = Some(Err(unanswered())),
+                () = sleep_until(self.give_up_at) => {
+                    self.give_up_at = None;
+                    self.ask(Why::InFlight);
+                }
+                () = sleep_until(stop_by), if self.giving_up.is_none() => self.give_up(),
+                error = wait_for(&mut self.giving_up) => self.result = Some(Err(error)),
                 Some(claimed) = self.claims.join_next() => self.claimed(claimed).await,
                 () = sleep_until(self.retry_at) => {
                     self.retry_at = None;
                     self.take(Input::Retry).await;
                 }
-                (error, answers) = wait_for(&mut self.asking) => {
+                (why, answers) = wait_for(&mut self.asking) => {
                     self.asking = None;
-                    self.asked(error, answers).await;
+                    self.asked(why, answers).await;
                 }
                 _ = check.tick() => self.take(Input::Check).await,
                 () = sleep_until(self.source_at) => self.source_at = None,
@@ -231,7 +265,15 @@ impl<S: Source> Flow<S> {
                 metrics::fenced(self.config.table.name, committed.fenced.len());
                 self.take(Input::Committed(committed)).await;
             }
-            Err(error) => self.take(Input::CommitFailed(error)).await,
+            Err(error) => {
+                if let Error::Slow { .. } = error {
+                    let chain = error.chain();
+                    tracing::warn!(error = chain, "a commit takes too long: trying its halves");
+                    metrics::retried(Retry::Commit);
+                    self.sink_need.missing(chain);
+                }
+                self.take(Input::CommitFailed(error)).await;
+            }
         }
     }
 
@@ -260,21 +302,22 @@ impl<S: Source> Flow<S> {
                 );
                 self.source.stop(partition).await?;
             }
-            Action::Commit(batch, durability) => {
+            Action::Commit(batch, durability, patience) => {
                 let sink = Arc::clone(&self.sink);
                 (self.retry_at, self.asking) = (None, None);
                 self.give_up_at = self.config.patience.map(|patience| Instant::now() + patience);
-                self.commit = Some(Box::pin(async move { sink.commit(&batch, durability).await }));
+                self.commit = Some(Box::pin(async move {
+                    match patience {
+                        Some(patience) => sink.commit_within(&batch, durability, patience).await,
+                        None => sink.commit(&batch, durability).await,
+                    }
+                }));
             }
-            Action::Wait(error) => self.wait(error)?,
-            Action::Ask(error) => {
-                let sink = Arc::clone(&self.sink);
-                let ask = async move { (error, sink.stored(&[]).await.is_ok()) };
-                self.asking = Some(Box::pin(ask));
-            }
+            Action::Wait(error) => self.wait(error),
+            Action::Ask(error) => self.ask(Why::Halving(error)),
             Action::ResetWaits => {
                 self.backoff.reset();
-                self.stalled_since = None;
+                (self.stalled_since, self.failed) = (None, None);
                 self.sink_need.met();
             }
             Action::Tell(progress) => self.source.stored(&progress),
@@ -283,30 +326,69 @@ impl<S: Source> Flow<S> {
         Ok(())
     }
 
-    async fn asked(&mut self, error: Error, answers: bool) {
+    fn ask(&mut self, why: Why) {
+        let sink = Arc::clone(&self.sink);
+        self.asking = Some(Box::pin(async move { (why, sink.stored(&[]).await.is_ok()) }));
+    }
+
+    async fn asked(&mut self, why: Why, answers: bool) {
         if answers {
-            tracing::warn!(
-                error = error.chain(),
-                "a commit keeps failing while the database answers: trying its halves"
-            );
-            self.take(Input::Answers(error)).await;
-        } else if let Err(error) = self.wait(error) {
-            self.result = Some(Err(error));
+            self.stalled_since = None;
+        }
+        match (why, answers) {
+            (Why::Halving(error), true) => {
+                tracing::warn!(
+                    error = error.chain(),
+                    "a commit keeps failing while the database answers: trying its halves"
+                );
+                self.take(Input::Answers(error)).await;
+            }
+            (Why::InFlight, true) => {
+                self.give_up_at = self.config.patience.map(|patience| Instant::now() + patience);
+            }
+            (Why::InFlight, false) => self.result = Some(Err(unanswered())),
+            (Why::Halving(error) | Why::Patience(error), false) if self.out_of_patience() => {
+                self.result = Some(Err(error));
+            }
+            (Why::Halving(error) | Why::Patience(error), _) => self.retry_later(error),
         }
     }
 
-    fn wait(&mut self, error: Error) -> Result<(), Error> {
-        let since = *self.stalled_since.get_or_insert_with(Instant::now);
-        if self.config.patience.is_some_and(|patience| since.elapsed() >= patience) {
-            return Err(error);
+    /// Tries the commit again later. When patience is over, only if the server answers.
+    fn wait(&mut self, error: Error) {
+        if self.out_of_patience() {
+            self.ask(Why::Patience(error));
+        } else {
+            self.retry_later(error);
         }
+    }
+
+    fn out_of_patience(&mut self) -> bool {
+        let since = *self.stalled_since.get_or_insert_with(Instant::now);
+        self.config.patience.is_some_and(|patience| since.elapsed() >= patience)
+    }
+
+    fn retry_later(&mut self, error: Error) {
         let delay = self.backoff.next_delay();
         let chain = error.chain();
         tracing::warn!(error = chain, retry_in = ?delay, "a commit failed and is tried again");
         metrics::retried(Retry::Commit);
         self.sink_need.missing(chain);
+        self.failed = Some(error);
         self.retry_at = Some(Instant::now() + delay);
-        Ok(())
+    }
+
+    /// Ends a stop that takes too long. What is not stored is the next run's. Only a
+    /// server that does not answer makes that a failure.
+    fn give_up(&mut self) {
+        let (sink, failed) = (Arc::clone(&self.sink), self.failed.take());
+        self.giving_up = Some(Box::pin(async move {
+            match tokio::time::timeout(STOP_ANSWER, sink.stored(&[])).await {
+                Ok(Ok(_)) => unfinished(failed),
+                Ok(Err(error)) => error,
+                Err(_) => failed.unwrap_or_else(unanswered),
+            }
+        }));
     }
 
     /// Starts a claim that goes on until it succeeds, is refused, or is cancelled.
@@ -347,6 +429,17 @@ impl<S: Source> Flow<S> {
         if let Some((_, former)) = self.claiming.insert(partition, claiming) {
             former.abort();
         }
+    }
+}
+
+/// A stop came while a commit took long, or kept failing.
+fn unfinished(failed: Option<Error>) -> Error {
+    let why = failed.map(|error| format!(" (it failed before: {})", error.chain()));
+    Error::Interrupted {
+        what: format!(
+            "stopped before the commit under way was done{}; the next run starts at what is stored",
+            why.unwrap_or_default()
+        ),
     }
 }
 

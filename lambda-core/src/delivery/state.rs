@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::batch::{Batch, Span};
 use crate::delivery::bisect::{Parts, Refusals, take_apart};
@@ -17,6 +18,12 @@ use crate::source::Grant;
 /// After so many equal failures of one batch on a server that answers, it is
 /// halved: part of it may be what the server chokes on.
 const EQUAL_FAILURES_MAX: u32 = 3;
+
+/// How long a commit may take that could be halved, while the server answers.
+const COMMIT_PATIENCE: Duration = Duration::from_mins(1);
+
+/// How often that time is doubled at most: to more than a day.
+const DOUBLINGS_MAX: u32 = 11;
 
 /// Tells grants of the same partition apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,8 +69,9 @@ pub enum Action {
     Start(Progress),
     /// Let the source stop reading and drop what it holds of the partition.
     Stop(i32),
-    /// Commit; tell [`Input::Committed`] or [`Input::CommitFailed`].
-    Commit(Arc<Batch>, Durability),
+    /// Commit; tell [`Input::Committed`] or [`Input::CommitFailed`]. With a time: fail
+    /// with [`Error::Slow`] if the server has not done it by then, and answers.
+    Commit(Arc<Batch>, Durability, Option<Duration>),
     /// Wait a little longer each time; then tell [`Input::Retry`].
     Wait(Error),
     /// Ask the server something else: tell [`Input::Answers`] if it answers; if
@@ -123,6 +131,7 @@ pub struct State {
     /// What is left of the batch at hand, in order; the first is being committed.
     pieces: VecDeque<Arc<Batch>>,
     failures: Failures,
+    pace: Pace,
     refusals: Refusals,
     /// Its commit failed and is to be tried again.
     waiting: bool,
@@ -139,8 +148,7 @@ enum Phase {
     Running,
     /// The source has ended: what is at hand is stored, for as long as it takes.
     Ending,
-    /// Somebody waits for the process to end: what cannot be stored at once is
-    /// left to the next one.
+    /// The process is asked to end: what cannot be stored soon is left to the next one.
     Stopping,
 }
 
@@ -150,6 +158,37 @@ struct Failures {
     last: String,
     equal: u32,
     any: bool,
+}
+
+/// How long commits may take before they are halved.
+#[derive(Debug)]
+struct Pace {
+    patience: Duration,
+    /// How often it was doubled. What takes its time whatever its size, as a slow
+    /// disk does, is halved a few times and then has the time it needs.
+    doublings: u32,
+    /// Whether a piece of the current batch was too slow.
+    slow: bool,
+}
+
+impl Pace {
+    /// The time that `piece` has: none ends it that cannot be halved.
+    fn of(&self, piece: &Batch) -> Option<Duration> {
+        let halvable = piece.entries().len() > 1;
+        halvable.then(|| self.patience.saturating_mul(1 << self.doublings))
+    }
+
+    fn too_slow(&mut self) {
+        self.doublings = (self.doublings + 1).min(DOUBLINGS_MAX);
+        self.slow = true;
+    }
+
+    /// All of a batch is stored.
+    fn batch_done(&mut self) {
+        if !mem::take(&mut self.slow) {
+            self.doublings = self.doublings.saturating_sub(1);
+        }
+    }
 }
 
 impl State {
@@ -162,12 +201,20 @@ impl State {
             next_generation: 0,
             pieces: VecDeque::new(),
             failures: Failures::default(),
+            pace: Pace { patience: COMMIT_PATIENCE, doublings: 0, slow: false },
             refusals: Refusals::default(),
             waiting: false,
             phase: Phase::Running,
             draining: false,
             check_due: false,
         }
+    }
+
+    /// The same with another time after which a commit is halved, for the first time.
+    #[must_use]
+    pub fn halving_after(mut self, patience: Duration) -> Self {
+        self.pace.patience = patience;
+        self
     }
 
     /// Whether a batch may be taken from the source: none is at hand.
@@ -260,7 +307,10 @@ impl State {
     fn commit_next(&mut self) -> Vec<Action> {
         self.waiting = false;
         match self.pieces.front() {
-            Some(piece) => vec![Action::Commit(Arc::clone(piece), self.durability())],
+            Some(piece) => {
+                let patience = self.pace.of(piece);
+                vec![Action::Commit(Arc::clone(piece), self.durability(), patience)]
+            }
             None if self.phase != Phase::Running => self.drain(),
             None => Vec::new(),
         }
@@ -277,6 +327,9 @@ impl State {
         let recovered = failed && !off(Protection::CheckAfterFailure);
         if let Some(piece) = self.pieces.pop_front() {
             self.refusals.note(piece.rows_count() as u64, false);
+        }
+        if self.pieces.is_empty() {
+            self.pace.batch_done();
         }
         for progress in &committed.stored {
             if let Some(lane) = self.lanes.get_mut(&progress.name.partition)
@@ -346,16 +399,18 @@ impl State {
         match error {
             Error::Refused { code, object, .. } => self.refused(&code, &object),
             Error::Contended { .. } => self.halve_or_wait(error),
+            Error::Slow { .. } => {
+                self.pace.too_slow();
+                self.halve_or_wait(error)
+            }
             error if error.kind() == Kind::Transient => self.commit_stalled(error),
             error => vec![Action::Finish(Err(error))],
         }
     }
 
+    /// In a stop too: the connection may have broken while nothing was done over it.
+    /// How long that may take, the flow decides.
     fn commit_stalled(&mut self, error: Error) -> Vec<Action> {
-        if self.phase == Phase::Stopping {
-            // What was not stored is read again by whoever comes next.
-            return vec![Action::Finish(Err(error))];
-        }
         let text = error.to_string();
         self.failures.equal = if self.failures.last == text { self.failures.equal + 1 } else { 1 };
         self.failures.last = text;

@@ -16,6 +16,7 @@ use crate::metrics::{self, Eviction};
 use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::{ANSWER_TIMEOUT, Connection, answered, connect};
 use crate::postgres::evict::Backend;
+use crate::postgres::holdup;
 use crate::postgres::mark::{Mark, marked};
 use crate::remedy;
 
@@ -210,7 +211,7 @@ async fn look(
     if ended > 0 {
         return Ok(Look::Ended(ended));
     }
-    let blockers = waiting.blockers(client).await.map_err(failed)?;
+    let blockers = holdup::blockers(client, waiting.pid()).await.map_err(failed)?;
     Ok(Look::Waiting { blockers, long: waited })
 }
 

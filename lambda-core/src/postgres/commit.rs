@@ -192,6 +192,16 @@ async fn store_new(
 /// A missing value is the record's fault only if the column is the record's: one
 /// that it does not have was added to the table without a default (R11).
 fn refused(table: &Table, error: tokio_postgres::Error) -> Error {
+    // Sent in binary, so it is about a type. Elsewhere this code is a broken connection's.
+    if error.code() == Some(&SqlState::PROTOCOL_VIOLATION) {
+        return Error::Misconfigured {
+            what: format!("rows do not have the form that {} takes", table.name),
+            remedy: remedy::of_sqlstate(SqlState::INVALID_BINARY_REPRESENTATION.code())
+                .remedy
+                .into(),
+            source: Some(format!("SQLSTATE {}", SqlState::PROTOCOL_VIOLATION.code()).into()),
+        };
+    }
     let foreign = error.as_db_error().filter(|error| *error.code() == SqlState::NOT_NULL_VIOLATION);
     let foreign = foreign.and_then(|error| error.column()).map(ToOwned::to_owned);
     match foreign.filter(|name| table.columns.iter().all(|column| column.name != name)) {

@@ -4,11 +4,13 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_postgres::config::{Host, SslMode};
 
 use crate::error::Error;
+use crate::postgres::connect::Logins;
 use crate::postgres::tls::{Tls, TlsSettings};
 use crate::postgres::url;
 
@@ -23,6 +25,10 @@ pub struct DatabaseConfig {
     tls: Tls,
     /// Where the password is read at each login.
     password_file: Option<PathBuf>,
+    /// How logins went, for all clones together.
+    logins: Arc<Logins>,
+    /// Whether a server may leave unread what it was sent ([`Self::for_copies`]).
+    copies: bool,
 }
 
 impl DatabaseConfig {
@@ -59,7 +65,8 @@ impl DatabaseConfig {
                 config.host(address.to_string());
             }
         }
-        Self { config, tls: Tls::default(), password_file: None }.with_tls(&said)
+        let (logins, copies) = (Arc::default(), false);
+        Self { config, tls: Tls::default(), password_file: None, logins, copies }.with_tls(&said)
     }
 
     /// A database by its parts, over TLS if the server can ([`SslMode::Prefer`]).
@@ -68,7 +75,8 @@ impl DatabaseConfig {
     pub fn from_parts(host: &str, port: u16, name: &str, user: &str, password: &str) -> Self {
         let mut config = tokio_postgres::Config::new();
         config.host(host).port(port).dbname(name).user(user).password(password);
-        Self { config, tls: Tls::default(), password_file: None }
+        let (logins, copies) = (Arc::default(), false);
+        Self { config, tls: Tls::default(), password_file: None, logins, copies }
     }
 
     /// The same database over connections that `tls` secures.
@@ -96,6 +104,11 @@ impl DatabaseConfig {
         &self.tls
     }
 
+    /// How logins went.
+    pub(super) fn logins(&self) -> &Logins {
+        &self.logins
+    }
+
     /// What went wrong with TLS, if a person has to mend it.
     pub(crate) fn refusal(&self, error: &tokio_postgres::Error) -> Option<Error> {
         self.tls.refusal(error, &self.to_string())
@@ -106,7 +119,7 @@ impl DatabaseConfig {
     pub fn with_database(&self, name: &str) -> Self {
         let mut config = self.config.clone();
         config.dbname(name);
-        Self { config, ..self.clone() }
+        Self { config, logins: Arc::default(), copies: false, ..self.clone() }
     }
 
     /// The same server and database, another user.
@@ -114,7 +127,16 @@ impl DatabaseConfig {
     pub fn with_user(&self, user: &str, password: &str) -> Self {
         let mut config = self.config.clone();
         config.user(user).password(password);
-        Self { config, tls: self.tls.clone(), password_file: None }
+        let (logins, copies) = (Arc::default(), false);
+        Self { config, tls: self.tls.clone(), password_file: None, logins, copies }
+    }
+
+    /// The same for connections that carry COPY. A backend that waits for a lock in the
+    /// middle of one reads nothing more for as long as that takes, which TCP's user timeout
+    /// takes for a dead peer. The commit looks at the backend instead.
+    #[must_use]
+    pub(super) fn for_copies(&self) -> Self {
+        Self { copies: true, ..self.clone() }
     }
 
     /// The settings of a connection for `purpose`, a word that people see in
@@ -144,7 +166,9 @@ impl DatabaseConfig {
         config.keepalives_idle(Duration::from_secs(10));
         config.keepalives_interval(Duration::from_secs(5));
         config.keepalives_retries(4);
-        config.tcp_user_timeout(Duration::from_secs(30));
+        if !self.copies {
+            config.tcp_user_timeout(Duration::from_secs(30));
+        }
         Ok(config)
     }
 }

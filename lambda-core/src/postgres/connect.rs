@@ -1,9 +1,11 @@
 //! One connection: a client whose background task ends with it.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -74,6 +76,57 @@ impl Drop for Connection {
     }
 }
 
+/// How long a login that worked may be refused before that is believed: after a
+/// failover a standby may not have the role, the password or the database yet. Longer
+/// than a load tries a server that does not answer.
+const REFUSED_MAX: Duration = Duration::from_secs(90);
+
+/// How the logins to a database went.
+#[derive(Debug, Default)]
+pub(super) struct Logins(Mutex<Login>);
+
+#[derive(Debug, Default, Clone, Copy)]
+enum Login {
+    #[default]
+    Untried,
+    Worked,
+    /// It worked, and has been refused since then.
+    Refused(Instant),
+}
+
+impl Logins {
+    fn note(&self, now: Login) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    /// Since when a login is refused that worked before.
+    fn refused_since(&self) -> Option<Instant> {
+        let mut login = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Login::Worked = *login {
+            *login = Login::Refused(Instant::now());
+        }
+        match *login {
+            Login::Refused(since) => Some(since),
+            Login::Untried | Login::Worked => None,
+        }
+    }
+
+    /// A refusal passes if it has not lasted, of a login that worked.
+    fn judge(&self, error: Error) -> Error {
+        let Error::Misconfigured { what, remedy, source } = error else { return error };
+        match self.refused_since() {
+            Some(since) if since.elapsed() < REFUSED_MAX => Error::Temporary {
+                server: Server::Postgres,
+                what: "let us log in as before",
+                remedy: "after a failover, check that the new server has the role, its password \
+                         and the database; if the login was changed, start with the new one",
+                source: source.unwrap_or_else(|| what.into()),
+            },
+            _ => Error::Misconfigured { what, remedy, source },
+        }
+    }
+}
+
 /// Connects once. `purpose` is a word that people see in `pg_stat_activity`. A password that
 /// was refused is read from its file again and tried once more, since it may be replaced
 /// while a program runs.
@@ -98,9 +151,14 @@ pub async fn connect(config: &DatabaseConfig, purpose: &str) -> Result<Connectio
                 tracing::warn!(%file, database = %config, "password refused; reading it again");
                 tokio::time::sleep(REPLACED_WITHIN).await;
             }
-            (connected, _) => {
-                return connected.map_err(|error| remedy::connecting(error, config));
+            (Ok(connection), _) => {
+                config.logins().note(Login::Worked);
+                return Ok(connection);
             }
+            (Err(error), _) if error.as_db_error().is_some() => {
+                return Err(config.logins().judge(remedy::connecting(error, config)));
+            }
+            (Err(error), _) => return Err(remedy::connecting(error, config)),
         }
     }
 }
@@ -130,7 +188,7 @@ pub async fn connect_waiting(
     purpose: &str,
     patience: Option<Duration>,
 ) -> Result<Connection, Error> {
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     let mut backoff = Backoff::default();
     loop {
         match connect(config, purpose).await {

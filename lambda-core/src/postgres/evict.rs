@@ -51,13 +51,6 @@ impl Backend {
         self.pid
     }
 
-    /// The sessions that it waits for, for people: pid, role and program of each.
-    pub(super) async fn blockers(&self, client: &Client) -> Result<Option<String>, Error> {
-        let sql = "select string_agg(format('%s (%s, %s)', pid, usename, application_name), ', ') \
-                   from pg_stat_activity where pid = any(pg_blocking_pids($1))";
-        client.query_one(sql, &[&self.pid]).await?.try_get(0)
-    }
-
     /// Whether it waits for our next word, or is gone.
     async fn awaits_us(&self, client: &Client) -> Result<Option<Waiting>, Error> {
         let sql = "select concat_ws(' ', 'waiting', state_change, bytes_processed), \

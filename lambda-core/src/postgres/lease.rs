@@ -63,9 +63,9 @@ const SET_COUNTS: &str = "\
     superseded = s.superseded, duplicate = s.duplicate, rejected = s.rejected";
 
 /// Locks a job whose lanes are about to be counted anew: before they are locked, as
-/// a start does.
+/// a start does. Locks nothing if a failover has lost the job.
 pub(super) async fn lock(client: &Client, number: i64) -> Result<(), tokio_postgres::Error> {
-    client.query_one(LOCK_JOB, &[&number]).await.map(drop)
+    client.query_opt(LOCK_JOB, &[&number]).await.map(drop)
 }
 
 /// Makes a locked job's counts the sums of its lanes again. Those of a running job are
@@ -155,7 +155,8 @@ async fn start_on(
     let failed = |error| remedy::own_tables(error, "start a job");
     let backend = Backend::of(client).await.map_err(failed)?;
     let transaction = client.transaction().await.map_err(failed)?;
-    let row = transaction.query_one(LOCK_JOB, &[&job.number]).await.map_err(failed)?;
+    let row = transaction.query_opt(LOCK_JOB, &[&job.number]).await.map_err(failed)?;
+    let row = row.ok_or_else(|| Error::Interrupted { what: rewound(job) })?;
     let (found, holder, rest) = found(&row, owner).map_err(failed)?;
     match job::start(found) {
         Start::AlreadyCompleted => return Ok(Started::AlreadyCompleted),
@@ -249,6 +250,14 @@ fn job_lanes(rows: &[Row], first_byte: i64) -> Result<Vec<JobLane>, Error> {
     Ok(all)
 }
 
+fn rewound(job: &Job) -> String {
+    format!(
+        "job {}: the database lost commits, by a crash, a failover or a restore; \
+         run it again to go on from what is stored",
+        job.job_id()
+    )
+}
+
 fn no_plan() -> Error {
     Error::misconfigured(
         "a job's chunk has no plan in ingest_progress",
@@ -305,13 +314,7 @@ impl Attempt {
 
     async fn end_on(&self, client: &mut Client, end: &End) -> Result<Job, Error> {
         let failed = |error| remedy::own_tables(error, "end a job");
-        let rewound = || {
-            format!(
-                "job {}: the database lost commits, by a crash, a failover or a restore; \
-                 run it again to go on from what is stored",
-                self.job.job_id()
-            )
-        };
+        let rewound = || rewound(&self.job);
         let transaction = client.transaction().await.map_err(failed)?;
         // The lanes are summed by a later statement: one that waited for a replay of the
         // job's dead letters would set the sums from before it.
@@ -333,7 +336,8 @@ impl Attempt {
         };
         let stored = jobs::get(client, self.job.number).await?;
         transaction.commit().await.map_err(failed)?;
-        let stored = stored.ok_or_else(|| self.fenced_error())?;
+        // Not taken over: a job that is gone has no holder.
+        let stored = stored.ok_or_else(|| Error::Interrupted { what: rewound() })?;
         // Nothing written may also mean that the answer to a first try was lost.
         match end {
             // Still ours: not another run has its lanes, they are back where they were.

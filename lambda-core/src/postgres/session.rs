@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::{ANSWER_TIMEOUT, Connection, answered, connect};
 use crate::postgres::evict::Backend;
+use crate::postgres::fit;
 use crate::postgres::mark::Mark;
 use crate::postgres::statements::Statements;
 use crate::record::Table;
@@ -36,6 +37,8 @@ pub(super) struct Session {
     pub(super) statements: Statements,
     /// Whether it may be used again.
     retired: bool,
+    /// Whether a commit has succeeded over it: what it has prepared was right once.
+    seasoned: bool,
     /// From `begin` until the acknowledged end. A session that is dropped or
     /// given back in between is closed (R7).
     in_transaction: bool,
@@ -53,6 +56,11 @@ impl Session {
         self.retired = true;
     }
 
+    /// Whether a commit has succeeded over it.
+    pub(super) fn is_seasoned(&self) -> bool {
+        self.seasoned
+    }
+
     /// Opens a transaction.
     pub(super) async fn begin(&mut self, durable: bool) -> Result<(), tokio_postgres::Error> {
         self.in_transaction = true;
@@ -65,6 +73,7 @@ impl Session {
     pub(super) async fn commit(&mut self) -> Result<(), tokio_postgres::Error> {
         self.connection.batch_execute("commit").await?;
         self.in_transaction = false;
+        self.seasoned = true;
         Ok(())
     }
 
@@ -78,7 +87,7 @@ impl Session {
 }
 
 /// Makes [`Session`]s for a pool.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct SessionManager {
     /// Where to.
     pub(super) config: DatabaseConfig,
@@ -96,17 +105,19 @@ impl bb8::ManageConnection for SessionManager {
 
     async fn connect(&self) -> Result<Session, Error> {
         let connection = connect(&self.config, &self.purpose).await?;
+        let failed = |error| remedy::postgres(error, "prepare a session");
         let prepare = async {
-            connection.batch_execute(SETTINGS).await?;
+            connection.batch_execute(SETTINGS).await.map_err(failed)?;
             if let Some(mark) = self.mark {
-                mark.put(&connection).await?;
+                mark.put(&connection).await.map_err(failed)?;
             }
-            let backend = Backend::of(&connection).await?;
-            let limit: i64 = connection.query_one(STATEMENT_TIMEOUT, &[]).await?.try_get(0)?;
-            Ok((backend, limit, Statements::prepare(&connection, self.table).await?))
+            fit::check(&connection, self.table).await?;
+            let backend = Backend::of(&connection).await.map_err(failed)?;
+            let limit = connection.query_one(STATEMENT_TIMEOUT, &[]).await;
+            let limit: i64 = limit.and_then(|row| row.try_get(0)).map_err(failed)?;
+            let statements = Statements::prepare(&connection, self.table).await;
+            Ok((backend, limit, statements.map_err(failed)?))
         };
-        let prepare =
-            async { prepare.await.map_err(|error| remedy::postgres(error, "prepare a session")) };
         let (backend, limit, statements) =
             answered(ANSWER_TIMEOUT, "prepare a session", prepare).await?;
         if statements.key_indexes.is_empty() {
@@ -123,6 +134,7 @@ impl bb8::ManageConnection for SessionManager {
             statement_timeout: limit.map(Duration::from_millis),
             statements,
             retired: false,
+            seasoned: false,
             in_transaction: false,
         })
     }

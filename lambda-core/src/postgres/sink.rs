@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bb8::{Pool, PooledConnection, RunError};
+use bb8::{ManageConnection as _, Pool, PooledConnection, RunError};
 
 use crate::batch::Batch;
 use crate::delivery::retry::Backoff;
@@ -17,6 +17,7 @@ use crate::postgres::commit::{self, Failure, Path};
 use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::{ANSWER_TIMEOUT, LOCK_TIMEOUT, answered, connect, connect_waiting};
 use crate::postgres::evict::{self, Backend, Silent};
+use crate::postgres::holdup::{self, Slow};
 use crate::postgres::inspect;
 use crate::postgres::lanes;
 use crate::postgres::mark::Mark;
@@ -47,6 +48,7 @@ const SETTLE_SETTINGS: &str = "set lock_timeout = '20s'";
 pub struct PostgresSink {
     config: DatabaseConfig,
     identity: String,
+    sessions: SessionManager,
     pool: Pool<SessionManager>,
     /// Whether repeats keep coming, so that the commit looks before it copies.
     probe_first: AtomicBool,
@@ -75,22 +77,23 @@ impl PostgresSink {
         let identity = inspect::identity(&first).await?;
         drop(first);
         let manager = SessionManager {
-            config: config.clone(),
+            config: config.for_copies(),
             purpose: purpose.to_owned(),
             mark: Some(Mark::Loader),
             table,
         };
         // The first session tells at once whether table and schema fit.
-        let first = bb8::ManageConnection::connect(&manager).await?;
+        let first = manager.connect().await?;
         drop(first);
         let pool = Pool::builder()
             .max_size(connections)
             .test_on_check_out(false)
             .connection_timeout(CHECKOUT_TIMEOUT)
-            .build_unchecked(manager);
+            .build_unchecked(manager.clone());
         Ok(Self {
             config,
             identity,
+            sessions: manager,
             pool,
             probe_first: AtomicBool::new(false),
             jobs: JobCache::default(),
@@ -108,20 +111,54 @@ impl PostgresSink {
         &self.identity
     }
 
+    /// A session of the pool, but none that was closed while it was idle.
     async fn session(&self) -> Result<PooledConnection<'_, SessionManager>, Error> {
-        match self.pool.get().await {
-            Ok(session) => Ok(session),
-            Err(RunError::User(error)) => Err(error),
-            // The pool does not tell why: a plain connection does.
-            Err(RunError::TimedOut) => match connect(&self.config, "probe").await {
-                Err(error) => Err(error),
-                Ok(_) => Err(Error::Temporary {
-                    server: Server::Postgres,
-                    what: "give us a session",
-                    remedy: "all connections of the pool are busy, or the schema does not fit",
-                    source: Box::new(RunError::<Error>::TimedOut),
-                }),
+        let mut idle = self.pool.state().idle_connections;
+        loop {
+            match self.pool.get().await {
+                Ok(session) if session.client().is_closed() && idle > 0 => idle -= 1,
+                Ok(session) => return Ok(session),
+                Err(RunError::User(error)) => return Err(error),
+                Err(RunError::TimedOut) => return Err(self.no_session().await),
+            }
+        }
+    }
+
+    /// Why the pool has no session. It does not say, so another one is made: that meets
+    /// a wrong login, a table that does not fit, or a server that is away.
+    async fn no_session(&self) -> Error {
+        if let Err(error) = self.sessions.connect().await {
+            return error;
+        }
+        let state = self.pool.state();
+        let (what, remedy) = if state.connections > state.idle_connections {
+            (
+                "the sessions of this process are all at commits that take long",
+                "look in pg_stat_activity what they wait for",
+            )
+        } else {
+            ("it takes long to let a session in", "look at the server's load and the network")
+        };
+        let source = format!("{what}; none was free for {CHECKOUT_TIMEOUT:?}").into();
+        Error::Temporary { server: Server::Postgres, what: "give us a session", remedy, source }
+    }
+
+    /// What a fatal failure of a commit means. A session may be older than a change of
+    /// the table: a new one names what does not fit. If nothing is wrong with that, what
+    /// an older session has prepared is out of date.
+    async fn explain(&self, error: Error, seasoned: bool) -> Error {
+        if error.kind() != Kind::Fatal {
+            return error;
+        }
+        match (self.sessions.connect().await, error) {
+            (Err(found), _) if found.kind() == Kind::Fatal => found,
+            (Ok(_), Error::Unsupported { what, source }) if seasoned => Error::Temporary {
+                server: Server::Postgres,
+                what,
+                remedy: "the schema has changed: the next session sees it",
+                source,
             },
+            (_, error) => error,
         }
     }
 
@@ -139,28 +176,25 @@ impl PostgresSink {
     }
 
     /// Finds out what became of a commit whose answer was lost, for as long as it
-    /// takes (R6).
+    /// takes. `failed`: it did not happen, and why it may be tried again.
     async fn settle(
         &self,
         backend: &Backend,
         batch: &Batch,
-        lost: &str,
+        failed: Error,
     ) -> Result<Committed, Error> {
         let mut backoff = Backoff::default();
         loop {
             let asking = self.try_settle(backend, batch);
             match answered(LOCK_TIMEOUT, "tell what became of a commit", asking).await {
                 Ok(Some(committed)) => return Ok(committed),
-                Ok(None) => {
-                    let source = format!("the answer to a commit was lost: {lost}").into();
-                    return Err(Error::Unreachable { server: Server::Postgres, source });
-                }
+                Ok(None) => return Err(failed),
                 Err(error) if error.kind() != Kind::Transient => return Err(error),
                 Err(error) => {
                     let delay = backoff.next_delay();
                     tracing::warn!(
                         error = error.chain(), retry_in = ?delay,
-                        "the answer to a commit was lost; asking what became of it"
+                        "a commit was not answered; asking what became of it"
                     );
                     metrics::retried(Retry::Settle);
                     tokio::time::sleep(delay).await;
@@ -193,13 +227,19 @@ impl PostgresSink {
     }
 }
 
-#[async_trait]
-impl Sink for PostgresSink {
-    async fn claim(&self, request: &ClaimRequest) -> Result<Progress, Error> {
-        claim::claim(&self.config, request).await
-    }
+/// The answer to a commit was lost, and it did not happen.
+fn lost(how: &str) -> Error {
+    let source = format!("the answer to a commit was lost: {how}").into();
+    Error::Unreachable { server: Server::Postgres, source }
+}
 
-    async fn commit(&self, batch: &Batch, durability: Durability) -> Result<Committed, Error> {
+impl PostgresSink {
+    async fn try_commit(
+        &self,
+        batch: &Batch,
+        durability: Durability,
+        patience: Option<Duration>,
+    ) -> Result<Committed, Error> {
         let mut session = self.session().await?;
         let path = if self.probe_first.load(Ordering::Relaxed) { Path::Probe } else { Path::Fast };
         let backend = session.backend.clone();
@@ -213,13 +253,14 @@ impl Sink for PostgresSink {
         };
         let attempt = commit::commit(&mut session, batch, durability, path, &self.jobs);
         let attempt = ending_blockers(&self.config, &backend, terms, &self.blockers, attempt);
-        match evict::unless_silent(&self.config, &backend, attempt).await {
-            Ok(Ok(done)) => {
+        let attempt = evict::unless_silent(&self.config, &backend, attempt);
+        match holdup::unless_slow(&self.config, &backend, patience, attempt).await {
+            Ok(Ok(Ok(done))) => {
                 self.probe_first.store(done.next == Path::Probe, Ordering::Relaxed);
                 Ok(done.committed)
             }
-            Ok(Err(Failure::Aborted(error))) => {
-                let lost = session.client().is_closed();
+            Ok(Ok(Err(Failure::Aborted(error)))) => {
+                let (lost, seasoned) = (session.client().is_closed(), session.is_seasoned());
                 if !matches!(error, Error::Refused { .. } | Error::Contended { .. }) {
                     session.retire();
                 }
@@ -227,22 +268,51 @@ impl Sink for PostgresSink {
                 if lost {
                     self.end_ghost(&backend).await;
                 }
-                Err(error)
+                Err(self.explain(error, seasoned).await)
             }
-            // In both cases this closes the connection: it is still marked as in a
+            // In all these cases this closes the connection: it is still marked as in a
             // transaction.
-            Ok(Err(Failure::Unknown(lost))) => {
+            Ok(Ok(Err(Failure::Unknown(error)))) => {
                 drop(session);
-                self.settle(&backend, batch, &lost.to_string()).await
+                self.settle(&backend, batch, lost(&error.to_string())).await
             }
-            Err(Silent) => {
+            Ok(Err(Silent)) => {
                 drop(session);
-                self.settle(&backend, batch, "the connection went silent").await
+                self.settle(&backend, batch, lost("the connection went silent")).await
+            }
+            Err(Slow { waited, holdup }) => {
+                drop(session);
+                self.settle(&backend, batch, Error::Slow { waited, holdup }).await
             }
         }
     }
+}
+
+#[async_trait]
+impl Sink for PostgresSink {
+    async fn claim(&self, request: &ClaimRequest) -> Result<Progress, Error> {
+        claim::claim(&self.config, request).await
+    }
+
+    async fn commit(&self, batch: &Batch, durability: Durability) -> Result<Committed, Error> {
+        self.try_commit(batch, durability, None).await
+    }
+
+    async fn commit_within(
+        &self,
+        batch: &Batch,
+        durability: Durability,
+        patience: Duration,
+    ) -> Result<Committed, Error> {
+        self.try_commit(batch, durability, Some(patience)).await
+    }
 
     async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
+        if lanes.is_empty() {
+            let client = connect(&self.config, "look").await?;
+            let reading = lanes::stored(&client, lanes);
+            return answered(ANSWER_TIMEOUT, "read progress", reading).await;
+        }
         let mut session = self.session().await?;
         let reading = lanes::stored(session.client(), lanes);
         let stored = answered(ANSWER_TIMEOUT, "read progress", reading).await;

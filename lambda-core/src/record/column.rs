@@ -1,5 +1,7 @@
 //! A table as the protocol sees it: a name, the key, and typed columns.
 
+use std::fmt;
+
 /// A table that records land in. Its name is the pipeline's name.
 ///
 /// Beside these columns every such table has the evidence columns
@@ -86,6 +88,17 @@ impl ColumnType {
             Self::Text => "text",
             Self::Timestamptz => "timestamptz",
             Self::Numeric { .. } => "numeric",
+        }
+    }
+}
+
+impl fmt::Display for ColumnType {
+    /// The type as SQL writes it, with modifiers.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Numeric { precision, scale } => write!(f, "numeric({precision},{scale})"),
+            Self::Timestamptz => f.write_str("timestamp with time zone"),
+            other => f.write_str(other.sql()),
         }
     }
 }

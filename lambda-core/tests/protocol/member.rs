@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lambda_core::batch::Batch;
 use lambda_core::delivery::state::{Action, Generation, Input, State};
@@ -40,6 +41,7 @@ enum Commit {
 pub(crate) enum Trouble {
     Contended,
     Temporary,
+    Slow,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +127,9 @@ impl Member {
 
     /// The process is gone. Its transaction stays until the server notices.
     pub(crate) fn crash(&mut self, database: &mut Database) {
+        if self.life == Life::Stopping {
+            database.note("a stop that took too long is given up");
+        }
         if let Some(Commit::Sent(id, _)) = &self.commit {
             database.abandon(*id);
         }
@@ -311,6 +316,7 @@ impl Member {
         let error = match trouble {
             Trouble::Contended => Error::Contended { tries: 5 },
             Trouble::Temporary => temporary(),
+            Trouble::Slow => Error::Slow { waited: Duration::ZERO, holdup: "a lock".into() },
         };
         self.step(database, Input::CommitFailed(error))
     }
@@ -339,7 +345,7 @@ impl Member {
         if !mem::take(&mut self.waits) {
             return Ok(());
         }
-        database.note("retried");
+        database.note(if self.life == Life::Stopping { "retried in a stop" } else { "retried" });
         self.step(database, Input::Retry)
     }
 
@@ -399,7 +405,7 @@ impl Member {
                     self.source.wishes.insert(partition, Wish::Start(Box::new(progress)));
                 }
                 Action::Stop(partition) => self.let_go(database, partition)?,
-                Action::Commit(batch, durability) => {
+                Action::Commit(batch, durability, _) => {
                     (self.waits, self.asking) = (false, None);
                     self.commit = Some(Commit::Asked(batch, durability));
                 }
@@ -455,11 +461,7 @@ impl Member {
     fn finish(&mut self, database: &mut Database, result: Result<(), Error>) -> Checked {
         let stopped = mem::replace(&mut self.life, Life::Finished) == Life::Stopping;
         match result {
-            Err(error) if !stopped => Err(format!("a member ends by itself: {error}")),
-            Err(_) => {
-                database.note("stopped with a commit that failed");
-                Ok(())
-            }
+            Err(error) => Err(format!("a member ends by itself: {error}")),
             Ok(()) => {
                 database.note(if stopped { "drained" } else { "ended" });
                 self.drained(database, stopped)

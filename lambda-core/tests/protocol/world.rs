@@ -262,7 +262,7 @@ fn nudge(member: usize) -> BoxedStrategy<Move> {
         2 => any::<bool>().prop_map(move |end| Move::Begin { member, end }),
         1 => Just(Move::Land(member)),
         6 => any::<bool>().prop_map(move |lost| Move::Hear { member, lost }),
-        2 => (select(vec![Trouble::Contended, Trouble::Temporary]), 1..4_usize)
+        2 => (select(vec![Trouble::Contended, Trouble::Temporary, Trouble::Slow]), 1..4_usize)
             .prop_map(move |(trouble, times)| Move::Fail { member, trouble, times }),
         1 => Just(Move::Settle(member)),
         2 => any::<bool>().prop_map(move |answers| Move::Retry { member, answers }),

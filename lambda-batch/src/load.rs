@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lambda_core::delivery::flow::{Flow, FlowConfig};
+use lambda_core::error::Kind;
 use lambda_core::job::{self, End, Status};
 use lambda_core::metrics::{JobAtHand, Outcomes};
 use lambda_core::outcome::Authority;
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 use crate::archive::archive;
 use crate::chunk::{ChunkSource, Chunks, Decoding};
 use crate::config::{Options, Step};
+use crate::first;
 use crate::input::Input;
 use crate::rejects::RejectsFile;
 use crate::report::Outcome;
@@ -58,9 +60,9 @@ pub(crate) async fn load_file<R: Record>(
     let outcome = match working.await {
         Ok(outcome) => outcome,
         Err(error) => {
-            // Counts are told as they are stored (R10), if the server still answers.
-            let told = within_grace(target.jobs.get(job.number), planned.content.input(), stop);
-            let job = told.await.ok().flatten().unwrap_or(job);
+            // Reports say what is stored, if the server still answers.
+            let stored = within_grace(target.jobs.get(job.number), planned.content.input(), stop);
+            let job = stored.await.ok().flatten().unwrap_or(job);
             Outcome::Failed { job: Some(Box::new(job)), error }
         }
     };
@@ -105,6 +107,7 @@ async fn work<R: Record>(
     tracing::info!(job = job.job_id(), records = job.records, stored = before, "loading");
     shown.show(Status::Running, job.records, before);
     let result = store::<R>(planned, &attempt, shown, target, options, owner, stop).await;
+    let result = result.map_err(|error| unless_stopped(error, planned.content.input(), stop));
     let end = job::end(&result);
     let ended = within_grace(attempt.end(&end), planned.content.input(), stop).await;
     // Why the work stopped says more than what that led to. Only of a fence the job
@@ -171,7 +174,14 @@ async fn within_grace<T>(
         Ok(_) = stop.wait_for(|stop| *stop) => {}
     }
     let done = tokio::time::timeout(GRACE, work).await;
-    done.unwrap_or_else(|_| Err(stopped(input)))
+    let done = done.unwrap_or_else(|_| Err(stopped(input)));
+    done.map_err(|error| unless_stopped(error, input, &stop))
+}
+
+/// `error`, unless the run was stopped: it then waits for no server, and another run
+/// does what is left.
+fn unless_stopped(error: Error, input: &Input, stop: &watch::Receiver<bool>) -> Error {
+    if *stop.borrow() && error.kind() == Kind::Transient { stopped(input) } else { error }
 }
 
 /// Stores every chunk that is not stored yet.
@@ -193,6 +203,10 @@ async fn store<R: Record>(
     };
     let tally = Arc::new(Tally::new(attempt.lanes(), options.rejects_max, Arc::new(tell)));
     tally.within_limit()?;
+    if options.rejects_max.is_none() {
+        let planned = planned.clone();
+        blocking(move || first::check::<R>(&planned)).await?;
+    }
     let chunks = Arc::new(Chunks::new(Arc::clone(&planned.content), attempt.lanes()));
     let authority = Authority::Batch(attempt.job().authority());
     let config = FlowConfig {

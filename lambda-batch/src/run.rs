@@ -37,11 +37,19 @@ impl std::fmt::Debug for Target {
 }
 
 /// A file that is open, planned, and has the columns it needs.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Planned {
     pub(crate) content: Arc<Content>,
     pub(crate) plan: Plan,
     pub(crate) header: Header,
+}
+
+/// What opening a file led to.
+enum Opened {
+    /// It is to be loaded.
+    Planned(Box<Planned>),
+    /// There is nothing to load.
+    Nothing(Outcome),
 }
 
 /// Loads files into the table of `R`, each exactly once whatever happened before
@@ -65,7 +73,8 @@ pub async fn load<R: Record>(
     let mut at_hand = None;
     over_files(inputs, options, &stop, async |input, rejects| {
         let planned = match open::<R>(input, options, &stop).await {
-            Ok(planned) => planned,
+            Ok(Opened::Planned(planned)) => *planned,
+            Ok(Opened::Nothing(outcome)) => return outcome,
             Err(error) => return Outcome::Failed { job: None, error },
         };
         load_file::<R>(planned, target, options, rejects, &mut at_hand, &stop).await
@@ -85,7 +94,10 @@ pub async fn check<R: Record>(
 ) -> Result<Vec<FileReport>, Error> {
     over_files(inputs, options, &stop, async |input, rejects| {
         let checked = match open::<R>(input, options, &stop).await {
-            Ok(planned) => dry_run::check_file::<R>(planned, options, rejects, &stop).await,
+            Ok(Opened::Planned(planned)) => {
+                dry_run::check_file::<R>(*planned, options, rejects, &stop).await
+            }
+            Ok(Opened::Nothing(outcome)) => Ok(outcome),
             Err(error) => Err(error),
         };
         checked.unwrap_or_else(|error| Outcome::Failed { job: None, error })
@@ -126,13 +138,16 @@ async fn open<R: Record>(
     input: &Input,
     options: &Options,
     stop: &watch::Receiver<bool>,
-) -> Result<Planned, Error> {
+) -> Result<Opened, Error> {
     let (opened, told) = (input.clone(), stop.clone());
     let (watch, chunk_bytes) = (Arc::clone(&options.watch), options.chunk_bytes);
-    let health = options.health.clone();
+    let (health, archives) = (options.health.clone(), options.archive.is_some());
     let planned = move || {
         let (input, stop) = (opened, told);
-        let content = Content::open(&input)?;
+        let content = match Content::open(&input) {
+            Err(_) if archives && input.is_gone() => return Ok(Opened::Nothing(Outcome::Taken)),
+            content => content?,
+        };
         let (file, bytes_total) = (input.to_string(), content.stored_bytes());
         let pulse = health.pulse("the plan of a file");
         let plan = plan::plan(&content, chunk_bytes, |bytes| {
@@ -140,9 +155,10 @@ async fn open<R: Record>(
             watch(Step::Planning { file: &file, bytes, bytes_total });
             if *stop.borrow() { Err(stopped(&input)) } else { Ok(()) }
         })?;
+        let Some(plan) = plan else { return Ok(Opened::Nothing(Outcome::Empty)) };
         let header = Header::parse(plan.header.as_bytes(), const { &R::TABLE })
             .map_err(|error| Error::Input { what: format!("{file}: {error}") })?;
-        Ok(Planned { content: Arc::new(content), plan, header })
+        Ok(Opened::Planned(Box::new(Planned { content: Arc::new(content), plan, header })))
     };
     let mut stopping = stop.clone();
     tokio::select! {

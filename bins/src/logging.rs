@@ -42,7 +42,7 @@ impl<W: Write> Write for AboveBar<W> {
     }
 }
 
-/// Sets the log up, by `RUST_LOG` and `LOG_FORMAT`; panics are told in it.
+/// Sets the log up, by `RUST_LOG` and `LOG_FORMAT`; panics are logged.
 pub(crate) fn install() -> Result<(), Error> {
     let filter = match env::var("RUST_LOG") {
         Ok(directives) if !directives.is_empty() => {

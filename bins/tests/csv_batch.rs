@@ -209,7 +209,7 @@ async fn nothing(context: Context) -> Result<(), Failure> {
     let only_header = bench.file("header.csv", HEADER)?;
     let report = bench.load(&only_header, &[], 0).await?;
     assert_eq!(report["job"]["status"], "completed");
-    let human = bench.program(&[&only_header]).args(["--output", "human"]);
+    let human = bench.human(&[&only_header]);
     let said = human.run(DEADLINE).await?.expect_code(0)?.stdout;
     assert!(said.contains("already loaded by job BAT00001"), "{said}");
     // Standard input counts like any file, and a worse file decides the code.
@@ -227,7 +227,7 @@ async fn limit(context: Context) -> Result<(), Failure> {
     let report = bench.load(&path, &["--max-rejects", "2"], 65).await?;
     assert_eq!(report["job"]["status"], "failed");
     assert_eq!(report["job"]["counts"]["rejected"], 3);
-    let human = bench.program(&[&path]).args(["--max-rejects", "2", "--output", "human"]);
+    let human = bench.human(&[&path]).args(["--max-rejects", "2"]);
     let ended = human.run(DEADLINE).await?.expect_code(65)?;
     // Once, and not in the log or the summary as well.
     let said = format!("{}{}", ended.stdout, ended.stderr);

@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// Starts a run that has planned its file and finds no job yet, and stands still
+/// Starts a run that has planned its file and finds no job yet, and waits
 /// there until `then` is done.
 async fn between_plan_and_load(
     bench: &Bench,
@@ -356,7 +356,7 @@ async fn empty(context: Context) -> Result<(), Failure> {
             let report = bench.load(&path, flags, 0).await?;
             assert_eq!(report["outcome"], "empty", "{report}");
         }
-        let human = bench.program(&[&path]).args(["--output", "human"]).run(DEADLINE).await?;
+        let human = bench.human(&[&path]).run(DEADLINE).await?;
         let said = human.expect_code(0)?.stdout;
         assert!(said.contains("empty, not even a header"), "{said}");
         // Its writer may have only just begun.
@@ -445,7 +445,7 @@ async fn rejects_over_input(context: Context) -> Result<(), Failure> {
 async fn no_archive(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let path = bench.file("a.csv", rows(10))?;
-    // Nobody, root neither, can make a file in /proc; and in the folder it comes from
+    // Not even root can make a file in /proc; and in the folder it comes from
     // a file would get another name each time.
     for nowhere in [path.clone(), path.join("archive"), "/proc".into(), bench.folder.clone()] {
         let flags = ["--archive", &nowhere.display().to_string()];
@@ -506,7 +506,7 @@ async fn longest(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// In a file that was cut, or of somebody who forgot a quote: all that follows
+/// In a file that was cut, or with a quote that was forgotten: all that follows
 /// would be one record.
 async fn open_quote(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;

@@ -40,12 +40,12 @@ pub struct Chunks {
 struct Queue {
     lanes: VecDeque<JobLane>,
     /// For a compressed file: the one decompressor, which goes through it once
-    /// (R20). Whoever takes a chunk reads it while the others wait for the queue.
+    /// (R20). The worker that takes a chunk reads it while the others wait for the queue.
     decompressor: Option<Reader>,
 }
 
 impl Chunks {
-    /// Those of `lanes` that do not stand at their end.
+    /// Those of `lanes` that are not at their end.
     pub fn new(content: Arc<Content>, lanes: &[JobLane]) -> Self {
         let unfinished = |lane: &&JobLane| lane.progress.position < lane.chunk.end;
         let lanes = lanes.iter().filter(unfinished).cloned().collect();
@@ -149,7 +149,7 @@ pub struct Decoding<R> {
     authority: Authority,
     batch_rows: usize,
     open: Option<OpenChunk>,
-    /// What the last chunk lay in, for the next one: freed and allocated anew it would
+    /// What the last chunk lay in, for the next one: freed and allocated again it would
     /// cost half as much memory again.
     buffer: Vec<u8>,
     /// Bytes of the last batch's rows: about what the next one needs.
@@ -264,7 +264,7 @@ impl<R> fmt::Debug for ChunkSource<R> {
 }
 
 impl<R: Record> ChunkSource<R> {
-    /// Yields what `decoding` decodes, and tells `tally` what is stored. `ahead`:
+    /// Yields what `decoding` decodes, and reports to `tally` what is stored. `ahead`:
     /// decodes the next batch while the one before is being committed.
     pub fn new(decoding: Decoding<R>, tally: Arc<Tally>, ahead: bool) -> Self {
         Self { tally, ahead, decoding: Some(decoding), task: None }
@@ -398,7 +398,8 @@ mod tests {
             let victim = victim.index(records.len());
             let line = expected.remove(victim).0.line;
             records[victim] = broken(&records[victim], place, insert);
-            let lines = line..=line + records[victim].matches('\n').count() as u64;
+            let inside = records[victim].replace("\r\n", "\n").matches(['\n', '\r']).count();
+            let lines = line..=line + inside as u64;
 
             let found = match decoded(&file(&records, ending)) {
                 Ok(found) => found,

@@ -1,5 +1,5 @@
 //! A file's content: one open descriptor for the whole run, read plainly or
-//! through a decompressor, and a look whether the file was changed meanwhile.
+//! through a decompressor, and a check whether the file has changed since.
 
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -34,7 +34,7 @@ impl Encoding {
     fn of(first: &[u8]) -> Self {
         match first {
             [0x1f, 0x8b, ..] => Self::Gzip,
-            [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Self::Zstandard,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstandard,
             _ => Self::Plain,
         }
     }
@@ -274,7 +274,7 @@ struct Disk {
     consumed: Arc<AtomicU64>,
 }
 
-/// Tells a failing disk from corrupt data.
+/// Marks a failing disk, as opposed to corrupt data.
 #[derive(Debug, thiserror::Error)]
 #[error("reading failed")]
 struct DiskError(#[source] io::Error);

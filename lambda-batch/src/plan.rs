@@ -151,10 +151,14 @@ impl Planner {
     /// # Errors
     /// The file is refused.
     pub fn finish(mut self) -> Result<Plan, Refusal> {
-        let bytes = self.bytes;
+        let (bytes, held) = (self.bytes, mem::take(&mut self.held));
+        let window = Window::new(&held, bytes - held.len() as u64);
         let framer = mem::take(&mut self.framer);
         if let Some(frame) = framer.finish()? {
-            self.record(&frame, Window::new(&[], bytes))?;
+            self.record(&frame, window)?;
+        }
+        if let Some(open) = &mut self.open {
+            open.digest_up_to(bytes, window);
         }
         self.close(bytes);
         let Header::Found(header) = self.header else { return Err(Refusal::Empty) };

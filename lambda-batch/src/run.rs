@@ -53,7 +53,7 @@ enum Opened {
 }
 
 /// Loads files into the table of `R`, each exactly once whatever happened before
-/// (R21). Goes on with the next file after one that is refused; ends when `stop`
+/// (docs/protocol.md, R21). Continues with the next file after one that is refused; ends when `stop`
 /// becomes true or the server is gone.
 ///
 /// # Errors
@@ -139,11 +139,11 @@ async fn open<R: Record>(
     options: &Options,
     stop: &watch::Receiver<bool>,
 ) -> Result<Opened, Error> {
-    let (opened, told) = (input.clone(), stop.clone());
+    let (opened, stopping) = (input.clone(), stop.clone());
     let (watch, chunk_bytes) = (Arc::clone(&options.watch), options.chunk_bytes);
     let (health, archives) = (options.health.clone(), options.archive.is_some());
     let planned = move || {
-        let (input, stop) = (opened, told);
+        let (input, stop) = (opened, stopping);
         let content = match Content::open(&input) {
             Err(_) if archives && input.is_gone() => return Ok(Opened::Nothing(Outcome::Taken)),
             content => content?,
@@ -163,7 +163,7 @@ async fn open<R: Record>(
     let mut stopping = stop.clone();
     tokio::select! {
         planned = blocking(planned) => planned,
-        // A read from a pipe that nobody writes to does not end: it is left behind.
+        // A read from a pipe without a writer does not end: it is left behind.
         Ok(_) = stopping.wait_for(|stop| *stop) => Err(stopped(input)),
     }
 }
@@ -179,7 +179,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
-/// The error for a file that the run did not finish because it was told to stop.
+/// The error for a file that the run did not finish because it was stopped.
 pub(crate) fn stopped(input: &Input) -> Error {
     Error::Interrupted { what: format!("{input}: stopped before its end; run it again to go on") }
 }

@@ -46,7 +46,7 @@ impl fmt::Debug for Tally {
 }
 
 impl Tally {
-    /// A tally of `lanes` as they stand. `tell` is called whenever more is stored.
+    /// A tally of `lanes` as stored. `tell` is called whenever more is stored.
     pub fn new(lanes: &[JobLane], rejects_max: Option<i64>, tell: Arc<Tell>) -> Self {
         let lane = |lane: &JobLane| {
             let (chunk, progress) = (&lane.chunk, &lane.progress);
@@ -89,7 +89,7 @@ impl Tally {
         sum.bytes == sum.bytes_total
     }
 
-    /// Whether the job may go on.
+    /// Whether the job may continue.
     ///
     /// # Errors
     /// [`Error::Input`] if more records were rejected than is allowed.

@@ -113,7 +113,7 @@ async fn load(
     Ok(lambda_batch::load::<Transaction>(&inputs, &target, &options, stop).await?)
 }
 
-/// Becomes true when the process is told to stop.
+/// Becomes true when the process is to stop.
 fn stopping(shutdown: CancellationToken) -> watch::Receiver<bool> {
     let (stop, stopping) = watch::channel(false);
     tokio::spawn(async move {

@@ -188,19 +188,16 @@ fn failed(report: &FileReport) -> Option<String> {
     let Outcome::Failed { job, error } = &report.outcome else { return None };
     let (file, chain) = (&report.file, error.chain());
     let reason = chain.strip_prefix(&format!("{file}: ")).unwrap_or(&chain);
-    Some(match job {
-        None if reason.starts_with(file.as_str()) => reason.to_owned(),
-        None => format!("{file}: {reason}"),
-        Some(job) => {
-            let became = match job.status {
-                Status::Failed => "failed",
-                Status::Completed => "is completed, but",
-                Status::Pending | Status::Running => "is not finished",
-            };
-            let colon = if job.status == Status::Completed { "" } else { ":" };
-            format!("{file}: job {} {became}{colon} {reason}", job.job_id())
-        }
-    })
+    if reason.starts_with(file.as_str()) {
+        return Some(reason.to_owned());
+    }
+    let Some(job) = job else { return Some(format!("{file}: {reason}")) };
+    let became = match job.status {
+        Status::Failed => "failed:",
+        Status::Completed => "is completed, but",
+        Status::Pending | Status::Running => "is not finished:",
+    };
+    Some(format!("{file}: job {} {became} {reason}", job.job_id()))
 }
 
 /// Counts as people read them.

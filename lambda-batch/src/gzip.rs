@@ -24,7 +24,7 @@ pub(crate) struct Members<R> {
 enum State<R> {
     /// At a member's first byte, or behind the last one.
     Between(Counted<R>),
-    Inside(GzDecoder<Counted<R>>),
+    Inside(Box<GzDecoder<Counted<R>>>),
     /// Behind everything, or a read has failed.
     Done,
 }
@@ -47,7 +47,7 @@ impl<R: BufRead> Read for Members<R> {
                 State::Between(mut input) => match input.fill_buf() {
                     Ok([]) => return Ok(0),
                     Ok([0, ..]) => return padding(&mut input).map(|()| 0),
-                    Ok([0x1f, ..]) => self.state = State::Inside(GzDecoder::new(input)),
+                    Ok([0x1f, ..]) => self.state = State::Inside(Box::new(GzDecoder::new(input))),
                     Ok(_) => return Err(garbage(input.at)),
                     Err(error) => {
                         self.state = State::Between(input);

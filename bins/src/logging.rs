@@ -4,9 +4,11 @@
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::env;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::panic::{self, PanicHookInfo};
+use std::sync::{Mutex, PoisonError};
 
+use indicatif::ProgressBar;
 use lambda_core::Error;
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::filter_fn;
@@ -14,7 +16,33 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
 
-/// Sets the log up, by `RUST_LOG` and `LOG_FORMAT`; panics are told in it.
+/// The progress bar on the terminal, if there is one.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Lets log lines be written above `bar`, which would run into them.
+pub(crate) fn show_above(bar: Option<ProgressBar>) {
+    *BAR.lock().unwrap_or_else(PoisonError::into_inner) = bar;
+}
+
+/// Writes to a terminal that may have a progress bar on its last line.
+pub(crate) struct AboveBar<W>(pub(crate) W);
+
+impl<W: Write> Write for AboveBar<W> {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let bar = BAR.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match bar {
+            Some(bar) => bar.suspend(|| self.0.write_all(text))?,
+            None => self.0.write_all(text)?,
+        }
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Sets the log up, by `RUST_LOG` and `LOG_FORMAT`; panics are logged.
 pub(crate) fn install() -> Result<(), Error> {
     let filter = match env::var("RUST_LOG") {
         Ok(directives) if !directives.is_empty() => {
@@ -24,7 +52,7 @@ pub(crate) fn install() -> Result<(), Error> {
         }
         _ => EnvFilter::new("info"),
     };
-    let log = fmt::layer().with_writer(io::stderr);
+    let log = fmt::layer().with_writer(|| AboveBar(io::stderr()));
     let log = match env::var("LOG_FORMAT").as_deref() {
         Ok("json") => log.json().flatten_event(true).boxed(),
         Ok("pretty" | "") | Err(_) => log.with_ansi(io::stderr().is_terminal()).boxed(),

@@ -13,7 +13,7 @@ use lambda_lab::harness::Context;
 use lambda_lab::processes::{Process, Signal};
 use serde_json::Value;
 
-use loads::{Bench, DEADLINE, HEADER, row, rows};
+use loads::{Bench, DEADLINE, HEADER, hold_id, row, rows};
 
 const SAMPLE: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../k8s/base/batch/sample/financial_transactions.csv");
@@ -26,6 +26,8 @@ fn main() -> ExitCode {
         suite.deadline(240);
         suite.postgres("the sample is loaded once, whatever its name and compression", sample);
         suite.postgres("a bad row is a dead letter with line, reason and bytes", bad_rows);
+        suite.postgres("a misplaced quote costs its own record only", quotes);
+        suite.postgres("a file of whose first records most are bad is not loaded", mostly_bad);
         suite.postgres("a file that is no such CSV is refused and leaves nothing behind", refused);
         suite.postgres("nothing to load is success, a missing file is not", nothing);
         suite.postgres("too many rejects fail the job, a higher limit completes it", limit);
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         suite.postgres("a loaded file is moved to the archive", archived);
         suite.postgres("a file changed while it is loaded completes nothing", changed);
         suite.postgres("SIGTERM half-way leaves the job pending, the next run ends it", sigterm);
+        suite.postgres("SIGTERM while a commit waits ends with 75", sigterm_blocked);
         suite.postgres("killed at three random moments, a load still ends exact", sigkill);
         suite.postgres("a frozen run is taken over, and does no harm when it wakes", frozen);
         suite.postgres("two runs of one file at once load it once", two_at_once);
@@ -104,6 +107,79 @@ async fn bad_rows(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
+async fn quotes(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let at = |number: usize, location: &str| row(number).replace("\"Paris, FR\"", location);
+    // Read leniently, the second row and the third are one, and the fourth is stored as
+    // `Joe\s Bar"`.
+    let bad = [at(2, "\"Memphis"), at(4, "\"Joe\\\"s Bar\""), at(5, "5\" pipe")];
+    let good = [row(1), at(3, "\"Paris\""), row(6)];
+    let text = [HEADER, &good[0], &bad[0], &good[1], &bad[1], &bad[2], &good[2]].concat();
+    let report = bench.load(&bench.file("a.csv", &text)?, &[], 0).await?;
+    assert_eq!(report["job"]["counts"]["read"], 6);
+    assert_eq!(report["job"]["counts"]["inserted"], 3);
+    assert_eq!(report["job"]["counts"]["rejected"], 3);
+
+    let column = at(2, "|").find('|').map_or(0, |at| at + 1);
+    let expected = [
+        (3, column, "the quote that opens here is not closed"),
+        (5, column + 6, "expected a comma or the line's end behind a closing quote"),
+        (6, column + 1, "a quote in a field that does not begin with one"),
+    ];
+    let sql = "select line, reason, detail, payload from dead_letters order by position";
+    let found = bench.sql.query(sql, &[]).await?;
+    assert_eq!(found.len(), expected.len());
+    for ((found, bad), (line, column, why)) in found.iter().zip(&bad).zip(expected) {
+        assert_eq!(found.get::<_, i64>(0), line);
+        assert_eq!(found.get::<_, &str>(1), "invalid_csv");
+        assert_eq!(found.get::<_, &str>(2), format!("line {line} column {column}: {why}"));
+        assert_eq!(found.get::<_, &[u8]>(3), bad.trim_end().as_bytes());
+    }
+    let stored = "select string_agg(location, '|' order by transaction_id) from transactions";
+    let stored: String = bench.sql.query_one(stored, &[]).await?.try_get(0)?;
+    assert_eq!(stored, "Paris, FR|Paris|Paris, FR");
+    Ok(())
+}
+
+async fn mostly_bad(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let archive = bench.folder.join("archive").display().to_string();
+    let good = |from, count| (from..from + count).map(row).collect::<String>();
+    let bad = "short,row\n";
+    // More bad records than that follow, which are no reason to stop.
+    let half = HEADER.to_owned() + &good(0, 500) + &bad.repeat(2_000);
+    let report = bench.load(&bench.file("half.csv", half)?, &[], 0).await?;
+    assert_eq!(report["job"]["counts"]["rejected"], 2_000);
+
+    let letters = "select count(*) from dead_letters";
+    let more = [HEADER, &bad.repeat(501), &good(500, 30_000)].concat();
+    let few = [HEADER, &good(40_000, 1), &bad.repeat(2)].concat();
+    for (name, text, says, stored) in [
+        ("more.csv", more, "501 of the first 1000 records", 30_000),
+        ("few.csv", few, "2 of the first 3 records", 1),
+    ] {
+        let (path, before) = (bench.file(name, text)?, bench.number(letters).await?);
+        for flags in [&["--archive", &archive][..], &["--archive", &archive], &["--dry-run"]] {
+            let report = bench.load(&path, flags, 65).await?;
+            let error = report["error"].as_str().unwrap_or_default();
+            assert!(error.contains(says) && error.contains("--max-rejects"), "{error}");
+            assert!(error.contains("expected 9 fields, found 2"), "{error}");
+            if flags[0] == "--archive" {
+                assert_eq!(report["job"]["status"], "failed");
+                assert_eq!(report["job"]["counts"]["read"], 0);
+            }
+        }
+        assert!(path.exists(), "{name} was archived");
+        assert_eq!(bench.number(letters).await?, before);
+        let report = bench.load(&path, &["--max-rejects", "501", "--archive", &archive], 0).await?;
+        assert_eq!(report["job"]["status"], "completed");
+        assert_eq!(report["job"]["attempt"], 3);
+        assert_eq!(report["job"]["counts"]["inserted"], stored);
+        assert!(!path.exists());
+    }
+    Ok(())
+}
+
 async fn refused(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let mut endless = format!("{HEADER}{}TXN-2,\"open\n", row(1));
@@ -112,7 +188,6 @@ async fn refused(context: Context) -> Result<(), Failure> {
     truncated.truncate(truncated.len() - 5);
     let files = [
         ("columns.csv", b"transaction_id,account_id\n1,2\n".to_vec(), "transaction_type"),
-        ("empty.csv", Vec::new(), "empty"),
         ("endless.csv", endless.into_bytes(), "line 3"),
         ("truncated.csv.zst", truncated, "byte"),
         ("plain.csv.gz", rows(1).into_bytes(), "gz"),
@@ -134,6 +209,9 @@ async fn nothing(context: Context) -> Result<(), Failure> {
     let only_header = bench.file("header.csv", HEADER)?;
     let report = bench.load(&only_header, &[], 0).await?;
     assert_eq!(report["job"]["status"], "completed");
+    let human = bench.human(&[&only_header]);
+    let said = human.run(DEADLINE).await?.expect_code(0)?.stdout;
+    assert!(said.contains("already loaded by job BAT00001"), "{said}");
     // Standard input counts like any file, and a worse file decides the code.
     let path = bench.file("stdin.csv", rows(3))?;
     let bad = bench.file("bad.csv", "no,columns\n")?;
@@ -149,13 +227,24 @@ async fn limit(context: Context) -> Result<(), Failure> {
     let report = bench.load(&path, &["--max-rejects", "2"], 65).await?;
     assert_eq!(report["job"]["status"], "failed");
     assert_eq!(report["job"]["counts"]["rejected"], 3);
+    let human = bench.human(&[&path]).args(["--max-rejects", "2"]);
+    let ended = human.run(DEADLINE).await?.expect_code(65)?;
+    // Once, and not in the log or the summary as well.
+    let said = format!("{}{}", ended.stdout, ended.stderr);
+    let expected = format!(
+        "lambda-csv-batch: {}: job BAT00001 failed: 3 of 50003 records rejected, limit 2. \
+         Stored rows stay; run again with a higher --max-rejects to finish.\n",
+        path.display()
+    );
+    assert!(ended.stderr.ends_with(&expected), "{}", ended.stderr);
+    assert_eq!(said.matches("rejected, limit").count(), 1, "{said}");
     let stored = bench.number("select count(*) from transactions").await?;
     assert_eq!(stored, 50_000, "what was stored stays");
     // The limit holds for the job, not for what one run adds.
     bench.load(&path, &["--max-rejects", "2"], 65).await?;
     let report = bench.load(&path, &["--max-rejects", "3"], 0).await?;
     assert_eq!(report["job"]["status"], "completed");
-    assert_eq!(report["job"]["attempt"], 3);
+    assert_eq!(report["job"]["attempt"], 4);
     assert_eq!(report["job"]["counts"]["inserted"], 50_000);
     Ok(())
 }
@@ -234,6 +323,23 @@ async fn sigterm(context: Context) -> Result<(), Failure> {
     let report = bench.load(&path, &["--workers", "3"], 0).await?;
     assert_eq!(report["job"]["attempt"], 2);
     bench.is_exact(MANY).await
+}
+
+async fn sigterm_blocked(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let path = bench.file("a.csv", rows(100))?;
+    let holder = bench.database.connect().await?;
+    holder.batch_execute("begin").await?;
+    hold_id(&holder, 50).await?;
+    let process = bench.program(&[&path]).start()?;
+    bench.until_blocked("batch").await?;
+    process.signal(Signal::TERM)?;
+    // The server is there and does not answer: no reason to call it unreachable.
+    let ended = process.wait(DEADLINE).await?.expect_code(75)?;
+    assert!(ended.stderr.contains("run it again"), "{}", ended.stderr);
+    holder.batch_execute("rollback").await?;
+    bench.load(&path, &[], 0).await?;
+    bench.is_exact(100).await
 }
 
 async fn sigkill(context: Context) -> Result<(), Failure> {

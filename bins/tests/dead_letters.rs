@@ -57,6 +57,9 @@ async fn told(program: &Program, arguments: &[&str], code: i32) -> Result<Value,
     Ok(serde_json::from_str(&ended.expect_code(code)?.stdout)?)
 }
 
+/// Loads a file of which most is bad all the same.
+const REJECTS: [&str; 2] = ["--max-rejects", "1000"];
+
 /// A row under a bad amount.
 fn bad(id: &str) -> String {
     format!("{id},ACC-1,purchase,1.234,2025-06-19 10:00:00,,,,\n")
@@ -67,7 +70,7 @@ fn bad(id: &str) -> String {
 async fn loaded(context: Context) -> Result<Bench, Failure> {
     let bench = Bench::new(context).await?;
     let text = format!("{HEADER}{}{}{}short,row\n", row(1), bad("TXN-a"), bad("TXN-b"));
-    bench.load(&bench.file("a.csv", text)?, &[], 0).await?;
+    bench.load(&bench.file("a.csv", text)?, &REJECTS, 0).await?;
     Ok(bench)
 }
 
@@ -79,7 +82,7 @@ fn ids(listed: &Value) -> Vec<i64> {
 async fn lists(context: Context) -> Result<(), Failure> {
     let bench = loaded(context).await?;
     let second = format!("{HEADER}{}", bad("TXN-c"));
-    bench.load(&bench.file("b.csv", second)?, &[], 0).await?;
+    bench.load(&bench.file("b.csv", second)?, &REJECTS, 0).await?;
     let lambda = letters(&bench);
     let human = run(&lambda, &["list"], 0).await?.stdout;
     for part in [
@@ -129,7 +132,7 @@ async fn shows(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let mut bytes = format!("{HEADER}{}", bad("TXN-\u{1b}[31mred")).into_bytes();
     bytes.extend(b"\xff\xfe,binary\n");
-    bench.load(&bench.file("a.csv", bytes)?, &[], 0).await?;
+    bench.load(&bench.file("a.csv", bytes)?, &REJECTS, 0).await?;
     let lambda = letters(&bench);
     for id in ["1", "2"] {
         let human = run(&lambda, &["show", id], 0).await?.stdout;
@@ -347,7 +350,7 @@ async fn rights(context: Context) -> Result<(), Failure> {
 /// locked its lanes and waits for a dead letter, which the connection has locked.
 async fn held(bench: &Bench) -> Result<(Process, Connection), Failure> {
     let bad: String = (0..500).map(|number| bad(&format!("TXN-{number:03}"))).collect();
-    bench.load(&bench.file("a.csv", format!("{HEADER}{bad}"))?, &[], 0).await?;
+    bench.load(&bench.file("a.csv", format!("{HEADER}{bad}"))?, &REJECTS, 0).await?;
     let mend = "update dead_letters set edited_payload = \
                 convert_to(replace(convert_from(payload, 'utf8'), '1.234', '1.23'), 'utf8')";
     bench.sql.execute(mend, &[]).await?;

@@ -26,10 +26,16 @@ fn main() -> ExitCode {
         suite.postgres("a file changed between plan and load completes nothing", changed);
         suite.postgres("a file that grew after its last chunk was read stays", grown_at_the_end);
         suite.postgres("files of several members are one content", members);
+        suite.postgres("zeros behind a .gz file are padding, other data is named", padded);
         suite.postgres("a damaged file is refused, and nothing of it is stored", damaged);
         suite.postgres("standard input is a file like any other", stdin);
         suite.postgres("standard input that never ends does not keep a run from stopping", endless);
         suite.postgres("a bad file among good ones keeps none of them from being loaded", folder);
+        suite.postgres("an inbox holds no markers, unfinished or special files", inbox);
+        suite.postgres("a file that another run moved away is no error", moved_away);
+        suite.postgres("an empty file is success and stays", empty);
+        suite.postgres("a file that is no CSV says what it is", foreign);
+        suite.postgres("lines that end with CR are counted", carriage_returns);
         suite.postgres("where rejects cannot go is known before anything is loaded", rejects);
         suite.postgres("a file of rejects is never one that is to be loaded", rejects_over_input);
         suite.postgres("where loaded files cannot go is known before any is loaded", no_archive);
@@ -39,7 +45,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// Starts a run that has planned its file and finds no job yet, and stands still
+/// Starts a run that has planned its file and finds no job yet, and waits
 /// there until `then` is done.
 async fn between_plan_and_load(
     bench: &Bench,
@@ -149,6 +155,19 @@ async fn members(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
+async fn padded(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let (text, zeros) = (rows(2_000), vec![0; 100_000]);
+    let gzipped = gzip(text.as_bytes())?;
+    let garbage = [&gzipped[..], &zeros[..7], b"garbage"].concat();
+    let report = bench.load(&bench.file("garbage.csv.gz", garbage)?, &[], 65).await?;
+    let error = report["error"].as_str().unwrap_or_default();
+    assert!(error.contains(&format!("at byte {} of the file", gzipped.len() + 7)), "{error}");
+    bench.is_empty().await?;
+    bench.load(&bench.file("padded.csv.gz", [gzipped, zeros].concat())?, &[], 0).await?;
+    bench.is_exact(2_000).await
+}
+
 async fn damaged(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let text = rows(20_000);
@@ -186,8 +205,8 @@ async fn stdin(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let path = bench.file("empty", "")?;
     let program = bench.program(&[Path::new("-")]);
-    let ended = program.clone().input(path).run(DEADLINE).await?.expect_code(65)?;
-    assert!(ended.stdout.contains("standard input: it is empty"), "{}", ended.stdout);
+    let ended = program.clone().input(path).run(DEADLINE).await?.expect_code(0)?;
+    assert!(ended.stdout.contains("\"outcome\":\"empty\""), "{}", ended.stdout);
     let path = bench.file("a.csv.gz", gzip(rows(2_000).as_bytes())?)?;
     let nowhere = bench.folder.join("missing");
     let full = program.clone().input(&path).env("TMPDIR", nowhere);
@@ -265,6 +284,124 @@ async fn folder(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
+async fn inbox(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    bench.file("a.csv", rows(10))?;
+    for name in ["_SUCCESS", "b.csv~", "b.csv.tmp", "b.csv.filepart", "b.csv.swp", "b.csv.part"] {
+        bench.file(name, rows(20))?;
+    }
+    // To open it would wait for a writer.
+    let pipe = bench.folder.join("pipe.csv");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::from(0o600))?;
+    for all in [bench.folder.clone(), bench.folder.join("*")] {
+        let ended = bench.program(&[&all]).run(DEADLINE).await?.expect_code(0)?;
+        let summary: Value = serde_json::from_str(&ended.stdout)?;
+        assert_eq!(summary["files"].as_array().map(Vec::len), Some(1), "{summary}");
+    }
+    bench.is_exact(10).await
+}
+
+async fn moved_away(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let (archive, inbox) = (bench.folder.join("archive"), bench.folder.join("inbox"));
+    fs::create_dir(&inbox)?;
+    fs::write(inbox.join("1.csv"), rows(10))?;
+    fs::write(inbox.join("2.csv"), rows(20))?;
+    let flags = ["--archive", &archive.display().to_string()];
+    // Another run takes both while this one is at the first.
+    let away = || {
+        fs::create_dir_all(bench.folder.join("elsewhere"))?;
+        ["1.csv", "2.csv"].into_iter().try_for_each(|name| {
+            fs::rename(inbox.join(name), bench.folder.join("elsewhere").join(name))
+        })
+    };
+    let process = between_plan_and_load(&bench, &inbox, &flags, away).await?;
+    let ended = process.wait(DEADLINE).await?.expect_code(0)?;
+    let summary: Value = serde_json::from_str(&ended.stdout)?;
+    assert_eq!(summary["files"][0]["outcome"], "loaded", "{summary}");
+    assert_eq!(summary["files"][1]["outcome"], "taken", "{summary}");
+    assert_eq!(fs::read_dir(&archive)?.count(), 0, "something else was left there");
+    bench.is_exact(10).await?;
+
+    // Two real runs.
+    let names: Vec<String> = (0..30).map(|number| format!("{number}.csv")).collect();
+    for (number, name) in names.iter().enumerate() {
+        fs::write(inbox.join(name), HEADER.to_owned() + &row(100 + number))?;
+    }
+    let program = bench.program(&[&inbox]).args(&flags);
+    let (one, other) = (program.start()?, program.start()?);
+    one.wait(DEADLINE).await?.expect_code(0)?;
+    other.wait(DEADLINE).await?.expect_code(0)?;
+    assert_eq!(bench.number("select count(*) from transactions").await?, 40);
+    let mut archived: Vec<_> =
+        fs::read_dir(&archive)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
+    archived.sort();
+    let mut expected: Vec<_> = names.into_iter().map(std::ffi::OsString::from).collect();
+    expected.sort();
+    assert_eq!(archived, expected);
+    Ok(())
+}
+
+async fn empty(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let archive = bench.folder.join("archive").display().to_string();
+    let paths = [
+        bench.file("empty.csv", "")?,
+        bench.file("nothing.csv.gz", "")?,
+        bench.file("mark.csv", "\u{feff}\r\n\n")?,
+        bench.file("empty.csv.gz", gzip(b"")?)?,
+    ];
+    for path in paths {
+        for flags in [&["--archive", &archive][..], &["--dry-run"]] {
+            let report = bench.load(&path, flags, 0).await?;
+            assert_eq!(report["outcome"], "empty", "{report}");
+        }
+        let human = bench.human(&[&path]).run(DEADLINE).await?;
+        let said = human.expect_code(0)?.stdout;
+        assert!(said.contains("empty, not even a header"), "{said}");
+        // Its writer may have only just begun.
+        assert!(path.exists());
+    }
+    bench.is_empty().await
+}
+
+async fn foreign(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let wide: Vec<u8> = rows(3).encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let marked = [b"\xff\xfe", &wide[..]].concat();
+    let json = br#"[{"transaction_id": "TXN-1"}]"#;
+    for (name, bytes, says) in [
+        ("utf-16.csv", marked.clone(), "UTF-16 text: convert it to UTF-8"),
+        ("no mark.csv", wide, "UTF-16 text: convert it to UTF-8"),
+        ("workbook.csv", b"PK\x03\x04 zip".to_vec(), "a zip archive"),
+        ("zip.csv.gz", b"PK\x03\x04 zip".to_vec(), "a zip archive"),
+        ("json.csv", json.to_vec(), "JSON"),
+        ("json.csv.gz", gzip(json)?, "JSON"),
+        ("utf-16.csv.zst", zstandard(&marked)?, "UTF-16"),
+        ("twice.csv.gz", gzip(&gzip(rows(3).as_bytes())?)?, "gzip data inside compressed data"),
+        ("error page.csv", b"<!DOCTYPE html>\n<html>".to_vec(), "HTML"),
+        ("semicolons.csv", rows(3).replace(',', ";").into_bytes(), "by semicolons"),
+    ] {
+        let report = bench.load(&bench.file(name, bytes)?, &[], 65).await?;
+        let error = report["error"].as_str().unwrap_or_default();
+        assert!(error.contains(says), "{name}: {error}");
+    }
+    bench.is_empty().await
+}
+
+async fn carriage_returns(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context).await?;
+    let text = rows(3) + "short,row\n" + &row(3);
+    bench.load(&bench.file("a.csv", text.replace('\n', "\r"))?, &[], 0).await?;
+    assert_eq!(bench.number("select count(*) from transactions").await?, 4);
+    assert_eq!(bench.number("select line from dead_letters").await?, 5);
+    let open = rows(3) + "TXN-open,\"ACC\n";
+    let report = bench.load(&bench.file("open.csv", open.replace('\n', "\r"))?, &[], 65).await?;
+    let error = report["error"].as_str().unwrap_or_default();
+    assert!(error.contains("line 5"), "{error}");
+    Ok(())
+}
+
 async fn rejects(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let path = bench.file("a.csv", rows(10) + "short,row\n")?;
@@ -308,7 +445,7 @@ async fn rejects_over_input(context: Context) -> Result<(), Failure> {
 async fn no_archive(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let path = bench.file("a.csv", rows(10))?;
-    // Nobody, root neither, can make a file in /proc; and in the folder it comes from
+    // Not even root can make a file in /proc; and in the folder it comes from
     // a file would get another name each time.
     for nowhere in [path.clone(), path.join("archive"), "/proc".into(), bench.folder.clone()] {
         let flags = ["--archive", &nowhere.display().to_string()];
@@ -369,7 +506,7 @@ async fn longest(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// In a file that was cut, or of somebody who forgot a quote: all that follows
+/// In a file that was cut, or with a quote that was forgotten: all that follows
 /// would be one record.
 async fn open_quote(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;

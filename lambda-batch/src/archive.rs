@@ -35,10 +35,10 @@ pub(crate) fn prepare(folder: &Path, inputs: &[Input]) -> Result<(), Error> {
 }
 
 /// Moves a loaded file into `folder`, on the same file system or another one, and
-/// tells where it is now. A name that is taken gets a number. Standard input and what
+/// returns where it is now. A name that is taken gets a number. Standard input and what
 /// lies on a read-only file system stay. So do a file that was put in the place of the
 /// one that was loaded, and one that has become another one since: the next run is to
-/// find what is not stored.
+/// find what is not stored. One that another run has moved away is where it belongs.
 ///
 /// # Errors
 /// `Fatal` if the file cannot be moved; it is then still where it was.
@@ -59,6 +59,7 @@ pub(crate) fn archive(content: &Content, folder: &Path) -> Result<Option<PathBuf
         Err(error) => {
             let moved = match error.kind() {
                 io::ErrorKind::CrossesDevices => copy_over(content, path, folder, &to),
+                io::ErrorKind::NotFound if content.input().is_gone() => Ok(false),
                 _ => Err(error),
             };
             if !matches!(moved, Ok(true)) {
@@ -71,6 +72,10 @@ pub(crate) fn archive(content: &Content, folder: &Path) -> Result<Option<PathBuf
 
 /// Whether what lies at `path` is what was loaded; says so if not.
 fn is_loaded(content: &Content, path: &Path) -> bool {
+    if path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        tracing::info!(file = %content.input(), "not archived: it was moved away");
+        return false;
+    }
     let why = if !content.is_at(path) {
         "another file was put in its place"
     } else if content.unchanged().is_err() {
@@ -120,7 +125,10 @@ fn place(path: &Path, folder: &Path) -> io::Result<PathBuf> {
 /// Moves to another file system. Whether it did: not if what lies at `from` is no
 /// longer what was loaded, or cannot be removed.
 fn copy_over(content: &Content, from: &Path, folder: &Path, to: &Path) -> io::Result<bool> {
-    let copied = copy(from, folder)?;
+    let copied = match copy(from, folder) {
+        Err(_) if content.input().is_gone() => return Ok(false),
+        copied => copied?,
+    };
     if !is_loaded(content, from) {
         return Ok(false);
     }
@@ -131,7 +139,9 @@ fn copy_over(content: &Content, from: &Path, folder: &Path, to: &Path) -> io::Re
         return Ok(false);
     }
     match fs::remove_file(from) {
-        // Such as a mounted ConfigMap: whoever put it there does not mean it to move.
+        // Another run has moved it as well: two copies are better than none.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        // Such as a mounted ConfigMap, which is not meant to be moved.
         Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
             let file = content.input();
             tracing::info!(%file, "not archived: it lies on a read-only file system");
@@ -169,6 +179,20 @@ mod tests {
         }
         assert_eq!(fs::read_to_string(to.path().join("a.csv")).unwrap(), "first");
         assert_eq!(fs::read_to_string(to.path().join("a.csv.1")).unwrap(), "second");
+    }
+
+    #[test]
+    fn a_file_that_another_run_moved_away_is_no_error() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = from.path().join("a.csv");
+        fs::write(&path, "loaded").unwrap();
+        let content = Content::open(&Input::File(path.clone())).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(archive(&content, to.path()).unwrap(), None);
+        // As if it went after the look at it.
+        let there = to.path().join("a.csv");
+        assert!(!copy_over(&content, &path, to.path(), &there).unwrap());
+        assert_eq!(fs::read_dir(to.path()).unwrap().count(), 0);
     }
 
     #[test]

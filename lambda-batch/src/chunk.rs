@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 
 use crate::content::{Content, Encoding, Reader};
-use crate::frame::{Frame, Framer};
+use crate::frame::{Frame, Framer, Window};
 use crate::tally::Tally;
 
 /// Records of a batch (R24).
@@ -40,12 +40,12 @@ pub struct Chunks {
 struct Queue {
     lanes: VecDeque<JobLane>,
     /// For a compressed file: the one decompressor, which goes through it once
-    /// (R20). Whoever takes a chunk reads it while the others wait for the queue.
+    /// (R20). The worker that takes a chunk reads it while the others wait for the queue.
     decompressor: Option<Reader>,
 }
 
 impl Chunks {
-    /// Those of `lanes` that do not stand at their end.
+    /// Those of `lanes` that are not at their end.
     pub fn new(content: Arc<Content>, lanes: &[JobLane]) -> Self {
         let unfinished = |lane: &&JobLane| lane.progress.position < lane.chunk.end;
         let lanes = lanes.iter().filter(unfinished).cloned().collect();
@@ -94,8 +94,6 @@ struct OpenChunk {
     claim: ClaimId,
     bytes: Vec<u8>,
     framer: Framer,
-    /// How many bytes the framer has seen.
-    framed: usize,
     /// The next record, if there is one.
     next: Option<Frame>,
     /// Everything before is in batches.
@@ -113,7 +111,6 @@ impl OpenChunk {
             claim,
             bytes,
             framer: Framer::resume(start.cast_unsigned(), first_line.cast_unsigned()),
-            framed: 0,
             next: None,
             position: lane.progress.position.max(start),
             lane,
@@ -129,15 +126,12 @@ impl OpenChunk {
     }
 
     fn frame(&mut self) -> Result<Option<Frame>, Error> {
-        let mut rest = &self.bytes[self.framed..];
-        let unfinished = !rest.is_empty();
-        let frame = self.framer.next(&mut rest);
-        self.framed = self.bytes.len() - rest.len();
-        let frame = match frame {
-            Ok(None) if unfinished => self.framer.clone().finish(),
+        let window = Window::new(&self.bytes, self.lane.chunk.start.cast_unsigned());
+        let frame = match self.framer.next(window) {
+            Ok(None) => self.framer.finish_chunk(),
             other => other,
         };
-        frame.map_err(|too_long| Error::Input { what: too_long.to_string() })
+        frame.map_err(|endless| Error::Input { what: endless.to_string() })
     }
 
     /// Where a record's bytes are in `bytes`.
@@ -155,7 +149,7 @@ pub struct Decoding<R> {
     authority: Authority,
     batch_rows: usize,
     open: Option<OpenChunk>,
-    /// What the last chunk lay in, for the next one: freed and allocated anew it would
+    /// What the last chunk lay in, for the next one: freed and allocated again it would
     /// cost half as much memory again.
     buffer: Vec<u8>,
     /// Bytes of the last batch's rows: about what the next one needs.
@@ -236,7 +230,7 @@ impl<R: Record> Decoding<R> {
 
     /// Decodes the record `raw`, whose bytes begin at `at` of the batch's.
     fn entry(&mut self, raw: &[u8], at: usize, frame: &Frame, rows: &mut Vec<u8>) -> Entry {
-        let body = match self.decoder.decode(raw, rows) {
+        let body = match self.decoder.decode_at(raw, frame.line, rows) {
             Ok(row) => Body::Row { content: Slice::new(row.content), key: Slice::new(row.key) },
             Err(reject) => Body::Rejected(Box::new(reject)),
         };
@@ -270,7 +264,7 @@ impl<R> fmt::Debug for ChunkSource<R> {
 }
 
 impl<R: Record> ChunkSource<R> {
-    /// Yields what `decoding` decodes, and tells `tally` what is stored. `ahead`:
+    /// Yields what `decoding` decodes, and reports to `tally` what is stored. `ahead`:
     /// decodes the next batch while the one before is being committed.
     pub fn new(decoding: Decoding<R>, tally: Arc<Tally>, ahead: bool) -> Self {
         Self { tally, ahead, decoding: Some(decoding), task: None }
@@ -319,5 +313,120 @@ impl<R: Record> Source for ChunkSource<R> {
 
     fn stored(&mut self, progress: &[Progress]) {
         self.tally.stored(progress);
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use lambda_core::Transaction;
+    use lambda_core::dead_letter::{Reason, Reject};
+    use lambda_core::transaction::CSV_HEADER;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::frame::Endless;
+
+    type Decoded = (Frame, Result<Vec<u8>, Reject>);
+
+    /// The records of a file below its header.
+    fn decoded(content: &str) -> Result<Vec<Decoded>, Endless> {
+        let table = const { &Transaction::TABLE };
+        let header = Header::parse(CSV_HEADER.as_bytes(), table).unwrap();
+        let mut decoder = CsvDecoder::<Transaction>::new(header);
+        let (mut framer, window) = (Framer::new(), Window::new(content.as_bytes(), 0));
+        let mut frames = Vec::new();
+        while let Some(frame) = framer.next(window)? {
+            frames.push(frame);
+        }
+        frames.extend(framer.finish()?);
+        let decode = |frame: Frame| {
+            let mut rows = Vec::new();
+            let raw = &content.as_bytes()[frame.start as usize..frame.end as usize];
+            let row = decoder.decode_at(raw, frame.line, &mut rows);
+            (frame, row.map(|row| rows[row.content].to_vec()))
+        };
+        Ok(frames.into_iter().skip(1).map(decode).collect())
+    }
+
+    fn file(records: &[String], ending: &str) -> String {
+        let lines = std::iter::once(CSV_HEADER).chain(records.iter().map(String::as_str));
+        lines.flat_map(|line| [line, ending]).collect()
+    }
+
+    fn field() -> impl Strategy<Value = &'static str> {
+        prop::sample::select(vec![
+            "",
+            "fuel",
+            "\"\"",
+            "\"fuel\"",
+            "\"Austin, TX\"",
+            "\"two\nlines\"",
+            "\"return\r\nfeed\"",
+            "\"say \"\"hi\"\" now\"",
+        ])
+    }
+
+    /// With one quote too many, or one missing.
+    fn broken(record: &str, place: prop::sample::Index, insert: bool) -> String {
+        let quotes: Vec<usize> = record.match_indices('"').map(|(at, _)| at).collect();
+        let mut broken = record.to_owned();
+        if insert || quotes.is_empty() {
+            broken.insert(place.index(record.len() + 1), '"');
+        } else {
+            broken.remove(quotes[place.index(quotes.len())]);
+        }
+        broken
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        #[test]
+        fn a_misplaced_quote_costs_its_own_record_only(
+            fields in prop::collection::vec((field(), field()), 1..7),
+            victim: prop::sample::Index,
+            place: prop::sample::Index,
+            insert: bool,
+            ending in prop::sample::select(vec!["\n", "\r\n"]),
+        ) {
+            let record = |(number, (merchant, location)): (usize, &(&str, &str))| {
+                format!("T{number},A,deposit,1,2026-01-01 00:00:00,{merchant},{location},true,0.25")
+            };
+            let mut records: Vec<String> = fields.iter().enumerate().map(record).collect();
+            let mut expected = decoded(&file(&records, ending)).unwrap();
+            let victim = victim.index(records.len());
+            let line = expected.remove(victim).0.line;
+            records[victim] = broken(&records[victim], place, insert);
+            let inside = records[victim].replace("\r\n", "\n").matches(['\n', '\r']).count();
+            let lines = line..=line + inside as u64;
+
+            let found = match decoded(&file(&records, ending)) {
+                Ok(found) => found,
+                // All that is left of the file is behind it.
+                Err(Endless::Quote { line }) => {
+                    prop_assert!(lines.contains(&line));
+                    return Ok(());
+                }
+                Err(other) => panic!("{other}"),
+            };
+            let stored = |decoded: &[Decoded]| {
+                decoded.iter().filter_map(|(_, row)| row.clone().ok()).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(stored(&found), stored(&expected));
+            let rejects = found.iter().filter_map(|(frame, row)| Some((frame, row.clone().err()?)));
+            let mut quotes = 0;
+            for (frame, reject) in rejects {
+                prop_assert!(lines.contains(&frame.line), "{}: {}", frame.line, reject);
+                if reject.reason == Reason::InvalidCsv {
+                    quotes += 1;
+                    let named = lines.clone().any(|line| {
+                        reject.detail.starts_with(&format!("line {line} column "))
+                    });
+                    prop_assert!(named, "{}", reject.detail);
+                }
+            }
+            prop_assert!(quotes > 0);
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::chunk::BATCH_ROWS;
 use crate::plan::CHUNK_BYTES;
 use crate::tally::Stored;
 
-/// What is going on with a file.
+/// A step of the work on a file.
 #[derive(Debug, Clone, Copy)]
 pub enum Step<'a> {
     /// It is read for its plan.
@@ -31,7 +31,7 @@ pub enum Step<'a> {
     },
 }
 
-/// Is told what is going on; must return at once.
+/// Called with each step of the work; must return at once.
 pub type Watch = Arc<dyn Fn(Step<'_>) + Send + Sync>;
 
 /// How files are loaded.
@@ -39,10 +39,11 @@ pub type Watch = Arc<dyn Fn(Step<'_>) + Send + Sync>;
 pub struct Options {
     /// Chunks that are stored at the same time.
     pub workers: usize,
-    /// The moment whose truth the files tell, microseconds since the Unix epoch;
+    /// Effective time of the files' data, microseconds since the Unix epoch;
     /// `None`: when the job is created, by the database's clock.
     pub as_of_micros: Option<i64>,
-    /// How many rejected records a job may have.
+    /// How many rejected records a job may have. `None`: any number, unless they are most
+    /// of the file's first 1,000.
     pub rejects_max: Option<i64>,
     /// Where rejected records are written, as CSV.
     pub rejects: Option<PathBuf>,
@@ -52,9 +53,9 @@ pub struct Options {
     pub chunk_bytes: u64,
     /// Most records of a batch.
     pub batch_rows: usize,
-    /// Who is told what is going on.
+    /// Called with each step of the work.
     pub watch: Watch,
-    /// Is told how it goes.
+    /// Pulses of the work, and what it needs.
     pub health: Health,
 }
 

@@ -1,5 +1,5 @@
 //! A file's content: one open descriptor for the whole run, read plainly or
-//! through a decompressor, and a look whether the file was changed meanwhile.
+//! through a decompressor, and a check whether the file has changed since.
 
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -13,6 +13,8 @@ use std::time::SystemTime;
 
 use lambda_core::Error;
 
+use crate::foreign;
+use crate::gzip::{Garbage, Members};
 use crate::input::{Input, unreadable};
 
 /// How a file's bytes are to be read.
@@ -27,12 +29,12 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// Told by the first bytes: a file may have any name, and standard input has
+    /// By the first bytes: a file may have any name, and standard input has
     /// none. No CSV file begins like these.
     fn of(first: &[u8]) -> Self {
         match first {
             [0x1f, 0x8b, ..] => Self::Gzip,
-            [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Self::Zstandard,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstandard,
             _ => Self::Plain,
         }
     }
@@ -84,13 +86,15 @@ impl Content {
                 if metadata.is_file() { file } else { spool(&mut file, input)? }
             }
         };
-        let mut first = [0; 4];
+        let mut first = [0; foreign::FIRST_BYTES];
         let mut look = || {
             let read = fill(&file, &mut first, 0)?;
-            Ok((Encoding::of(&first[..read]), Stamp::of(&file.metadata()?)?))
+            Ok((read, Stamp::of(&file.metadata()?)?))
         };
-        let (encoding, stamp) = look().map_err(|error| unusable(input, &error))?;
-        refuse_wrong_name(input, encoding)?;
+        let (read, stamp) = look().map_err(|error| unusable(input, &error))?;
+        let first = &first[..read];
+        let encoding = Encoding::of(first);
+        refuse_wrong_name(input, encoding, first)?;
         Ok(Self { input: input.clone(), file: Arc::new(file), encoding, stamp })
     }
 
@@ -118,9 +122,7 @@ impl Content {
         let disk = Disk { file: Arc::clone(&self.file), consumed: Arc::clone(&consumed) };
         let bytes: Box<dyn Read + Send> = match self.encoding {
             Encoding::Plain => Box::new(disk),
-            Encoding::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(
-                BufReader::with_capacity(1 << 16, disk),
-            )),
+            Encoding::Gzip => Box::new(Members::new(BufReader::with_capacity(1 << 16, disk))),
             Encoding::Zstandard => {
                 let decoder = zstd::stream::read::Decoder::new(disk);
                 Box::new(decoder.map_err(|error| unusable(&self.input, &error))?)
@@ -241,6 +243,16 @@ impl Reader {
         let Some(kind) = self.encoding.extension().filter(|_| !from_disk) else {
             return unusable(&self.input, error);
         };
+        let garbage = error.get_ref().and_then(|error| error.downcast_ref::<Garbage>());
+        if let Some(Garbage { at }) = garbage {
+            return Error::Input {
+                what: format!(
+                    "{}: other data follows the .{kind} data at byte {at} of the file: \
+                     cut it off, or load it as a file of its own",
+                    self.input
+                ),
+            };
+        }
         let defect = match error.kind() {
             io::ErrorKind::UnexpectedEof => "truncated",
             _ => "corrupt",
@@ -262,7 +274,7 @@ struct Disk {
     consumed: Arc<AtomicU64>,
 }
 
-/// Tells a failing disk from corrupt data.
+/// Marks a failing disk, as opposed to corrupt data.
 #[derive(Debug, thiserror::Error)]
 #[error("reading failed")]
 struct DiskError(#[source] io::Error);
@@ -308,15 +320,20 @@ fn spool(from: &mut dyn Read, input: &Input) -> Result<File, Error> {
     })
 }
 
-fn refuse_wrong_name(input: &Input, encoding: Encoding) -> Result<(), Error> {
-    let Some(path) = input.path() else { return Ok(()) };
+/// A file without a byte is empty, whatever its name.
+fn refuse_wrong_name(input: &Input, encoding: Encoding, first: &[u8]) -> Result<(), Error> {
+    let Some(path) = input.path().filter(|_| !first.is_empty()) else { return Ok(()) };
     let promised = |kind: &str| path.extension().is_some_and(|extension| extension == kind);
     for promise in [Encoding::Gzip, Encoding::Zstandard] {
         if let Some(kind) = promise.extension()
             && promised(kind)
             && encoding != promise
         {
-            return Err(Error::Input { what: format!("{input}: byte 0: no .{kind} data") });
+            let foreign = foreign::recognize(first).map(|foreign| format!("; {foreign}"));
+            let foreign = foreign.unwrap_or_default();
+            return Err(Error::Input {
+                what: format!("{input}: byte 0: no .{kind} data{foreign}"),
+            });
         }
     }
     Ok(())

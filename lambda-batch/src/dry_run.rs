@@ -1,21 +1,16 @@
 //! Looking through a file as if it were to be loaded.
 
-use std::sync::Arc;
-
 use lambda_core::batch::Body;
-use lambda_core::job::{Chunk, JobRef};
-use lambda_core::outcome::Authority;
-use lambda_core::postgres::lease::JobLane;
-use lambda_core::progress::{ClaimId, Counts, LaneId, LaneName, Progress, Sums};
+use lambda_core::progress::Counts;
 use lambda_core::{Error, Record};
 use tokio::sync::watch;
 
-use crate::chunk::{Chunks, Decoding};
 use crate::config::{Options, Step};
+use crate::first::{self, FirstRecords};
 use crate::rejects::RejectsFile;
 use crate::report::Outcome;
 use crate::run::{Planned, blocking, stopped};
-use crate::tally::{Stored, too_many};
+use crate::tally::Stored;
 
 /// Decodes all of a file's records.
 ///
@@ -45,15 +40,13 @@ fn check<R: Record>(
     stop: &watch::Receiver<bool>,
 ) -> Result<Counts, Error> {
     let (content, plan) = (&planned.content, &planned.plan);
-    let lanes: Vec<JobLane> = plan.chunks.iter().cloned().map(unstored).collect();
-    let chunks = Arc::new(Chunks::new(Arc::clone(content), &lanes));
-    let nobody = Authority::Batch(JobRef { as_of_micros: 0, number: 0 });
-    let mut decoding =
-        Decoding::<R>::new(chunks, planned.header.clone(), nobody, options.batch_rows);
+    let mut decoding = first::decoding::<R>(planned, options.batch_rows);
+    let mut first = FirstRecords::default();
     let file = content.input().to_string();
     let bytes_total = (plan.bytes.cast_signed() - plan.first_byte()).cast_unsigned();
     let mut seen = Stored { bytes_total, ..Stored::default() };
     while let Some(batch) = decoding.next_batch()? {
+        first.take(&batch);
         for entry in batch.entries() {
             let Body::Rejected(reject) = &entry.body else { continue };
             seen.counts.rejected += 1;
@@ -74,24 +67,14 @@ fn check<R: Record>(
     if let Some(rejects) = rejects {
         rejects.flush()?;
     }
+    let Counts { read, rejected, .. } = seen.counts;
     match options.rejects_max {
-        Some(most) if seen.counts.rejected > most => Err(too_many(seen.counts.rejected, most)),
-        _ => Ok(seen.counts),
+        None => first.verdict()?,
+        Some(most) if rejected > most => {
+            let what = format!("{rejected} of {read} records would be rejected, limit {most}");
+            return Err(Error::Input { what });
+        }
+        Some(_) => {}
     }
-}
-
-/// A lane that exists nowhere.
-fn unstored(chunk: Chunk) -> JobLane {
-    let name = LaneName { pipeline: String::new(), source: String::new(), partition: 0 };
-    let progress = Progress {
-        lane: LaneId(0),
-        name,
-        position: chunk.start,
-        end_position: Some(chunk.end),
-        claim: Some(ClaimId::random()),
-        counts: Counts::default(),
-        sums: Sums::default(),
-        last: None,
-    };
-    JobLane { chunk, progress }
+    Ok(seen.counts)
 }

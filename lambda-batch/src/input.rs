@@ -2,13 +2,18 @@
 //! named on a command line.
 
 use std::fmt;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use lambda_core::Error;
 
-/// Names that end so are still being written, and ignored.
-const UNFINISHED: &str = "part";
+/// Names that begin so are no input: hidden files, and markers of other programs.
+const PREFIXES: [&str; 2] = [".", "_"];
+
+/// Names that end so are no input: files that are still being written, and those of
+/// editors.
+const SUFFIXES: [&str; 5] = [".part", ".filepart", ".tmp", ".swp", "~"];
 
 /// One input to be loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +32,14 @@ impl Input {
             Self::Stdin => None,
         }
     }
+
+    /// Whether it is a file that was there when it was found and is no more. A link that
+    /// leads nowhere is still there.
+    pub(crate) fn is_gone(&self) -> bool {
+        let there = |path: &Path| path.symlink_metadata();
+        let gone = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+        self.path().is_some_and(|path| there(path).is_err_and(gone))
+    }
 }
 
 impl fmt::Display for Input {
@@ -40,9 +53,11 @@ impl fmt::Display for Input {
 
 /// Finds the files that `arguments` name: files, folders (their files, not their
 /// folders), glob patterns, and `-` for standard input. Arguments keep their
-/// order, files of a folder or a pattern are sorted by name, `*.part` and hidden
-/// files of folders are left out, and a file named twice counts once. Folders
-/// and patterns may be empty.
+/// order, files of a folder or a pattern are sorted by name, and a file named twice
+/// counts once. Folders and patterns may be empty. Names that are still being written
+/// or that other programs keep for themselves are left out wherever they come from,
+/// since a shell resolves patterns too; what is no regular file is left out of folders
+/// and patterns, and can be named.
 ///
 /// # Errors
 /// `Fatal` for a path that is not there or cannot be read, and for a pattern that
@@ -57,7 +72,7 @@ pub fn resolve<A: AsRef<str>>(arguments: &[A]) -> Result<Vec<Input>, Error> {
         } else if path.is_dir() {
             files(folder(path)?)
         } else if path.exists() {
-            files(vec![path.to_owned()])
+            named(path)
         } else if argument.contains(['*', '?', '[']) {
             files(pattern(argument)?)
         } else {
@@ -75,24 +90,50 @@ pub fn resolve<A: AsRef<str>>(arguments: &[A]) -> Result<Vec<Input>, Error> {
     Ok(inputs)
 }
 
-fn files(paths: Vec<PathBuf>) -> Vec<Input> {
-    let (unfinished, finished): (Vec<_>, Vec<_>) = paths
-        .into_iter()
-        .partition(|path| path.extension().is_some_and(|extension| extension == UNFINISHED));
-    for path in unfinished {
-        tracing::info!(file = %path.display(), "ignored: it is still being written");
+/// A file that was named by itself.
+fn named(path: &Path) -> Vec<Input> {
+    // Hidden files are left out of folders only: shells do not resolve to them.
+    match unwanted(path).filter(|part| *part != ".") {
+        Some(part) => {
+            tracing::warn!(file = %path.display(), "not loaded: names with {part} are no input");
+            Vec::new()
+        }
+        None => vec![Input::File(path.to_owned())],
     }
-    finished.into_iter().map(Input::File).collect()
+}
+
+/// Those of a folder's or a pattern's paths that are input.
+fn files(paths: Vec<PathBuf>) -> Vec<Input> {
+    let is_input = |path: &PathBuf| {
+        let why = match unwanted(path) {
+            Some(".") => return false,
+            Some(_) => "it is not finished, or not meant to be loaded",
+            // Follows links: a mounted volume's files are links. One that leads nowhere
+            // is found out when it is opened.
+            None if path.metadata().is_ok_and(|metadata| !metadata.is_file()) => {
+                "it is no regular file"
+            }
+            None => return true,
+        };
+        tracing::info!(file = %path.display(), "left out: {why}");
+        false
+    };
+    paths.into_iter().filter(is_input).map(Input::File).collect()
+}
+
+/// What in its name makes a file no input.
+fn unwanted(path: &Path) -> Option<&'static str> {
+    let name = path.file_name()?.as_encoded_bytes();
+    let prefix = PREFIXES.into_iter().find(|prefix| name.starts_with(prefix.as_bytes()));
+    prefix.or_else(|| SUFFIXES.into_iter().find(|suffix| name.ends_with(suffix.as_bytes())))
 }
 
 fn folder(path: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut paths = Vec::new();
     for entry in path.read_dir().map_err(|error| unreadable(path, error))? {
-        let entry = entry.map_err(|error| unreadable(path, error))?;
-        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        // Follows links: a mounted volume's files are links.
-        if !hidden && !entry.path().is_dir() {
-            paths.push(entry.path());
+        let path = entry.map_err(|error| unreadable(path, error))?.path();
+        if !path.is_dir() {
+            paths.push(path);
         }
     }
     paths.sort();
@@ -128,7 +169,7 @@ pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
 }
 
 /// A path that cannot be read.
-pub(crate) fn unreadable(path: &Path, error: std::io::Error) -> Error {
+pub(crate) fn unreadable(path: &Path, error: io::Error) -> Error {
     Error::Misconfigured {
         what: format!("{} cannot be read", path.display()),
         remedy: "check that it is there and that this user may read it".into(),
@@ -154,12 +195,31 @@ mod tests {
     #[test]
     fn a_folder_gives_its_finished_files_by_name() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["b.csv", "a.csv.gz", "c.csv.part", ".hidden"] {
+        let others = [
+            ".hidden",
+            "_SUCCESS",
+            "c.csv.part",
+            "c.csv.filepart",
+            "c.csv.tmp",
+            ".c.csv.swp",
+            "c.csv.swp",
+            "c.csv~",
+        ];
+        for name in ["b.csv", "a.csv.gz"].iter().chain(&others) {
             fs::write(folder.path().join(name), "").unwrap();
         }
         fs::create_dir(folder.path().join("archive")).unwrap();
-        let inputs = resolve(&[folder.path().to_str().unwrap()]).unwrap();
-        assert_eq!(names(&inputs), ["a.csv.gz", "b.csv"]);
+        let socket = folder.path().join("socket.csv");
+        let _socket = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        for all in [at(""), at("*")] {
+            assert_eq!(names(&resolve(&[all]).unwrap()), ["a.csv.gz", "b.csv"]);
+        }
+        // As a shell resolves a pattern, which leaves hidden files out itself.
+        let by_shell: Vec<String> =
+            others.iter().filter(|name| !name.starts_with('.')).map(|name| at(name)).collect();
+        assert_eq!(resolve(&by_shell).unwrap(), []);
+        assert_eq!(names(&resolve(&[at(".hidden"), at("socket.csv")]).unwrap()).len(), 2);
     }
 
     #[test]

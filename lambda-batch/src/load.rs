@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lambda_core::delivery::flow::{Flow, FlowConfig};
+use lambda_core::error::Kind;
 use lambda_core::job::{self, End, Status};
 use lambda_core::metrics::{JobAtHand, Outcomes};
 use lambda_core::outcome::Authority;
@@ -19,19 +20,20 @@ use tokio::time::Instant;
 use crate::archive::archive;
 use crate::chunk::{ChunkSource, Chunks, Decoding};
 use crate::config::{Options, Step};
+use crate::first;
 use crate::input::Input;
 use crate::rejects::RejectsFile;
 use crate::report::Outcome;
 use crate::run::{Planned, Target, blocking, stopped};
 use crate::tally::{Stored, Tally};
 
-/// How long a worker goes on while the server is away.
+/// How long a worker keeps trying while the server is away.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// How often a job that somebody else holds is looked at.
+/// How often a job that another run holds is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a run that is told to stop still waits for an answer about its job: a
+/// How long a run that is stopped still waits for an answer about its job: a
 /// little of the 30 s that Kubernetes gives a process. The lease ends by itself.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -58,9 +60,9 @@ pub(crate) async fn load_file<R: Record>(
     let outcome = match working.await {
         Ok(outcome) => outcome,
         Err(error) => {
-            // Counts are told as they are stored (R10), if the server still answers.
-            let told = within_grace(target.jobs.get(job.number), planned.content.input(), stop);
-            let job = told.await.ok().flatten().unwrap_or(job);
+            // Reports say what is stored, if the server still answers.
+            let stored = within_grace(target.jobs.get(job.number), planned.content.input(), stop);
+            let job = stored.await.ok().flatten().unwrap_or(job);
             Outcome::Failed { job: Some(Box::new(job)), error }
         }
     };
@@ -105,10 +107,11 @@ async fn work<R: Record>(
     tracing::info!(job = job.job_id(), records = job.records, stored = before, "loading");
     shown.show(Status::Running, job.records, before);
     let result = store::<R>(planned, &attempt, shown, target, options, owner, stop).await;
+    let result = result.map_err(|error| unless_stopped(error, planned.content.input(), stop));
     let end = job::end(&result);
     let ended = within_grace(attempt.end(&end), planned.content.input(), stop).await;
-    // Why the work stopped says more than what that led to. Only of a fence the job
-    // tells why.
+    // Why the work stopped says more than what that led to. Only a fence is explained by
+    // the job itself.
     if end != End::Fenced {
         result?;
     }
@@ -118,8 +121,8 @@ async fn work<R: Record>(
     Ok(Outcome::Loaded { job: Box::new(job), records, waited })
 }
 
-/// Starts the job, or waits as long as a lease lasts for whoever is at it: a dead
-/// run's lease ends meanwhile, a living one's is renewed. `None`: it is completed.
+/// Starts the job, or waits as long as a lease lasts for the run that holds it: a dead
+/// run's lease ends by then, a living one's is renewed. `None`: it is completed.
 async fn start(
     planned: &Planned,
     job: &Job,
@@ -129,7 +132,7 @@ async fn start(
 ) -> Result<Option<Attempt>, Error> {
     let give_up = Instant::now() + LEASE + LOOK_EVERY;
     let first_byte = planned.plan.first_byte();
-    let mut told = false;
+    let mut logged = false;
     loop {
         let started = lease::start(&target.jobs, job, first_byte, owner);
         let started = within_grace(started, planned.content.input(), stop).await?;
@@ -146,9 +149,9 @@ async fn start(
                 ),
             });
         }
-        if !told {
+        if !logged {
             tracing::info!(job = job.job_id(), holder, lease_ends_in = ?rest, "waiting for the job");
-            told = true;
+            logged = true;
         }
         let mut stop = stop.clone();
         tokio::select! {
@@ -158,8 +161,8 @@ async fn start(
     }
 }
 
-/// What is asked of the server, for as long as it takes, until the run is told to
-/// stop: then [`GRACE`] must do.
+/// The answer to `work`, however long it takes, until the run is stopped: from then on
+/// within [`GRACE`].
 async fn within_grace<T>(
     work: impl Future<Output = Result<T, Error>>,
     input: &Input,
@@ -171,7 +174,14 @@ async fn within_grace<T>(
         Ok(_) = stop.wait_for(|stop| *stop) => {}
     }
     let done = tokio::time::timeout(GRACE, work).await;
-    done.unwrap_or_else(|_| Err(stopped(input)))
+    let done = done.unwrap_or_else(|_| Err(stopped(input)));
+    done.map_err(|error| unless_stopped(error, input, &stop))
+}
+
+/// `error`, unless the run was stopped: it then waits for no server, and another run
+/// does what is left.
+fn unless_stopped(error: Error, input: &Input, stop: &watch::Receiver<bool>) -> Error {
+    if *stop.borrow() && error.kind() == Kind::Transient { stopped(input) } else { error }
 }
 
 /// Stores every chunk that is not stored yet.
@@ -193,6 +203,10 @@ async fn store<R: Record>(
     };
     let tally = Arc::new(Tally::new(attempt.lanes(), options.rejects_max, Arc::new(tell)));
     tally.within_limit()?;
+    if options.rejects_max.is_none() {
+        let planned = planned.clone();
+        blocking(move || first::check::<R>(&planned)).await?;
+    }
     let chunks = Arc::new(Chunks::new(Arc::clone(&planned.content), attempt.lanes()));
     let authority = Authority::Batch(attempt.job().authority());
     let config = FlowConfig {
@@ -226,8 +240,8 @@ async fn store<R: Record>(
     if tally.is_complete() { Ok(()) } else { Err(stopped(planned.content.input())) }
 }
 
-/// Waits for all workers. The first that fails, another attempt, or whoever told
-/// us to stop, halts the others after their commits in flight.
+/// Waits for all workers. The first that fails, another attempt, or a request
+/// to stop, halts the others after their commits in flight.
 async fn join(
     mut flows: JoinSet<Result<(), Error>>,
     halt: &watch::Sender<bool>,
@@ -313,7 +327,7 @@ async fn write_rejects(
     rejects.flush()
 }
 
-/// A name that no other run has, and that tells people where to look.
+/// A name that no other run has, and that says where the run is.
 fn owner() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = if host.trim().is_empty() { "a host" } else { host.trim() };

@@ -1,4 +1,4 @@
-//! Rejected records as a CSV file, for whoever has to mend them.
+//! Rejected records as a CSV file, so that they can be corrected.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -18,6 +18,7 @@ pub struct FileReport {
 
 /// What became of a file.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Outcome {
     /// Its job is completed, by this run.
     Loaded {
@@ -41,6 +42,11 @@ pub enum Outcome {
         /// Those of them that cannot be stored.
         rejected: i64,
     },
+    /// It is empty, without even a header: there is nothing to load, and it stays where
+    /// it is, in case something is still to be written.
+    Empty,
+    /// It is gone since the run began: another run has archived it.
+    Taken,
     /// It is not loaded, or not archived.
     Failed {
         /// Its job, as far as there is one.
@@ -56,7 +62,7 @@ impl Outcome {
         match self {
             Self::Loaded { job, .. } | Self::AlreadyLoaded { job } => Some(job),
             Self::Failed { job, .. } => job.as_deref(),
-            Self::Checked { .. } => None,
+            Self::Checked { .. } | Self::Empty | Self::Taken => None,
         }
     }
 }
@@ -69,7 +75,10 @@ impl FileReport {
         let (records, waited) = match &self.outcome {
             Outcome::Loaded { records, waited, .. } => (*records, *waited),
             Outcome::Checked { records, .. } => (*records, Duration::ZERO),
-            Outcome::AlreadyLoaded { .. } | Outcome::Failed { .. } => return None,
+            Outcome::AlreadyLoaded { .. }
+            | Outcome::Empty
+            | Outcome::Taken
+            | Outcome::Failed { .. } => return None,
         };
         let seconds = self.elapsed.saturating_sub(waited).as_secs_f64();
         (seconds > 0.0).then(|| records as f64 / seconds)

@@ -37,15 +37,23 @@ impl std::fmt::Debug for Target {
 }
 
 /// A file that is open, planned, and has the columns it needs.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Planned {
     pub(crate) content: Arc<Content>,
     pub(crate) plan: Plan,
     pub(crate) header: Header,
 }
 
+/// What opening a file led to.
+enum Opened {
+    /// It is to be loaded.
+    Planned(Box<Planned>),
+    /// There is nothing to load.
+    Nothing(Outcome),
+}
+
 /// Loads files into the table of `R`, each exactly once whatever happened before
-/// (R21). Goes on with the next file after one that is refused; ends when `stop`
+/// (docs/protocol.md, R21). Continues with the next file after one that is refused; ends when `stop`
 /// becomes true or the server is gone.
 ///
 /// # Errors
@@ -65,7 +73,8 @@ pub async fn load<R: Record>(
     let mut at_hand = None;
     over_files(inputs, options, &stop, async |input, rejects| {
         let planned = match open::<R>(input, options, &stop).await {
-            Ok(planned) => planned,
+            Ok(Opened::Planned(planned)) => *planned,
+            Ok(Opened::Nothing(outcome)) => return outcome,
             Err(error) => return Outcome::Failed { job: None, error },
         };
         load_file::<R>(planned, target, options, rejects, &mut at_hand, &stop).await
@@ -85,7 +94,10 @@ pub async fn check<R: Record>(
 ) -> Result<Vec<FileReport>, Error> {
     over_files(inputs, options, &stop, async |input, rejects| {
         let checked = match open::<R>(input, options, &stop).await {
-            Ok(planned) => dry_run::check_file::<R>(planned, options, rejects, &stop).await,
+            Ok(Opened::Planned(planned)) => {
+                dry_run::check_file::<R>(*planned, options, rejects, &stop).await
+            }
+            Ok(Opened::Nothing(outcome)) => Ok(outcome),
             Err(error) => Err(error),
         };
         checked.unwrap_or_else(|error| Outcome::Failed { job: None, error })
@@ -126,13 +138,16 @@ async fn open<R: Record>(
     input: &Input,
     options: &Options,
     stop: &watch::Receiver<bool>,
-) -> Result<Planned, Error> {
-    let (opened, told) = (input.clone(), stop.clone());
+) -> Result<Opened, Error> {
+    let (opened, stopping) = (input.clone(), stop.clone());
     let (watch, chunk_bytes) = (Arc::clone(&options.watch), options.chunk_bytes);
-    let health = options.health.clone();
+    let (health, archives) = (options.health.clone(), options.archive.is_some());
     let planned = move || {
-        let (input, stop) = (opened, told);
-        let content = Content::open(&input)?;
+        let (input, stop) = (opened, stopping);
+        let content = match Content::open(&input) {
+            Err(_) if archives && input.is_gone() => return Ok(Opened::Nothing(Outcome::Taken)),
+            content => content?,
+        };
         let (file, bytes_total) = (input.to_string(), content.stored_bytes());
         let pulse = health.pulse("the plan of a file");
         let plan = plan::plan(&content, chunk_bytes, |bytes| {
@@ -140,14 +155,15 @@ async fn open<R: Record>(
             watch(Step::Planning { file: &file, bytes, bytes_total });
             if *stop.borrow() { Err(stopped(&input)) } else { Ok(()) }
         })?;
+        let Some(plan) = plan else { return Ok(Opened::Nothing(Outcome::Empty)) };
         let header = Header::parse(plan.header.as_bytes(), const { &R::TABLE })
             .map_err(|error| Error::Input { what: format!("{file}: {error}") })?;
-        Ok(Planned { content: Arc::new(content), plan, header })
+        Ok(Opened::Planned(Box::new(Planned { content: Arc::new(content), plan, header })))
     };
     let mut stopping = stop.clone();
     tokio::select! {
         planned = blocking(planned) => planned,
-        // A read from a pipe that nobody writes to does not end: it is left behind.
+        // A read from a pipe without a writer does not end: it is left behind.
         Ok(_) = stopping.wait_for(|stop| *stop) => Err(stopped(input)),
     }
 }
@@ -163,7 +179,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
-/// The error for a file that the run did not finish because it was told to stop.
+/// The error for a file that the run did not finish because it was stopped.
 pub(crate) fn stopped(input: &Input) -> Error {
     Error::Interrupted { what: format!("{input}: stopped before its end; run it again to go on") }
 }

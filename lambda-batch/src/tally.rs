@@ -21,7 +21,7 @@ pub struct Stored {
 
 type Tell = dyn Fn(&Stored) + Send + Sync;
 
-/// Adds up a job's lanes, for the limit of rejects and for whoever watches.
+/// Adds up a job's lanes, for the limit of rejects and for what reports progress.
 pub struct Tally {
     lanes: Mutex<HashMap<LaneId, Lane>>,
     rejects_max: Option<i64>,
@@ -46,7 +46,7 @@ impl fmt::Debug for Tally {
 }
 
 impl Tally {
-    /// A tally of `lanes` as they stand. `tell` is called whenever more is stored.
+    /// A tally of `lanes` as stored. `tell` is called whenever more is stored.
     pub fn new(lanes: &[JobLane], rejects_max: Option<i64>, tell: Arc<Tell>) -> Self {
         let lane = |lane: &JobLane| {
             let (chunk, progress) = (&lane.chunk, &lane.progress);
@@ -89,26 +89,21 @@ impl Tally {
         sum.bytes == sum.bytes_total
     }
 
-    /// Whether the job may go on.
+    /// Whether the job may continue.
     ///
     /// # Errors
     /// [`Error::Input`] if more records were rejected than is allowed.
     pub fn within_limit(&self) -> Result<(), Error> {
         let Some(most) = self.rejects_max else { return Ok(()) };
-        let rejected = self.sum().counts.rejected;
+        let Counts { read, rejected, .. } = self.sum().counts;
         if rejected <= most {
             return Ok(());
         }
-        Err(too_many(rejected, most))
-    }
-}
-
-/// The error for more rejects than allowed.
-pub(crate) fn too_many(rejected: i64, most: i64) -> Error {
-    Error::Input {
-        what: format!(
-            "{rejected} records were rejected and --max-rejects allows {most}: \
-             what was stored stays, a run with a higher limit completes it"
-        ),
+        Err(Error::Input {
+            what: format!(
+                "{rejected} of {read} records rejected, limit {most}. \
+                 Stored rows stay; run again with a higher --max-rejects to finish."
+            ),
+        })
     }
 }

@@ -17,6 +17,8 @@ pub enum Reason {
     InvalidJson,
     /// The same key twice in one JSON object.
     DuplicateKey,
+    /// A row with a misplaced quote.
+    InvalidCsv,
     /// A row with more or fewer fields than the header.
     RaggedRow,
     /// A required field is absent, null or empty.
@@ -39,6 +41,7 @@ impl Reason {
             Self::InvalidUtf8 => "invalid_utf8",
             Self::InvalidJson => "invalid_json",
             Self::DuplicateKey => "duplicate_key",
+            Self::InvalidCsv => "invalid_csv",
             Self::RaggedRow => "ragged_row",
             Self::MissingField => "missing_field",
             Self::InvalidField => "invalid_field",

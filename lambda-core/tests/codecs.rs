@@ -312,6 +312,71 @@ fn a_header_finds_columns_by_name() {
 }
 
 #[test]
+fn a_header_that_nearly_fits_names_the_difference_and_quotes_nothing_else() {
+    let refused = |line: &str| {
+        let table = const { &Transaction::TABLE };
+        Header::parse(line.as_bytes(), table).unwrap_err().to_string()
+    };
+    let quoted = format!("\"{}\"", CSV_HEADER.replace(',', "\";\""));
+    for (line, name) in [
+        (CSV_HEADER.replace(',', ";"), "semicolons"),
+        (CSV_HEADER.replace(',', "; "), "semicolons"),
+        (quoted, "semicolons"),
+        (CSV_HEADER.replace(',', "\t"), "tabs"),
+        (CSV_HEADER.replace(',', "|"), "pipes"),
+    ] {
+        let expected =
+            format!("the header line separates its columns by {name}: write the file with commas");
+        assert_eq!(refused(&line), expected);
+    }
+    for (from, to, differs) in [
+        ("account_id", "Account_ID", "case"),
+        ("account_id", " account_id", "spaces and case"),
+        ("account_id", "\"ACCOUNT_ID \"", "spaces and case"),
+    ] {
+        let name = to.trim_matches('"');
+        let expected = format!(
+            "the header line has no column account_id but {name:?}: \
+             names must be equal, {differs} included"
+        );
+        assert_eq!(refused(&CSV_HEADER.replace(from, to)), expected);
+    }
+    let record = "T,secret,deposit,1.00,2026-01-01 00:00:00,fuel;tabs\t|,,,";
+    assert_eq!(refused(record), "the header line has no column transaction_id");
+    let open = CSV_HEADER.replace("account_id", "\"account_id");
+    assert_eq!(
+        refused(&open),
+        "the header line is malformed at line 1 column 16: the quote that opens here is not closed"
+    );
+}
+
+#[test]
+fn a_misplaced_quote_rejects_its_record_with_line_and_column() {
+    let mut decoder = decoder();
+    // A caret is where it is.
+    for (location, why) in [
+        ("\"Joe\\\"^s Bar\"", "expected a comma or the line's end behind a closing quote"),
+        ("\"two\nlines\"^ ", "expected a comma or the line's end behind a closing quote"),
+        ("5^\" pipe", "a quote in a field that does not begin with one"),
+        (" ^\"Paris\"", "a quote in a field that does not begin with one"),
+        ("\u{e9}^\"", "a quote in a field that does not begin with one"),
+        ("^\"Memphis", "the quote that opens here is not closed"),
+        ("^\"\"\"", "the quote that opens here is not closed"),
+    ] {
+        let row = format!("T,A,deposit,1,2026-01-01 00:00:00,,{location},,");
+        let (before, behind) = row.split_once('^').unwrap();
+        let (line, column) = (
+            7 + before.matches('\n').count(),
+            before.rsplit('\n').next().unwrap().chars().count() + 1,
+        );
+        let row = format!("{before}{behind}");
+        let reject = kept(|rows| decoder.decode_at(row.as_bytes(), 7, rows)).unwrap_err();
+        let expected = format!("invalid_csv: line {line} column {column}: {why}");
+        assert_eq!(reject.to_string(), expected, "{row:?}");
+    }
+}
+
+#[test]
 fn rows_are_read_as_the_csv_crate_reads_them() {
     let mut decoder = decoder();
     // A byte order mark below the header is text; quotes may hold line ends, and

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use lambda_batch::{FileReport, Options, Target, input, report};
+use lambda_batch::{FileReport, Options, Target, input};
 use lambda_bins::args::{DatabaseArgs, HelpArgs, HttpArgs, OutputArgs, moment};
 use lambda_bins::serving::Serving;
 use lambda_bins::{CancellationToken, Failure, loading};
@@ -14,11 +14,13 @@ use lambda_core::postgres::{Jobs, PostgresSink};
 use lambda_core::{Error, Record, Transaction};
 use tokio::sync::watch;
 
+const NAME: &str = "lambda-csv-batch";
+
 /// How long a server that is not there yet is waited for.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Loads CSV files (also .gz, .zst) into PostgreSQL, each exactly once: run again
-/// after whatever happened, it goes on where it was.
+/// Loads CSV files (also .gz, .zst) into PostgreSQL, each exactly once. Run it again
+/// after any interruption: it continues where it stopped.
 #[derive(Debug, Parser)]
 #[command(version, disable_help_flag = true, after_help = EXIT_CODES)]
 struct Args {
@@ -28,13 +30,13 @@ struct Args {
     /// Chunks stored at the same time
     #[arg(long, env = "BATCH_WORKERS", default_value_t = 2, hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
-    /// The moment whose truth the files tell [default: now]
+    /// Effective time of the files' data; a later one takes precedence [default: now]
     #[arg(long, env = "BATCH_AS_OF", hide_env_values = true, value_name = "TIME", value_parser = moment)]
     as_of: Option<i64>,
-    /// Look through the files only; needs no database
+    /// Only check the files; needs no database
     #[arg(long)]
     dry_run: bool,
-    /// Most rejected records of a file [default: any number]
+    /// Most rejected records of a file [default: half of the first 1000, then any]
     #[arg(long, env = "BATCH_MAX_REJECTS", hide_env_values = true, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
     max_rejects: Option<i64>,
     /// Write rejected records here, as CSV
@@ -58,21 +60,25 @@ const EXIT_CODES: &str =
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    lambda_bins::run("lambda-csv-batch", async |shutdown| {
+    lambda_bins::run(NAME, async |shutdown| {
         let serving = Serving::start(&args.http, &shutdown).await?;
-        let reports = load(&args, &serving, shutdown).await?;
+        let watcher = Arc::new(loading::Watcher::default());
+        let reports = load(&args, &serving, &watcher, shutdown).await;
+        watcher.clear();
+        let reports = reports?;
         loading::print(&reports, args.output.output)?;
-        report::worst(reports).map_or(Ok(()), |error| Err(error.into()))
+        loading::failure(NAME, reports).map_or(Ok(()), Err)
     })
 }
 
 async fn load(
     args: &Args,
     serving: &Serving,
+    watcher: &Arc<loading::Watcher>,
     shutdown: CancellationToken,
 ) -> Result<Vec<FileReport>, Failure> {
     let inputs = input::resolve(&args.paths)?;
-    let watcher = loading::Watcher::default();
+    let watcher = Arc::clone(watcher);
     let options = Options {
         workers: usize::from(args.workers),
         as_of_micros: args.as_of,
@@ -107,7 +113,7 @@ async fn load(
     Ok(lambda_batch::load::<Transaction>(&inputs, &target, &options, stop).await?)
 }
 
-/// Becomes true when the process is told to stop.
+/// Becomes true when the process is to stop.
 fn stopping(shutdown: CancellationToken) -> watch::Receiver<bool> {
     let (stop, stopping) = watch::channel(false);
     tokio::spawn(async move {

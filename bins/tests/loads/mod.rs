@@ -42,11 +42,13 @@ impl Bench {
     }
 
     pub(crate) fn program(&self, paths: &[&Path]) -> Program {
-        self.context
-            .program(env!("CARGO_BIN_EXE_lambda-csv-batch"))
-            .envs(self.database.environment())
-            .args(["--output", "json"])
-            .args(paths)
+        self.human(paths).args(["--output", "json"])
+    }
+
+    /// With its summary as people read it.
+    pub(crate) fn human(&self, paths: &[&Path]) -> Program {
+        let program = self.context.program(env!("CARGO_BIN_EXE_lambda-csv-batch"));
+        program.envs(self.database.environment()).args(paths)
     }
 
     /// Runs to the end and gives what it says about its only file.

@@ -1,0 +1,97 @@
+//! The header line: which column of a file is which column of the table.
+
+use std::iter;
+
+use super::BOM;
+use super::split::{self, Defect, Fields};
+use crate::error::Error;
+use crate::record::Table;
+
+/// A file's header: where each column of the record's table is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    pub(super) table: &'static Table,
+    /// For each of the table's columns, where its field is in a row.
+    pub(super) columns: Vec<usize>,
+    /// Fields in a row.
+    pub(super) width: usize,
+}
+
+impl Header {
+    /// Reads the header line, with or without byte order mark and line end. The
+    /// columns of `table` are found by name, in any order; others are ignored.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a line that is no text or has a misplaced quote, and
+    /// naming a column that is missing or occurs twice. No other text of the line is
+    /// quoted: in a file without a header it is a record.
+    pub fn parse(line: &[u8], table: &'static Table) -> Result<Self, Error> {
+        let input = |what: String| Error::Input { what: format!("the header line {what}") };
+        let line = line.strip_prefix(BOM).unwrap_or(line);
+        let text = std::str::from_utf8(line);
+        let text = text.map_err(|_| input("is not UTF-8: convert the file".into()))?;
+        let separated = |what: String| input(other_delimiter(table, text).unwrap_or(what));
+        let names = names(line).map_err(separated)?;
+        let mut columns = Vec::with_capacity(table.columns.len());
+        for column in table.columns {
+            let field = column.field;
+            let mut places = names.iter().enumerate().filter(|(_, name)| *name == field);
+            let Some((place, _)) = places.next() else {
+                return Err(separated(missing(field, &names)));
+            };
+            if places.next().is_some() {
+                return Err(input(format!("has the column {field} twice")));
+            }
+            columns.push(place);
+        }
+        Ok(Self { table, columns, width: names.len() })
+    }
+
+    /// Fields that every row must have.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+}
+
+/// The names in a header line, or what is wrong with it.
+fn names(line: &[u8]) -> Result<Vec<String>, String> {
+    let mut fields = Fields::default();
+    match fields.split(line) {
+        Ok(()) | Err(Defect::Blank) => {}
+        Err(Defect::More) => return Err("has another line behind it".into()),
+        Err(Defect::Quote { at, misplaced }) => {
+            let (line, column) = split::place(line, at, 1);
+            return Err(format!("is malformed at line {line} column {column}: {misplaced}"));
+        }
+    }
+    let starts = iter::once(0).chain(fields.ends.iter().copied());
+    let name = |(start, end): (usize, &usize)| String::from_utf8_lossy(&fields.text[start..*end]);
+    Ok(starts.zip(&fields.ends).map(|place| name(place).into_owned()).collect())
+}
+
+/// Says that `field` is missing, and which name was probably meant to be it.
+fn missing(field: &str, names: &[String]) -> String {
+    let Some(name) = names.iter().find(|name| is_nearly(name, field)) else {
+        return format!("has no column {field}");
+    };
+    let differs = if name.eq_ignore_ascii_case(field) { "case" } else { "spaces and case" };
+    format!("has no column {field} but {name:?}: names must be equal, {differs} included")
+}
+
+/// Says which other delimiter separates columns of `table`, if one does.
+fn other_delimiter(table: &Table, line: &str) -> Option<String> {
+    let delimiters = [(';', "semicolons"), ('\t', "tabs"), ('|', "pipes")];
+    let separates = |delimiter: char| {
+        let is_column = |name: &str| {
+            table.columns.iter().any(|column| is_nearly(name.trim_matches('"'), column.field))
+        };
+        line.contains(delimiter) && line.split(delimiter).any(is_column)
+    };
+    let (_, name) = delimiters.into_iter().find(|(delimiter, _)| separates(*delimiter))?;
+    Some(format!("separates its columns by {name}: write the file with commas"))
+}
+
+/// Whether `name` is `field` but for case and surrounding spaces.
+fn is_nearly(name: &str, field: &str) -> bool {
+    name.trim().eq_ignore_ascii_case(field)
+}

@@ -26,6 +26,7 @@
 //! ```
 
 pub mod args;
+pub mod json;
 pub mod loading;
 mod logging;
 pub mod operate;

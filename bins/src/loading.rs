@@ -10,8 +10,8 @@ use lambda_batch::{FileReport, Outcome};
 use lambda_core::progress::Counts;
 use serde_json::{Map, Value, json};
 
-use crate::Failure;
 use crate::args::Output;
+use crate::{Failure, json};
 
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -87,8 +87,7 @@ pub fn print(reports: &[FileReport], output: Output) -> Result<(), Failure> {
     match output {
         Output::Human => reports.iter().try_for_each(|report| crate::print(line(report))),
         Output::Json => {
-            let files: Vec<Value> = reports.iter().map(object).collect();
-            crate::print(json!({ "files": files }))
+            json::print("files", reports.iter().map(object).collect(), [])
         }
     }
 }
@@ -122,6 +121,11 @@ fn line(report: &FileReport) -> String {
             job.records,
             error.chain()
         ),
+        Outcome::Unknown { job_id, error } => format!(
+            "{file}: job {job_id} is not finished, and the database does not answer how far it \
+             is: {}",
+            error.chain()
+        ),
     }
 }
 
@@ -142,7 +146,7 @@ fn object(report: &FileReport) -> Value {
         Outcome::Loaded { .. } => "loaded",
         Outcome::AlreadyLoaded { .. } => "already_loaded",
         Outcome::Checked { .. } => "checked",
-        Outcome::Failed { .. } => "failed",
+        Outcome::Failed { .. } | Outcome::Unknown { .. } => "failed",
     };
     let mut object = Map::new();
     let mut put = |name: &str, value: Value| object.insert(name.to_owned(), value);
@@ -157,6 +161,9 @@ fn object(report: &FileReport) -> Value {
     }
     if let Some(job) = report.outcome.job() {
         put("job", crate::operate::jobs::object(job));
+    }
+    if let Outcome::Unknown { job_id, .. } = &report.outcome {
+        put("job", json!({ "job_id": job_id }));
     }
     if let Some(error) = report.error() {
         put("error", json!(error.chain()));

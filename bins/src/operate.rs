@@ -5,6 +5,7 @@ pub mod dead_letters;
 pub mod doctor;
 pub mod jobs;
 pub mod table;
+pub mod timeout;
 pub mod topic;
 pub mod wait_for;
 

@@ -60,8 +60,11 @@ pub(crate) async fn load_file<R: Record>(
         Err(error) => {
             // Counts are told as they are stored (R10), if the server still answers.
             let told = within_grace(target.jobs.get(job.number), planned.content.input(), stop);
-            let job = told.await.ok().flatten().unwrap_or(job);
-            Outcome::Failed { job: Some(Box::new(job)), error }
+            match told.await.ok().flatten() {
+                Some(job) => Outcome::Failed { job: Some(Box::new(job)), error },
+                // It was read before the work began: that says nothing any more.
+                None => Outcome::Unknown { job_id: job.job_id(), error },
+            }
         }
     };
     if let Some(job) = outcome.job() {

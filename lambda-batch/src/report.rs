@@ -48,6 +48,13 @@ pub enum Outcome {
         /// Why.
         error: Error,
     },
+    /// It is not loaded, and the server does not answer how far its job is.
+    Unknown {
+        /// The job's name, as `BAT00001`.
+        job_id: String,
+        /// Why it is not loaded.
+        error: Error,
+    },
 }
 
 impl Outcome {
@@ -56,7 +63,7 @@ impl Outcome {
         match self {
             Self::Loaded { job, .. } | Self::AlreadyLoaded { job } => Some(job),
             Self::Failed { job, .. } => job.as_deref(),
-            Self::Checked { .. } => None,
+            Self::Checked { .. } | Self::Unknown { .. } => None,
         }
     }
 }
@@ -69,7 +76,9 @@ impl FileReport {
         let (records, waited) = match &self.outcome {
             Outcome::Loaded { records, waited, .. } => (*records, *waited),
             Outcome::Checked { records, .. } => (*records, Duration::ZERO),
-            Outcome::AlreadyLoaded { .. } | Outcome::Failed { .. } => return None,
+            Outcome::AlreadyLoaded { .. } | Outcome::Failed { .. } | Outcome::Unknown { .. } => {
+                return None;
+            }
         };
         let seconds = self.elapsed.saturating_sub(waited).as_secs_f64();
         (seconds > 0.0).then(|| records as f64 / seconds)
@@ -78,7 +87,7 @@ impl FileReport {
     /// Why it failed.
     pub fn error(&self) -> Option<&Error> {
         match &self.outcome {
-            Outcome::Failed { error, .. } => Some(error),
+            Outcome::Failed { error, .. } | Outcome::Unknown { error, .. } => Some(error),
             _ => None,
         }
     }
@@ -94,7 +103,7 @@ pub fn worst(reports: Vec<FileReport>) -> Option<Error> {
         WORST_FIRST.iter().position(|worse| *worse == code).unwrap_or(WORST_FIRST.len())
     };
     let errors = reports.into_iter().filter_map(|report| match report.outcome {
-        Outcome::Failed { error, .. } => Some(error),
+        Outcome::Failed { error, .. } | Outcome::Unknown { error, .. } => Some(error),
         _ => None,
     });
     errors.min_by_key(rank)

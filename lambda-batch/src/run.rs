@@ -109,11 +109,12 @@ async fn over_files(
         } else {
             one(input, &mut rejects).await
         };
+        let report = FileReport { file: input.to_string(), outcome, elapsed: begun.elapsed() };
         let gone = matches!(
-            outcome,
-            Outcome::Failed { error: Error::Unreachable { .. } | Error::Temporary { .. }, .. }
+            report.error(),
+            Some(Error::Unreachable { .. } | Error::Temporary { .. })
         );
-        reports.push(FileReport { file: input.to_string(), outcome, elapsed: begun.elapsed() });
+        reports.push(report);
         if gone {
             break;
         }

@@ -60,6 +60,8 @@ pub fn of_sqlstate(code: &str) -> Verdict {
 }
 
 #[cfg(feature = "kafka")]
+pub(crate) use self::of_kafka::REACH_BROKERS;
+#[cfg(feature = "kafka")]
 pub use self::of_kafka::{distrusted, kafka, needs_a_person, of_kafka};
 
 #[cfg(feature = "kafka")]
@@ -68,6 +70,10 @@ mod of_kafka {
 
     use super::{Kind, Verdict, verdict};
     use crate::error::{Error, Server};
+
+    /// What to look at when no broker answers.
+    pub(crate) const REACH_BROKERS: &str =
+        "check KAFKA_BOOTSTRAP_SERVERS and the network to the brokers";
 
     /// What a code of librdkafka or of a broker means for a reader or a producer.
     ///
@@ -124,9 +130,7 @@ mod of_kafka {
             Code::Resolve
             | Code::AllBrokersDown
             | Code::BrokerTransportFailure
-            | Code::OperationTimedOut => {
-                verdict(Transient, "check KAFKA_BOOTSTRAP_SERVERS and the network to the brokers")
-            }
+            | Code::OperationTimedOut => verdict(Transient, REACH_BROKERS),
             _ => verdict(Transient, "look at the brokers' logs"),
         }
     }

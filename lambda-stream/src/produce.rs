@@ -6,6 +6,7 @@ mod ledger;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use lambda_core::Error;
@@ -161,7 +162,7 @@ impl Run<'_> {
     fn send_all(&mut self, input: &mut Input, stopped: impl Fn() -> bool) -> Result<Sent, Error> {
         for number in 0..self.config.count.unwrap_or(u64::MAX) {
             if number % BURST == 0 {
-                self.collect(Duration::ZERO)?;
+                self.collect()?;
             }
             if !self.keep_pace(number, &stopped)? || (number % BURST == 0 && stopped()) {
                 return Ok(Sent::Stopped);
@@ -187,7 +188,10 @@ impl Run<'_> {
             if stopped() {
                 return Ok(false);
             }
-            self.collect(early.min(STEP))?;
+            self.collect()?;
+            // Not by polling: librdkafka counts whole milliseconds, and its binding polls
+            // without a pause for what is left of the last one.
+            thread::sleep(due.saturating_sub(self.begun.elapsed()).min(STEP));
         }
     }
 
@@ -198,8 +202,8 @@ impl Run<'_> {
     }
 
     /// Writes down what was delivered.
-    fn collect(&mut self, patience: Duration) -> Result<(), Error> {
-        self.note_delivered(patience)?;
+    fn collect(&mut self) -> Result<(), Error> {
+        while self.note_delivered()? {}
         if self.told.elapsed() >= TELL_EVERY {
             self.told = Instant::now();
             let Produced { delivered, .. } = self.produced;
@@ -208,9 +212,9 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Whether anything more was.
-    fn note_delivered(&mut self, patience: Duration) -> Result<bool, Error> {
-        let delivered = self.producer.delivered(patience)?;
+    /// Takes in the reports that have arrived. Whether there may be more.
+    fn note_delivered(&mut self) -> Result<bool, Error> {
+        let delivered = self.producer.delivered(Duration::ZERO)?;
         self.note(&delivered)?;
         Ok(!delivered.is_empty())
     }
@@ -240,7 +244,7 @@ impl Run<'_> {
         let flushed = self.producer.flush(FLUSH_PATIENCE);
         let mut noted = Ok(());
         loop {
-            match self.note_delivered(Duration::ZERO) {
+            match self.note_delivered() {
                 Ok(true) => {}
                 Ok(false) => break,
                 // Of the others it is known that they are in the topic.

@@ -1,4 +1,4 @@
-//! Loads CSV files into PostgreSQL, each exactly once.
+//! `lambda-csv-batch`: loads CSV files into PostgreSQL, each exactly once.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,30 +17,30 @@ use tokio::sync::watch;
 /// How long a server that is not there yet is waited for.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Loads CSV files (also .gz, .zst) into PostgreSQL, each exactly once: run again
-/// after whatever happened, it goes on where it was.
+/// Loads CSV files (also .gz and .zst) into PostgreSQL, each exactly once. Run it again after
+/// a failure: it continues where it stopped
 #[derive(Debug, Parser)]
-#[command(version, disable_help_flag = true, after_help = EXIT_CODES)]
+#[command(name = "lambda-csv-batch", version, disable_help_flag = true, after_help = EXIT_CODES)]
 struct Args {
-    /// Files, folders, patterns, or - for standard input
+    /// Files, folders or patterns; - for standard input
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<String>,
-    /// Chunks stored at the same time
+    /// Number of chunks stored at the same time
     #[arg(long, env = "BATCH_WORKERS", default_value_t = 2, hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
-    /// The moment whose truth the files tell [default: now]
+    /// Effective time of the data; a later one takes precedence [default: now]
     #[arg(long, env = "BATCH_AS_OF", hide_env_values = true, value_name = "TIME", value_parser = moment)]
     as_of: Option<i64>,
-    /// Look through the files only; needs no database
+    /// Check the files without storing anything; needs no database
     #[arg(long)]
     dry_run: bool,
-    /// Most rejected records of a file [default: any number]
+    /// Fail a file with more rejected records than this [default: no limit]
     #[arg(long, env = "BATCH_MAX_REJECTS", hide_env_values = true, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
     max_rejects: Option<i64>,
-    /// Write rejected records here, as CSV
+    /// Write rejected records to this CSV file
     #[arg(long, env = "BATCH_REJECTS", hide_env_values = true, value_name = "FILE")]
     rejects: Option<PathBuf>,
-    /// Move loaded files here
+    /// Move loaded files to this folder
     #[arg(long, env = "BATCH_ARCHIVE", hide_env_values = true, value_name = "DIR")]
     archive: Option<PathBuf>,
     #[command(flatten)]
@@ -54,7 +54,7 @@ struct Args {
 }
 
 const EXIT_CODES: &str =
-    "Exit codes: 0 loaded; 65 refused; 69 no server; 75 run it again; 78 configuration";
+    "Exit codes: 0 loaded, 65 refused, 69 server unreachable, 75 run again, 78 configuration";
 
 fn main() -> ExitCode {
     let args = Args::parse();

@@ -13,6 +13,7 @@ use lambda_core::postgres::dead_letters::DeadLetter;
 use serde_json::{Value, json};
 
 use crate::args::{DatabaseArgs, OutputArgs};
+use crate::operate::timeout::{TimeoutArgs, answered};
 use crate::{CancellationToken, Failure};
 
 /// Looks after rejected records.
@@ -42,14 +43,18 @@ enum Command {
 /// When the database does not answer, when the role may not (78), when not all that was
 /// asked for could be done (65), when it is told to stop (75), or standard output cannot
 /// be written.
-pub async fn run(args: &DeadLettersArgs, shutdown: &CancellationToken) -> Result<(), Failure> {
+pub async fn run(
+    args: &DeadLettersArgs,
+    timeout: TimeoutArgs,
+    shutdown: &CancellationToken,
+) -> Result<(), Failure> {
     match &args.command {
-        Command::List(args) => unless_stopped(shutdown, list::run(args)).await,
-        Command::Show(args) => unless_stopped(shutdown, show::run(args)).await,
-        // It stops by itself between two transactions, and tells what it has stored.
-        Command::Replay(args) => replay::run(args, shutdown).await,
-        Command::Discard(args) => unless_stopped(shutdown, put_away::discard(args)).await,
-        Command::Purge(args) => unless_stopped(shutdown, put_away::purge(args)).await,
+        Command::List(args) => unless_stopped(shutdown, list::run(args, timeout)).await,
+        Command::Show(args) => unless_stopped(shutdown, show::run(args, timeout)).await,
+        // It stops by itself between two transactions, and reports what it has stored.
+        Command::Replay(args) => replay::run(args, timeout, shutdown).await,
+        Command::Discard(args) => unless_stopped(shutdown, put_away::discard(args, timeout)).await,
+        Command::Purge(args) => unless_stopped(shutdown, put_away::purge(args, timeout)).await,
     }
 }
 
@@ -79,8 +84,23 @@ struct CommonArgs {
 }
 
 impl CommonArgs {
-    fn letters(&self) -> Result<DeadLetters, Failure> {
-        Ok(DeadLetters::new(self.database.config()?))
+    /// What `reading` gives of the dead letters, within the time for it.
+    async fn read<T>(
+        &self,
+        timeout: TimeoutArgs,
+        reading: impl AsyncFnOnce(&DeadLetters) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let (database, limit) = (self.database.config()?, timeout.reading());
+        let server = format!("PostgreSQL at {database}");
+        let letters = DeadLetters::new(database).answering_within(limit);
+        answered(server, limit, reading(&letters)).await
+    }
+
+    /// The dead letters, to change some: a database that is away is waited for.
+    async fn letters(&self, timeout: TimeoutArgs) -> Result<DeadLetters, Failure> {
+        let database = self.database.config()?;
+        timeout.reach(&database).await?;
+        Ok(DeadLetters::new(database))
     }
 }
 
@@ -94,7 +114,8 @@ fn place(letter: &DeadLetter) -> String {
     }
 }
 
-fn last_part(path: &str) -> &str {
+/// Last part of a path or of a source's name.
+pub(super) fn last_part(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
@@ -121,6 +142,6 @@ fn object(letter: &DeadLetter) -> Value {
 }
 
 /// Text of others as it may be printed: a terminal obeys control characters.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.replace(|character: char| character.is_control(), "\u{fffd}")
 }

@@ -5,6 +5,8 @@ mod detail;
 mod progress;
 mod watch;
 
+use std::time::Duration;
+
 use clap::{Args, ValueEnum};
 use lambda_core::Error;
 use lambda_core::job::{self, Status};
@@ -15,7 +17,8 @@ use self::progress::Progress;
 use crate::args::{DatabaseArgs, Output, OutputArgs};
 use crate::operate::short;
 use crate::operate::table::{Holds, fitted};
-use crate::{CancellationToken, Failure};
+use crate::operate::timeout::{TimeoutArgs, answered};
+use crate::{CancellationToken, Failure, json};
 
 /// Lists the jobs, newest first, or shows one.
 #[derive(Debug, Args)]
@@ -62,13 +65,18 @@ impl From<StatusArg> for Status {
 /// # Errors
 /// When the database does not answer, the job does not exist (65), or standard output
 /// cannot be written.
-pub async fn run(args: &JobsArgs, shutdown: &CancellationToken) -> Result<(), Failure> {
-    let jobs = Jobs::new(args.database.config()?);
+pub async fn run(
+    args: &JobsArgs,
+    timeout: TimeoutArgs,
+    shutdown: &CancellationToken,
+) -> Result<(), Failure> {
+    let limit = timeout.reading();
+    let jobs = Jobs::new(args.database.config()?).answering_within(limit);
     let look = async {
         if args.watch {
-            return watch::run(args, &jobs).await;
+            return watch::run(args, &jobs, limit).await;
         }
-        show(args, &find(args, &jobs).await?, &[])
+        show(args, &find(args, &jobs, limit).await?, &[])
     };
     tokio::select! {
         looked = look => looked,
@@ -77,15 +85,15 @@ pub async fn run(args: &JobsArgs, shutdown: &CancellationToken) -> Result<(), Fa
     }
 }
 
-async fn find(args: &JobsArgs, jobs: &Jobs) -> Result<Vec<Job>, Error> {
-    match args.job {
-        None => jobs.list(args.status.map(Status::from), args.limit).await,
-        Some(number) => {
-            let unknown =
-                || Error::Input { what: format!("there is no job {}", job::job_id(number)) };
-            Ok(vec![jobs.get(number).await?.ok_or_else(unknown)?])
-        }
-    }
+async fn find(args: &JobsArgs, jobs: &Jobs, limit: Duration) -> Result<Vec<Job>, Failure> {
+    let reading = async {
+        let Some(number) = args.job else {
+            return Ok(jobs.list(args.status.map(Status::from), args.limit).await?);
+        };
+        let unknown = || Error::Input { what: format!("there is no job {}", job::job_id(number)) };
+        Ok(vec![jobs.get(number).await?.ok_or_else(unknown)?])
+    };
+    answered(format_args!("PostgreSQL at {}", jobs.database()), limit, reading).await
 }
 
 /// Prints jobs; `before` is how they were when they were last looked at.
@@ -95,8 +103,7 @@ fn show(args: &JobsArgs, jobs: &[Job], before: &[Job]) -> Result<(), Failure> {
             crate::print(detail::text(job, &Progress::of(job, before)))
         }
         (Output::Human, ..) => crate::print(table(jobs, before)),
-        (Output::Json, Some(_), [job]) => crate::print(object(job)),
-        (Output::Json, ..) => crate::print(Value::Array(jobs.iter().map(object).collect())),
+        (Output::Json, ..) => json::print("jobs", jobs.iter().map(object).collect(), []),
     }
 }
 

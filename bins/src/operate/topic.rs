@@ -6,8 +6,9 @@ use clap::{Args, Subcommand};
 use lambda_core::kafka::admin::{self, Change, Wanted};
 use serde_json::{Value, json};
 
-use crate::Failure;
 use crate::args::{KafkaArgs, Output, OutputArgs};
+use crate::operate::timeout::{TimeoutArgs, answered};
+use crate::{Failure, json};
 
 /// Looks after the topic.
 #[derive(Debug, Args)]
@@ -47,7 +48,7 @@ struct EnsureArgs {
 /// # Errors
 /// 69 when no broker answers, 78 for a topic that would have to shrink or what the
 /// brokers refuse.
-pub async fn run(args: &TopicArgs) -> Result<(), Failure> {
+pub async fn run(args: &TopicArgs, timeout: TimeoutArgs) -> Result<(), Failure> {
     let TopicCommand::Ensure(args) = &args.command;
     let kafka = args.kafka.config()?;
     let wanted = Wanted {
@@ -55,13 +56,18 @@ pub async fn run(args: &TopicArgs) -> Result<(), Failure> {
         replication_factor: args.replication_factor,
         settings: args.settings.iter().cloned().collect::<BTreeMap<_, _>>(),
     };
-    let changes = admin::ensure(&kafka, &wanted, args.dry_run).await?;
+    let ensuring = async { Ok(admin::ensure(&kafka, &wanted, args.dry_run).await?) };
+    let changes = if args.dry_run {
+        let server = format_args!("Kafka at {}", kafka.bootstrap());
+        answered(server, timeout.reading(), ensuring).await?
+    } else {
+        ensuring.await?
+    };
     match args.output.output {
-        Output::Json => crate::print(json!({
-            "topic": kafka.topic(),
-            "dry_run": args.dry_run,
-            "changes": changes.iter().map(object).collect::<Vec<_>>(),
-        })),
+        Output::Json => {
+            let facts = [("topic", json!(kafka.topic())), ("dry_run", json!(args.dry_run))];
+            json::print("changes", changes.iter().map(object).collect(), facts)
+        }
         Output::Human if changes.is_empty() => {
             crate::print(format_args!("{kafka} is as it should be"))
         }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
 use crate::args::{DatabaseArgs, KafkaArgs};
+use crate::operate::timeout::TimeoutArgs;
 
 /// How long to wait before looking again.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -33,9 +34,6 @@ const SRVR: &str = "srvr";
 pub struct WaitForArgs {
     #[command(subcommand)]
     what: What,
-    /// How long to wait; over it the exit code is 69
-    #[arg(long, global = true, default_value_t = 300, value_name = "SECONDS")]
-    timeout: u64,
 }
 
 #[derive(Debug, Subcommand)]
@@ -85,8 +83,12 @@ impl From<Error> for Missing {
 ///
 /// # Errors
 /// 69 over time, 75 when told to stop, 78 at once for what waiting does not mend.
-pub async fn run(args: &WaitForArgs, shutdown: &CancellationToken) -> Result<(), Failure> {
-    let waiting = Waiting { timeout: Duration::from_secs(args.timeout), shutdown };
+pub async fn run(
+    args: &WaitForArgs,
+    timeout: TimeoutArgs,
+    shutdown: &CancellationToken,
+) -> Result<(), Failure> {
+    let waiting = Waiting { timeout: timeout.waiting(), shutdown };
     match &args.what {
         What::Kafka(kafka) => {
             let kafka = kafka.config()?;

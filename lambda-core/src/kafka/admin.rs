@@ -101,11 +101,23 @@ async fn asking<T: Send + 'static>(
                 Some(why) if matches!(error, Error::Unreachable { .. }) => {
                     remedy::distrusted(config.bootstrap(), why)
                 }
-                _ => error,
+                _ => unreachable(config, &observer, error),
             }
         })
     })
     .await
+}
+
+/// Names the brokers in an error that says that none of them answered, and why the last
+/// connection failed if librdkafka has said so.
+fn unreachable(config: &KafkaConfig, observer: &Observer, error: Error) -> Error {
+    let Error::Unreachable { server, source } = error else { return error };
+    let asked = config.bootstrap();
+    let source = match observer.context().failure() {
+        Some(why) => format!("{asked}: {why}; {}", remedy::REACH_BROKERS),
+        None => format!("{asked}: {source}"),
+    };
+    Error::Unreachable { server, source: source.into() }
 }
 
 /// Asks for the brokers and the topic.

@@ -167,12 +167,27 @@ impl<R> fmt::Debug for Context<R> {
 pub(super) struct Asking {
     /// About TLS alone.
     complaints: Complaints,
+    /// Why the last connection to a broker failed.
+    failure: Mutex<Option<String>>,
 }
 
 impl Asking {
     /// Why a broker was not trusted last, if the client has met such a one.
     pub(super) fn distrust(&self) -> Option<String> {
         Some(self.complaints.latest()).filter(|reason| !reason.is_empty())
+    }
+
+    /// Why the last connection to a broker failed ("Connect to ipv4#… failed: …").
+    pub(super) fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, error: &KafkaError, reason: &str) {
+        // That all brokers are down says less than why one of them is.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            let reason = reason.split_once(": ").map_or(reason, |(_broker, reason)| reason);
+            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        }
     }
 }
 
@@ -182,6 +197,7 @@ impl ClientContext for Asking {
             // Its answers only say that nobody came to an agreement.
             self.complaints.note(&error, reason);
         } else {
+            self.note(&error, reason);
             tracing::debug!(%error, reason, "Kafka");
         }
     }

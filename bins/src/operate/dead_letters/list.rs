@@ -2,15 +2,17 @@
 
 use clap::{Args, ValueEnum};
 use lambda_core::dead_letter::Status;
+use lambda_core::postgres::DeadLetters;
 use lambda_core::postgres::dead_letters::DeadLetter;
 use serde_json::{Map, Value, json};
 
 use super::selection::FilterArgs;
 use super::{CommonArgs, object, place, printable};
-use crate::Failure;
 use crate::args::Output;
 use crate::operate::short;
 use crate::operate::table::{Holds, fitted};
+use crate::operate::timeout::TimeoutArgs;
+use crate::{Failure, json};
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
@@ -46,11 +48,12 @@ impl StatusArg {
     }
 }
 
-pub(super) async fn run(args: &ListArgs) -> Result<(), Failure> {
-    let letters = args.common.letters()?;
+pub(super) async fn run(args: &ListArgs, timeout: TimeoutArgs) -> Result<(), Failure> {
     let filter = args.filter.filter(args.status.statuses());
-    let listed = letters.list(&filter, args.limit).await?;
-    let reasons = letters.reasons(&filter).await?;
+    let reading = async |letters: &DeadLetters| {
+        Ok((letters.list(&filter, args.limit).await?, letters.reasons(&filter).await?))
+    };
+    let (listed, reasons) = args.common.read(timeout, reading).await?;
     match args.common.output.output {
         Output::Human => {
             if !listed.is_empty() {
@@ -62,8 +65,8 @@ pub(super) async fn run(args: &ListArgs) -> Result<(), Failure> {
         Output::Json => {
             let reasons: Map<String, Value> =
                 reasons.into_iter().map(|(reason, count)| (reason, json!(count))).collect();
-            let listed: Vec<Value> = listed.iter().map(object).collect();
-            crate::print(json!({ "dead_letters": listed, "reasons": reasons }))
+            let listed = listed.iter().map(object).collect();
+            json::print("dead_letters", listed, [("reasons", reasons.into())])
         }
     }
 }

@@ -15,7 +15,8 @@ use super::{CommonArgs, printable, unless_stopped};
 use crate::args::Output;
 use crate::loading::outcomes;
 use crate::operate::table::{Holds, fitted};
-use crate::{CancellationToken, Failure};
+use crate::operate::timeout::TimeoutArgs;
+use crate::{CancellationToken, Failure, json};
 
 #[derive(Debug, Args)]
 pub(super) struct ReplayArgs {
@@ -28,15 +29,23 @@ pub(super) struct ReplayArgs {
     common: CommonArgs,
 }
 
-pub(super) async fn run(args: &ReplayArgs, shutdown: &CancellationToken) -> Result<(), Failure> {
+pub(super) async fn run(
+    args: &ReplayArgs,
+    timeout: TimeoutArgs,
+    shutdown: &CancellationToken,
+) -> Result<(), Failure> {
+    args.selection.check();
     let dry_run = args.selection.consent.dry_run;
     if args.payload.is_some() && args.selection.ids.len() != 1 {
         usage("--payload is for one ID");
     }
     let edited = args.payload.as_deref().map(read).transpose()?;
-    let letters = args.common.letters()?;
-    let choosing = async { Ok(args.selection.choose(&letters).await?) };
-    let chosen = unless_stopped(shutdown, choosing).await?;
+    let choosing = async {
+        let letters = args.common.letters(timeout).await?;
+        let chosen = args.selection.choose(&letters).await?;
+        Ok((letters, chosen))
+    };
+    let (letters, chosen) = unless_stopped(shutdown, choosing).await?;
     let replay = Replay { edited, dry_run };
     let mut told = Told::default();
     let filter = by_number(chosen.ids.clone());
@@ -45,7 +54,7 @@ pub(super) async fn run(args: &ReplayArgs, shutdown: &CancellationToken) -> Resu
     // What was stored before an error or the stop stays, and is told.
     match args.common.output.output {
         Output::Human => told.print(&chosen, dry_run)?,
-        Output::Json => crate::print(told.object(&chosen, dry_run))?,
+        Output::Json => told.print_json(&chosen, dry_run)?,
     }
     done?;
     Ok(chosen
@@ -133,8 +142,8 @@ impl Told {
         ))
     }
 
-    fn object(&self, chosen: &Chosen, dry_run: bool) -> Value {
-        let mut letters = Vec::new();
+    fn print_json(&self, chosen: &Chosen, dry_run: bool) -> Result<(), Failure> {
+        let mut letters: Vec<Value> = Vec::new();
         for (id, outcome) in &self.replayed {
             letters.push(json!({ "id": id, "verdict": "replayed", "outcome": outcome }));
         }
@@ -149,15 +158,18 @@ impl Told {
         for id in &self.before {
             letters.push(json!({ "id": id, "verdict": "replayed_before" }));
         }
+        for id in &chosen.unknown {
+            letters.push(json!({ "id": id, "verdict": "unknown" }));
+        }
         letters.sort_by_key(|letter| letter["id"].as_i64());
-        json!({
-            "dry_run": dry_run,
-            "replayed": self.replayed.len(),
-            "replayed_before": self.before.len(),
-            "still_bad": self.still_bad.len(),
-            "skipped": self.skipped.len(),
-            "unknown": chosen.unknown,
-            "letters": letters,
-        })
+        let facts = [
+            ("dry_run", json!(dry_run)),
+            ("replayed", json!(self.replayed.len())),
+            ("replayed_before", json!(self.before.len())),
+            ("still_bad", json!(self.still_bad.len())),
+            ("skipped", json!(self.skipped.len())),
+            ("unknown", json!(chosen.unknown.len())),
+        ];
+        json::print("dead_letters", letters, facts)
     }
 }

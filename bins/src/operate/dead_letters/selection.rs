@@ -93,18 +93,22 @@ pub(super) struct Chosen {
 }
 
 impl SelectionArgs {
-    /// Looks up what is meant. Ends the program with exit code 2 if that is not clear.
-    pub(super) async fn choose(&self, letters: &DeadLetters) -> Result<Chosen, Error> {
-        let filter = self.filter.filter(Vec::new());
-        let filtered = filter != Filter::default();
-        match (self.ids.is_empty(), filtered, self.all) {
-            (false, false, false) => choose_ids(letters, &self.ids).await,
-            (true, true, false) | (true, false, true) => {
-                let filter = Filter { statuses: vec![Status::Open], ..filter };
-                self.consent.choose(letters, &filter).await
-            }
-            _ => usage("say which: numbers, or what they must be like, or --all"),
+    /// Ends the program with exit code 2 unless exactly one way to select is used.
+    pub(super) fn check(&self) {
+        let filtered = self.filter.filter(Vec::new()) != Filter::default();
+        let ways = [!self.ids.is_empty(), filtered, self.all];
+        if ways.into_iter().filter(|used| *used).count() != 1 {
+            usage("select dead letters by IDs, by the options under \"Which\", or by --all");
         }
+    }
+
+    /// Looks up the dead letters. Ends the program with exit code 2 if they are several
+    /// and nothing says that all are meant.
+    pub(super) async fn choose(&self, letters: &DeadLetters) -> Result<Chosen, Error> {
+        if !self.ids.is_empty() {
+            return choose_ids(letters, &self.ids).await;
+        }
+        self.consent.choose(letters, &self.filter.filter(vec![Status::Open])).await
     }
 }
 

@@ -5,14 +5,16 @@ use std::io::{self, Write as _};
 
 use clap::Args;
 use lambda_core::Error;
+use lambda_core::postgres::DeadLetters;
 use lambda_core::postgres::dead_letters::{Content, DeadLetter};
 use serde_json::{Value, json};
 
 use super::selection::by_number;
 use super::{CommonArgs, object, place, printable};
-use crate::Failure;
 use crate::args::Output;
 use crate::operate::short;
+use crate::operate::timeout::TimeoutArgs;
+use crate::{Failure, json};
 
 /// Bytes in a line of hex.
 const HEX_LINE: usize = 16;
@@ -32,11 +34,13 @@ pub(super) struct ShowArgs {
     common: CommonArgs,
 }
 
-pub(super) async fn run(args: &ShowArgs) -> Result<(), Failure> {
-    let letters = args.common.letters()?;
+pub(super) async fn run(args: &ShowArgs, timeout: TimeoutArgs) -> Result<(), Failure> {
     let unknown = || Error::Input { what: format!("no dead letter has the number {}", args.id) };
-    let content = letters.content(args.id).await?.ok_or_else(unknown)?;
-    let letter = letters.list(&by_number(vec![args.id]), 1).await?;
+    let reading = async |letters: &DeadLetters| {
+        let content = letters.content(args.id).await?.ok_or_else(unknown)?;
+        Ok((content, letters.list(&by_number(vec![args.id]), 1).await?))
+    };
+    let (content, letter) = args.common.read(timeout, reading).await?;
     let letter = letter.first().ok_or_else(unknown)?;
     if args.payload {
         let read = content.payload.as_deref();
@@ -51,7 +55,7 @@ pub(super) async fn run(args: &ShowArgs) -> Result<(), Failure> {
             put(&mut shown, "key", content.key.as_deref());
             put(&mut shown, "payload", content.payload.as_deref());
             put(&mut shown, "edited_payload", content.edited_payload.as_deref());
-            crate::print(shown)
+            json::print("dead_letters", vec![shown], [])
         }
     }
 }

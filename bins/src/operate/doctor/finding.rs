@@ -1,7 +1,10 @@
 //! What a check found.
 
+use std::time::Duration;
+
 use lambda_core::Error;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 /// What one check found.
 #[derive(Debug)]
@@ -45,7 +48,10 @@ impl State {
 /// Exit code: something must be set up differently.
 pub(super) const CONFIGURATION: u8 = 78;
 
-/// Exit code: it may pass, or somebody has to go on with it.
+/// Exit code: a server stayed unreachable.
+const UNREACHABLE: u8 = 69;
+
+/// Exit code: it may pass, or a run has to be started again.
 pub(super) const TEMPORARY: u8 = 75;
 
 impl Finding {
@@ -109,6 +115,41 @@ impl Finding {
             "exit_code": self.exit_code(),
         })
     }
+}
+
+/// When all checks must have ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline {
+    at: Instant,
+    limit: Duration,
+}
+
+impl Deadline {
+    pub(super) fn within(limit: Duration) -> Self {
+        Self { at: Instant::now() + limit, limit }
+    }
+
+    /// What `checks` give; `None` once the time is over.
+    pub(super) async fn until<T>(self, checks: impl Future<Output = T>) -> Option<T> {
+        tokio::time::timeout_at(self.at, checks).await.ok()
+    }
+}
+
+/// Reports the first of `checks` without a finding as the one that took too long, and the
+/// others as skipped.
+pub(super) fn overdue(
+    checks: impl IntoIterator<Item = &'static str>,
+    deadline: Deadline,
+    findings: &mut Vec<Finding>,
+) {
+    let mut open = checks.into_iter().filter(|it| !findings.iter().any(|told| told.check == *it));
+    let Some(late) = open.next() else { return };
+    let skipped: Vec<Finding> =
+        open.map(|check| Finding::skipped(check, "there was no time left")).collect();
+    let found = format!("no answer within {} s", deadline.limit.as_secs());
+    let remedy = "check that the server is up and not overloaded, or raise --timeout";
+    findings.push(Finding::problem(late, UNREACHABLE, found, remedy));
+    findings.extend(skipped);
 }
 
 /// What a check found, or the error that ended it.

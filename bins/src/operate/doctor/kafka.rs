@@ -31,6 +31,11 @@ const DAY_MS: i64 = 24 * HOUR_MS;
 /// with the room that it wants beside the message.
 const RECEIVED_BYTES_MAX: i64 = 100_000_000 - 512;
 
+/// All checks of this room, in their order.
+pub(super) fn checks() -> impl Iterator<Item = &'static str> {
+    ["kafka"].into_iter().chain(CHECKS)
+}
+
 /// Looks at the cluster and the topic. Gives the configuration for questions about the
 /// topic's offsets, if there is a topic.
 pub(super) async fn examine(

@@ -13,7 +13,7 @@ use super::DoctorArgs;
 use super::finding::{Finding, TEMPORARY};
 
 /// The checks of this room, in their order.
-const CHECKS: [&str; 3] = ["positions", "lag", "consumers"];
+pub(super) const CHECKS: [&str; 3] = ["positions", "lag", "consumers"];
 
 /// Partitions and lanes, side by side.
 struct Stand {

@@ -5,7 +5,7 @@ use lambda_core::postgres::{Connection, DatabaseConfig, connect};
 use lambda_core::{Error, Record, Transaction};
 
 use super::finding::{CONFIGURATION, Finding, TEMPORARY, mebibytes, of};
-use super::{role, schema};
+use super::{dead_letters, role, schema};
 
 /// The checks of this room behind the login, in their order.
 const BEHIND_LOGIN: [&str; 9] = [
@@ -87,6 +87,11 @@ pub(super) async fn examine(
     let open = inspect::open_transactions(&connection, age_max).await;
     findings.push(of("vacuum", open.map(|open| vacuum(&open, age_max, sees_sessions))));
     let readable = schema::examine(&config, &connection, role.as_ref().ok(), findings).await;
+    findings.push(if readable {
+        of(dead_letters::CHECK, dead_letters::examine(&connection).await)
+    } else {
+        Finding::skipped(dead_letters::CHECK, "the schema's tables cannot be read")
+    });
     findings.push(of("role", role.map(|it| role::judged(&it))));
     readable.then_some(connection)
 }
@@ -99,11 +104,16 @@ async fn log_in(
     Ok((config, connection))
 }
 
+/// All checks of this room, in their order.
+pub(super) fn checks() -> impl Iterator<Item = &'static str> {
+    let login = ["postgres", "pooling"].into_iter();
+    login.chain(BEHIND_LOGIN).chain(schema::CHECKS).chain([dead_letters::CHECK, "role"])
+}
+
 /// What is not looked at, and why.
 fn skip(why: &str, findings: &mut Vec<Finding>) {
     let told: Vec<&str> = findings.iter().map(|finding| finding.check).collect();
-    let behind = ["pooling"].into_iter().chain(BEHIND_LOGIN).chain(schema::CHECKS).chain(["role"]);
-    let open = behind.filter(|check| !told.contains(check));
+    let open = checks().filter(|check| !told.contains(check));
     let skipped: Vec<Finding> = open.map(|check| Finding::skipped(check, why)).collect();
     findings.extend(skipped);
 }

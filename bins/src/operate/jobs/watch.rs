@@ -1,8 +1,9 @@
 //! Jobs looked at again and again, until none runs.
 
 use std::io::{IsTerminal, stdout};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use lambda_core::error::Kind;
 use lambda_core::job::Status;
 use lambda_core::postgres::{Job, Jobs};
 
@@ -21,11 +22,11 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Moves the cursor home and clears what is below (ECMA-48: CUP, ED).
 const CLEAR: &str = "\x1b[H\x1b[J";
 
-pub(super) async fn run(args: &JobsArgs, jobs: &Jobs) -> Result<(), Failure> {
+pub(super) async fn run(args: &JobsArgs, jobs: &Jobs, limit: Duration) -> Result<(), Failure> {
     let terminal = stdout().is_terminal() && args.output.output == Output::Human;
     let mut before = Vec::new();
     loop {
-        let found = find(args, jobs).await?;
+        let found = look(args, jobs, limit).await?;
         let running = found.iter().any(runs);
         if terminal {
             crate::print(CLEAR)?;
@@ -44,6 +45,22 @@ pub(super) async fn run(args: &JobsArgs, jobs: &Jobs) -> Result<(), Failure> {
         }
         before = found;
         tokio::time::sleep(if terminal { LOOK_EVERY } else { LINE_EVERY }).await;
+    }
+}
+
+/// The jobs. A server that is away is tried again, at most for `limit`: it may be about to
+/// start again.
+async fn look(args: &JobsArgs, jobs: &Jobs, limit: Duration) -> Result<Vec<Job>, Failure> {
+    let begun = Instant::now();
+    loop {
+        match find(args, jobs, limit).await {
+            Err(Failure::Platform(error))
+                if error.kind() == Kind::Transient && begun.elapsed() < limit =>
+            {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            found => return found,
+        }
     }
 }
 

@@ -206,9 +206,8 @@ pub fn secret_file(path: &std::path::Path, setting: &str) -> Result<String, Erro
 /// # Errors
 /// How to write a time.
 pub fn moment(text: &str) -> Result<i64, String> {
-    let time = Timestamp::parse(text).map_err(|_| {
-        "write 2025-06-19T00:00:00Z, or 2025-06-19 00:00:00 for UTC".to_owned()
-    })?;
+    let time = Timestamp::parse(text)
+        .map_err(|_| "write 2025-06-19T00:00:00Z, or 2025-06-19 00:00:00 for UTC".to_owned())?;
     Ok(time.unix_micros())
 }
 

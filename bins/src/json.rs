@@ -22,7 +22,7 @@ pub fn print(
     crate::print(Value::Object(object(name, list, facts)))
 }
 
-/// A summary as it can stand in the list.
+/// Converts a summary to an item of the list.
 ///
 /// # Errors
 /// [`Failure::Unexpected`] when it holds what JSON has no form for.

@@ -86,9 +86,7 @@ impl Watcher {
 pub fn print(reports: &[FileReport], output: Output) -> Result<(), Failure> {
     match output {
         Output::Human => reports.iter().try_for_each(|report| crate::print(line(report))),
-        Output::Json => {
-            json::print("files", reports.iter().map(object).collect(), [])
-        }
+        Output::Json => json::print("files", reports.iter().map(object).collect(), []),
     }
 }
 

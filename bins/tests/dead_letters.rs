@@ -89,7 +89,7 @@ async fn lists(context: Context) -> Result<(), Failure> {
         "amount: ",
         "     3  invalid_field",
         "     1  ragged_row",
-        "4 of 4 are listed",
+        "4 of 4 listed",
     ] {
         assert!(human.contains(part), "{part} is not in\n{human}");
     }
@@ -119,7 +119,7 @@ async fn lists(context: Context) -> Result<(), Failure> {
     assert_eq!((&letter["place"], &letter["status"]), (&json!("a.csv:5"), &json!("open")));
     assert_eq!((&letter["job_id"], &letter["attempts"]), (&json!("BAT00001"), &json!(0)));
     let limited = run(&lambda, &["list", "--limit", "1"], 0).await?.stdout;
-    assert!(limited.contains("1 of 4 are listed"), "{limited}");
+    assert!(limited.contains("1 of 4 listed"), "{limited}");
     let none = run(&lambda, &["list", "--reason", "nul_character"], 0).await?.stdout;
     assert_eq!(none, "no dead letters\n");
     Ok(())
@@ -236,9 +236,9 @@ async fn puts_away(context: Context) -> Result<(), Failure> {
     ]);
     assert_eq!(done["dead_letters"], expected);
     let again = run(&lambda, &["discard", "1"], 0).await?;
-    assert_eq!(again.stdout, "1 were discarded before\n0 discarded\n");
+    assert_eq!(again.stdout, "1 already discarded\n0 discarded\n");
     let replay = run(&lambda, &["replay", "1"], 65).await?;
-    assert!(replay.stdout.contains("not tried: it is discarded"), "{}", replay.stdout);
+    assert!(replay.stdout.contains("not tried: it was discarded"), "{}", replay.stdout);
 
     // Too young, then old enough; the open ones are kept.
     let purge = ["purge", "--older-than", "1h"];
@@ -262,7 +262,7 @@ async fn puts_away(context: Context) -> Result<(), Failure> {
     assert!(shown.contains("the payload of dead letter 2 was purged at 2"), "{shown}");
     run(&lambda, &["show", "2", "--payload"], 65).await?;
     let purged = run(&lambda, &["replay", "2"], 65).await?;
-    assert!(purged.stdout.contains("give it one with --payload"), "{}", purged.stdout);
+    assert!(purged.stdout.contains("give one with --payload"), "{}", purged.stdout);
     let given = bench.file("given", bad("TXN-a").replace("1.234", "1"))?;
     run(&lambda, &["replay", "2", "--payload", &given.display().to_string()], 0).await?;
     Ok(())
@@ -280,7 +280,7 @@ async fn asks(context: Context) -> Result<(), Failure> {
     ];
     for arguments in several {
         let refused = run(&lambda, arguments, 2).await?;
-        assert!(refused.stderr.contains("dead letters: say --yes"), "{}", refused.stderr);
+        assert!(refused.stderr.contains("add --yes"), "{}", refused.stderr);
     }
     let unclear: [&[&str]; 8] = [
         &["replay"],

@@ -24,7 +24,10 @@ fn main() -> ExitCode {
         suite.postgres("jobs are listed in few columns, and one with all its counts", lists);
         suite.postgres("a job whose run died is seen as such", lease_ended);
         suite.postgres("a running job is watched to its end", watched);
-        suite.plain("a read of a server that refuses, hangs or has no address ends with one line", one_line);
+        suite.plain(
+            "a read of a server that refuses, hangs or has no address ends with one line",
+            one_line,
+        );
         suite.plain("a change says once that it waits for the database", one_notice);
     })
 }
@@ -60,7 +63,7 @@ async fn lists(context: Context) -> Result<(), Failure> {
     assert_eq!(all["jobs"][0]["job_id"], "BAT00002");
 
     let unknown = jobs(&bench).arg("BAT00077").run(DEADLINE).await?.expect_code(65)?;
-    assert!(unknown.stderr.contains("there is no job BAT00077"), "{}", unknown.stderr);
+    assert!(unknown.stderr.contains("job BAT00077 does not exist"), "{}", unknown.stderr);
     jobs(&bench).arg("JOB1").run(DEADLINE).await?.expect_code(2)?;
     jobs(&bench).args(["1", "--limit", "3"]).run(DEADLINE).await?.expect_code(2)?;
     Ok(())
@@ -110,12 +113,8 @@ async fn watched(context: Context) -> Result<(), Failure> {
 }
 
 /// Commands that only read PostgreSQL, and one that only reads Kafka.
-const OF_POSTGRES: [&[&str]; 4] = [
-    &["jobs"],
-    &["jobs", "BAT00001"],
-    &["dead-letters", "list"],
-    &["dead-letters", "show", "1"],
-];
+const OF_POSTGRES: [&[&str]; 4] =
+    [&["jobs"], &["jobs", "BAT00001"], &["dead-letters", "list"], &["dead-letters", "show", "1"]];
 const OF_KAFKA: &[&str] = &["topic", "ensure", "--partitions", "3", "--dry-run"];
 
 /// Ends with 69 and a line on standard error that holds `says`, and no other.

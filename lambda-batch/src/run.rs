@@ -110,10 +110,8 @@ async fn over_files(
             one(input, &mut rejects).await
         };
         let report = FileReport { file: input.to_string(), outcome, elapsed: begun.elapsed() };
-        let gone = matches!(
-            report.error(),
-            Some(Error::Unreachable { .. } | Error::Temporary { .. })
-        );
+        let gone =
+            matches!(report.error(), Some(Error::Unreachable { .. } | Error::Temporary { .. }));
         reports.push(report);
         if gone {
             break;

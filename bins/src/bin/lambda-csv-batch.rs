@@ -14,7 +14,7 @@ use lambda_core::postgres::{Jobs, PostgresSink};
 use lambda_core::{Error, Record, Transaction};
 use tokio::sync::watch;
 
-/// How long a server that is not there yet is waited for.
+/// How long to wait for a server that is not there yet.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Loads CSV files (also .gz and .zst) into PostgreSQL, each exactly once. Run it again after
@@ -99,7 +99,7 @@ async fn load(
     let sink = tokio::select! {
         sink = sink => sink?,
         () = shutdown.cancelled() => {
-            let what = "stopped before the database was there".into();
+            let what = "stopped while waiting for the database".into();
             return Err(Error::Interrupted { what }.into());
         }
     };
@@ -107,7 +107,7 @@ async fn load(
     Ok(lambda_batch::load::<Transaction>(&inputs, &target, &options, stop).await?)
 }
 
-/// Becomes true when the process is told to stop.
+/// Becomes true on a signal to stop.
 fn stopping(shutdown: CancellationToken) -> watch::Receiver<bool> {
     let (stop, stopping) = watch::channel(false);
     tokio::spawn(async move {

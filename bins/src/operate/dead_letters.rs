@@ -1,4 +1,4 @@
-//! `lambda dead-letters`: rejected records, looked at, taken again, and put away.
+//! `lambda dead-letters`: lists, shows, replays, discards and purges rejected records.
 
 mod list;
 mod put_away;
@@ -16,7 +16,7 @@ use crate::args::{DatabaseArgs, OutputArgs};
 use crate::operate::timeout::{TimeoutArgs, answered};
 use crate::{CancellationToken, Failure};
 
-/// Looks after rejected records.
+/// Arguments of `lambda dead-letters`.
 #[derive(Debug, Args)]
 pub struct DeadLettersArgs {
     #[command(subcommand)]
@@ -25,24 +25,24 @@ pub struct DeadLettersArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List dead letters, newest first, and how many there are for which reason
+    /// List dead letters, newest first, with the number for each reason
     List(list::ListArgs),
-    /// Show a dead letter with what it holds
+    /// Show a dead letter with its key and payload
     Show(show::ShowArgs),
-    /// Take dead letters again, as if they had just been read
+    /// Process dead letters again, as if they had just been read
     Replay(replay::ReplayArgs),
     /// Mark open dead letters as discarded
     Discard(put_away::DiscardArgs),
-    /// Delete keys and payloads of old dead letters; what they were counted as stays
+    /// Delete keys and payloads of old dead letters; counts stay
     Purge(put_away::PurgeArgs),
 }
 
-/// Does what the command says.
+/// Runs the command.
 ///
 /// # Errors
-/// When the database does not answer, when the role may not (78), when not all that was
-/// asked for could be done (65), when it is told to stop (75), or standard output cannot
-/// be written.
+/// 69 if the database does not answer, 78 if the role lacks a grant, 65 if only some of the
+/// dead letters could be changed, 75 on a signal to stop, 1 if standard output cannot be
+/// written.
 pub async fn run(
     args: &DeadLettersArgs,
     timeout: TimeoutArgs,
@@ -58,14 +58,14 @@ pub async fn run(
     }
 }
 
-/// Does `work`; what is under way when it is told to stop ends with its connection, and
-/// is rolled back.
+/// Runs `work` until a signal to stop. A transaction in progress is then rolled back, since
+/// its connection closes.
 async fn unless_stopped<T>(
     shutdown: &CancellationToken,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     let stopped = || {
-        let what = "stopped; run it again: what is done already is passed over".into();
+        let what = "stopped; run it again: it skips what is done".into();
         Err(Error::Interrupted { what }.into())
     };
     tokio::select! {
@@ -74,7 +74,7 @@ async fn unless_stopped<T>(
     }
 }
 
-/// What every command here needs.
+/// Arguments that all these commands share.
 #[derive(Debug, Args)]
 struct CommonArgs {
     #[command(flatten)]
@@ -84,7 +84,7 @@ struct CommonArgs {
 }
 
 impl CommonArgs {
-    /// What `reading` gives of the dead letters, within the time for it.
+    /// Runs `reading` on the dead letters, within the time limit of a read.
     async fn read<T>(
         &self,
         timeout: TimeoutArgs,
@@ -96,7 +96,7 @@ impl CommonArgs {
         answered(server, limit, reading(&letters)).await
     }
 
-    /// The dead letters, to change some: a database that is away is waited for.
+    /// Opens the dead letters for a change, and waits for a database that is away.
     async fn letters(&self, timeout: TimeoutArgs) -> Result<DeadLetters, Failure> {
         let database = self.database.config()?;
         timeout.reach(&database).await?;
@@ -104,7 +104,7 @@ impl CommonArgs {
     }
 }
 
-/// Where a dead letter was read, for people: `topic[partition]@offset` or `file:line`.
+/// Formats where a dead letter was read: `topic[partition]@offset` or `file:line`.
 fn place(letter: &DeadLetter) -> String {
     let (lane, position) = (&letter.lane, letter.position);
     match (&letter.file_name, letter.line) {
@@ -114,12 +114,12 @@ fn place(letter: &DeadLetter) -> String {
     }
 }
 
-/// Last part of a path or of a source's name.
+/// Last part of a path or a source's name.
 pub(super) fn last_part(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// A dead letter as a JSON object, without what it holds.
+/// Formats a dead letter as a JSON object, without its key and payload.
 fn object(letter: &DeadLetter) -> Value {
     json!({
         "id": letter.id,
@@ -141,7 +141,7 @@ fn object(letter: &DeadLetter) -> Value {
     })
 }
 
-/// Text of others as it may be printed: a terminal obeys control characters.
+/// Replaces control characters, which a terminal would obey.
 pub(super) fn printable(text: &str) -> String {
     text.replace(|character: char| character.is_control(), "\u{fffd}")
 }

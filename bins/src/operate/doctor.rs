@@ -1,5 +1,5 @@
-//! `lambda doctor`: looks at everything that the platform rests on, changes nothing,
-//! and says what to do.
+//! `lambda doctor`: checks everything the platform depends on, changes nothing, and gives a
+//! remedy for each problem.
 
 mod dead_letters;
 mod finding;
@@ -24,13 +24,13 @@ use crate::{Failure, json};
 /// Checks servers, schema, roles, topic and lag.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// How many messages a partition may hold that are not stored
+    /// Messages of a partition that may be unstored
     #[arg(long, default_value_t = 100_000, value_name = "N")]
     lag_max: i64,
-    /// How long messages may wait unread, and transactions stay open
+    /// Time that messages may wait and transactions stay open
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     age_max: u32,
-    /// Look at one of the servers only
+    /// Check only this server
     #[arg(long, value_enum)]
     only: Option<Only>,
     #[command(flatten)]
@@ -47,11 +47,11 @@ enum Only {
     Kafka,
 }
 
-/// Checks, and prints what was found.
+/// Runs the checks and prints what they found.
 ///
 /// # Errors
-/// When something was found that must be mended: the worst of 78 (configuration), 69
-/// (unreachable) and 75 (it may pass).
+/// The worst code of the problems found: 78 (configuration), 69 (unreachable), 75 (it may
+/// pass).
 pub async fn run(args: &DoctorArgs, timeout: TimeoutArgs) -> Result<(), Failure> {
     let deadline = Deadline::within(timeout.reading());
     let mut findings = vec![machine::temporary_folder()];
@@ -77,10 +77,7 @@ pub async fn run(args: &DoctorArgs, timeout: TimeoutArgs) -> Result<(), Failure>
 }
 
 /// Examines the database. Gives a connection for further questions about its tables.
-async fn of_postgres(
-    args: &DoctorArgs,
-    deadline: Deadline,
-) -> (Option<Connection>, Vec<Finding>) {
+async fn of_postgres(args: &DoctorArgs, deadline: Deadline) -> (Option<Connection>, Vec<Finding>) {
     let (mut findings, age_max) = (Vec::new(), i64::from(args.age_max));
     let examined = postgres::examine(args.database.config(), age_max, &mut findings);
     let Some(connection) = deadline.until(examined).await else {
@@ -120,7 +117,7 @@ fn report(findings: &[Finding], output: Output) -> Result<(), Failure> {
     }
 }
 
-/// The order of exit codes: what only a person mends comes before what may pass.
+/// Rank of an exit code: what needs a person outranks what may pass.
 fn badness(code: u8) -> u8 {
     match code {
         78 => 3,

@@ -117,8 +117,7 @@ impl DeadLetters {
     }
 
     async fn connect(&self) -> Result<Connection, Error> {
-        let connection =
-            connect_waiting(&self.database, "letters", Some(self.wait.server)).await?;
+        let connection = connect_waiting(&self.database, "letters", Some(self.wait.server)).await?;
         let settings = self.wait.settings(SETTINGS);
         let set = answered(ANSWER_TIMEOUT, "prepare a session", async {
             let set = connection.batch_execute(&settings).await;

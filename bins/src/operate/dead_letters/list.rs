@@ -16,10 +16,10 @@ use crate::{Failure, json};
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
-    /// In which status
+    /// List dead letters in this status
     #[arg(long, value_enum, default_value = "open")]
     status: StatusArg,
-    /// At most so many
+    /// List at most this many
     #[arg(long, default_value_t = 50, value_name = "N")]
     limit: u32,
     #[command(flatten)]
@@ -37,7 +37,7 @@ pub(super) enum StatusArg {
 }
 
 impl StatusArg {
-    /// The statuses that it stands for; none: any.
+    /// The statuses that it selects; an empty list selects all.
     pub(super) fn statuses(self) -> Vec<Status> {
         match self {
             Self::Open => vec![Status::Open],
@@ -100,5 +100,5 @@ fn summary(listed: usize, reasons: &[(String, i64)]) -> String {
     }
     let columns = [("number", Holds::Number), ("reason", Holds::Id)];
     let row = |(reason, count): &(String, i64)| [count.to_string(), printable(reason)];
-    format!("{}\n\n{listed} of {all} are listed", fitted(columns, reasons.iter().map(row)))
+    format!("{}\n\n{listed} of {all} listed", fitted(columns, reasons.iter().map(row)))
 }

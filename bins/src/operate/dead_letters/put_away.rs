@@ -24,10 +24,10 @@ pub(super) struct DiscardArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct PurgeArgs {
-    /// Rejected longer ago than this, as 90d
+    /// Rejected longer ago than this, for example 90d
     #[arg(long, value_name = "AGE", value_parser = age)]
     older_than: Duration,
-    /// In which status [default: replayed and discarded]
+    /// Purge dead letters in this status [default: replayed and discarded]
     #[arg(long, value_enum)]
     status: Option<StatusArg>,
     #[command(flatten)]
@@ -53,14 +53,14 @@ pub(super) async fn discard(args: &DiscardArgs, timeout: TimeoutArgs) -> Result<
     match args.common.output.output {
         Output::Human => {
             for id in &replayed {
-                crate::print(format_args!("dead letter {id} is replayed already"))?;
+                crate::print(format_args!("dead letter {id} was already replayed"))?;
             }
             if let Some(missing) = chosen.missing() {
                 crate::print(missing)?;
             }
             let discarded = before(Status::Discarded).count();
             if discarded > 0 && !dry_run {
-                crate::print(format_args!("{discarded} were discarded before"))?;
+                crate::print(format_args!("{discarded} already discarded"))?;
             }
             crate::print(format_args!("{} {}", done.len(), did(dry_run, "discarded")))?;
         }

@@ -1,4 +1,4 @@
-//! Which dead letters a command is about.
+//! Which dead letters a command selects.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,35 +13,35 @@ use lambda_core::postgres::dead_letters::Filter;
 use crate::args::moment;
 use crate::operate::jobs;
 
-/// What dead letters must be like.
+/// Options that select dead letters.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Which")]
 pub(super) struct FilterArgs {
     /// Rejected for this reason
     #[arg(long)]
     reason: Option<String>,
-    /// Of this job
+    /// Of this batch job
     #[arg(long, value_name = "BAT…", value_parser = jobs::number)]
     job: Option<i64>,
     /// Of this topic
     #[arg(long)]
     topic: Option<String>,
-    /// Of this source: cluster/topic, or the SHA-256 of a file
+    /// Of this source: CLUSTER/TOPIC or a file's SHA-256
     #[arg(long)]
     source: Option<String>,
-    /// Of this partition, or chunk of a file
+    /// Of this partition of a topic or chunk of a file
     #[arg(long, value_name = "N")]
     partition: Option<i32>,
-    /// Rejected at this moment or later
+    /// Rejected at this time or later
     #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<i64>,
-    /// Rejected before this moment
+    /// Rejected before this time
     #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<i64>,
 }
 
 impl FilterArgs {
-    /// The filter, for dead letters in one of these statuses.
+    /// The filter for dead letters in one of these statuses.
     pub(super) fn filter(&self, statuses: Vec<Status>) -> Filter {
         Filter {
             statuses,
@@ -57,33 +57,33 @@ impl FilterArgs {
     }
 }
 
-/// Which dead letters are to be changed: by number, or all open ones that are like this.
+/// Which dead letters to change: by number, or all open ones that the filter selects.
 #[derive(Debug, Args)]
 pub(super) struct SelectionArgs {
-    /// Numbers of dead letters
+    /// Numbers of the dead letters
     #[arg(value_name = "ID")]
     pub(super) ids: Vec<i64>,
     #[command(flatten)]
     filter: FilterArgs,
-    /// All open ones
+    /// All open dead letters
     #[arg(long, help_heading = "Which")]
     all: bool,
     #[command(flatten)]
     pub(super) consent: ConsentArgs,
 }
 
-/// Whether anything is changed.
+/// Whether the command may change something.
 #[derive(Debug, Args)]
 pub(super) struct ConsentArgs {
-    /// Do it in a transaction that is rolled back, and tell what would become of them
+    /// Roll everything back, and print what would happen
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Change all that are like this, however many
+    /// Apply to every match without asking
     #[arg(long)]
     yes: bool,
 }
 
-/// The dead letters that a command is about.
+/// The dead letters that a command selected.
 #[derive(Debug)]
 pub(super) struct Chosen {
     /// Those that exist.
@@ -113,7 +113,7 @@ impl SelectionArgs {
 }
 
 impl ConsentArgs {
-    /// Looks up what a filter lets through. Several are changed only on request.
+    /// Looks up the matches of a filter. Several are changed only with `--yes`.
     pub(super) async fn choose(
         &self,
         letters: &DeadLetters,
@@ -122,7 +122,7 @@ impl ConsentArgs {
         let ids = letters.ids(filter).await?;
         if ids.len() > 1 && !self.yes && !self.dry_run {
             usage(&format!(
-                "this is about {} dead letters: say --yes to change them, or --dry-run",
+                "{} dead letters match; add --yes to change them all, or --dry-run to look first",
                 ids.len()
             ));
         }
@@ -143,10 +143,10 @@ pub(super) fn by_number(ids: Vec<i64>) -> Filter {
 }
 
 impl Chosen {
-    /// Of all that was asked for, this many could not be done.
+    /// Checks that no dead letter is left, `left` of those found and all unknown ones.
     ///
     /// # Errors
-    /// `Data`, if there are any.
+    /// `Data` with the number of those left.
     pub(super) fn all_but(&self, left: usize, done: &str) -> Result<(), Error> {
         let asked = self.ids.len() + self.unknown.len();
         match left + self.unknown.len() {
@@ -157,7 +157,7 @@ impl Chosen {
         }
     }
 
-    /// A line about numbers that no dead letter has, if there are any.
+    /// A line about numbers that no dead letter has, if any were given.
     pub(super) fn missing(&self) -> Option<String> {
         let numbers: Vec<String> = self.unknown.iter().map(ToString::to_string).collect();
         (!numbers.is_empty())
@@ -165,14 +165,14 @@ impl Chosen {
     }
 }
 
-/// Ends the program as one whose arguments do not fit together.
+/// Ends the program with exit code 2: its arguments do not fit together.
 pub(super) fn usage(what: &str) -> ! {
     clap::Error::raw(ErrorKind::ArgumentConflict, format!("{what}\n")).exit()
 }
 
-/// Reads an age, as `90d`: a whole number of seconds, minutes, hours, days or weeks.
+/// Parses an age such as `90d`: a whole number of seconds, minutes, hours, days or weeks.
 pub(super) fn age(text: &str) -> Result<Duration, String> {
-    let wrong = || "write it as 90d, or with s, m, h or w instead of d".to_owned();
+    let wrong = || "write an age as 90d, or with s, m, h or w instead of d".to_owned();
     let mut number = text.chars();
     let seconds = match number.next_back() {
         Some('s') => 1,

@@ -1,4 +1,4 @@
-//! Rejected records that nobody has decided about yet.
+//! Open dead letters: rejected records without a decision.
 
 use lambda_core::Error;
 use lambda_core::postgres::Connection;
@@ -11,7 +11,8 @@ use crate::operate::short;
 /// The check's name.
 pub(super) const CHECK: &str = "dead-letters";
 
-const REMEDY: &str = "see lambda dead-letters list; correct the source, then replay or discard them";
+const REMEDY: &str =
+    "see lambda dead-letters list; correct the source, then replay or discard them";
 
 /// Counts the open dead letters.
 pub(super) async fn examine(connection: &Connection) -> Result<Finding, Error> {

@@ -1,4 +1,4 @@
-//! Jobs looked at again and again, until none runs.
+//! `lambda jobs --watch`: prints the jobs repeatedly until none runs.
 
 use std::io::{IsTerminal, stdout};
 use std::time::{Duration, Instant};
@@ -13,13 +13,13 @@ use crate::Failure;
 use crate::args::Output;
 use crate::operate::short;
 
-/// How often a terminal is written anew.
+/// How often a terminal is updated.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How often something is written elsewhere.
+/// How often lines are written elsewhere.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Moves the cursor home and clears what is below (ECMA-48: CUP, ED).
+/// Moves the cursor home and clears the screen after it (ECMA-48: CUP, ED).
 const CLEAR: &str = "\x1b[H\x1b[J";
 
 pub(super) async fn run(args: &JobsArgs, jobs: &Jobs, limit: Duration) -> Result<(), Failure> {
@@ -32,7 +32,7 @@ pub(super) async fn run(args: &JobsArgs, jobs: &Jobs, limit: Duration) -> Result
             crate::print(CLEAR)?;
         }
         match args.output.output {
-            // One line each, of those that move.
+            // One line for each running job.
             Output::Human if !terminal && running => {
                 for job in found.iter().filter(|job| runs(job)) {
                     crate::print(line(job, &Progress::of(job, &before)))?;
@@ -48,8 +48,7 @@ pub(super) async fn run(args: &JobsArgs, jobs: &Jobs, limit: Duration) -> Result
     }
 }
 
-/// The jobs. A server that is away is tried again, at most for `limit`: it may be about to
-/// start again.
+/// Reads the jobs. A server that is away is tried again for `limit`: it may be restarting.
 async fn look(args: &JobsArgs, jobs: &Jobs, limit: Duration) -> Result<Vec<Job>, Failure> {
     let begun = Instant::now();
     loop {
@@ -64,7 +63,7 @@ async fn look(args: &JobsArgs, jobs: &Jobs, limit: Duration) -> Result<Vec<Job>,
     }
 }
 
-/// Whether anything is still to happen by itself.
+/// Whether the job makes progress by itself.
 fn runs(job: &Job) -> bool {
     job.status == Status::Running && job.leased
 }

@@ -26,10 +26,24 @@ const KAFKA: &str = "Kafka (librdkafka settings, one key=value a line: KAFKA_CON
 #[expect(clippy::struct_field_names, reason = "clap makes the flags and variables of these names")]
 pub struct DatabaseArgs {
     /// Host name or address
-    #[arg(long, env, default_value = "localhost", hide_env_values = true, help_heading = DATABASE)]
+    #[arg(
+        long,
+        env,
+        default_value = "localhost",
+        hide_env_values = true,
+        value_name = "HOST",
+        help_heading = DATABASE
+    )]
     db_host: String,
     /// Port
-    #[arg(long, env, default_value_t = 5432, hide_env_values = true, help_heading = DATABASE)]
+    #[arg(
+        long,
+        env,
+        default_value_t = 5432,
+        hide_env_values = true,
+        value_name = "PORT",
+        help_heading = DATABASE
+    )]
     db_port: u16,
     /// Database name
     #[arg(long, env, hide_env_values = true, value_name = "NAME", help_heading = DATABASE)]
@@ -47,6 +61,7 @@ pub struct DatabaseArgs {
         default_value_t,
         hide_env_values = true,
         value_name = "MODE",
+        next_line_help = true,
         help_heading = DATABASE
     )]
     db_sslmode: SslMode,
@@ -174,7 +189,7 @@ pub enum Output {
 /// How a program prints its summary.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct OutputArgs {
-    /// Format of the summary: human or json
+    /// Summary format: human or json
     #[arg(
         long,
         env = "LAMBDA_OUTPUT",

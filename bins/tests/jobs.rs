@@ -153,7 +153,10 @@ async fn one_line(context: Context) -> Result<(), Failure> {
     all.push((refused, vec!["Kafka", "127.0.0.1:1", "Connection refused"]));
     let hangs = hurried(at("127.0.0.1", &silent, OF_KAFKA));
     all.push((hangs, vec!["Kafka at 127.0.0.1:", "no answer within 2 s", "--timeout"]));
-    all.push((at("127.0.0.1", &silent, OF_KAFKA), vec!["Kafka", "127.0.0.1:", "Timed out"]));
+    all.push((
+        at("127.0.0.1", &silent, OF_KAFKA),
+        vec!["Kafka", "127.0.0.1:", "no answer within 5s"],
+    ));
     all.push((at(nowhere, "9092", OF_KAFKA), vec!["Kafka", "nowhere.invalid:9092", "resolve"]));
     let started: Vec<(Process, Vec<&str>)> = all
         .into_iter()

@@ -14,10 +14,10 @@ use lambda_stream::{StreamConfig, Summary, consume};
 #[derive(Debug, Parser)]
 #[command(name = "lambda-consumer", version, disable_help_flag = true)]
 struct Args {
-    /// First position in a partition never read before: earliest or latest
+    /// Start of a topic never read: earliest or latest
     #[arg(long, default_value_t, value_name = "WHERE")]
     start: StartAt,
-    /// If a partition was recreated or cut: stop, or restart it at --start
+    /// If the topic was recreated or cut: stop or restart
     #[arg(long, default_value_t, value_name = "WHAT")]
     on_source_change: OnSourceChange,
     /// Take partitions from another group active in the last minute

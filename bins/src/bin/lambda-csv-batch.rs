@@ -17,25 +17,24 @@ use tokio::sync::watch;
 /// How long to wait for a server that is not there yet.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Loads CSV files (also .gz and .zst) into PostgreSQL, each exactly once. Run it again after
-/// a failure: it continues where it stopped
+/// Loads CSV files (also .gz, .zst) into PostgreSQL, each exactly once. Safe to run again
 #[derive(Debug, Parser)]
 #[command(name = "lambda-csv-batch", version, disable_help_flag = true, after_help = EXIT_CODES)]
 struct Args {
     /// Files, folders or patterns; - for standard input
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<String>,
-    /// Number of chunks stored at the same time
-    #[arg(long, env = "BATCH_WORKERS", default_value_t = 2, hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..=64))]
+    /// Chunks stored at the same time
+    #[arg(long, env = "BATCH_WORKERS", default_value_t = 2, hide_env_values = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
     /// Effective time of the data; a later one takes precedence [default: now]
-    #[arg(long, env = "BATCH_AS_OF", hide_env_values = true, value_name = "TIME", value_parser = moment)]
+    #[arg(long, env = "BATCH_AS_OF", hide_env_values = true, value_name = "TIME", value_parser = moment, next_line_help = true)]
     as_of: Option<i64>,
     /// Check the files without storing anything; needs no database
     #[arg(long)]
     dry_run: bool,
     /// Fail a file with more rejected records than this [default: no limit]
-    #[arg(long, env = "BATCH_MAX_REJECTS", hide_env_values = true, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, env = "BATCH_MAX_REJECTS", hide_env_values = true, value_name = "N", value_parser = clap::value_parser!(i64).range(0..), next_line_help = true)]
     max_rejects: Option<i64>,
     /// Write rejected records to this CSV file
     #[arg(long, env = "BATCH_REJECTS", hide_env_values = true, value_name = "FILE")]

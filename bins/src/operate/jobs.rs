@@ -26,8 +26,8 @@ pub struct JobsArgs {
     /// Show everything about this job
     #[arg(value_name = "BAT…", value_parser = number, conflicts_with_all = ["status", "limit"])]
     job: Option<i64>,
-    /// List only jobs in this status
-    #[arg(long, value_enum)]
+    /// Status to list: pending, running, completed or failed [default: all]
+    #[arg(long, value_enum, hide_possible_values = true)]
     status: Option<StatusArg>,
     /// List at most this many
     #[arg(long, default_value_t = 20, value_name = "N")]

@@ -28,7 +28,7 @@ const TRY_EVERY: Duration = Duration::from_millis(500);
 /// The option, the same for every command.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct TimeoutArgs {
-    /// Give up on servers after this time [default: 10, changes 60, wait-for 300]
+    /// Time limit for servers [default: 10; changes 60, wait-for 300]
     #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
 }

@@ -111,13 +111,12 @@ async fn asking<T: Send + 'static>(
 /// Names the brokers in an error that says that none of them answered, and why the last
 /// connection failed if librdkafka has said so.
 fn unreachable(config: &KafkaConfig, observer: &Observer, error: Error) -> Error {
-    let Error::Unreachable { server, source } = error else { return error };
+    let Error::Unreachable { server, .. } = error else { return error };
     let asked = config.bootstrap();
-    let source = match observer.context().failure() {
-        Some(why) => format!("{asked}: {why}; {}", remedy::REACH_BROKERS),
-        None => format!("{asked}: {source}"),
-    };
-    Error::Unreachable { server, source: source.into() }
+    let failure = observer.context().failure();
+    let why = failure.unwrap_or_else(|| format!("no answer within {ANSWER_TIMEOUT:?}"));
+    let source = format!("{asked}: {why}; {}", remedy::REACH_BROKERS).into();
+    Error::Unreachable { server, source }
 }
 
 /// Asks for the brokers and the topic.

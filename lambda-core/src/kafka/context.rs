@@ -185,7 +185,9 @@ impl Asking {
     fn note(&self, error: &KafkaError, reason: &str) {
         // That all brokers are down says less than why one of them is.
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            // "host:port/id: why (after 0ms in state CONNECT)"
             let reason = reason.split_once(": ").map_or(reason, |(_broker, reason)| reason);
+            let reason = reason.split_once(" (after ").map_or(reason, |(reason, _state)| reason);
             *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
         }
     }

@@ -16,8 +16,8 @@ use crate::{Failure, json};
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
-    /// List dead letters in this status
-    #[arg(long, value_enum, default_value = "open")]
+    /// Status to list: open, replayed, discarded or any
+    #[arg(long, value_enum, default_value = "open", hide_possible_values = true)]
     status: StatusArg,
     /// List at most this many
     #[arg(long, default_value_t = 50, value_name = "N")]

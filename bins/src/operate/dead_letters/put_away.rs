@@ -27,8 +27,8 @@ pub(super) struct PurgeArgs {
     /// Rejected longer ago than this, for example 90d
     #[arg(long, value_name = "AGE", value_parser = age)]
     older_than: Duration,
-    /// Purge dead letters in this status [default: replayed and discarded]
-    #[arg(long, value_enum)]
+    /// Status: open, replayed, discarded, any [default: replayed and discarded]
+    #[arg(long, value_enum, hide_possible_values = true)]
     status: Option<StatusArg>,
     #[command(flatten)]
     filter: FilterArgs,

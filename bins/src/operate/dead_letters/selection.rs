@@ -13,30 +13,32 @@ use lambda_core::postgres::dead_letters::Filter;
 use crate::args::moment;
 use crate::operate::jobs;
 
+/// Heading of the options that select dead letters.
+const WHICH: &str = "Which";
+
 /// Options that select dead letters.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Which")]
 pub(super) struct FilterArgs {
     /// Rejected for this reason
-    #[arg(long)]
+    #[arg(help_heading = WHICH, long)]
     reason: Option<String>,
     /// Of this batch job
-    #[arg(long, value_name = "BAT…", value_parser = jobs::number)]
+    #[arg(help_heading = WHICH, long, value_name = "BAT…", value_parser = jobs::number)]
     job: Option<i64>,
     /// Of this topic
-    #[arg(long)]
+    #[arg(help_heading = WHICH, long)]
     topic: Option<String>,
     /// Of this source: CLUSTER/TOPIC or a file's SHA-256
-    #[arg(long)]
+    #[arg(help_heading = WHICH, long)]
     source: Option<String>,
     /// Of this partition of a topic or chunk of a file
-    #[arg(long, value_name = "N")]
+    #[arg(help_heading = WHICH, long, value_name = "N")]
     partition: Option<i32>,
     /// Rejected at this time or later
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(help_heading = WHICH, long, value_name = "TIME", value_parser = moment)]
     since: Option<i64>,
     /// Rejected before this time
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(help_heading = WHICH, long, value_name = "TIME", value_parser = moment)]
     until: Option<i64>,
 }
 
@@ -66,7 +68,7 @@ pub(super) struct SelectionArgs {
     #[command(flatten)]
     filter: FilterArgs,
     /// All open dead letters
-    #[arg(long, help_heading = "Which")]
+    #[arg(long, help_heading = WHICH)]
     all: bool,
     #[command(flatten)]
     pub(super) consent: ConsentArgs,

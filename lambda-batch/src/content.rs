@@ -159,7 +159,7 @@ impl Content {
     /// The error for a file that is no longer what was planned.
     pub fn changed(&self) -> Error {
         Error::Interrupted {
-            what: format!("{} changed while it was read; run it again", self.input),
+            what: format!("{} was changed while it was read; run it again", self.input),
         }
     }
 

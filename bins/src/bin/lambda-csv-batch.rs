@@ -27,14 +27,14 @@ struct Args {
     /// Chunks stored at the same time
     #[arg(long, env = "BATCH_WORKERS", default_value_t = 2, hide_env_values = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
-    /// Effective time of the data; a later one takes precedence [default: now]
-    #[arg(long, env = "BATCH_AS_OF", hide_env_values = true, value_name = "TIME", value_parser = moment, next_line_help = true)]
+    /// Effective time; the latest wins [default: now]
+    #[arg(long, env = "BATCH_AS_OF", hide_env_values = true, value_name = "TIME", value_parser = moment)]
     as_of: Option<i64>,
     /// Check the files without storing anything; needs no database
     #[arg(long)]
     dry_run: bool,
-    /// Fail a file with more rejected records than this [default: no limit]
-    #[arg(long, env = "BATCH_MAX_REJECTS", hide_env_values = true, value_name = "N", value_parser = clap::value_parser!(i64).range(0..), next_line_help = true)]
+    /// Rejects allowed per file [default: no limit]
+    #[arg(long, env = "BATCH_MAX_REJECTS", hide_env_values = true, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
     max_rejects: Option<i64>,
     /// Write rejected records to this CSV file
     #[arg(long, env = "BATCH_REJECTS", hide_env_values = true, value_name = "FILE")]

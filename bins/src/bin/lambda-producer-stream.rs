@@ -15,7 +15,7 @@ use lambda_stream::produce::{From, ProduceConfig, Produced, produce};
 #[derive(Debug, Parser)]
 #[command(name = "lambda-producer-stream", version, disable_help_flag = true)]
 struct Args {
-    /// Messages per second; 0 for as many as the brokers take
+    /// Messages per second; 0 for no limit
     #[arg(long, default_value_t = 10, value_name = "N")]
     rate: u64,
     /// Stop after this many messages [default: never]

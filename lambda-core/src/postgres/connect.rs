@@ -44,9 +44,9 @@ pub(super) async fn answered<T>(
 /// How long a caller waits for the server, and the server for a statement.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wait {
-    /// For a server that does not answer; zero for one try.
+    /// How long to try a server that does not answer; zero for one attempt.
     pub(super) server: Duration,
-    /// For the end of a statement; none for as long as it takes.
+    /// Limit of a statement; `None` for as long as it takes.
     statement: Option<Duration>,
 }
 
@@ -56,9 +56,9 @@ impl Wait {
         Self { server: patience, statement: None }
     }
 
-    /// Tries once. The caller gives up after `limit` and the server a second later, so
-    /// that a question that nobody waits for any more does not keep it busy.
-    pub(super) fn none(limit: Duration) -> Self {
+    /// Tries once. The caller gives up after `limit`, and the server a second later: an
+    /// abandoned statement must not keep it busy.
+    pub(super) fn once(limit: Duration) -> Self {
         let statement = limit.saturating_add(Duration::from_secs(1));
         Self { server: Duration::ZERO, statement: Some(statement) }
     }

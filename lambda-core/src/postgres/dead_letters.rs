@@ -113,7 +113,7 @@ impl DeadLetters {
     /// at once, and a statement ends soon after `limit`.
     #[must_use]
     pub fn answering_within(self, limit: Duration) -> Self {
-        Self { wait: Wait::none(limit), ..self }
+        Self { wait: Wait::once(limit), ..self }
     }
 
     async fn connect(&self) -> Result<Connection, Error> {

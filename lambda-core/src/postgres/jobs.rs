@@ -182,7 +182,7 @@ impl Jobs {
     /// at once, and a statement ends soon after `limit`.
     #[must_use]
     pub fn answering_within(self, limit: Duration) -> Self {
-        Self { wait: Wait::none(limit), ..self }
+        Self { wait: Wait::once(limit), ..self }
     }
 
     /// Where they are stored.

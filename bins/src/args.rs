@@ -14,7 +14,8 @@ use lambda_core::postgres::{DatabaseConfig, SslMode, TlsSettings};
 use lambda_core::transaction::time::Timestamp;
 
 /// Heading of the options that say where the database is.
-const DATABASE: &str = "Database (password: DB_PASSWORD; everything in one: DATABASE_URL)";
+const DATABASE: &str =
+    "Database (TLS: DB_SSLMODE; password: DB_PASSWORD; everything in one: DATABASE_URL)";
 
 /// Heading of the options that say where the topic is.
 const KAFKA: &str = "Kafka (librdkafka settings, one key=value a line: KAFKA_CONFIG)";
@@ -60,8 +61,8 @@ pub struct DatabaseArgs {
         env,
         default_value_t,
         hide_env_values = true,
+        hide_env = true,
         value_name = "MODE",
-        next_line_help = true,
         help_heading = DATABASE
     )]
     db_sslmode: SslMode,

@@ -153,7 +153,11 @@ mod of_kafka {
     /// An error met while doing `what` ("read the topic's metadata").
     pub fn kafka(error: KafkaError, what: &'static str) -> Error {
         use RDKafkaErrorCode as Code;
-        let code = error.rdkafka_error_code();
+        let code = match &error {
+            // The binding's own accessor gives none for these.
+            KafkaError::AdminOp(code) => Some(*code),
+            error => error.rdkafka_error_code(),
+        };
         let Verdict { kind, remedy } =
             code.map_or(verdict(Kind::Transient, "look at the brokers' logs"), of_kafka);
         match (kind, code) {
@@ -332,5 +336,16 @@ mod tests {
         for (code, kind) in table {
             assert_eq!(of_sqlstate(code).kind, kind, "{code}");
         }
+    }
+
+    #[test]
+    #[cfg(feature = "kafka")]
+    fn an_administrative_request_that_times_out_means_unreachable_brokers() {
+        use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+        let timed_out = KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut);
+        assert_eq!(kafka(timed_out, "change the topic").exit_code(), 69);
+        let forbidden = KafkaError::AdminOp(RDKafkaErrorCode::TopicAuthorizationFailed);
+        assert_eq!(kafka(forbidden, "change the topic").exit_code(), 78);
     }
 }

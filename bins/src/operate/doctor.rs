@@ -79,7 +79,7 @@ pub async fn run(args: &DoctorArgs, timeout: TimeoutArgs) -> Result<(), Failure>
 /// Examines the database. Gives a connection for further questions about its tables.
 async fn of_postgres(args: &DoctorArgs, deadline: Deadline) -> (Option<Connection>, Vec<Finding>) {
     let (mut findings, age_max) = (Vec::new(), i64::from(args.age_max));
-    let examined = postgres::examine(args.database.config(), age_max, &mut findings);
+    let examined = Box::pin(postgres::examine(args.database.config(), age_max, &mut findings));
     let Some(connection) = deadline.until(examined).await else {
         finding::overdue(postgres::checks(), deadline, &mut findings);
         return (None, findings);

@@ -1,6 +1,7 @@
 //! Groups of arguments that binaries share, each with its environment variable.
-//! Secrets come from the environment or a file, never from a flag, which every
-//! user of the machine could read.
+//!
+//! Secrets come from the environment or from a file. There is no flag for them: every user
+//! of the machine can read another process's arguments.
 
 use std::env;
 use std::path::PathBuf;
@@ -12,48 +13,70 @@ use lambda_core::postgres::config::secret_in;
 use lambda_core::postgres::{DatabaseConfig, SslMode, TlsSettings};
 use lambda_core::transaction::time::Timestamp;
 
-/// Which database, as whom. `DATABASE_URL` beats all of it.
+/// Heading of the options that say where the database is.
+const DATABASE: &str =
+    "Database (TLS: DB_SSLMODE; password: DB_PASSWORD; everything in one: DATABASE_URL)";
+
+/// Heading of the options that say where the topic is.
+const KAFKA: &str = "Kafka (librdkafka settings, one key=value a line: KAFKA_CONFIG)";
+
+// Each option names its heading: `next_help_heading` would last beyond the struct.
+
+/// Where the database is and who logs in. `DATABASE_URL` overrides all of it.
 #[derive(Debug, Clone, Args)]
 #[expect(clippy::struct_field_names, reason = "clap makes the flags and variables of these names")]
-#[command(next_help_heading = "Database (password: DB_PASSWORD; or all of it: DATABASE_URL)")]
 pub struct DatabaseArgs {
     /// Host name or address
-    #[arg(long, env, default_value = "localhost", hide_env_values = true)]
+    #[arg(
+        long,
+        env,
+        default_value = "localhost",
+        hide_env_values = true,
+        value_name = "HOST",
+        help_heading = DATABASE
+    )]
     db_host: String,
     /// Port
-    #[arg(long, env, default_value_t = 5432, hide_env_values = true)]
+    #[arg(
+        long,
+        env,
+        default_value_t = 5432,
+        hide_env_values = true,
+        value_name = "PORT",
+        help_heading = DATABASE
+    )]
     db_port: u16,
-    /// Name of the database
-    #[arg(long, env, hide_env_values = true)]
+    /// Database name
+    #[arg(long, env, hide_env_values = true, value_name = "NAME", help_heading = DATABASE)]
     db_name: Option<String>,
     /// Role to log in as
-    #[arg(long, env, hide_env_values = true)]
+    #[arg(long, env, hide_env_values = true, value_name = "ROLE", help_heading = DATABASE)]
     db_user: Option<String>,
-    /// File that holds the password
-    #[arg(long, env, hide_env_values = true, value_name = "FILE")]
+    /// File with the password
+    #[arg(long, env, hide_env_values = true, value_name = "FILE", help_heading = DATABASE)]
     db_password_file: Option<PathBuf>,
-    // Not a doc comment: those have backticks, which people would read here.
+    /// disable|prefer|require|verify-ca|verify-full
     #[arg(
         long,
         env,
         default_value_t,
         hide_env_values = true,
+        hide_env = true,
         value_name = "MODE",
-        help = "disable|prefer|require|verify-ca|verify-full, by DB_SSLROOTCERT"
+        help_heading = DATABASE
     )]
     db_sslmode: SslMode,
-    /// Trusted authorities: a PEM file, or system. Told of beside the mode, so that the
-    /// help stays on one screen.
-    #[arg(long, env, hide = true, value_name = "FILE")]
+    /// Trusted authorities: a PEM file, or "system"
+    #[arg(long, env, hide_env_values = true, value_name = "FILE", help_heading = DATABASE)]
     db_sslrootcert: Option<String>,
 }
 
 impl DatabaseArgs {
-    /// The database that arguments and environment name.
+    /// The database that the arguments and the environment name.
     ///
     /// # Errors
-    /// `Fatal`: no name or user, an unreadable password file, an unreadable URL,
-    /// or authorities that cannot be used.
+    /// `Fatal` for a missing name or user, a password file or URL that cannot be read, or
+    /// authorities that cannot be used.
     pub fn config(&self) -> Result<DatabaseConfig, Error> {
         self.config_in(|name| env::var(name).ok().filter(|value| !value.is_empty()))
     }
@@ -65,7 +88,7 @@ impl DatabaseArgs {
     ) -> Result<DatabaseConfig, Error> {
         let tls = TlsSettings { mode: self.db_sslmode, root_cert: self.db_sslrootcert.clone() };
         if let Some(url) = variable("DATABASE_URL") {
-            // Who sets DB_SSLMODE beside a URL without one must not get less.
+            // A URL without a mode must not weaken DB_SSLMODE.
             return DatabaseConfig::from_url_or(&url, &tls);
         }
         let name = required(self.db_name.as_deref(), "DB_NAME")?;
@@ -84,34 +107,48 @@ impl DatabaseArgs {
     }
 }
 
-/// Which topic of which cluster, in which consumer group.
+/// The cluster, the topic and the consumer group.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Kafka (more settings as key=value lines: KAFKA_CONFIG)")]
 pub struct KafkaArgs {
-    /// Brokers as host:port, separated by commas
+    /// First brokers to ask
     #[arg(
         long,
         env = "KAFKA_BOOTSTRAP_SERVERS",
         default_value = "localhost:9092",
         hide_env_values = true,
-        value_name = "HOST:PORT,…"
+        value_name = "HOST:PORT,…",
+        help_heading = KAFKA
     )]
     pub bootstrap_servers: String,
     /// Topic
-    #[arg(long, env = "KAFKA_TOPIC", default_value = "transactions", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "KAFKA_TOPIC",
+        default_value = "transactions",
+        hide_env_values = true,
+        value_name = "NAME",
+        help_heading = KAFKA
+    )]
     pub topic: String,
     /// Consumer group
-    #[arg(long, env = "KAFKA_GROUP_ID", default_value = "lambda-consumer", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "KAFKA_GROUP_ID",
+        default_value = "lambda-consumer",
+        hide_env_values = true,
+        value_name = "NAME",
+        help_heading = KAFKA
+    )]
     pub group_id: String,
 }
 
 impl KafkaArgs {
-    /// The topic and group, with the librdkafka settings of `KAFKA_CONFIG`, which
-    /// may hold secrets and so come from the environment only.
+    /// The topic and the group, with the librdkafka settings of `KAFKA_CONFIG`. These may
+    /// hold secrets, so they come from the environment only.
     ///
     /// # Errors
-    /// `Fatal`: an empty name, an unknown setting, or one that the delivery
-    /// protocol cannot live with.
+    /// `Fatal` for an empty name, an unknown setting, or one that breaks exactly-once
+    /// delivery.
     pub fn config(&self) -> Result<KafkaConfig, Error> {
         let extra = env::var("KAFKA_CONFIG").unwrap_or_default();
         KafkaConfig::new(&self.bootstrap_servers, &self.topic, &self.group_id, &extra)
@@ -121,19 +158,20 @@ impl KafkaArgs {
 /// Where a long-running program serves its health and metrics.
 #[derive(Debug, Clone, Args)]
 pub struct HttpArgs {
-    /// Serve /livez, /readyz and /metrics on this address
+    /// Serve /livez, /readyz and /metrics here
     #[arg(long, env, hide_env_values = true, value_name = "HOST:PORT")]
     http_addr: Option<String>,
 }
 
 impl HttpArgs {
-    /// The address; an empty one is none.
+    /// The address; `None` if it is empty or not set.
     pub fn address(&self) -> Option<&str> {
         self.http_addr.as_deref().filter(|address| !address.is_empty())
     }
 }
 
-/// `-h` and `--help`, both on one screen. For commands without clap's own.
+/// `-h` and `--help`, both short. For commands that switch clap's own off, whose `--help`
+/// puts an empty line between options.
 #[derive(Debug, Clone, Args)]
 pub struct HelpArgs {
     /// Print help
@@ -144,42 +182,47 @@ pub struct HelpArgs {
 /// How a program prints its summary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
-    /// Lines for people.
+    /// Text for people.
     Human,
-    /// One JSON object.
+    /// One JSON object, see [`json::print`](crate::json::print).
     Json,
 }
 
 /// How a program prints its summary.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct OutputArgs {
-    /// How to print the summary
-    #[arg(long, env = "LAMBDA_OUTPUT", value_enum, default_value = "human", hide_env = true)]
+    /// Summary format: human or json
+    #[arg(
+        long,
+        env = "LAMBDA_OUTPUT",
+        value_enum,
+        default_value = "human",
+        hide_env_values = true,
+        hide_possible_values = true,
+        value_name = "FORMAT"
+    )]
     pub output: Output,
 }
 
-/// The content of a file that holds one secret, without the line's end that
-/// editors add.
+/// Reads a file that holds one secret, without the line end that editors add.
 ///
 /// # Errors
-/// `Fatal`, naming `setting`, which named the file.
+/// `Fatal`, naming `setting`, the variable that holds the path.
 pub fn secret_file(path: &std::path::Path, setting: &str) -> Result<String, Error> {
     secret_in(path).map_err(|error| Error::Misconfigured {
         what: format!("cannot read {}", path.display()),
-        remedy: format!("set {setting} to a readable file"),
+        remedy: format!("set {setting} to a file that this user can read"),
         source: Some(Box::new(error)),
     })
 }
 
-/// Reads a moment, in microseconds since the Unix epoch; it is UTC unless it says
-/// otherwise.
+/// Parses a time into microseconds since the Unix epoch. It is UTC unless it has an offset.
 ///
 /// # Errors
-/// How to write it.
+/// How to write a time.
 pub fn moment(text: &str) -> Result<i64, String> {
-    let time = Timestamp::parse(text).map_err(|_| {
-        "write it as 2025-06-19T00:00:00Z, or 2025-06-19 00:00:00 for UTC".to_owned()
-    })?;
+    let time = Timestamp::parse(text)
+        .map_err(|_| "write 2025-06-19T00:00:00Z, or 2025-06-19 00:00:00 for UTC".to_owned())?;
     Ok(time.unix_micros())
 }
 

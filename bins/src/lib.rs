@@ -1,6 +1,5 @@
-//! What every binary of the platform shares: arguments, logging, shutdown and
-//! exit codes. A binary parses its arguments, hands [`run`] a future, and is
-//! done.
+//! What the platform's binaries share: arguments, logging, shutdown and exit codes. A
+//! binary parses its arguments and passes a future to [`run`].
 //!
 //! ```no_run
 //! use std::process::ExitCode;
@@ -26,6 +25,7 @@
 //! ```
 
 pub mod args;
+pub mod json;
 pub mod loading;
 mod logging;
 pub mod operate;
@@ -40,25 +40,25 @@ use lambda_core::Error;
 use tokio::signal::unix::{SignalKind, signal};
 pub use tokio_util::sync::CancellationToken;
 
-/// Exit code of a program that met something it has no name for.
+/// Exit code of an unexpected failure.
 const UNEXPECTED: u8 = 1;
 
-/// Exit code of a program that was told to stop and did not wait for its work.
+/// Exit code of a program that a second signal stopped before its work ended.
 const INTERRUPTED: i32 = 75;
 
-/// Why a program ends without having done its work.
+/// Why a program fails.
 #[derive(Debug)]
 pub enum Failure {
-    /// An error of the platform, which knows its exit code and remedy.
+    /// An error of the platform, with its own exit code and remedy.
     Platform(Error),
-    /// The work was done, and what it found is told and decides the exit code.
+    /// The work was done, and its result is a failure.
     Found {
-        /// What was found.
+        /// The result.
         what: String,
         /// The exit code.
         code: u8,
     },
-    /// Something else, while doing what `what` says ("write the summary").
+    /// Any other error, met while doing `what` ("write the summary").
     Unexpected {
         /// What was being done.
         what: String,
@@ -68,7 +68,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// A failure while doing `what` that the platform's errors have no name for.
+    /// An [`Self::Unexpected`] failure while doing `what`.
     pub fn unexpected(
         what: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -88,7 +88,7 @@ impl Failure {
         match self {
             Self::Platform(error) => error.chain(),
             Self::Found { what, .. } => what.clone(),
-            Self::Unexpected { what, source } => format!("cannot {what}: {source}"),
+            Self::Unexpected { what, source } => format!("could not {what}: {source}"),
         }
     }
 }
@@ -99,9 +99,9 @@ impl From<Error> for Failure {
     }
 }
 
-/// Runs a program: logging to standard error, a token that is cancelled by
-/// SIGTERM or SIGINT, and an exit code by what went wrong (0, 1, 65, 69, 75 or
-/// 78), told once. A second signal ends the process at once.
+/// Runs a program: it logs to standard error, cancels the token on SIGTERM or SIGINT, prints
+/// a failure once, and returns its exit code (0, 1, 65, 69, 75 or 78). A second signal ends
+/// the process at once.
 pub fn run<W>(name: &'static str, work: W) -> ExitCode
 where
     W: AsyncFnOnce(CancellationToken) -> Result<(), Failure>,
@@ -114,24 +114,24 @@ where
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             runtime.block_on(async { work(shutdown_on_signal()?).await })
         }));
-        // What still blocks a thread (a read from a terminal) must not hold the exit up.
+        // A thread that still blocks (reading from a terminal) must not delay the exit.
         runtime.shutdown_background();
         outcome.unwrap_or_else(|panic| {
             let text = logging::panic_text(panic.as_ref());
-            Err(Failure::unexpected("go on; this is a defect, please report it", text))
+            Err(Failure::unexpected("continue; this is a bug, please report it", text))
         })
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Not by the log, whose level may be off: this one line is always seen.
+            // Not through the log, which may be off: this one line is always visible.
             let _ = writeln!(io::stderr(), "{name}: {}", failure.chain());
             ExitCode::from(failure.exit_code())
         }
     }
 }
 
-/// Writes a line to standard output. A reader that has gone away is no error.
+/// Writes a line to standard output. A reader that has closed the pipe is no error.
 ///
 /// # Errors
 /// [`Failure::Unexpected`] when the line could not be written.
@@ -146,7 +146,7 @@ pub fn print(line: impl fmt::Display) -> Result<(), Failure> {
 
 fn shutdown_on_signal() -> Result<CancellationToken, Failure> {
     let listen = |kind| {
-        signal(kind).map_err(|error| Failure::unexpected("listen for signals to stop", error))
+        signal(kind).map_err(|error| Failure::unexpected("listen for SIGTERM and SIGINT", error))
     };
     let (mut terminate, mut interrupt) =
         (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
@@ -163,7 +163,7 @@ fn shutdown_on_signal() -> Result<CancellationToken, Failure> {
         tracing::info!(signal = name, "stopping; a second signal ends the process at once");
         cancelled.cancel();
         let name = next().await;
-        tracing::warn!(signal = name, "ended without finishing; the next run takes over");
+        tracing::warn!(signal = name, "stopped before the work ended; the next run continues it");
         std::process::exit(INTERRUPTED);
     });
     Ok(shutdown)

@@ -14,7 +14,7 @@ use lambda_core::progress::Counts;
 use serde_json::{Map, Value, json};
 
 use crate::args::Output;
-use crate::{Failure, logging};
+use crate::{Failure, json, logging};
 
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -133,10 +133,7 @@ fn left(state: &ProgressState, text: &mut dyn fmt::Write) {
 pub fn print(reports: &[FileReport], output: Output) -> Result<(), Failure> {
     match output {
         Output::Human => reports.iter().filter_map(line).try_for_each(crate::print),
-        Output::Json => {
-            let files: Vec<Value> = reports.iter().map(object).collect();
-            crate::print(json!({ "version": 1, "files": files }))
-        }
+        Output::Json => json::print("files", reports.iter().map(object).collect(), []),
     }
 }
 
@@ -185,7 +182,17 @@ fn line(report: &FileReport) -> Option<String> {
 
 /// Why a file failed.
 fn failed(report: &FileReport) -> Option<String> {
-    let Outcome::Failed { job, error } = &report.outcome else { return None };
+    let (job, error) = match &report.outcome {
+        Outcome::Failed { job, error } => (job, error),
+        Outcome::Unknown { job_id, error } => {
+            let (file, reason) = (&report.file, error.chain());
+            return Some(format!(
+                "{file}: job {job_id} is not finished, and the database does not say how far it \
+                 is: {reason}"
+            ));
+        }
+        _ => return None,
+    };
     let (file, chain) = (&report.file, error.chain());
     let reason = chain.strip_prefix(&format!("{file}: ")).unwrap_or(&chain);
     if reason.starts_with(file.as_str()) {
@@ -234,6 +241,9 @@ fn object(report: &FileReport) -> Value {
     }
     if let Some(job) = report.outcome.job() {
         put("job", crate::operate::jobs::object(job));
+    }
+    if let Outcome::Unknown { job_id, .. } = &report.outcome {
+        put("job", json!({ "job_id": job_id }));
     }
     if let Some(error) = report.error() {
         put("error", json!(error.chain()));

@@ -1,16 +1,17 @@
-//! The operator's commands, one module each: arguments, a call of the library,
-//! and what is printed of its answer.
+//! The operator's commands, one module each: arguments, a call of the library, and printing
+//! its answer.
 
 pub mod dead_letters;
 pub mod doctor;
 pub mod jobs;
 pub mod table;
+pub mod timeout;
 pub mod topic;
 pub mod wait_for;
 
 use std::time::Duration;
 
-/// A length of time for people, short and in one unit.
+/// Formats a duration for people, in one unit.
 fn short(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {

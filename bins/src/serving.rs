@@ -1,4 +1,4 @@
-//! Health and metrics of a long-running program, if it is told where to serve them.
+//! Health and metrics of a long-running program, served on `HTTP_ADDR` if that is set.
 
 use lambda_core::Error;
 use lambda_core::health::Health;
@@ -8,8 +8,7 @@ use lambda_core::postgres::{DatabaseConfig, watch};
 use crate::CancellationToken;
 use crate::args::HttpArgs;
 
-/// What a program tells of itself. Where it is told to nobody, it costs next to
-/// nothing.
+/// A program's health and metrics. They cost next to nothing where they are not served.
 #[derive(Debug)]
 pub struct Serving {
     health: Health,
@@ -17,11 +16,11 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Serves `/livez`, `/readyz` and `/metrics` on `HTTP_ADDR` from now on, if it is
-    /// set. The program is not ready any more once `shutdown` is cancelled.
+    /// Starts serving `/livez`, `/readyz` and `/metrics` if `HTTP_ADDR` is set. The program
+    /// reports that it is not ready once `shutdown` is cancelled.
     ///
     /// # Errors
-    /// `Fatal` when the address cannot be used.
+    /// `Fatal` if the address cannot be used.
     pub async fn start(args: &HttpArgs, shutdown: &CancellationToken) -> Result<Self, Error> {
         let health = Health::default();
         let Some(address) = args.address() else { return Ok(Self { health, is_on: false }) };
@@ -29,20 +28,20 @@ impl Serving {
         let address = server.address().map(tracing::field::display);
         tracing::info!(address, "serving /livez, /readyz and /metrics");
         tokio::spawn(server.run());
-        let (stopped, told) = (shutdown.clone(), health.clone());
+        let (stopped, stopping) = (shutdown.clone(), health.clone());
         tokio::spawn(async move {
             stopped.cancelled().await;
-            told.stop();
+            stopping.stop();
         });
         Ok(Self { health, is_on: true })
     }
 
-    /// To be told by whatever is at work.
+    /// Health to which the work reports.
     pub fn health(&self) -> Health {
         self.health.clone()
     }
 
-    /// Watches the database that the program needs for `pipeline`, beside its work.
+    /// Watches the database that the program needs for `pipeline`, in the background.
     pub fn watch(&self, database: &DatabaseConfig, pipeline: &'static str) {
         if self.is_on {
             let (database, health) = (database.clone(), self.health());

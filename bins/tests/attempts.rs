@@ -61,6 +61,9 @@ async fn dead_server(context: Context) -> Result<(), Failure> {
     process.signal(Signal::TERM)?;
     let ended = process.wait(Duration::from_secs(30)).await?;
     assert!(matches!(ended.code(), Some(69 | 75)), "{:?}:\n{}", ended.code(), ended.stderr);
+    // The job was running when it was last seen; how far it is the server did not say.
+    let job = &ended.json("files")?["files"][0]["job"];
+    assert_eq!((&job["job_id"], &job["status"]), (&"BAT00001".into(), &Value::Null), "{job}");
     own.server.start_again().await?;
     let bench = Bench { sql: bench.database.connect().await?, ..bench };
     bench.end_lease().await?;

@@ -95,7 +95,7 @@ async fn json(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let program = setup(&context).envs(database.environment()).args(["--output", "json"]);
     let ended = program.run(PATIENCE).await?.expect_code(0)?;
-    let summary: serde_json::Value = serde_json::from_str(&ended.stdout)?;
+    let summary = ended.json("roles")?;
     assert_eq!(summary["migrations"], serde_json::json!([]));
     assert_eq!(summary["restored"], serde_json::Value::Null);
     assert_eq!(summary["roles"], serde_json::json!([]));

@@ -54,7 +54,7 @@ async fn run(program: &Program, arguments: &[&str], code: i32) -> Result<Ended, 
 /// What it prints as JSON.
 async fn told(program: &Program, arguments: &[&str], code: i32) -> Result<Value, Failure> {
     let ended = program.clone().args(arguments).args(["--output", "json"]).run(DEADLINE).await?;
-    Ok(serde_json::from_str(&ended.expect_code(code)?.stdout)?)
+    ended.expect_code(code)?.json("dead_letters")
 }
 
 /// Loads a file of which most is bad all the same.
@@ -92,7 +92,7 @@ async fn lists(context: Context) -> Result<(), Failure> {
         "amount: ",
         "     3  invalid_field",
         "     1  ragged_row",
-        "4 of 4 are listed",
+        "4 of 4 listed",
     ] {
         assert!(human.contains(part), "{part} is not in\n{human}");
     }
@@ -122,7 +122,7 @@ async fn lists(context: Context) -> Result<(), Failure> {
     assert_eq!((&letter["place"], &letter["status"]), (&json!("a.csv:5"), &json!("open")));
     assert_eq!((&letter["job_id"], &letter["attempts"]), (&json!("BAT00001"), &json!(0)));
     let limited = run(&lambda, &["list", "--limit", "1"], 0).await?.stdout;
-    assert!(limited.contains("1 of 4 are listed"), "{limited}");
+    assert!(limited.contains("1 of 4 listed"), "{limited}");
     let none = run(&lambda, &["list", "--reason", "nul_character"], 0).await?.stdout;
     assert_eq!(none, "no dead letters\n");
     Ok(())
@@ -141,7 +141,7 @@ async fn shows(context: Context) -> Result<(), Failure> {
     }
     let payload = run(&lambda, &["show", "1", "--payload"], 0).await?.stdout;
     assert_eq!(payload, bad("TXN-\u{1b}[31mred").trim_end());
-    let shown = told(&lambda, &["show", "2"], 0).await?;
+    let shown = &told(&lambda, &["show", "2"], 0).await?["dead_letters"][0];
     assert_eq!(shown["payload_hex"], "fffe2c62696e617279");
     assert_eq!((&shown["reason"], &shown["line"]), (&json!("invalid_utf8"), &json!(3)));
     let unknown = run(&lambda, &["show", "77"], 65).await?;
@@ -169,7 +169,7 @@ async fn mends(context: Context) -> Result<(), Failure> {
                   where (j.read, j.inserted, j.rejected) = (4, 2, 2) \
                     and (p.read, p.inserted, p.rejected) = (4, 2, 2)";
     assert_eq!(bench.number(counts).await?, 1);
-    let shown = told(&lambda, &["show", "1"], 0).await?;
+    let shown = &told(&lambda, &["show", "1"], 0).await?["dead_letters"][0];
     assert_eq!(shown["payload"], read.as_str());
     assert_eq!(shown["edited_payload"], read.replace("1.234", "1.23"));
     let original = run(&lambda, &["show", "1", "--payload", "--original"], 0).await?.stdout;
@@ -209,9 +209,10 @@ async fn replays(context: Context) -> Result<(), Failure> {
         { "id": 2, "verdict": "replayed", "outcome": "inserted" },
         { "id": 3, "verdict": "still_bad", "reason": "ragged_row",
           "detail": "expected 9 fields, found 2" },
+        { "id": 99, "verdict": "unknown" },
     ]);
-    assert_eq!(done["letters"], expected);
-    assert_eq!(done["unknown"], json!([99]));
+    assert_eq!(done["dead_letters"], expected);
+    assert_eq!((&done["replayed"], &done["unknown"]), (&json!(2), &json!(1)));
     let failed = run(&lambda, &["replay", "1", "3", "99"], 65).await?;
     assert!(failed.stderr.contains("2 of 3 dead letters are not replayed"), "{}", failed.stderr);
     assert!(failed.stdout.contains("no dead letter has the number 99"), "{}", failed.stdout);
@@ -232,15 +233,20 @@ async fn puts_away(context: Context) -> Result<(), Failure> {
     assert_eq!(dry.stdout, "1 would be discarded; nothing was changed\n");
     assert_eq!(bench.everything().await?, before);
     let done = told(&lambda, &["discard", "1", "99"], 65).await?;
-    assert_eq!((&done["discarded"], &done["unknown"]), (&json!([1]), &json!([99])));
+    let expected = json!([
+        { "id": 1, "verdict": "discarded" },
+        { "id": 99, "verdict": "unknown" },
+    ]);
+    assert_eq!(done["dead_letters"], expected);
     let again = run(&lambda, &["discard", "1"], 0).await?;
-    assert_eq!(again.stdout, "1 were discarded before\n0 discarded\n");
+    assert_eq!(again.stdout, "1 already discarded\n0 discarded\n");
     let replay = run(&lambda, &["replay", "1"], 65).await?;
-    assert!(replay.stdout.contains("not tried: it is discarded"), "{}", replay.stdout);
+    assert!(replay.stdout.contains("not tried: it was discarded"), "{}", replay.stdout);
 
     // Too young, then old enough; the open ones are kept.
     let purge = ["purge", "--older-than", "1h"];
-    assert_eq!(told(&lambda, &purge, 0).await?, json!({ "dry_run": false, "purged": 0 }));
+    let done = told(&lambda, &purge, 0).await?;
+    assert_eq!(done, json!({ "version": 1, "dry_run": false, "dead_letters": [] }));
     let before = bench.everything().await?;
     let dry = run(&lambda, &["purge", "--older-than", "0s", "--dry-run"], 0).await?;
     assert_eq!(dry.stdout, "1 would be purged; nothing was changed\n");
@@ -259,7 +265,7 @@ async fn puts_away(context: Context) -> Result<(), Failure> {
     assert!(shown.contains("the payload of dead letter 2 was purged at 2"), "{shown}");
     run(&lambda, &["show", "2", "--payload"], 65).await?;
     let purged = run(&lambda, &["replay", "2"], 65).await?;
-    assert!(purged.stdout.contains("give it one with --payload"), "{}", purged.stdout);
+    assert!(purged.stdout.contains("give one with --payload"), "{}", purged.stdout);
     let given = bench.file("given", bad("TXN-a").replace("1.234", "1"))?;
     run(&lambda, &["replay", "2", "--payload", &given.display().to_string()], 0).await?;
     Ok(())
@@ -277,7 +283,7 @@ async fn asks(context: Context) -> Result<(), Failure> {
     ];
     for arguments in several {
         let refused = run(&lambda, arguments, 2).await?;
-        assert!(refused.stderr.contains("dead letters: say --yes"), "{}", refused.stderr);
+        assert!(refused.stderr.contains("add --yes"), "{}", refused.stderr);
     }
     let unclear: [&[&str]; 8] = [
         &["replay"],

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
 use lambda_lab::processes::Program;
+use lambda_lab::proxy;
 use lambda_lab::servers::Database;
 use serde_json::Value;
 
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         suite
             .real_kafka("a healthy set-up is all right for each role, and left as it was", healthy);
         suite.real_kafka("a server that is away does not keep the others from being asked", away);
+        suite.plain("servers that never answer are problems within the time limit", hangs);
         postgres::tests(suite);
         schema::tests(suite);
         kafka::tests(suite);
@@ -33,7 +35,8 @@ fn main() -> ExitCode {
 
 fn doctor(context: &Context, database: &Database) -> Program {
     let program = context.program(env!("CARGO_BIN_EXE_lambda")).envs(database.environment());
-    program.env("LAMBDA_OUTPUT", "json").arg("doctor")
+    // All tests share the machine: what a check finds must not depend on its speed.
+    program.env("LAMBDA_OUTPUT", "json").args(["doctor", "--timeout", "60"])
 }
 
 /// The database's checks alone.
@@ -59,7 +62,7 @@ impl Report {
     /// Runs one that is to end with `code`.
     async fn of(program: &Program, code: i32) -> Result<Self, Failure> {
         let ended = program.run(DEADLINE).await?.expect_code(code)?;
-        let summary: Value = serde_json::from_str(&ended.stdout)?;
+        let summary = ended.json("checks")?;
         assert_eq!(summary["exit_code"], code);
         let checks = summary["checks"].as_array().cloned().ok_or("no checks")?;
         Ok(Self { checks, text: ended.stdout + &ended.stderr })
@@ -144,12 +147,13 @@ async fn healthy(context: Context) -> Result<(), Failure> {
     let roles = Roles::set_up(&bench.context, &bench.database).await?;
     let ledger = bench.produce(1_000).await?;
     bench.consume_to_end().await?;
+    letters_are_open(&bench, &roles).await?;
     let rows = "select sum(xmin::text::bigint)::bigint from ingest_progress";
     let before = bench.number(rows).await?;
     for (name, says) in [(&roles.loader, "grants of a loader"), (&roles.reader, "of a reader")] {
         let report = Report::of(&Roles::log_in(of_all(&bench), name), 0).await?;
         assert!(report.not_ok().is_empty(), "{}", report.text);
-        assert_eq!(report.checks.len(), 29, "{}", report.text);
+        assert_eq!(report.checks.len(), 30, "{}", report.text);
         report.says("role", "ok", says, "");
         report.says("lag", "ok", "all messages are stored", "");
         assert!(!report.text.contains(Roles::PASSWORD), "{}", report.text);
@@ -165,6 +169,42 @@ async fn healthy(context: Context) -> Result<(), Failure> {
     assert_eq!(bench.number(rows).await?, before, "nothing was written");
     bench.is_exact(&ledger).await?;
     roles.drop(&bench.database).await
+}
+
+/// The producer's invalid messages are dead letters, which are a warning to everyone until
+/// they are discarded.
+async fn letters_are_open(bench: &Bench, roles: &Roles) -> Result<(), Failure> {
+    let number = bench.number("select count(*) from dead_letters").await?;
+    let (found, place) = (format!("{number} open"), format!("in {}[", bench.topic));
+    for (name, oldest) in [(&roles.loader, ""), (&roles.reader, ", the oldest for ")] {
+        let report = Report::of(&Roles::log_in(of_all(bench), name), 0).await?;
+        assert_eq!(report.not_ok(), ["dead-letters"], "{}", report.text);
+        let found = format!("{found}{oldest}");
+        report.says("dead-letters", "warning", &found, "lambda dead-letters list");
+        report.says("dead-letters", "warning", &place, "replay or discard");
+        report.says("dead-letters", "warning", " invalid_field ", "");
+    }
+    let lambda = bench.context.program(env!("CARGO_BIN_EXE_lambda"));
+    let lambda = lambda.envs(bench.database.environment());
+    let discard = lambda.args(["dead-letters", "discard", "--all", "--yes"]);
+    discard.run(DEADLINE).await?.expect_code(0)?;
+    Ok(())
+}
+
+async fn hangs(context: Context) -> Result<(), Failure> {
+    let port = proxy::silent().await?.to_string();
+    let lambda = context.program(env!("CARGO_BIN_EXE_lambda")).env("LAMBDA_OUTPUT", "json");
+    let lambda = lambda.envs([("DB_HOST", "127.0.0.1"), ("DB_PORT", &port)]);
+    let lambda = lambda.envs([("DB_NAME", "bank"), ("DB_USER", "u")]);
+    let lambda = lambda.env("KAFKA_BOOTSTRAP_SERVERS", format!("127.0.0.1:{port}"));
+    let report = Report::of(&lambda.args(["doctor", "--timeout", "2"]), 69).await?;
+    for check in ["postgres", "kafka"] {
+        report.says(check, "problem", "no answer within 2 s", "raise --timeout");
+    }
+    report.says("schema", "skipped", "no time left", "");
+    report.says("lag", "skipped", "could not be asked", "");
+    assert_eq!(report.checks.len(), 30, "{}", report.text);
+    Ok(())
 }
 
 async fn away(context: Context) -> Result<(), Failure> {

@@ -3,6 +3,8 @@
 
 #![expect(clippy::cast_precision_loss, reason = "counts of a test are small")]
 
+#[path = "health/help.rs"]
+mod help;
 mod loads;
 mod support;
 
@@ -10,13 +12,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
 
-use lambda_core::health::STILL_AFTER;
+use lambda_core::health::{Health, STILL_AFTER};
+use lambda_core::kafka::KafkaConfig;
 use lambda_core::postgres::connect;
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
 use lambda_lab::liveness::until;
 use lambda_lab::probe::{Probe, Scrape};
 use lambda_lab::processes::{Process, Program, Signal};
+use lambda_stream::produce::{From, ProduceConfig, produce};
+use rustix::time::{ClockId, clock_gettime};
 
 use support::{Bench, DEADLINE};
 
@@ -30,6 +35,8 @@ fn main() -> ExitCode {
         suite.kafka("fences, claims and evictions are counted", fences);
         suite.kafka("what is exported is what docs/metrics.md says", documented);
         suite.plain("an address that cannot be served ends with 78", bad_address);
+        suite.kafka("a producer sends no message early and sleeps between two", paced);
+        help::tests(suite);
     })
 }
 
@@ -333,5 +340,31 @@ async fn bad_address(context: Context) -> Result<(), Failure> {
             assert!(said.contains("set HTTP_ADDR to an address of this machine"), "{said}");
         }
     }
+    Ok(())
+}
+
+/// CPU time of this thread so far, in seconds.
+fn cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+async fn paced(context: Context) -> Result<(), Failure> {
+    const COUNT: u64 = 3_000;
+    let topic = context.topic("transactions", 3).await?;
+    let kafka = KafkaConfig::new(&context.bootstrap().await?, &topic, "group", "")?;
+    let from = From::Traffic { seed: Some(7), duplicate_ratio: 0.0, invalid_ratio: 0.0 };
+    let (ledger, health) = (None, Health::default());
+    let config = ProduceConfig { kafka, from, rate: 1_000, count: Some(COUNT), ledger, health };
+    let producing = tokio::task::spawn_blocking(move || {
+        let before = cpu_seconds();
+        produce(&config, || false).map(|produced| (produced, cpu_seconds() - before))
+    });
+    let (produced, used) = producing.await??;
+    assert_eq!(produced.delivered, COUNT);
+    // The first message is due at once, the last one a millisecond before the third second.
+    assert!(produced.seconds >= 2.999, "{produced}");
+    // A thread that polls while it waits takes all three seconds.
+    assert!(used < 1.0, "{used} s of CPU time: {produced}");
     Ok(())
 }

@@ -15,7 +15,6 @@ use lambda_lab::liveness;
 use lambda_lab::processes::Signal;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
-use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 
 use support::{Bench, DEADLINE};
@@ -58,7 +57,7 @@ async fn three(context: Context) -> Result<(), Failure> {
     let consumers = [consumer.start()?, consumer.start()?, consumer.start()?];
     for consumer in consumers {
         let ended = consumer.wait(DEADLINE).await?.expect_code(0)?;
-        let summary: Value = serde_json::from_str(&ended.stdout)?;
+        let summary = &ended.json("topics")?["topics"][0];
         // The counts of the table, whoever stored them.
         assert_eq!(summary["counts"]["read"], 30_000);
         assert_eq!(summary["counts"]["rejected"], ledger.kinds().invalid);
@@ -109,7 +108,7 @@ async fn sigterm(context: Context) -> Result<(), Failure> {
     bench.stored(1_000).await?;
     consumer.signal(Signal::TERM)?;
     let ended = consumer.wait(DEADLINE).await?.expect_code(0)?;
-    let summary: Value = serde_json::from_str(&ended.stdout)?;
+    let summary = &ended.json("topics")?["topics"][0];
     let stored = bench.read().await?;
     assert_eq!(summary["counts"]["read"], stored, "nothing is stored after the summary");
     producer.wait(DEADLINE).await?.expect_code(0)?;
@@ -197,7 +196,7 @@ async fn broke(context: Context) -> Result<(), Failure> {
     assert_eq!(bench.number(cut).await?, 1);
     consumer.signal(Signal::TERM)?;
     let ended = consumer.wait(DEADLINE).await?.expect_code(0)?;
-    let summary: Value = serde_json::from_str(&ended.stdout)?;
+    let summary = &ended.json("topics")?["topics"][0];
     assert_eq!(summary["counts"]["read"], 500);
     bench.is_exact(&ledger).await
 }

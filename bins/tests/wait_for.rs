@@ -39,7 +39,7 @@ async fn waiting(program: &Program, what: &str) -> Result<Process, Failure> {
 async fn over(program: Program, says: &[&str]) -> Result<(), Failure> {
     let ended = program.args(["--timeout", "1"]).run(DEADLINE).await?.expect_code(69)?;
     assert!(ended.took >= Duration::from_secs(1), "{:?}", ended.took);
-    assert!(ended.stderr.contains("was not there within 1 s"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("was not ready within 1 s"), "{}", ended.stderr);
     assert!(says.iter().all(|text| ended.stderr.contains(text)), "{}", ended.stderr);
     Ok(())
 }
@@ -56,7 +56,7 @@ async fn tcp(context: Context) -> Result<(), Failure> {
     let process = waiting(&program, &address).await?;
     let _listening = TcpListener::bind(&address).await?;
     let ended = process.wait(DEADLINE).await?.expect_code(0)?;
-    assert!(ended.stdout.contains(&format!("{address} is there")), "{}", ended.stdout);
+    assert!(ended.stdout.contains(&format!("{address} is ready")), "{}", ended.stdout);
     wait_for(&context, &["tcp", "nonsense"]).run(DEADLINE).await?.expect_code(2)?;
     Ok(())
 }
@@ -154,7 +154,7 @@ async fn topic(context: Context) -> Result<(), Failure> {
     let name = format!("waited-for-{}", std::process::id());
     let on_kafka = [("KAFKA_BOOTSTRAP_SERVERS", context.bootstrap().await?), ("KAFKA_TOPIC", name)];
     let program = wait_for(&context, &["topic"]).envs(on_kafka.clone());
-    over(program.clone(), &["the topic is not there", "lambda topic ensure"]).await?;
+    over(program.clone(), &["the topic does not exist", "lambda topic ensure"]).await?;
     let process = waiting(&program, "topic waited-for").await?;
     let ensure = context.program(env!("CARGO_BIN_EXE_lambda")).envs(on_kafka);
     let ensure = ensure.args(["topic", "ensure", "--partitions", "3"]);

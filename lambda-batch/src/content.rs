@@ -161,7 +161,7 @@ impl Content {
     /// The error for a file that is no longer what was planned.
     pub fn changed(&self) -> Error {
         Error::Interrupted {
-            what: format!("{} was changed while it was loaded; its job stays open", self.input),
+            what: format!("{} was changed while it was read; run it again", self.input),
         }
     }
 

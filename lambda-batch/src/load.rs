@@ -62,8 +62,11 @@ pub(crate) async fn load_file<R: Record>(
         Err(error) => {
             // Reports say what is stored, if the server still answers.
             let stored = within_grace(target.jobs.get(job.number), planned.content.input(), stop);
-            let job = stored.await.ok().flatten().unwrap_or(job);
-            Outcome::Failed { job: Some(Box::new(job)), error }
+            match stored.await.ok().flatten() {
+                Some(job) => Outcome::Failed { job: Some(Box::new(job)), error },
+                // It was read before the work began: that says nothing any more.
+                None => Outcome::Unknown { job_id: job.job_id(), error },
+            }
         }
     };
     if let Some(job) = outcome.job() {

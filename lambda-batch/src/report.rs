@@ -54,6 +54,13 @@ pub enum Outcome {
         /// Why.
         error: Error,
     },
+    /// It is not loaded, and the server does not answer how far its job is.
+    Unknown {
+        /// The job's name, as `BAT00001`.
+        job_id: String,
+        /// Why it is not loaded.
+        error: Error,
+    },
 }
 
 impl Outcome {
@@ -62,7 +69,7 @@ impl Outcome {
         match self {
             Self::Loaded { job, .. } | Self::AlreadyLoaded { job } => Some(job),
             Self::Failed { job, .. } => job.as_deref(),
-            Self::Checked { .. } | Self::Empty | Self::Taken => None,
+            Self::Checked { .. } | Self::Empty | Self::Taken | Self::Unknown { .. } => None,
         }
     }
 }
@@ -78,7 +85,8 @@ impl FileReport {
             Outcome::AlreadyLoaded { .. }
             | Outcome::Empty
             | Outcome::Taken
-            | Outcome::Failed { .. } => return None,
+            | Outcome::Failed { .. }
+            | Outcome::Unknown { .. } => return None,
         };
         let seconds = self.elapsed.saturating_sub(waited).as_secs_f64();
         (seconds > 0.0).then(|| records as f64 / seconds)
@@ -87,7 +95,7 @@ impl FileReport {
     /// Why it failed.
     pub fn error(&self) -> Option<&Error> {
         match &self.outcome {
-            Outcome::Failed { error, .. } => Some(error),
+            Outcome::Failed { error, .. } | Outcome::Unknown { error, .. } => Some(error),
             _ => None,
         }
     }
@@ -103,7 +111,7 @@ pub fn worst(reports: Vec<FileReport>) -> Option<Error> {
         WORST_FIRST.iter().position(|worse| *worse == code).unwrap_or(WORST_FIRST.len())
     };
     let errors = reports.into_iter().filter_map(|report| match report.outcome {
-        Outcome::Failed { error, .. } => Some(error),
+        Outcome::Failed { error, .. } | Outcome::Unknown { error, .. } => Some(error),
         _ => None,
     });
     errors.min_by_key(rank)

@@ -121,11 +121,10 @@ async fn over_files(
         } else {
             one(input, &mut rejects).await
         };
-        let gone = matches!(
-            outcome,
-            Outcome::Failed { error: Error::Unreachable { .. } | Error::Temporary { .. }, .. }
-        );
-        reports.push(FileReport { file: input.to_string(), outcome, elapsed: begun.elapsed() });
+        let report = FileReport { file: input.to_string(), outcome, elapsed: begun.elapsed() };
+        let gone =
+            matches!(report.error(), Some(Error::Unreachable { .. } | Error::Temporary { .. }));
+        reports.push(report);
         if gone {
             break;
         }

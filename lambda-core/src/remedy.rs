@@ -74,6 +74,8 @@ pub fn of_sqlstate(code: &str) -> Verdict {
 }
 
 #[cfg(feature = "kafka")]
+pub(crate) use self::of_kafka::REACH_BROKERS;
+#[cfg(feature = "kafka")]
 pub use self::of_kafka::{distrusted, kafka, needs_a_person, of_kafka, unreadable};
 
 #[cfg(feature = "kafka")]
@@ -82,6 +84,10 @@ mod of_kafka {
 
     use super::{Kind, Verdict, verdict};
     use crate::error::{Error, Server};
+
+    /// What to look at when no broker answers.
+    pub(crate) const REACH_BROKERS: &str =
+        "check KAFKA_BOOTSTRAP_SERVERS and the network to the brokers";
 
     /// What a code of librdkafka or of a broker means for a reader or a producer.
     ///
@@ -148,9 +154,7 @@ mod of_kafka {
             Code::Resolve
             | Code::AllBrokersDown
             | Code::BrokerTransportFailure
-            | Code::OperationTimedOut => {
-                verdict(Transient, "check KAFKA_BOOTSTRAP_SERVERS and the network to the brokers")
-            }
+            | Code::OperationTimedOut => verdict(Transient, REACH_BROKERS),
             _ => verdict(Transient, "look at the brokers' logs"),
         }
     }
@@ -191,7 +195,11 @@ mod of_kafka {
     /// An error met while doing `what` ("read the topic's metadata").
     pub fn kafka(error: KafkaError, what: &'static str) -> Error {
         use RDKafkaErrorCode as Code;
-        let code = error.rdkafka_error_code();
+        let code = match &error {
+            // The binding's own accessor gives none for these.
+            KafkaError::AdminOp(code) => Some(*code),
+            error => error.rdkafka_error_code(),
+        };
         let Verdict { kind, remedy } =
             code.map_or(verdict(Kind::Transient, "look at the brokers' logs"), of_kafka);
         match (kind, code) {
@@ -394,5 +402,16 @@ mod tests {
         for (code, kind) in table {
             assert_eq!(of_sqlstate(code).kind, kind, "{code}");
         }
+    }
+
+    #[test]
+    #[cfg(feature = "kafka")]
+    fn an_administrative_request_that_times_out_means_unreachable_brokers() {
+        use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+        let timed_out = KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut);
+        assert_eq!(kafka(timed_out, "change the topic").exit_code(), 69);
+        let forbidden = KafkaError::AdminOp(RDKafkaErrorCode::TopicAuthorizationFailed);
+        assert_eq!(kafka(forbidden, "change the topic").exit_code(), 78);
     }
 }

@@ -1,11 +1,12 @@
-//! Fills a topic: with made-up traffic or the records of a file, at a given rate,
-//! each delivery report checked and, if asked for, written into a ledger.
+//! Sends generated traffic or the records of a file to a topic, at a given rate. Checks every
+//! delivery report, and writes it to a ledger if there is one.
 
 mod input;
 mod ledger;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use lambda_core::Error;
@@ -20,51 +21,51 @@ use serde::Serialize;
 use self::input::{Input, Outgoing};
 use self::ledger::{Entry, Ledger};
 
-/// How often a line about progress is written.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// Time between two lines about progress.
+const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// How long the last messages may take to be delivered, within the 30 seconds
-/// that Kubernetes gives a process to end.
+/// How long delivery of the last messages may take, within the 30 seconds that Kubernetes
+/// gives a process to end.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(25);
 
 /// Messages between two looks at delivery reports.
 const BURST: u64 = 1_000;
 
-/// Longest wait at once, so that a stop is noticed.
+/// Longest sleep, so that a stop is noticed.
 const STEP: Duration = Duration::from_millis(50);
 
 /// Where the messages come from.
 #[derive(Debug, Clone)]
 pub enum From {
-    /// Made up as they go.
+    /// Generated traffic.
     Traffic {
-        /// The same seed gives the same messages; without one, they are new and
-        /// carry the current time.
+        /// The same seed gives the same messages. Without one they are new and carry the
+        /// current time.
         seed: Option<u64>,
-        /// Which part repeats an earlier message, from 0 to 1.
+        /// Share of messages that repeat an earlier one, from 0 to 1.
         duplicate_ratio: f64,
-        /// Which part is invalid, from 0 to 1.
+        /// Share of invalid messages, from 0 to 1.
         invalid_ratio: f64,
     },
-    /// A file: `.csv` with a header, or JSON lines. What is wrong with a row is the
-    /// consumer's to find out.
+    /// A file: `.csv` with a header, or JSON lines. Invalid rows are sent too: rejecting them
+    /// is the consumer's part.
     File(PathBuf),
 }
 
-/// What a producer is told.
+/// Configuration of a producer.
 #[derive(Debug, Clone)]
 pub struct ProduceConfig {
     /// The topic; the group is not used.
     pub kafka: KafkaConfig,
     /// Where the messages come from.
     pub from: From,
-    /// Messages a second; 0 for as many as the brokers take.
+    /// Messages per second; 0 for as many as the brokers take.
     pub rate: u64,
-    /// How many messages; without it all of the file, or without end.
+    /// Number of messages; `None` for the whole file, or for endless traffic.
     pub count: Option<u64>,
-    /// Where a line for each delivered message goes.
+    /// File that gets a line for each delivered message.
     pub ledger: Option<PathBuf>,
-    /// Is told how it goes.
+    /// Health to which the producer reports.
     pub health: Health,
 }
 
@@ -75,11 +76,11 @@ pub struct Produced {
     pub delivered: u64,
     /// Of these, valid and new.
     pub valid: u64,
-    /// Of these, repetitions.
+    /// Of these, repeated.
     pub duplicate: u64,
     /// Of these, invalid.
     pub invalid: u64,
-    /// How long it took, seconds.
+    /// Time it took, in seconds.
     pub seconds: f64,
 }
 
@@ -96,7 +97,7 @@ impl fmt::Display for Produced {
     }
 }
 
-/// What travels with a message and comes back with its report.
+/// Data that travels with a message and comes back with its delivery report.
 #[derive(Debug)]
 struct Tag {
     id: String,
@@ -104,14 +105,14 @@ struct Tag {
     payload: Checksum,
 }
 
-/// Sends what is asked for, waiting for a topic or brokers that are not there.
-/// Blocks; `stopped` is asked now and then, and once it says so everything sent is
-/// still delivered and written down.
+/// Sends the messages, and waits for a topic or brokers that are not there yet. Blocks the
+/// thread. `stopped` is called now and then; once it returns true, nothing more is sent, and
+/// what was sent is still delivered and written to the ledger.
 ///
 /// # Errors
-/// `Fatal`; [`Error::Input`] for an unreadable file; `Transient` when messages
-/// could not be delivered. [`Error::Interrupted`] when it was stopped before the
-/// end of the file or the count. The ledger holds what was delivered before.
+/// `Fatal`; [`Error::Input`] for a file that cannot be read; `Transient` if messages could not
+/// be delivered; [`Error::Interrupted`] if it stopped before the end of the file or the count.
+/// The ledger holds what was delivered until then.
 pub fn produce(config: &ProduceConfig, stopped: impl Fn() -> bool) -> Result<Produced, Error> {
     metrics::sends();
     let producer = Producer::new(&config.kafka, &config.health)?;
@@ -120,7 +121,7 @@ pub fn produce(config: &ProduceConfig, stopped: impl Fn() -> bool) -> Result<Pro
         producer: &producer,
         ledger: config.ledger.as_deref().map(Ledger::create).transpose()?,
         begun: Instant::now(),
-        told: Instant::now(),
+        last_line: Instant::now(),
         produced: Produced::default(),
     };
     let mut input = Input::open(&config.from)?;
@@ -153,7 +154,7 @@ struct Run<'a> {
     producer: &'a Producer<Tag>,
     ledger: Option<Ledger>,
     begun: Instant,
-    told: Instant,
+    last_line: Instant,
     produced: Produced,
 }
 
@@ -161,7 +162,7 @@ impl Run<'_> {
     fn send_all(&mut self, input: &mut Input, stopped: impl Fn() -> bool) -> Result<Sent, Error> {
         for number in 0..self.config.count.unwrap_or(u64::MAX) {
             if number % BURST == 0 {
-                self.collect(Duration::ZERO)?;
+                self.collect()?;
             }
             if !self.keep_pace(number, &stopped)? || (number % BURST == 0 && stopped()) {
                 return Ok(Sent::Stopped);
@@ -172,7 +173,7 @@ impl Run<'_> {
         Ok(Sent::All)
     }
 
-    /// Waits until message `number` is due. Whether it may be sent.
+    /// Waits until message `number` is due. False if the producer is to stop instead.
     fn keep_pace(&mut self, number: u64, stopped: impl Fn() -> bool) -> Result<bool, Error> {
         if self.config.rate == 0 {
             return Ok(true);
@@ -187,7 +188,10 @@ impl Run<'_> {
             if stopped() {
                 return Ok(false);
             }
-            self.collect(early.min(STEP))?;
+            self.collect()?;
+            // Not by polling: librdkafka counts whole milliseconds, and its binding polls
+            // without a pause for what is left of the last one.
+            thread::sleep(due.saturating_sub(self.begun.elapsed()).min(STEP));
         }
     }
 
@@ -197,20 +201,20 @@ impl Run<'_> {
         self.producer.send(&key, Some(&payload), tag)
     }
 
-    /// Writes down what was delivered.
-    fn collect(&mut self, patience: Duration) -> Result<(), Error> {
-        self.note_delivered(patience)?;
-        if self.told.elapsed() >= TELL_EVERY {
-            self.told = Instant::now();
+    /// Takes in all delivery reports that have arrived.
+    fn collect(&mut self) -> Result<(), Error> {
+        while self.note_delivered()? {}
+        if self.last_line.elapsed() >= LINE_EVERY {
+            self.last_line = Instant::now();
             let Produced { delivered, .. } = self.produced;
             tracing::info!(delivered, in_flight = self.producer.in_flight(), "producing");
         }
         Ok(())
     }
 
-    /// Whether anything more was.
-    fn note_delivered(&mut self, patience: Duration) -> Result<bool, Error> {
-        let delivered = self.producer.delivered(patience)?;
+    /// Takes in delivery reports once. Whether there may be more.
+    fn note_delivered(&mut self) -> Result<bool, Error> {
+        let delivered = self.producer.delivered(Duration::ZERO)?;
         self.note(&delivered)?;
         Ok(!delivered.is_empty())
     }
@@ -235,15 +239,15 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Waits for the last reports. The ledger is written out whatever happens.
+    /// Waits for the last delivery reports. Always flushes the ledger.
     fn flush(&mut self) -> Result<(), Error> {
         let flushed = self.producer.flush(FLUSH_PATIENCE);
         let mut noted = Ok(());
         loop {
-            match self.note_delivered(Duration::ZERO) {
+            match self.note_delivered() {
                 Ok(true) => {}
                 Ok(false) => break,
-                // Of the others it is known that they are in the topic.
+                // The other messages are known to be in the topic.
                 Err(error) => noted = noted.and(Err(error)),
             }
         }

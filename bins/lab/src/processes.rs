@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
@@ -298,6 +299,24 @@ impl Ended {
         }
         let Self { status, stdout, stderr, .. } = self;
         Err(format!("exit code {code} was expected, not {status}:\n{stdout}{stderr}").into())
+    }
+}
+
+/// Version of the JSON that the programs print.
+const JSON_VERSION: u64 = 1;
+
+impl Ended {
+    /// The summary that it printed as JSON: one object, with its version and a list of
+    /// this name.
+    ///
+    /// # Errors
+    /// If that is not what it printed.
+    pub fn json(&self, list: &str) -> Result<Value, Failure> {
+        let summary: Value = serde_json::from_str(&self.stdout)?;
+        if summary["version"] != JSON_VERSION || !summary[list].is_array() {
+            return Err(format!("no version or no list of {list}: {summary}").into());
+        }
+        Ok(summary)
     }
 }
 

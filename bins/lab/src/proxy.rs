@@ -11,6 +11,22 @@ use tokio::task::JoinHandle;
 
 use crate::Failure;
 
+/// Starts a server that takes connections and never answers; gives its port.
+///
+/// # Errors
+/// When no port is free.
+pub async fn silent() -> Result<u16, Failure> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    Ok(port)
+}
+
 /// What a client sends that is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum At {

@@ -1,11 +1,11 @@
-//! `lambda-consumer`: a Kafka topic into PostgreSQL, live and exactly once.
+//! `lambda-consumer`: stores a Kafka topic in PostgreSQL, live and exactly once.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use lambda_bins::args::{DatabaseArgs, HelpArgs, HttpArgs, KafkaArgs, Output, OutputArgs};
 use lambda_bins::serving::Serving;
-use lambda_bins::{Failure, print};
+use lambda_bins::{Failure, json, print};
 use lambda_core::kafka::{OnSourceChange, StartAt};
 use lambda_core::{Record, Transaction};
 use lambda_stream::{StreamConfig, Summary, consume};
@@ -14,16 +14,16 @@ use lambda_stream::{StreamConfig, Summary, consume};
 #[derive(Debug, Parser)]
 #[command(name = "lambda-consumer", version, disable_help_flag = true)]
 struct Args {
-    /// Where partitions start that were never read: earliest or latest
+    /// Start of a topic never read: earliest or latest
     #[arg(long, default_value_t, value_name = "WHERE")]
     start: StartAt,
-    /// If a partition is not what was read: stop, or restart it at --start
+    /// If the topic was recreated or cut: stop or restart
     #[arg(long, default_value_t, value_name = "WHAT")]
     on_source_change: OnSourceChange,
-    /// Take lanes even from another group active in the last minute
+    /// Take partitions from another group active in the last minute
     #[arg(long)]
     take_over: bool,
-    /// Stop when all is stored that the topic holds now
+    /// Exit once everything now in the topic is stored
     #[arg(long)]
     exit_at_end: bool,
     #[command(flatten)]
@@ -63,10 +63,7 @@ fn main() -> ExitCode {
 fn report(summary: &Summary, output: Output) -> Result<(), Failure> {
     match output {
         Output::Human => print(summary),
-        Output::Json => {
-            let json = serde_json::to_string(summary);
-            print(json.map_err(|error| Failure::unexpected("write the summary", error))?)
-        }
+        Output::Json => json::print("topics", vec![json::value(summary)?], []),
     }
 }
 

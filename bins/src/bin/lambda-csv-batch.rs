@@ -1,4 +1,4 @@
-//! Loads CSV files into PostgreSQL, each exactly once.
+//! `lambda-csv-batch`: loads CSV files into PostgreSQL, each exactly once.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,33 +16,32 @@ use tokio::sync::watch;
 
 const NAME: &str = "lambda-csv-batch";
 
-/// How long a server that is not there yet is waited for.
+/// How long to wait for a server that is not there yet.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Loads CSV files (also .gz, .zst) into PostgreSQL, each exactly once. Run it again
-/// after any interruption: it continues where it stopped.
+/// Loads CSV files (also .gz, .zst) into PostgreSQL, each exactly once. Safe to run again
 #[derive(Debug, Parser)]
-#[command(version, disable_help_flag = true, after_help = EXIT_CODES)]
+#[command(name = "lambda-csv-batch", version, disable_help_flag = true, after_help = EXIT_CODES)]
 struct Args {
-    /// Files, folders, patterns, or - for standard input
+    /// Files, folders or patterns; - for standard input
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<String>,
     /// Chunks stored at the same time
-    #[arg(long, env = "BATCH_WORKERS", default_value_t = 2, hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, env = "BATCH_WORKERS", default_value_t = 2, hide_env_values = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
-    /// Effective time of the files' data; a later one takes precedence [default: now]
+    /// Effective time; the latest wins [default: now]
     #[arg(long, env = "BATCH_AS_OF", hide_env_values = true, value_name = "TIME", value_parser = moment)]
     as_of: Option<i64>,
-    /// Only check the files; needs no database
+    /// Check the files without storing anything; needs no database
     #[arg(long)]
     dry_run: bool,
-    /// Most rejected records of a file [default: half of the first 1000, then any]
+    /// Rejects allowed per file [default: half of the first 1000, then any]
     #[arg(long, env = "BATCH_MAX_REJECTS", hide_env_values = true, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
     max_rejects: Option<i64>,
-    /// Write rejected records here, as CSV
+    /// Write rejected records to this CSV file
     #[arg(long, env = "BATCH_REJECTS", hide_env_values = true, value_name = "FILE")]
     rejects: Option<PathBuf>,
-    /// Move loaded files here
+    /// Move loaded files to this folder
     #[arg(long, env = "BATCH_ARCHIVE", hide_env_values = true, value_name = "DIR")]
     archive: Option<PathBuf>,
     #[command(flatten)]
@@ -56,7 +55,7 @@ struct Args {
 }
 
 const EXIT_CODES: &str =
-    "Exit codes: 0 loaded; 65 refused; 69 no server; 75 run it again; 78 configuration";
+    "Exit codes: 0 loaded, 65 refused, 69 server unreachable, 75 run again, 78 configuration";
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -105,7 +104,7 @@ async fn load(
     let sink = tokio::select! {
         sink = sink => sink?,
         () = shutdown.cancelled() => {
-            let what = "stopped before the database was there".into();
+            let what = "stopped while waiting for the database".into();
             return Err(Error::Interrupted { what }.into());
         }
     };
@@ -113,7 +112,7 @@ async fn load(
     Ok(lambda_batch::load::<Transaction>(&inputs, &target, &options, stop).await?)
 }
 
-/// Becomes true when the process is to stop.
+/// Becomes true on a signal to stop.
 fn stopping(shutdown: CancellationToken) -> watch::Receiver<bool> {
     let (stop, stopping) = watch::channel(false);
     tokio::spawn(async move {

@@ -1,5 +1,5 @@
-//! Brings a database to this version: schema, roles, grants; and adopts one that
-//! was restored into another cluster.
+//! `lambda-db-setup`: brings a database to this version (schema, roles, grants) and adopts
+//! one that was restored into another cluster.
 
 use std::env;
 use std::path::Path;
@@ -7,28 +7,30 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use lambda_bins::args::{DatabaseArgs, Output, OutputArgs, secret_file};
-use lambda_bins::{CancellationToken, Failure, print};
+use lambda_bins::args::{DatabaseArgs, HelpArgs, Output, OutputArgs, secret_file};
+use lambda_bins::{CancellationToken, Failure, json, print};
 use lambda_core::postgres::roles::{Access, Change, Role};
 use lambda_core::postgres::{connect, migrate, restore, roles};
 use lambda_core::{Error, Record, Transaction};
 use serde_json::{Value, json};
 
 const ROLES_HELP: &str = "\
-Roles: DB_LOADER_USER and DB_LOADER_PASSWORD, DB_READER_USER and DB_READER_PASSWORD
-(or …_PASSWORD_FILE). A role that is not named is left as it is.";
+Roles (environment only): DB_LOADER_USER with DB_LOADER_PASSWORD, DB_READER_USER with
+DB_READER_PASSWORD, or …_PASSWORD_FILE. A role without a name here is left unchanged.";
 
-/// Set up the platform's database: schema, roles and grants. Safe to run again.
+/// Sets up the database: schema, roles and grants. Safe to run again
 #[derive(Parser)]
-#[command(version, after_help = ROLES_HELP)]
+#[command(name = "lambda-db-setup", version, disable_help_flag = true, after_help = ROLES_HELP)]
 struct Args {
     #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
     output: OutputArgs,
-    /// How long to wait for the database, in seconds
+    /// Wait this long for the database
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     wait: u64,
+    #[command(flatten)]
+    help: HelpArgs,
 }
 
 fn main() -> ExitCode {
@@ -57,15 +59,20 @@ async fn set_up(args: &Args) -> Result<(), Failure> {
     let changes = roles::ensure(&config, &tables, &roles).await?;
 
     match args.output.output {
-        Output::Json => print(json!({
-            "database": config.to_string(),
-            "migrations": applied,
-            "restored": adopted.map(|adopted| json!({
-                "xid_offset": adopted.xid_offset,
-                "claims_cleared": adopted.claims_cleared,
-            })),
-            "roles": roles.iter().zip(&changes).map(role_json).collect::<Vec<_>>(),
-        })),
+        Output::Json => {
+            let restored = adopted.map(|adopted| {
+                json!({
+                    "xid_offset": adopted.xid_offset,
+                    "claims_cleared": adopted.claims_cleared,
+                })
+            });
+            let facts = [
+                ("database", json!(config.to_string())),
+                ("migrations", json!(applied)),
+                ("restored", json!(restored)),
+            ];
+            json::print("roles", roles.iter().zip(&changes).map(role_json).collect(), facts)
+        }
         Output::Human => {
             match applied.as_slice() {
                 [] => print(format_args!("{config}: the schema is up to date"))?,

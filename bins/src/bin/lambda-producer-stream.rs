@@ -1,4 +1,4 @@
-//! `lambda-producer-stream`: fills a Kafka topic with transactions.
+//! `lambda-producer-stream`: sends transactions to a Kafka topic.
 
 use std::panic::resume_unwind;
 use std::path::PathBuf;
@@ -7,33 +7,33 @@ use std::process::ExitCode;
 use clap::Parser;
 use lambda_bins::args::{HelpArgs, HttpArgs, KafkaArgs, Output, OutputArgs};
 use lambda_bins::serving::Serving;
-use lambda_bins::{Failure, print};
+use lambda_bins::{Failure, json, print};
 use lambda_core::health::Health;
 use lambda_stream::produce::{From, ProduceConfig, Produced, produce};
 
-/// Sends transactions to a Kafka topic: made-up ones, or those of a file
+/// Sends transactions to a Kafka topic, generated ones or those of a file
 #[derive(Debug, Parser)]
 #[command(name = "lambda-producer-stream", version, disable_help_flag = true)]
 struct Args {
-    /// Messages a second; 0: as many as the brokers take
+    /// Messages per second; 0 for no limit
     #[arg(long, default_value_t = 10, value_name = "N")]
     rate: u64,
-    /// How many messages; without it, no end
+    /// Stop after this many messages [default: never]
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// Send the records of a CSV file or of JSON lines
+    /// Send the records of this file
     #[arg(long, value_name = "FILE.csv|.jsonl", conflicts_with_all = ["seed", "duplicate_ratio", "invalid_ratio"])]
     from: Option<PathBuf>,
-    /// The same seed makes the same messages; without it, they are new
+    /// Generate the same messages for the same seed
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Which part repeats an earlier message, 0 to 1
-    #[arg(long, default_value_t = 0.0, value_parser = ratio, value_name = "PART")]
+    /// Share of messages that repeat an earlier one, 0 to 1
+    #[arg(long, default_value_t = 0.0, value_parser = ratio, value_name = "RATIO")]
     duplicate_ratio: f64,
-    /// Which part is invalid, 0 to 1
-    #[arg(long, default_value_t = 0.0, value_parser = ratio, value_name = "PART")]
+    /// Share of invalid messages, 0 to 1
+    #[arg(long, default_value_t = 0.0, value_parser = ratio, value_name = "RATIO")]
     invalid_ratio: f64,
-    /// Write a JSON line for each delivered message
+    /// Write a JSON line here for each delivered message
     #[arg(long, value_name = "FILE")]
     ledger: Option<PathBuf>,
     #[command(flatten)]
@@ -74,20 +74,22 @@ fn main() -> ExitCode {
         let output = args.output.output;
         let serving = Serving::start(&args.http, &shutdown).await?;
         let config = args.config(serving.health())?;
+        let topic = config.kafka.topic().to_owned();
         let work = move || produce(&config, || shutdown.is_cancelled());
         let produced = tokio::task::spawn_blocking(work).await;
-        // A panic goes on here, where its message is kept out of the log.
+        // The panic continues on this thread, where its message is kept out of the log.
         let produced = produced.unwrap_or_else(|error| resume_unwind(error.into_panic()));
-        report(&produced?, output)
+        report(&produced?, &topic, output)
     })
 }
 
-fn report(produced: &Produced, output: Output) -> Result<(), Failure> {
+fn report(produced: &Produced, topic: &str, output: Output) -> Result<(), Failure> {
     match output {
         Output::Human => print(produced),
         Output::Json => {
-            let json = serde_json::to_string(produced);
-            print(json.map_err(|error| Failure::unexpected("write the summary", error))?)
+            let mut summary = json::value(produced)?;
+            summary["topic"] = topic.into();
+            json::print("topics", vec![summary], [])
         }
     }
 }

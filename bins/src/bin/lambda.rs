@@ -1,16 +1,19 @@
-//! The operator's command.
+//! `lambda`: the operator's command.
 
 use std::process::ExitCode;
 
 use clap::{ArgAction, Parser, Subcommand};
+use lambda_bins::operate::timeout::TimeoutArgs;
 use lambda_bins::operate::{dead_letters, doctor, jobs, topic, wait_for};
 
-/// Looks after the platform.
+/// Inspects and maintains the platform
 #[derive(Debug, Parser)]
 #[command(name = "lambda", version, disable_help_flag = true)]
 struct Args {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    timeout: TimeoutArgs,
     /// Print help
     #[arg(short, long, global = true, action = ArgAction::HelpShort)]
     help: Option<bool>,
@@ -18,26 +21,27 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Check servers, schema, roles, topic and lag, and say what to do
+    /// Check servers, schema, roles, topic and lag, with a remedy for each problem
     Doctor(doctor::DoctorArgs),
-    /// List the jobs, newest first, or show one
+    /// List batch jobs, newest first, or show one
     Jobs(jobs::JobsArgs),
-    /// List, show, replay, discard and purge rejected records
+    /// List, show, replay, discard or purge rejected records
     DeadLetters(dead_letters::DeadLettersArgs),
-    /// Create the topic, or bring it to what is asked for
+    /// Create the topic or change its settings
     Topic(topic::TopicArgs),
-    /// Wait until something is there
+    /// Wait until a server, topic or schema is ready
     WaitFor(wait_for::WaitForArgs),
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    let timeout = args.timeout;
     lambda_bins::run("lambda", async |shutdown| match &args.command {
-        Command::Doctor(args) => doctor::run(args).await,
-        Command::Jobs(args) => jobs::run(args, &shutdown).await,
-        Command::DeadLetters(args) => dead_letters::run(args, &shutdown).await,
-        Command::Topic(args) => topic::run(args).await,
-        Command::WaitFor(args) => wait_for::run(args, &shutdown).await,
+        Command::Doctor(args) => doctor::run(args, timeout).await,
+        Command::Jobs(args) => jobs::run(args, timeout, &shutdown).await,
+        Command::DeadLetters(args) => dead_letters::run(args, timeout, &shutdown).await,
+        Command::Topic(args) => topic::run(args, timeout).await,
+        Command::WaitFor(args) => wait_for::run(args, timeout, &shutdown).await,
     })
 }
 

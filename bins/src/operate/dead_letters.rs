@@ -1,4 +1,4 @@
-//! `lambda dead-letters`: rejected records, looked at, taken again, and put away.
+//! `lambda dead-letters`: lists, shows, replays, discards and purges rejected records.
 
 mod list;
 mod put_away;
@@ -13,9 +13,10 @@ use lambda_core::postgres::dead_letters::DeadLetter;
 use serde_json::{Value, json};
 
 use crate::args::{DatabaseArgs, OutputArgs};
+use crate::operate::timeout::{TimeoutArgs, answered};
 use crate::{CancellationToken, Failure};
 
-/// Looks after rejected records.
+/// Arguments of `lambda dead-letters`.
 #[derive(Debug, Args)]
 pub struct DeadLettersArgs {
     #[command(subcommand)]
@@ -24,43 +25,47 @@ pub struct DeadLettersArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List dead letters, newest first, and how many there are for which reason
+    /// List dead letters, newest first, with the number for each reason
     List(list::ListArgs),
-    /// Show a dead letter with what it holds
+    /// Show a dead letter with its key and payload
     Show(show::ShowArgs),
-    /// Take dead letters again, as if they had just been read
+    /// Process dead letters again, as if they had just been read
     Replay(replay::ReplayArgs),
     /// Mark open dead letters as discarded
     Discard(put_away::DiscardArgs),
-    /// Delete keys and payloads of old dead letters; what they were counted as stays
+    /// Delete keys and payloads of old dead letters; counts stay
     Purge(put_away::PurgeArgs),
 }
 
-/// Does what the command says.
+/// Runs the command.
 ///
 /// # Errors
-/// When the database does not answer, when the role may not (78), when not all that was
-/// asked for could be done (65), when it is told to stop (75), or standard output cannot
-/// be written.
-pub async fn run(args: &DeadLettersArgs, shutdown: &CancellationToken) -> Result<(), Failure> {
+/// 69 if the database does not answer, 78 if the role lacks a grant, 65 if only some of the
+/// dead letters could be changed, 75 on a signal to stop, 1 if standard output cannot be
+/// written.
+pub async fn run(
+    args: &DeadLettersArgs,
+    timeout: TimeoutArgs,
+    shutdown: &CancellationToken,
+) -> Result<(), Failure> {
     match &args.command {
-        Command::List(args) => unless_stopped(shutdown, list::run(args)).await,
-        Command::Show(args) => unless_stopped(shutdown, show::run(args)).await,
-        // It stops by itself between two transactions, and tells what it has stored.
-        Command::Replay(args) => replay::run(args, shutdown).await,
-        Command::Discard(args) => unless_stopped(shutdown, put_away::discard(args)).await,
-        Command::Purge(args) => unless_stopped(shutdown, put_away::purge(args)).await,
+        Command::List(args) => unless_stopped(shutdown, list::run(args, timeout)).await,
+        Command::Show(args) => unless_stopped(shutdown, show::run(args, timeout)).await,
+        // It stops by itself between two transactions, and reports what it has stored.
+        Command::Replay(args) => replay::run(args, timeout, shutdown).await,
+        Command::Discard(args) => unless_stopped(shutdown, put_away::discard(args, timeout)).await,
+        Command::Purge(args) => unless_stopped(shutdown, put_away::purge(args, timeout)).await,
     }
 }
 
-/// Does `work`; what is under way when it is told to stop ends with its connection, and
-/// is rolled back.
+/// Runs `work` until a signal to stop. A transaction in progress is then rolled back, since
+/// its connection closes.
 async fn unless_stopped<T>(
     shutdown: &CancellationToken,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     let stopped = || {
-        let what = "stopped; run it again: what is done already is passed over".into();
+        let what = "stopped; run it again: it skips what is done".into();
         Err(Error::Interrupted { what }.into())
     };
     tokio::select! {
@@ -69,7 +74,7 @@ async fn unless_stopped<T>(
     }
 }
 
-/// What every command here needs.
+/// Arguments that all these commands share.
 #[derive(Debug, Args)]
 struct CommonArgs {
     #[command(flatten)]
@@ -79,12 +84,27 @@ struct CommonArgs {
 }
 
 impl CommonArgs {
-    fn letters(&self) -> Result<DeadLetters, Failure> {
-        Ok(DeadLetters::new(self.database.config()?))
+    /// Runs `reading` on the dead letters, within the time limit of a read.
+    async fn read<T>(
+        &self,
+        timeout: TimeoutArgs,
+        reading: impl AsyncFnOnce(&DeadLetters) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let (database, limit) = (self.database.config()?, timeout.reading());
+        let server = format!("PostgreSQL at {database}");
+        let letters = DeadLetters::new(database).answering_within(limit);
+        answered(server, limit, reading(&letters)).await
+    }
+
+    /// Opens the dead letters for a change, and waits for a database that is away.
+    async fn letters(&self, timeout: TimeoutArgs) -> Result<DeadLetters, Failure> {
+        let database = self.database.config()?;
+        timeout.reach(&database).await?;
+        Ok(DeadLetters::new(database))
     }
 }
 
-/// Where a dead letter was read, for people: `topic[partition]@offset` or `file:line`.
+/// Formats where a dead letter was read: `topic[partition]@offset` or `file:line`.
 fn place(letter: &DeadLetter) -> String {
     let (lane, position) = (&letter.lane, letter.position);
     match (&letter.file_name, letter.line) {
@@ -94,11 +114,12 @@ fn place(letter: &DeadLetter) -> String {
     }
 }
 
-fn last_part(path: &str) -> &str {
+/// Last part of a path or a source's name.
+pub(super) fn last_part(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// A dead letter as a JSON object, without what it holds.
+/// Formats a dead letter as a JSON object, without its key and payload.
 fn object(letter: &DeadLetter) -> Value {
     json!({
         "id": letter.id,
@@ -120,7 +141,7 @@ fn object(letter: &DeadLetter) -> Value {
     })
 }
 
-/// Text of others as it may be printed: a terminal obeys control characters.
-fn printable(text: &str) -> String {
+/// Replaces control characters, which a terminal would obey.
+pub(super) fn printable(text: &str) -> String {
     text.replace(|character: char| character.is_control(), "\u{fffd}")
 }

@@ -1,6 +1,7 @@
-//! `lambda doctor`: looks at everything that the platform rests on, changes nothing,
-//! and says what to do.
+//! `lambda doctor`: checks everything the platform depends on, changes nothing, and gives a
+//! remedy for each problem.
 
+mod dead_letters;
 mod finding;
 mod kafka;
 mod lag;
@@ -10,23 +11,26 @@ mod role;
 mod schema;
 
 use clap::{Args, ValueEnum};
+use lambda_core::kafka::KafkaConfig;
+use lambda_core::postgres::Connection;
 use serde_json::json;
 
-use self::finding::{Finding, State};
-use crate::Failure;
+use self::finding::{Deadline, Finding, State};
 use crate::args::{DatabaseArgs, KafkaArgs, Output, OutputArgs};
 use crate::operate::table::{Holds, fitted};
+use crate::operate::timeout::TimeoutArgs;
+use crate::{Failure, json};
 
 /// Checks servers, schema, roles, topic and lag.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// How many messages a partition may hold that are not stored
+    /// Messages of a partition that may be unstored
     #[arg(long, default_value_t = 100_000, value_name = "N")]
     lag_max: i64,
-    /// How long messages may wait unread, and transactions stay open
+    /// Time that messages may wait and transactions stay open
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     age_max: u32,
-    /// Look at one of the servers only
+    /// Check only this server
     #[arg(long, value_enum)]
     only: Option<Only>,
     #[command(flatten)]
@@ -43,35 +47,65 @@ enum Only {
     Kafka,
 }
 
-/// Checks, and prints what was found.
+/// Runs the checks and prints what they found.
 ///
 /// # Errors
-/// When something was found that must be mended: the worst of 78 (configuration), 69
-/// (unreachable) and 75 (it may pass).
-pub async fn run(args: &DoctorArgs) -> Result<(), Failure> {
-    let (database, kafka) = (args.database.config(), args.kafka.config());
+/// The worst code of the problems found: 78 (configuration), 69 (unreachable), 75 (it may
+/// pass).
+pub async fn run(args: &DoctorArgs, timeout: TimeoutArgs) -> Result<(), Failure> {
+    let deadline = Deadline::within(timeout.reading());
     let mut findings = vec![machine::temporary_folder()];
-    let mut asked = None;
-    if args.only != Some(Only::Kafka) {
-        asked = postgres::examine(database, i64::from(args.age_max), &mut findings).await;
-    }
-    if args.only != Some(Only::Postgres) {
-        match kafka::examine(kafka, &mut findings).await {
-            Some(kafka) => lag::examine(&kafka, asked.as_ref(), args, &mut findings).await,
-            None => lag::skipped("the topic could not be asked", &mut findings),
+    // At the same time: a server that does not answer takes all the time there is.
+    let (postgres, kafka) = (of_postgres(args, deadline), of_kafka(args, deadline));
+    let ((database, of_postgres), (kafka, of_kafka)) = match args.only {
+        None => tokio::join!(postgres, kafka),
+        Some(Only::Postgres) => (postgres.await, (None, Vec::new())),
+        Some(Only::Kafka) => ((None, Vec::new()), kafka.await),
+    };
+    findings.extend(of_postgres.into_iter().chain(of_kafka));
+    match kafka {
+        _ if args.only == Some(Only::Postgres) => {}
+        None => lag::skipped("the topic could not be asked", &mut findings),
+        Some(kafka) => {
+            let examined = lag::examine(&kafka, database.as_ref(), args, &mut findings);
+            if deadline.until(examined).await.is_none() {
+                finding::overdue(lag::CHECKS, deadline, &mut findings);
+            }
         }
     }
     report(&findings, args.output.output)
+}
+
+/// Examines the database. Gives a connection for further questions about its tables.
+async fn of_postgres(args: &DoctorArgs, deadline: Deadline) -> (Option<Connection>, Vec<Finding>) {
+    let (mut findings, age_max) = (Vec::new(), i64::from(args.age_max));
+    let examined = Box::pin(postgres::examine(args.database.config(), age_max, &mut findings));
+    let Some(connection) = deadline.until(examined).await else {
+        finding::overdue(postgres::checks(), deadline, &mut findings);
+        return (None, findings);
+    };
+    (connection, findings)
+}
+
+/// Examines the cluster. Gives its configuration for further questions about the topic.
+async fn of_kafka(args: &DoctorArgs, deadline: Deadline) -> (Option<KafkaConfig>, Vec<Finding>) {
+    let mut findings = Vec::new();
+    let examined = kafka::examine(args.kafka.config(), &mut findings);
+    let Some(config) = deadline.until(examined).await else {
+        finding::overdue(kafka::checks(), deadline, &mut findings);
+        return (None, findings);
+    };
+    (config, findings)
 }
 
 fn report(findings: &[Finding], output: Output) -> Result<(), Failure> {
     let code = findings.iter().filter_map(Finding::exit_code).max_by_key(|code| badness(*code));
     match output {
         Output::Human => crate::print(table(findings))?,
-        Output::Json => crate::print(json!({
-            "checks": findings.iter().map(Finding::object).collect::<Vec<_>>(),
-            "exit_code": code.unwrap_or_default(),
-        }))?,
+        Output::Json => {
+            let facts = [("exit_code", json!(code.unwrap_or_default()))];
+            json::print("checks", findings.iter().map(Finding::object).collect(), facts)?;
+        }
     }
     let problems = findings.iter().filter(|finding| finding.exit_code().is_some()).count();
     match code {
@@ -83,7 +117,7 @@ fn report(findings: &[Finding], output: Output) -> Result<(), Failure> {
     }
 }
 
-/// The order of exit codes: what only a person mends comes before what may pass.
+/// Rank of an exit code: what needs a person outranks what may pass.
 fn badness(code: u8) -> u8 {
     match code {
         78 => 3,

@@ -1,9 +1,11 @@
-//! `lambda jobs`: the jobs, newest first, or all about one, with what is stored of each
-//! right now.
+//! `lambda jobs`: lists the jobs, newest first, or shows one, with what is stored of each
+//! now.
 
 mod detail;
 mod progress;
 mod watch;
+
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use lambda_core::Error;
@@ -15,21 +17,22 @@ use self::progress::Progress;
 use crate::args::{DatabaseArgs, Output, OutputArgs};
 use crate::operate::short;
 use crate::operate::table::{Holds, fitted};
-use crate::{CancellationToken, Failure};
+use crate::operate::timeout::{TimeoutArgs, answered};
+use crate::{CancellationToken, Failure, json};
 
-/// Lists the jobs, newest first, or shows one.
+/// Arguments of `lambda jobs`.
 #[derive(Debug, Args)]
 pub struct JobsArgs {
-    /// Show all about this one
+    /// Show everything about this job
     #[arg(value_name = "BAT…", value_parser = number, conflicts_with_all = ["status", "limit"])]
     job: Option<i64>,
-    /// Only those in this status
-    #[arg(long, value_enum)]
+    /// Status to list: pending, running, completed or failed [default: all]
+    #[arg(long, value_enum, hide_possible_values = true)]
     status: Option<StatusArg>,
-    /// At most so many
+    /// List at most this many
     #[arg(long, default_value_t = 20, value_name = "N")]
     limit: u32,
-    /// Look again every second, elsewhere than on a terminal every ten, until none runs
+    /// Repeat until no job runs: every second on a terminal, else every 10 s
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
@@ -60,43 +63,48 @@ impl From<StatusArg> for Status {
 /// Prints the jobs.
 ///
 /// # Errors
-/// When the database does not answer, the job does not exist (65), or standard output
-/// cannot be written.
-pub async fn run(args: &JobsArgs, shutdown: &CancellationToken) -> Result<(), Failure> {
-    let jobs = Jobs::new(args.database.config()?);
+/// 69 or 78 if the database cannot be asked, 65 if the job does not exist, 1 if standard
+/// output cannot be written.
+pub async fn run(
+    args: &JobsArgs,
+    timeout: TimeoutArgs,
+    shutdown: &CancellationToken,
+) -> Result<(), Failure> {
+    let limit = timeout.reading();
+    let jobs = Jobs::new(args.database.config()?).answering_within(limit);
     let look = async {
         if args.watch {
-            return watch::run(args, &jobs).await;
+            return watch::run(args, &jobs, limit).await;
         }
-        show(args, &find(args, &jobs).await?, &[])
+        show(args, &find(args, &jobs, limit).await?, &[])
     };
     tokio::select! {
         looked = look => looked,
-        // Whoever looks has seen enough.
+        // The user has seen enough.
         () = shutdown.cancelled() => Ok(()),
     }
 }
 
-async fn find(args: &JobsArgs, jobs: &Jobs) -> Result<Vec<Job>, Error> {
-    match args.job {
-        None => jobs.list(args.status.map(Status::from), args.limit).await,
-        Some(number) => {
-            let unknown =
-                || Error::Input { what: format!("there is no job {}", job::job_id(number)) };
-            Ok(vec![jobs.get(number).await?.ok_or_else(unknown)?])
-        }
-    }
+async fn find(args: &JobsArgs, jobs: &Jobs, limit: Duration) -> Result<Vec<Job>, Failure> {
+    let reading = async {
+        let Some(number) = args.job else {
+            return Ok(jobs.list(args.status.map(Status::from), args.limit).await?);
+        };
+        let unknown =
+            || Error::Input { what: format!("job {} does not exist", job::job_id(number)) };
+        Ok(vec![jobs.get(number).await?.ok_or_else(unknown)?])
+    };
+    answered(format_args!("PostgreSQL at {}", jobs.database()), limit, reading).await
 }
 
-/// Prints jobs; `before` is how they were when they were last looked at.
+/// Prints jobs; `before` are the same jobs when they were last printed.
 fn show(args: &JobsArgs, jobs: &[Job], before: &[Job]) -> Result<(), Failure> {
     match (args.output.output, args.job, jobs) {
         (Output::Human, Some(_), [job]) => {
             crate::print(detail::text(job, &Progress::of(job, before)))
         }
         (Output::Human, ..) => crate::print(table(jobs, before)),
-        (Output::Json, Some(_), [job]) => crate::print(object(job)),
-        (Output::Json, ..) => crate::print(Value::Array(jobs.iter().map(object).collect())),
+        (Output::Json, ..) => json::print("jobs", jobs.iter().map(object).collect(), []),
     }
 }
 
@@ -118,7 +126,7 @@ fn row(job: &Job, progress: &Progress) -> [String; 7] {
         Status::Completed => job.status.to_string(),
         status => format!("{status} {}%", progress.percent),
     };
-    let lease_ended = progress.lease_ended.then_some(" (its lease ended: run it again)");
+    let lease_ended = progress.lease_ended.then_some(" (its lease ended: load the file again)");
     let error = job.error.as_ref().map(|error| format!(": {error}"));
     let file = [
         job.file_name.as_str(),
@@ -140,14 +148,14 @@ fn row(job: &Job, progress: &Progress) -> [String; 7] {
     ]
 }
 
-/// Reads a job's name, `BAT00001`, or its number alone.
+/// Parses a job's name, `BAT00001`, or its number alone.
 pub(super) fn number(text: &str) -> Result<i64, String> {
     let digits = text.strip_prefix("BAT").unwrap_or(text);
     let number = digits.parse().ok().filter(|number| *number > 0);
-    number.ok_or_else(|| "write it as BAT00001".to_owned())
+    number.ok_or_else(|| "write a job as BAT00001".to_owned())
 }
 
-/// A job as a JSON object.
+/// Formats a job as a JSON object.
 pub fn object(job: &Job) -> Value {
     json!({
         "job_id": job.job_id(),
@@ -176,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_is_named_as_it_is_listed_or_by_its_number() {
+    fn a_job_is_given_by_its_name_or_its_number() {
         assert_eq!(number("BAT00012"), Ok(12));
         assert_eq!(number("BAT100000"), Ok(100_000));
         assert_eq!(number("7"), Ok(7));

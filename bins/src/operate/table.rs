@@ -1,4 +1,4 @@
-//! Tables for people, as wide as their terminal.
+//! Tables for people, as wide as the terminal.
 
 use comfy_table::{
     Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets,
@@ -7,22 +7,22 @@ use comfy_table::{
 /// The width where standard output is no terminal, in columns.
 const ELSEWHERE: u16 = 100;
 
-/// Prose is never squeezed below this, in columns: it would be read letter by letter.
+/// Narrowest column of prose: below this it could not be read.
 const PROSE_MIN: u16 = 16;
 
-/// What a column holds, and so how it is fitted.
+/// What a column holds, which decides how it is fitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holds {
-    /// Names, ids, times: on one line whatever the width, so that they can be copied.
+    /// Names, ids and times: never wrapped, so that they can be copied.
     Id,
-    /// Numbers: the same, at the right.
+    /// Numbers: never wrapped, aligned to the right.
     Number,
-    /// Text, which is wrapped between words.
+    /// Text, wrapped between words.
     Prose,
 }
 
-/// Lines up `rows` below the titles of `columns`. Prose is wrapped so that a line
-/// fits the terminal; only what must stay on one line can make it wider.
+/// Formats `rows` under the titles of `columns`. Prose is wrapped to fit the terminal; only
+/// what must stay on one line can make the table wider.
 pub fn fitted<const N: usize>(
     columns: [(&str, Holds); N],
     rows: impl IntoIterator<Item = [String; N]>,
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_stay_on_one_line_does_so_beyond_the_width() {
+    fn an_id_stays_on_one_line_even_beyond_the_width() {
         let id = "x".repeat(150);
         let table = fitted([("id", Holds::Id), ("text", Holds::Prose)], [[id.clone(), "y".into()]]);
         assert!(table.contains(&id), "{table}");

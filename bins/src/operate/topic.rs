@@ -1,4 +1,4 @@
-//! `lambda topic`: the topic as it should be.
+//! `lambda topic`: creates the topic and changes its settings.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,11 @@ use clap::{Args, Subcommand};
 use lambda_core::kafka::admin::{self, Change, Wanted};
 use serde_json::{Value, json};
 
-use crate::Failure;
 use crate::args::{KafkaArgs, Output, OutputArgs};
+use crate::operate::timeout::{TimeoutArgs, answered};
+use crate::{Failure, json};
 
-/// Looks after the topic.
+/// Arguments of `lambda topic`.
 #[derive(Debug, Args)]
 pub struct TopicArgs {
     #[command(subcommand)]
@@ -18,22 +19,22 @@ pub struct TopicArgs {
 
 #[derive(Debug, Subcommand)]
 enum TopicCommand {
-    /// Create the topic, or bring one that is there to what is asked for
+    /// Create the topic, or change an existing one to match
     Ensure(EnsureArgs),
 }
 
 #[derive(Debug, Args)]
 struct EnsureArgs {
-    /// How many partitions; a topic grows, and never shrinks
+    /// Number of partitions; it can grow but not shrink
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
     partitions: i32,
-    /// In how many copies a new topic is kept [default: as the brokers do]
+    /// Replicas of a new topic [default: the brokers' setting]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
     replication_factor: Option<i32>,
-    /// A setting of the topic, as often as needed
+    /// Topic setting; may be repeated
     #[arg(long = "config", value_name = "KEY=VALUE", value_parser = setting)]
     settings: Vec<(String, String)>,
-    /// Only say what would be done
+    /// Print the changes without making them
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -42,12 +43,12 @@ struct EnsureArgs {
     output: OutputArgs,
 }
 
-/// Does what is asked about the topic, and says what that was.
+/// Makes the changes and prints them.
 ///
 /// # Errors
-/// 69 when no broker answers, 78 for a topic that would have to shrink or what the
-/// brokers refuse.
-pub async fn run(args: &TopicArgs) -> Result<(), Failure> {
+/// 69 if no broker answers, 78 if the topic would have to shrink or the brokers refuse a
+/// change.
+pub async fn run(args: &TopicArgs, timeout: TimeoutArgs) -> Result<(), Failure> {
     let TopicCommand::Ensure(args) = &args.command;
     let kafka = args.kafka.config()?;
     let wanted = Wanted {
@@ -55,18 +56,23 @@ pub async fn run(args: &TopicArgs) -> Result<(), Failure> {
         replication_factor: args.replication_factor,
         settings: args.settings.iter().cloned().collect::<BTreeMap<_, _>>(),
     };
-    let changes = admin::ensure(&kafka, &wanted, args.dry_run).await?;
+    let ensuring = async { Ok(admin::ensure(&kafka, &wanted, args.dry_run).await?) };
+    let changes = if args.dry_run {
+        let server = format_args!("Kafka at {}", kafka.bootstrap());
+        answered(server, timeout.reading(), ensuring).await?
+    } else {
+        ensuring.await?
+    };
     match args.output.output {
-        Output::Json => crate::print(json!({
-            "topic": kafka.topic(),
-            "dry_run": args.dry_run,
-            "changes": changes.iter().map(object).collect::<Vec<_>>(),
-        })),
+        Output::Json => {
+            let facts = [("topic", json!(kafka.topic())), ("dry_run", json!(args.dry_run))];
+            json::print("changes", changes.iter().map(object).collect(), facts)
+        }
         Output::Human if changes.is_empty() => {
-            crate::print(format_args!("{kafka} is as it should be"))
+            crate::print(format_args!("{kafka}: nothing to change"))
         }
         Output::Human => {
-            let only = if args.dry_run { " (only to be seen: nothing was done)" } else { "" };
+            let only = if args.dry_run { " (dry run: nothing was changed)" } else { "" };
             changes
                 .iter()
                 .try_for_each(|change| crate::print(format_args!("{kafka}: {change}{only}")))
@@ -92,6 +98,6 @@ fn setting(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.trim().is_empty() && !value.trim().is_empty() => {
             Ok((key.trim().to_owned(), value.trim().to_owned()))
         }
-        _ => Err("write it as key=value".into()),
+        _ => Err("write a setting as key=value".into()),
     }
 }

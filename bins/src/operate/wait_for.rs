@@ -1,4 +1,4 @@
-//! `lambda wait-for`: holds whoever needs something until it is there; made for init
+//! `lambda wait-for`: waits until a server, topic or schema is ready. Made for init
 //! containers.
 
 use std::time::{Duration, Instant};
@@ -14,61 +14,59 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
 use crate::args::{DatabaseArgs, KafkaArgs};
+use crate::operate::timeout::TimeoutArgs;
 
-/// How long to wait before looking again.
+/// Time between two attempts.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// How often it is said what is waited for.
+/// Time between two lines about what is missing.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
-/// How long a host and port may take to answer.
+/// How long a port may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// ZooKeeper's question about the server: the one that is allowed by default since 3.5
+/// ZooKeeper's command for the server's state, the only one allowed by default since 3.5
 /// (`4lw.commands.whitelist`).
 const SRVR: &str = "srvr";
 
-/// Waits for something to be there.
+/// Arguments of `lambda wait-for`.
 #[derive(Debug, Args)]
 pub struct WaitForArgs {
     #[command(subcommand)]
     what: What,
-    /// How long to wait; over it the exit code is 69
-    #[arg(long, global = true, default_value_t = 300, value_name = "SECONDS")]
-    timeout: u64,
 }
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Brokers that answer
+    /// Wait until a broker answers
     Kafka(KafkaArgs),
-    /// The topic, with a leader for every partition
+    /// Wait until every partition of the topic has a leader
     Topic(KafkaArgs),
-    /// A database that lets us log in
+    /// Wait until a login to the database succeeds
     Postgres(DatabaseArgs),
-    /// A schema that this version's loaders can use
+    /// Wait until the schema fits this version's loaders
     Schema(DatabaseArgs),
-    /// A ZooKeeper server that serves (asked by `srvr`)
+    /// Wait until a ZooKeeper server serves (command srvr)
     Zookeeper {
-        /// Where it is
+        /// Its address
         #[arg(value_name = "HOST:PORT", value_parser = address)]
         address: String,
     },
-    /// A port that takes connections
+    /// Wait until a port accepts connections
     Tcp {
-        /// Where it is
+        /// Its address
         #[arg(value_name = "HOST:PORT", value_parser = address)]
         address: String,
     },
 }
 
-/// Why something is not there yet, or will never be.
+/// Why something is not ready.
 enum Missing {
-    /// It may come: why it is not there.
+    /// It may become ready.
     Yet(String),
-    /// It may come, but if it does not, this was the reason.
+    /// It may become ready; if it does not in time, this error is the reason.
     Unless(Error),
-    /// Somebody must set up something else.
+    /// Waiting does not help: the configuration is wrong.
     Never(Failure),
 }
 
@@ -84,9 +82,13 @@ impl From<Error> for Missing {
 /// Waits.
 ///
 /// # Errors
-/// 69 over time, 75 when told to stop, 78 at once for what waiting does not mend.
-pub async fn run(args: &WaitForArgs, shutdown: &CancellationToken) -> Result<(), Failure> {
-    let waiting = Waiting { timeout: Duration::from_secs(args.timeout), shutdown };
+/// 69 after the time limit, 75 on a signal to stop, 78 at once if the configuration is wrong.
+pub async fn run(
+    args: &WaitForArgs,
+    timeout: TimeoutArgs,
+    shutdown: &CancellationToken,
+) -> Result<(), Failure> {
+    let waiting = Waiting { timeout: timeout.waiting(), shutdown };
     match &args.what {
         What::Kafka(kafka) => {
             let kafka = kafka.config()?;
@@ -113,7 +115,7 @@ pub async fn run(args: &WaitForArgs, shutdown: &CancellationToken) -> Result<(),
                     let connection = connect(&database, "wait").await?;
                     migrate::require(&connection, migrate::LOADERS_NEED).await
                 };
-                // lambda-db-setup makes the role and its grants, too.
+                // lambda-db-setup also creates the role and its grants.
                 ready.await.map_err(Missing::Unless)
             };
             waiting.until(&format!("the schema of {database}"), look).await
@@ -134,7 +136,7 @@ struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// Looks again and again until `what` is there.
+    /// Tries until `what` is ready.
     async fn until(
         &self,
         what: &str,
@@ -143,7 +145,7 @@ impl Waiting<'_> {
         tokio::select! {
             there = self.look_until(what, look) => there,
             () = self.shutdown.cancelled() => {
-                let what = format!("waiting for {what} was stopped");
+                let what = format!("stopped while waiting for {what}");
                 Err(Error::Interrupted { what }.into())
             }
         }
@@ -158,7 +160,7 @@ impl Waiting<'_> {
         let mut said: Option<Instant> = None;
         loop {
             let (why, last) = match look().await {
-                Ok(()) => return crate::print(format_args!("{what} is there")),
+                Ok(()) => return crate::print(format_args!("{what} is ready")),
                 Err(Missing::Never(failure)) => return Err(failure),
                 Err(Missing::Yet(why)) => (why, None),
                 Err(Missing::Unless(error)) => (error.chain(), Some(error)),
@@ -179,7 +181,7 @@ impl Waiting<'_> {
 
     fn over(&self, what: &str, why: &str) -> Failure {
         let seconds = self.timeout.as_secs();
-        Failure::Found { what: format!("{what} was not there within {seconds} s: {why}"), code: 69 }
+        Failure::Found { what: format!("{what} was not ready within {seconds} s: {why}"), code: 69 }
     }
 }
 
@@ -192,7 +194,9 @@ fn brokers(cluster: &admin::Cluster) -> Result<(), Missing> {
 
 fn led(cluster: &admin::Cluster) -> Result<(), Missing> {
     if cluster.partitions.is_empty() {
-        return Err(Missing::Yet("the topic is not there; lambda topic ensure creates it".into()));
+        return Err(Missing::Yet(
+            "the topic does not exist; create it with lambda topic ensure".into(),
+        ));
     }
     match cluster.without_leader().as_slice() {
         [] => Ok(()),
@@ -200,13 +204,13 @@ fn led(cluster: &admin::Cluster) -> Result<(), Missing> {
     }
 }
 
-/// Asks a ZooKeeper server by its four-letter word.
+/// Asks a ZooKeeper server for its state by a four-letter command.
 async fn serves(address: &str) -> Result<(), Missing> {
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(SRVR.as_bytes()).await?;
         let mut answer = String::new();
-        // It closes behind its answer, which is far smaller than this.
+        // It closes the connection after its answer, which is much smaller than this.
         stream.take(64 * 1024).read_to_string(&mut answer).await?;
         Ok(answer)
     };
@@ -217,7 +221,7 @@ async fn serves(address: &str) -> Result<(), Missing> {
     if answer.contains("not in the whitelist") {
         return Err(Missing::Never(
             Error::misconfigured(
-                format!("ZooKeeper at {address} does not answer {SRVR}"),
+                format!("ZooKeeper at {address} does not allow the command {SRVR}"),
                 "add srvr to its 4lw.commands.whitelist",
             )
             .into(),
@@ -225,9 +229,9 @@ async fn serves(address: &str) -> Result<(), Missing> {
     }
     let line = answer.lines().next().unwrap_or_default();
     Err(Missing::Yet(if line.is_empty() {
-        "it gave no answer".into()
+        "it closed the connection without an answer".into()
     } else {
-        format!("it says: {}", line.chars().take(100).collect::<String>())
+        format!("it answers: {}", line.chars().take(100).collect::<String>())
     }))
 }
 
@@ -246,7 +250,7 @@ fn address(text: &str) -> Result<String, String> {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|it| it > 0) => {
             Ok(text.to_owned())
         }
-        _ => Err("write it as host:port".into()),
+        _ => Err("write an address as host:port".into()),
     }
 }
 

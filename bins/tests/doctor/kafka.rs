@@ -22,8 +22,8 @@ async fn topics(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context, 2).await?;
     let missing = of_all(&bench).env("KAFKA_TOPIC", "nobody-made-this");
     let report = Report::of(&missing, 78).await?;
-    report.says("topic", "problem", "nobody-made-this is not there", "lambda topic ensure");
-    report.says("retention", "skipped", "there is no topic", "");
+    report.says("topic", "problem", "nobody-made-this does not exist", "lambda topic ensure");
+    report.says("retention", "skipped", "the topic does not exist", "");
 
     let settings = |settings: &[&str]| {
         let ensure = bench.context.program(env!("CARGO_BIN_EXE_lambda"));
@@ -40,14 +40,14 @@ async fn topics(context: Context) -> Result<(), Failure> {
     report.says("retention", "warning", "expire after 1 h", "set retention.ms to 3 days");
 
     let fails = [
-        ("min.insync.replicas=2", "in-sync", "2 of 1 copies", "lower min.insync.replicas"),
+        ("min.insync.replicas=2", "in-sync", "2 of 1 replicas", "lower min.insync.replicas"),
         (
             "unclean.leader.election.enable=true",
             "election",
             "acknowledged messages can be lost",
             "set unclean.leader.election.enable=false",
         ),
-        ("max.message.bytes=200000000", "message-size", "more than a consumer takes", "lower"),
+        ("max.message.bytes=200000000", "message-size", "more than a consumer accepts", "lower"),
     ];
     let back = ["min.insync.replicas=1", "unclean.leader.election.enable=false"];
     for (setting, check, found, remedy) in fails {
@@ -72,7 +72,7 @@ async fn topics(context: Context) -> Result<(), Failure> {
         eager.poll(Duration::from_millis(50));
     }
     let report = Report::of(&of_all(&bench), 78).await?;
-    report.says("group", "problem", "range", "stop the members that use it");
+    report.says("group", "problem", "range", "stop the members that use this assignor");
     Ok(())
 }
 
@@ -84,7 +84,7 @@ async fn lags(context: Context) -> Result<(), Failure> {
     report.says("consumers", "problem", "2 partitions have messages", "start lambda-consumer");
     bench.consume_to_end().await?;
     let report = Report::of(&of_all(&bench).args(["--lag-max", "0"]), 0).await?;
-    assert_eq!(report.not_ok(), ["role"], "{}", report.text);
+    assert_eq!(report.not_ok(), ["dead-letters", "role"], "{}", report.text);
 
     // Messages came while the lanes stood still.
     bench.burst(8, 500).await?;
@@ -138,9 +138,9 @@ async fn moving(context: Context) -> Result<(), Failure> {
         }
     };
     let report = report_while_moving("true", 0).await?;
-    report.says("consumers", "ok", "no partition with messages stands still", "");
+    report.says("consumers", "ok", "every partition with messages is being stored", "");
     let report = report_while_moving("partition = 0", 75).await?;
-    report.says("consumers", "problem", "nobody stores; 1 for 36", "start lambda-consumer");
+    report.says("consumers", "problem", "no progress; 1 idle for 36", "start lambda-consumer");
     Ok(())
 }
 
@@ -157,8 +157,8 @@ async fn leaders(context: Context) -> Result<(), Failure> {
         .env("LAMBDA_OUTPUT", "json")
         .args(["doctor", "--only", "kafka"]);
     let report = Report::of(&program, 0).await?;
-    report.says("replication", "warning", "1 copy on 3 brokers", "kafka-reassign-partitions.sh");
-    report.says("topic", "ok", "3 partitions, all led", "");
+    report.says("replication", "warning", "1 replica on 3 brokers", "kafka-reassign-partitions.sh");
+    report.says("topic", "ok", "3 partitions, all with a leader", "");
     cluster.partition_leader("led", 1, None)?;
     let report = Report::of(&program, 75).await?;
     report.says("topic", "problem", "[1] of led have no leader", "start the brokers");

@@ -42,7 +42,7 @@ async fn servers(context: Context) -> Result<(), Failure> {
         ),
         (
             spoofed("pg_is_in_recovery()", "boolean", "select true"),
-            ("primary", "problem", "a standby", "point DB_HOST at the primary"),
+            ("primary", "problem", "standby", "point DB_HOST at the primary"),
             75,
         ),
         (
@@ -76,7 +76,7 @@ async fn servers(context: Context) -> Result<(), Failure> {
                 "timestamptz",
                 "select pg_catalog.clock_timestamp() - interval '3 seconds'",
             ),
-            ("clock", "warning", "the server's is -", "let NTP set the clocks"),
+            ("clock", "warning", "differs by -", "let NTP set the clocks"),
             0,
         ),
     ];
@@ -92,7 +92,7 @@ async fn settings(context: Context) -> Result<(), Failure> {
     let database = own.database().await?;
     let report = Report::of(&of_database(&context, &database), 78).await?;
     report.says("durability", "problem", "fsync is off", "set fsync = on");
-    report.says("connections", "warning", "of 12 are left", "raise max_connections");
+    report.says("connections", "warning", "of 12 are free", "raise max_connections");
     drop(own);
     let own = context.own_postgres(&["full_page_writes=off"]).await?;
     let database = own.database().await?;
@@ -109,19 +109,19 @@ async fn left_behind(context: Context) -> Result<(), Failure> {
     sql.batch_execute("select pg_create_physical_replication_slot('left_behind', true)").await?;
     let program = of_database(&context, &database);
     let report = Report::of(&program, 0).await?;
-    report.says("slots", "ok", "1 slots, none left behind", "");
+    report.says("slots", "ok", "1 slots, none holds too much", "");
     report.says("vacuum", "ok", "no transaction is open for more than 300 s", "");
     let fill = "create table filled as select repeat('x', 1000) from generate_series(1, 60000); \
                 begin; create table never (n int); prepare transaction 'forgotten'";
     sql.batch_execute(fill).await?;
     let program = program.args(["--age-max", "0"]);
     let report = Report::of(&program, 0).await?;
-    report.says("slots", "warning", "left_behind keeps", "pg_drop_replication_slot");
+    report.says("slots", "warning", "left_behind holds", "pg_drop_replication_slot");
     report.says("vacuum", "warning", "prepared transaction forgotten", "rollback prepared");
     sql.batch_execute("rollback prepared 'forgotten'").await?;
     sql.batch_execute("begin; select count(*) from transactions").await?;
     let report = Report::of(&program, 0).await?;
-    report.says("vacuum", "warning", "(lambda-lab) is open", "pg_terminate_backend");
+    report.says("vacuum", "warning", "(lambda-lab) has been open", "pg_terminate_backend");
     Ok(())
 }
 
@@ -134,7 +134,7 @@ async fn full_disk(context: Context) -> Result<(), Failure> {
     admin.batch_execute(&format!("alter database {name} set tablespace {small}")).await?;
     let program = of_database(&context, &database);
     let report = Report::of(&program, 0).await?;
-    report.says("disk", "ok", "8 MiB more were written", "");
+    report.says("disk", "ok", "writing 8 MiB more succeeded", "");
     let sql = database.connect().await?;
     let ballast = "create table ballast (bytes text); \
                    alter table ballast alter column bytes set storage plain";
@@ -145,7 +145,7 @@ async fn full_disk(context: Context) -> Result<(), Failure> {
     let report = Report::of(&program, 75).await?;
     report.says("disk", "problem", "could not extend file", "the disk is full: make room");
     sql.batch_execute("drop table ballast; checkpoint").await?;
-    Report::of(&program, 0).await?.says("disk", "ok", "more were written", "");
+    Report::of(&program, 0).await?.says("disk", "ok", "more succeeded", "");
     Ok(())
 }
 
@@ -162,13 +162,8 @@ async fn pooled(context: Context) -> Result<(), Failure> {
         let program = of_database(&context, &database).envs(pooler.login().environment());
         let report = Report::of(&program, if shares { 78 } else { 0 }).await?;
         if shares {
-            report.says(
-                "pooling",
-                "problem",
-                "one backend answers several",
-                "pool_mode) to session",
-            );
-            report.says("schema", "skipped", "a pooler in between", "");
+            report.says("pooling", "problem", "shares one backend", "pool_mode) to session");
+            report.says("schema", "skipped", "a pooler in transaction mode", "");
         } else {
             report.says("pooling", "ok", "a backend of its own", "");
             assert_eq!(report.not_ok(), ["role"], "{}", report.text);

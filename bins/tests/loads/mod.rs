@@ -59,8 +59,7 @@ impl Bench {
         code: i32,
     ) -> Result<Value, Failure> {
         let ended = self.program(&[path]).args(flags).run(DEADLINE).await?.expect_code(code)?;
-        let summary: Value = serde_json::from_str(&ended.stdout)?;
-        Ok(summary["files"][0].clone())
+        Ok(ended.json("files")?["files"][0].clone())
     }
 
     pub(crate) fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> Result<PathBuf, Failure> {

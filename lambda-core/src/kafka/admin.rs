@@ -101,11 +101,21 @@ async fn asking<T: Send + 'static>(
                 Some(why) if matches!(error, Error::Unreachable { .. }) => {
                     remedy::distrusted(config.bootstrap(), why)
                 }
-                _ => error,
+                _ => unreachable(config, observer.context().failure(), error),
             }
         })
     })
     .await
+}
+
+/// Names the brokers in an error that says that none of them answered, and the `failure` of
+/// the last connection if librdkafka reported one.
+fn unreachable(config: &KafkaConfig, failure: Option<String>, error: Error) -> Error {
+    let Error::Unreachable { server, .. } = error else { return error };
+    let asked = config.bootstrap();
+    let why = failure.unwrap_or_else(|| format!("no answer within {ANSWER_TIMEOUT:?}"));
+    let source = format!("{asked}: {why}; {}", remedy::REACH_BROKERS).into();
+    Error::Unreachable { server, source }
 }
 
 /// Asks for the brokers and the topic.
@@ -343,6 +353,7 @@ fn same(one: &str, other: &str) -> bool {
 /// Asks for changes.
 struct Admin {
     client: AdminClient<Asking>,
+    config: KafkaConfig,
     topic: String,
 }
 
@@ -350,7 +361,12 @@ impl Admin {
     fn new(config: &KafkaConfig) -> Result<Self, Error> {
         let client = config.producer().create_with_context(Asking::default());
         let client = client.map_err(|error| refused(&error))?;
-        Ok(Self { client, topic: config.topic().to_owned() })
+        Ok(Self { client, config: config.clone(), topic: config.topic().to_owned() })
+    }
+
+    /// The error of a request to do `what`.
+    fn failed(&self, error: KafkaError, what: &'static str) -> Error {
+        unreachable(&self.config, None, remedy::kafka(error, what))
     }
 
     async fn create(&self, wanted: &Wanted, dry_run: bool) -> Result<Vec<Change>, Refusal> {
@@ -424,7 +440,7 @@ impl Admin {
             return Ok(changes);
         }
         let altered = self.client.alter_configs([&alter], &options(dry_run)).await;
-        altered.map_err(|error| remedy::kafka(error, "change the topic"))?;
+        altered.map_err(|error| self.failed(error, "change the topic"))?;
         if !dry_run {
             self.await_settings(wanted).await?;
         }
@@ -452,22 +468,22 @@ impl Admin {
         let asked = [ResourceSpecifier::Topic(&self.topic)];
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
         let told = self.client.describe_configs(&asked, &options).await;
-        let told = told.map_err(|error| remedy::kafka(error, WHAT))?.into_iter().next();
+        let told = told.map_err(|error| self.failed(error, WHAT))?.into_iter().next();
         match told {
             Some(Ok(resource)) => Ok(resource),
             Some(Err(RDKafkaErrorCode::TopicAuthorizationFailed)) => Err(Error::misconfigured(
                 format!("the settings of topic {} may not be read", self.topic),
                 "grant this user DescribeConfigs on the topic",
             )),
-            Some(Err(code)) => Err(remedy::kafka(KafkaError::AdminOp(code), WHAT)),
-            None => Err(remedy::kafka(KafkaError::AdminOp(RDKafkaErrorCode::Fail), WHAT)),
+            Some(Err(code)) => Err(self.failed(KafkaError::AdminOp(code), WHAT)),
+            None => Err(self.failed(KafkaError::AdminOp(RDKafkaErrorCode::Fail), WHAT)),
         }
     }
 
     /// What the brokers answered about the one topic.
     fn answer(&self, answered: Result<Vec<TopicResult>, KafkaError>) -> Result<(), Refusal> {
         use RDKafkaErrorCode as Code;
-        for result in answered.map_err(|error| remedy::kafka(error, "change the topic"))? {
+        for result in answered.map_err(|error| self.failed(error, "change the topic"))? {
             match result {
                 Ok(_) => {}
                 Err((
@@ -495,7 +511,7 @@ impl Admin {
                 "grant this user Create, Alter, AlterConfigs and DescribeConfigs on the topic"
             }
             Code::PolicyViolation => "the cluster has a policy on topics: ask who runs it",
-            _ => return remedy::kafka(KafkaError::AdminOp(code), "change the topic"),
+            _ => return self.failed(KafkaError::AdminOp(code), "change the topic"),
         };
         Error::Misconfigured {
             what: format!("Kafka refuses what is asked of topic {}", self.topic),

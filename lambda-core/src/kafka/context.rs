@@ -194,12 +194,29 @@ impl<R> fmt::Debug for Context<R> {
 pub(super) struct Asking {
     /// About TLS alone.
     complaints: Complaints,
+    /// Why the last connection to a broker failed.
+    failure: Mutex<Option<String>>,
 }
 
 impl Asking {
     /// Why a broker was not trusted last, if the client has met such a one.
     pub(super) fn distrust(&self) -> Option<String> {
         Some(self.complaints.latest()).filter(|reason| !reason.is_empty())
+    }
+
+    /// Why the last connection to a broker failed ("Connect to ipv4#… failed: …").
+    pub(super) fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, error: &KafkaError, reason: &str) {
+        // That all brokers are down says less than why one of them is.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            // "host:port/id: why (after 0ms in state CONNECT)"
+            let reason = reason.split_once(": ").map_or(reason, |(_broker, reason)| reason);
+            let reason = reason.split_once(" (after ").map_or(reason, |(reason, _state)| reason);
+            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        }
     }
 }
 
@@ -209,6 +226,7 @@ impl ClientContext for Asking {
             // Its answers only say that nobody came to an agreement.
             self.complaints.note(&error, reason);
         } else {
+            self.note(&error, reason);
             tracing::debug!(%error, reason, "Kafka");
         }
     }

@@ -47,6 +47,40 @@ pub(super) async fn answered<T>(
     })?
 }
 
+/// How long a caller waits for the server, and the server for a statement.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wait {
+    /// How long to try a server that does not answer; zero for one attempt.
+    pub(super) server: Duration,
+    /// Limit of a statement; `None` for as long as it takes.
+    statement: Option<Duration>,
+}
+
+impl Wait {
+    /// Waits for a server that is away, and never ends a statement.
+    pub(super) fn for_server(patience: Duration) -> Self {
+        Self { server: patience, statement: None }
+    }
+
+    /// Tries once. The caller gives up after `limit`, and the server a second later: an
+    /// abandoned statement must not keep it busy.
+    pub(super) fn once(limit: Duration) -> Self {
+        let statement = limit.saturating_add(Duration::from_secs(1));
+        Self { server: Duration::ZERO, statement: Some(statement) }
+    }
+
+    /// `settings` of a session, with the limit on its statements.
+    pub(super) fn settings(&self, settings: &str) -> String {
+        match self.statement {
+            None => settings.to_owned(),
+            Some(limit) => {
+                let millis = limit.as_millis().min(i32::MAX as u128);
+                format!("{settings}; set statement_timeout = {millis}")
+            }
+        }
+    }
+}
+
 /// A connection of its own, outside any pool.
 #[derive(Debug)]
 pub struct Connection {

@@ -14,7 +14,7 @@ use tokio_postgres::error::SqlState;
 use crate::dead_letter::Status;
 use crate::error::Error;
 use crate::postgres::config::DatabaseConfig;
-use crate::postgres::connect::{ANSWER_TIMEOUT, Connection, answered, connect_waiting};
+use crate::postgres::connect::{ANSWER_TIMEOUT, Connection, Wait, answered, connect_waiting};
 use crate::progress::LaneName;
 use crate::remedy;
 
@@ -100,18 +100,27 @@ impl std::fmt::Debug for Content {
 #[derive(Debug, Clone)]
 pub struct DeadLetters {
     database: DatabaseConfig,
+    wait: Wait,
 }
 
 impl DeadLetters {
     /// The dead letters in `database`.
     pub fn new(database: DatabaseConfig) -> Self {
-        Self { database }
+        Self { database, wait: Wait::for_server(PATIENCE) }
+    }
+
+    /// The same for a person who only reads: a server that does not answer is an error
+    /// at once, and a statement ends soon after `limit`.
+    #[must_use]
+    pub fn answering_within(self, limit: Duration) -> Self {
+        Self { wait: Wait::once(limit), ..self }
     }
 
     async fn connect(&self) -> Result<Connection, Error> {
-        let connection = connect_waiting(&self.database, "letters", Some(PATIENCE)).await?;
+        let connection = connect_waiting(&self.database, "letters", Some(self.wait.server)).await?;
+        let settings = self.wait.settings(SETTINGS);
         let set = answered(ANSWER_TIMEOUT, "prepare a session", async {
-            let set = connection.batch_execute(SETTINGS).await;
+            let set = connection.batch_execute(&settings).await;
             set.map_err(|error| remedy::postgres(error, "prepare a session"))
         });
         set.await?;

@@ -1,6 +1,7 @@
 //! What a database tells about itself: facts for a doctor, who judges them. Nothing is
 //! changed; what is written to see whether there is room is rolled back.
 
+pub mod dead_letters;
 pub mod privileges;
 pub mod schema;
 

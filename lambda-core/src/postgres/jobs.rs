@@ -13,7 +13,7 @@ use crate::job::{Chunk, JobRef, Status};
 use crate::metrics::{self, Retry};
 use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::{
-    ANSWER_TIMEOUT, Connection, LOCK_TIMEOUT, answered, connect_waiting,
+    ANSWER_TIMEOUT, Connection, LOCK_TIMEOUT, Wait, answered, connect_waiting,
 };
 use crate::postgres::mark::Mark;
 use crate::progress::Counts;
@@ -178,12 +178,20 @@ pub struct JobReject {
 #[derive(Debug, Clone)]
 pub struct Jobs {
     database: DatabaseConfig,
+    wait: Wait,
 }
 
 impl Jobs {
     /// The jobs in `database`.
     pub fn new(database: DatabaseConfig) -> Self {
-        Self { database }
+        Self { database, wait: Wait::for_server(PATIENCE) }
+    }
+
+    /// The same for a person who only reads: a server that does not answer is an error
+    /// at once, and a statement ends soon after `limit`.
+    #[must_use]
+    pub fn answering_within(self, limit: Duration) -> Self {
+        Self { wait: Wait::once(limit), ..self }
     }
 
     /// Where they are stored.
@@ -191,10 +199,11 @@ impl Jobs {
         &self.database
     }
 
-    async fn connect(&self) -> Result<Connection, Error> {
-        let connection = connect_waiting(&self.database, "job", Some(PATIENCE)).await?;
+    pub(super) async fn connect(&self) -> Result<Connection, Error> {
+        let connection = connect_waiting(&self.database, "job", Some(self.wait.server)).await?;
+        let settings = self.wait.settings(SETTINGS);
         let set = answered(ANSWER_TIMEOUT, "prepare a session", async {
-            let set = connection.batch_execute(SETTINGS).await;
+            let set = connection.batch_execute(&settings).await;
             set.map_err(|error| remedy::postgres(error, "prepare a session"))
         });
         set.await?;

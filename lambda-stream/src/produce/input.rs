@@ -1,4 +1,4 @@
-//! Where messages come from: traffic made up, or a file.
+//! Where messages come from: generated traffic or a file.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -14,21 +14,21 @@ use uuid::Uuid;
 
 use super::From;
 
-/// A message to be sent.
+/// A message to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Outgoing {
     pub(super) key: Vec<u8>,
     pub(super) payload: Vec<u8>,
-    /// The transaction's id, or what stands in its place.
+    /// Value of the transaction's id, valid or not.
     pub(super) id: String,
     pub(super) kind: Expectation,
 }
 
 /// An open source of messages.
 pub(super) enum Input {
-    /// Traffic by its own time, repeatable.
+    /// Traffic with a clock of its own, repeatable.
     Seeded(Box<Synthetic>),
-    /// Traffic that happens now.
+    /// Traffic that carries the current time.
     Live(Box<Synthetic>),
     Json(JsonLines),
     Csv(Box<CsvRows>),
@@ -59,15 +59,15 @@ impl Input {
     /// The next message, if there is one.
     pub(super) fn next(&mut self) -> Result<Option<Outgoing>, Error> {
         match self {
-            Self::Seeded(traffic) => Ok(Some(made_up(traffic.line(Format::Json)))),
-            Self::Live(traffic) => Ok(Some(made_up(traffic.line_at(now()?, Format::Json)))),
+            Self::Seeded(traffic) => Ok(Some(generated(traffic.line(Format::Json)))),
+            Self::Live(traffic) => Ok(Some(generated(traffic.line_at(now()?, Format::Json)))),
             Self::Json(lines) => lines.next(),
             Self::Csv(rows) => rows.next(),
         }
     }
 }
 
-fn made_up(line: Line) -> Outgoing {
+fn generated(line: Line) -> Outgoing {
     Outgoing {
         key: line.key.as_str().into(),
         payload: line.payload,
@@ -83,7 +83,7 @@ fn now() -> Result<Timestamp, Error> {
         .map_err(|_| Error::misconfigured("this machine's clock is out of range", "set the clock"))
 }
 
-/// What of a record its message needs, whatever else is wrong with it.
+/// The fields of a record that its message needs, even if others are invalid.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Names {
@@ -91,8 +91,8 @@ struct Names {
     account_id: Option<String>,
 }
 
-/// A record of a file, as a message. Its rows may be wrong: they are sent as they
-/// are, and noted as invalid.
+/// Makes a message of a file's record. An invalid record is sent unchanged and marked as
+/// invalid.
 fn read_from_file(payload: Vec<u8>, scratch: &mut Vec<u8>) -> Outgoing {
     scratch.clear();
     let kind = match json::decode::<Transaction>(Some(&payload), scratch) {
@@ -108,7 +108,7 @@ fn read_from_file(payload: Vec<u8>, scratch: &mut Vec<u8>) -> Outgoing {
     }
 }
 
-/// A file of JSON lines; blank ones are skipped.
+/// A file of JSON lines. Blank lines are skipped.
 pub(super) struct JsonLines {
     path: PathBuf,
     lines: BufReader<File>,
@@ -138,7 +138,7 @@ impl JsonLines {
     }
 }
 
-/// A CSV file with a header, whose rows become JSON objects of strings.
+/// A CSV file with a header. Its rows become JSON objects of strings.
 pub(super) struct CsvRows {
     path: PathBuf,
     reader: csv::Reader<File>,
@@ -170,7 +170,7 @@ impl CsvRows {
     }
 }
 
-/// A field as JSON: text, but null if empty, and the one boolean as such.
+/// Formats a field as JSON: null if it is empty, a boolean for `card_present`, else text.
 fn value(name: &str, field: &[u8]) -> serde_json::Value {
     let text = String::from_utf8_lossy(field);
     match (name, &*text) {
@@ -184,7 +184,7 @@ fn value(name: &str, field: &[u8]) -> serde_json::Value {
 fn open(path: &Path) -> Result<File, Error> {
     File::open(path).map_err(|error| Error::Misconfigured {
         what: format!("cannot open {}", path.display()),
-        remedy: "give --from a readable file".into(),
+        remedy: "give --from a file that this user can read".into(),
         source: Some(Box::new(error)),
     })
 }
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_record_is_sent_as_it_is_and_noted() {
+    fn an_invalid_record_is_sent_unchanged_and_marked() {
         let lines = all(".jsonl", "{\"account_id\":\"A1\"}\nnonsense\n");
         let kinds: Vec<Expectation> = lines.iter().map(|line| line.kind).collect();
         assert_eq!(kinds, [Expectation::Invalid, Expectation::Invalid]);
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_makes_the_same_messages_again_and_live_traffic_never_does() {
+    fn a_seed_repeats_its_messages_and_live_traffic_does_not() {
         let messages = |seed| {
             let from = From::Traffic { seed, duplicate_ratio: 0.1, invalid_ratio: 0.1 };
             let mut input = Input::open(&from).unwrap();

@@ -1,5 +1,4 @@
-//! The ledger: a JSON line for each message that is in the topic, for those who
-//! want to compare it with the table.
+//! The ledger: a JSON line for each message in the topic, to compare with the table.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -10,7 +9,7 @@ use lambda_core::record::checksum::Checksum;
 use lambda_core::transaction::synthetic::Expectation;
 use serde::Serialize;
 
-/// A line of the ledger.
+/// Line of the ledger.
 #[derive(Debug, Serialize)]
 pub(super) struct Entry<'a> {
     id: &'a str,
@@ -34,7 +33,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// A ledger being written.
+/// A ledger file that is being written.
 #[derive(Debug)]
 pub(super) struct Ledger {
     path: PathBuf,
@@ -62,7 +61,7 @@ impl Ledger {
 fn cannot(what: &str, path: &Path, error: std::io::Error) -> Error {
     Error::Misconfigured {
         what: format!("cannot {what} the ledger {}", path.display()),
-        remedy: "give --ledger a file that can be written, on a disk with room".into(),
+        remedy: "give --ledger a file that this user can write, on a disk with free space".into(),
         source: Some(Box::new(error)),
     }
 }

@@ -2,22 +2,24 @@
 
 use clap::{Args, ValueEnum};
 use lambda_core::dead_letter::Status;
+use lambda_core::postgres::DeadLetters;
 use lambda_core::postgres::dead_letters::DeadLetter;
 use serde_json::{Map, Value, json};
 
 use super::selection::FilterArgs;
 use super::{CommonArgs, object, place, printable};
-use crate::Failure;
 use crate::args::Output;
 use crate::operate::short;
 use crate::operate::table::{Holds, fitted};
+use crate::operate::timeout::TimeoutArgs;
+use crate::{Failure, json};
 
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
-    /// In which status
-    #[arg(long, value_enum, default_value = "open")]
+    /// Status to list: open, replayed, discarded or any
+    #[arg(long, value_enum, default_value = "open", hide_possible_values = true)]
     status: StatusArg,
-    /// At most so many
+    /// List at most this many
     #[arg(long, default_value_t = 50, value_name = "N")]
     limit: u32,
     #[command(flatten)]
@@ -35,7 +37,7 @@ pub(super) enum StatusArg {
 }
 
 impl StatusArg {
-    /// The statuses that it stands for; none: any.
+    /// The statuses that it selects; an empty list selects all.
     pub(super) fn statuses(self) -> Vec<Status> {
         match self {
             Self::Open => vec![Status::Open],
@@ -46,11 +48,12 @@ impl StatusArg {
     }
 }
 
-pub(super) async fn run(args: &ListArgs) -> Result<(), Failure> {
-    let letters = args.common.letters()?;
+pub(super) async fn run(args: &ListArgs, timeout: TimeoutArgs) -> Result<(), Failure> {
     let filter = args.filter.filter(args.status.statuses());
-    let listed = letters.list(&filter, args.limit).await?;
-    let reasons = letters.reasons(&filter).await?;
+    let reading = async |letters: &DeadLetters| {
+        Ok((letters.list(&filter, args.limit).await?, letters.reasons(&filter).await?))
+    };
+    let (listed, reasons) = args.common.read(timeout, reading).await?;
     match args.common.output.output {
         Output::Human => {
             if !listed.is_empty() {
@@ -62,8 +65,8 @@ pub(super) async fn run(args: &ListArgs) -> Result<(), Failure> {
         Output::Json => {
             let reasons: Map<String, Value> =
                 reasons.into_iter().map(|(reason, count)| (reason, json!(count))).collect();
-            let listed: Vec<Value> = listed.iter().map(object).collect();
-            crate::print(json!({ "dead_letters": listed, "reasons": reasons }))
+            let listed = listed.iter().map(object).collect();
+            json::print("dead_letters", listed, [("reasons", reasons.into())])
         }
     }
 }
@@ -97,5 +100,5 @@ fn summary(listed: usize, reasons: &[(String, i64)]) -> String {
     }
     let columns = [("number", Holds::Number), ("reason", Holds::Id)];
     let row = |(reason, count): &(String, i64)| [count.to_string(), printable(reason)];
-    format!("{}\n\n{listed} of {all} are listed", fitted(columns, reasons.iter().map(row)))
+    format!("{}\n\n{listed} of {all} listed", fitted(columns, reasons.iter().map(row)))
 }

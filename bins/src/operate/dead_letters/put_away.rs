@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use super::CommonArgs;
 use super::list::StatusArg;
 use super::selection::{ConsentArgs, FilterArgs, SelectionArgs, age, by_number};
-use crate::Failure;
 use crate::args::Output;
+use crate::operate::timeout::TimeoutArgs;
+use crate::{Failure, json};
 
 #[derive(Debug, Args)]
 pub(super) struct DiscardArgs {
@@ -23,11 +24,11 @@ pub(super) struct DiscardArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct PurgeArgs {
-    /// Rejected longer ago than this, as 90d
+    /// Rejected longer ago than this, for example 90d
     #[arg(long, value_name = "AGE", value_parser = age)]
     older_than: Duration,
-    /// In which status [default: replayed and discarded]
-    #[arg(long, value_enum)]
+    /// Status: open, replayed, discarded, any [default: replayed and discarded]
+    #[arg(long, value_enum, hide_possible_values = true)]
     status: Option<StatusArg>,
     #[command(flatten)]
     filter: FilterArgs,
@@ -37,9 +38,10 @@ pub(super) struct PurgeArgs {
     common: CommonArgs,
 }
 
-pub(super) async fn discard(args: &DiscardArgs) -> Result<(), Failure> {
+pub(super) async fn discard(args: &DiscardArgs, timeout: TimeoutArgs) -> Result<(), Failure> {
+    args.selection.check();
     let dry_run = args.selection.consent.dry_run;
-    let letters = args.common.letters()?;
+    let letters = args.common.letters(timeout).await?;
     let chosen = args.selection.choose(&letters).await?;
     let done = letters.discard(&chosen.ids, dry_run).await?;
     let left: Vec<i64> =
@@ -51,31 +53,33 @@ pub(super) async fn discard(args: &DiscardArgs) -> Result<(), Failure> {
     match args.common.output.output {
         Output::Human => {
             for id in &replayed {
-                crate::print(format_args!("dead letter {id} is replayed already"))?;
+                crate::print(format_args!("dead letter {id} was already replayed"))?;
             }
             if let Some(missing) = chosen.missing() {
                 crate::print(missing)?;
             }
             let discarded = before(Status::Discarded).count();
             if discarded > 0 && !dry_run {
-                crate::print(format_args!("{discarded} were discarded before"))?;
+                crate::print(format_args!("{discarded} already discarded"))?;
             }
             crate::print(format_args!("{} {}", done.len(), did(dry_run, "discarded")))?;
         }
-        Output::Json => crate::print(json!({
-            "dry_run": dry_run,
-            "discarded": done,
-            "replayed_before": replayed,
-            "unknown": chosen.unknown,
-        }))?,
+        Output::Json => {
+            let mut list = verdicts(&done, "discarded");
+            list.extend(verdicts(&replayed, "replayed_before"));
+            let before: Vec<i64> = before(Status::Discarded).map(|letter| letter.id).collect();
+            list.extend(verdicts(&before, "discarded_before"));
+            list.extend(verdicts(&chosen.unknown, "unknown"));
+            json::print("dead_letters", list, [("dry_run", json!(dry_run))])?;
+        }
     }
     Ok(chosen.all_but(replayed.len(), "discarded")?)
 }
 
-pub(super) async fn purge(args: &PurgeArgs) -> Result<(), Failure> {
+pub(super) async fn purge(args: &PurgeArgs, timeout: TimeoutArgs) -> Result<(), Failure> {
     let statuses =
         args.status.map_or_else(|| vec![Status::Replayed, Status::Discarded], StatusArg::statuses);
-    let letters = args.common.letters()?;
+    let letters = args.common.letters(timeout).await?;
     let filter = Filter {
         older_than: Some(args.older_than),
         unpurged: true,
@@ -83,14 +87,19 @@ pub(super) async fn purge(args: &PurgeArgs) -> Result<(), Failure> {
     };
     let dry_run = args.consent.dry_run;
     let chosen = args.consent.choose(&letters, &filter).await?;
-    let done = letters.purge(&chosen.ids, dry_run).await?.len();
+    let done = letters.purge(&chosen.ids, dry_run).await?;
     match args.common.output.output {
-        Output::Human => crate::print(format_args!("{done} {}", did(dry_run, "purged"))),
+        Output::Human => crate::print(format_args!("{} {}", done.len(), did(dry_run, "purged"))),
         Output::Json => {
-            let told: Value = json!({ "dry_run": dry_run, "purged": done });
-            crate::print(told)
+            let list = verdicts(&done, "purged");
+            json::print("dead_letters", list, [("dry_run", json!(dry_run))])
         }
     }
+}
+
+/// The dead letters `ids` as JSON objects, each with what became of it.
+fn verdicts(ids: &[i64], verdict: &str) -> Vec<Value> {
+    ids.iter().map(|id| json!({ "id": id, "verdict": verdict })).collect()
 }
 
 fn did(dry_run: bool, done: &str) -> String {

@@ -15,41 +15,49 @@ use super::{CommonArgs, printable, unless_stopped};
 use crate::args::Output;
 use crate::loading::outcomes;
 use crate::operate::table::{Holds, fitted};
-use crate::{CancellationToken, Failure};
+use crate::operate::timeout::TimeoutArgs;
+use crate::{CancellationToken, Failure, json};
 
 #[derive(Debug, Args)]
 pub(super) struct ReplayArgs {
     #[command(flatten)]
     selection: SelectionArgs,
-    /// Take this instead of what was read, for one ID; - for standard input
+    /// Payload to use instead, for one ID; - for standard input
     #[arg(long, value_name = "FILE")]
     payload: Option<PathBuf>,
     #[command(flatten)]
     common: CommonArgs,
 }
 
-pub(super) async fn run(args: &ReplayArgs, shutdown: &CancellationToken) -> Result<(), Failure> {
+pub(super) async fn run(
+    args: &ReplayArgs,
+    timeout: TimeoutArgs,
+    shutdown: &CancellationToken,
+) -> Result<(), Failure> {
+    args.selection.check();
     let dry_run = args.selection.consent.dry_run;
     if args.payload.is_some() && args.selection.ids.len() != 1 {
-        usage("--payload is for one ID");
+        usage("--payload works with one ID only");
     }
     let edited = args.payload.as_deref().map(read).transpose()?;
-    let letters = args.common.letters()?;
-    let choosing = async { Ok(args.selection.choose(&letters).await?) };
-    let chosen = unless_stopped(shutdown, choosing).await?;
+    let choosing = async {
+        let letters = args.common.letters(timeout).await?;
+        let chosen = args.selection.choose(&letters).await?;
+        Ok((letters, chosen))
+    };
+    let (letters, chosen) = unless_stopped(shutdown, choosing).await?;
     let replay = Replay { edited, dry_run };
-    let mut told = Told::default();
+    let mut results = Results::default();
     let filter = by_number(chosen.ids.clone());
-    let note = |id, verdict| told.note(id, verdict);
+    let note = |id, verdict| results.note(id, verdict);
     let done = letters.replay::<Transaction>(&filter, &replay, note, shutdown.cancelled()).await;
-    // What was stored before an error or the stop stays, and is told.
+    // What was stored before an error or the stop stays, so it is reported.
     match args.common.output.output {
-        Output::Human => told.print(&chosen, dry_run)?,
-        Output::Json => crate::print(told.object(&chosen, dry_run))?,
+        Output::Human => results.print(&chosen, dry_run)?,
+        Output::Json => results.print_json(&chosen, dry_run)?,
     }
     done?;
-    Ok(chosen
-        .all_but(told.left(), if dry_run { "such as could be replayed" } else { "replayed" })?)
+    Ok(chosen.all_but(results.left(), if dry_run { "replayable" } else { "replayed" })?)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
@@ -61,27 +69,27 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     };
     read.map_err(|error| Error::Misconfigured {
         what: format!("cannot read {}", path.display()),
-        remedy: "name a readable file for --payload".into(),
+        remedy: "give --payload a file that this user can read".into(),
         source: Some(Box::new(error)),
     })?;
-    // Editors end the last line, and messages have no line's end.
+    // Editors end the last line; messages have no line end.
     while payload.pop_if(|last| matches!(last, b'\r' | b'\n')).is_some() {}
     Ok(payload)
 }
 
-/// What became of dead letters.
+/// Results of a replay.
 #[derive(Debug, Default)]
-struct Told {
-    /// Outcomes of those that are replayed.
+struct Results {
+    /// Outcomes of the replayed dead letters.
     counts: Counts,
     replayed: Vec<(i64, &'static str)>,
-    /// Replayed by somebody before.
+    /// Replayed earlier.
     before: Vec<i64>,
     still_bad: Vec<(i64, String, String)>,
     skipped: Vec<(i64, &'static str)>,
 }
 
-impl Told {
+impl Results {
     fn note(&mut self, id: i64, verdict: Verdict) {
         match verdict {
             Verdict::Replayed(outcome) => {
@@ -92,17 +100,17 @@ impl Told {
                 self.still_bad.push((id, reject.reason.to_string(), reject.detail));
             }
             Verdict::Skipped(Skip::Resolved(Status::Replayed)) => self.before.push(id),
-            Verdict::Skipped(Skip::Resolved(_)) => self.skipped.push((id, "it is discarded")),
+            Verdict::Skipped(Skip::Resolved(_)) => self.skipped.push((id, "it was discarded")),
             Verdict::Skipped(Skip::Purged) => {
-                self.skipped.push((id, "its payload was purged: give it one with --payload"));
+                self.skipped.push((id, "its payload was purged; give one with --payload"));
             }
             Verdict::Skipped(Skip::OtherPipeline) => {
-                self.skipped.push((id, "it is a record of another table"));
+                self.skipped.push((id, "it belongs to another pipeline"));
             }
         }
     }
 
-    /// How many are not replayed.
+    /// How many were not replayed.
     fn left(&self) -> usize {
         self.still_bad.len() + self.skipped.len()
     }
@@ -121,7 +129,7 @@ impl Told {
             crate::print(missing)?;
         }
         if !self.before.is_empty() {
-            crate::print(format_args!("{} were replayed before", self.before.len()))?;
+            crate::print(format_args!("{} already replayed", self.before.len()))?;
         }
         let (done, end) =
             if dry_run { ("would be replayed", "; nothing was changed") } else { ("replayed", "") };
@@ -133,8 +141,8 @@ impl Told {
         ))
     }
 
-    fn object(&self, chosen: &Chosen, dry_run: bool) -> Value {
-        let mut letters = Vec::new();
+    fn print_json(&self, chosen: &Chosen, dry_run: bool) -> Result<(), Failure> {
+        let mut letters: Vec<Value> = Vec::new();
         for (id, outcome) in &self.replayed {
             letters.push(json!({ "id": id, "verdict": "replayed", "outcome": outcome }));
         }
@@ -149,15 +157,18 @@ impl Told {
         for id in &self.before {
             letters.push(json!({ "id": id, "verdict": "replayed_before" }));
         }
+        for id in &chosen.unknown {
+            letters.push(json!({ "id": id, "verdict": "unknown" }));
+        }
         letters.sort_by_key(|letter| letter["id"].as_i64());
-        json!({
-            "dry_run": dry_run,
-            "replayed": self.replayed.len(),
-            "replayed_before": self.before.len(),
-            "still_bad": self.still_bad.len(),
-            "skipped": self.skipped.len(),
-            "unknown": chosen.unknown,
-            "letters": letters,
-        })
+        let facts = [
+            ("dry_run", json!(dry_run)),
+            ("replayed", json!(self.replayed.len())),
+            ("replayed_before", json!(self.before.len())),
+            ("still_bad", json!(self.still_bad.len())),
+            ("skipped", json!(self.skipped.len())),
+            ("unknown", json!(chosen.unknown.len())),
+        ];
+        json::print("dead_letters", letters, facts)
     }
 }

@@ -1,4 +1,4 @@
-//! Which dead letters a command is about.
+//! Which dead letters a command selects.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,35 +13,37 @@ use lambda_core::postgres::dead_letters::Filter;
 use crate::args::moment;
 use crate::operate::jobs;
 
-/// What dead letters must be like.
+/// Heading of the options that select dead letters.
+const WHICH: &str = "Which";
+
+/// Options that select dead letters.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Which")]
 pub(super) struct FilterArgs {
     /// Rejected for this reason
-    #[arg(long)]
+    #[arg(help_heading = WHICH, long)]
     reason: Option<String>,
-    /// Of this job
-    #[arg(long, value_name = "BAT…", value_parser = jobs::number)]
+    /// Of this batch job
+    #[arg(help_heading = WHICH, long, value_name = "BAT…", value_parser = jobs::number)]
     job: Option<i64>,
     /// Of this topic
-    #[arg(long)]
+    #[arg(help_heading = WHICH, long)]
     topic: Option<String>,
-    /// Of this source: cluster/topic, or the SHA-256 of a file
-    #[arg(long)]
+    /// Of this source: CLUSTER/TOPIC or a file's SHA-256
+    #[arg(help_heading = WHICH, long)]
     source: Option<String>,
-    /// Of this partition, or chunk of a file
-    #[arg(long, value_name = "N")]
+    /// Of this partition of a topic or chunk of a file
+    #[arg(help_heading = WHICH, long, value_name = "N")]
     partition: Option<i32>,
-    /// Rejected at this moment or later
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    /// Rejected at this time or later
+    #[arg(help_heading = WHICH, long, value_name = "TIME", value_parser = moment)]
     since: Option<i64>,
-    /// Rejected before this moment
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    /// Rejected before this time
+    #[arg(help_heading = WHICH, long, value_name = "TIME", value_parser = moment)]
     until: Option<i64>,
 }
 
 impl FilterArgs {
-    /// The filter, for dead letters in one of these statuses.
+    /// The filter for dead letters in one of these statuses.
     pub(super) fn filter(&self, statuses: Vec<Status>) -> Filter {
         Filter {
             statuses,
@@ -57,33 +59,33 @@ impl FilterArgs {
     }
 }
 
-/// Which dead letters are to be changed: by number, or all open ones that are like this.
+/// Which dead letters to change: by number, or all open ones that the filter selects.
 #[derive(Debug, Args)]
 pub(super) struct SelectionArgs {
-    /// Numbers of dead letters
+    /// Numbers of the dead letters
     #[arg(value_name = "ID")]
     pub(super) ids: Vec<i64>,
     #[command(flatten)]
     filter: FilterArgs,
-    /// All open ones
-    #[arg(long, help_heading = "Which")]
+    /// All open dead letters
+    #[arg(long, help_heading = WHICH)]
     all: bool,
     #[command(flatten)]
     pub(super) consent: ConsentArgs,
 }
 
-/// Whether anything is changed.
+/// Whether the command may change something.
 #[derive(Debug, Args)]
 pub(super) struct ConsentArgs {
-    /// Do it in a transaction that is rolled back, and tell what would become of them
+    /// Roll everything back, and print what would happen
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Change all that are like this, however many
+    /// Apply to every match without asking
     #[arg(long)]
     yes: bool,
 }
 
-/// The dead letters that a command is about.
+/// The dead letters that a command selected.
 #[derive(Debug)]
 pub(super) struct Chosen {
     /// Those that exist.
@@ -93,23 +95,27 @@ pub(super) struct Chosen {
 }
 
 impl SelectionArgs {
-    /// Looks up what is meant. Ends the program with exit code 2 if that is not clear.
-    pub(super) async fn choose(&self, letters: &DeadLetters) -> Result<Chosen, Error> {
-        let filter = self.filter.filter(Vec::new());
-        let filtered = filter != Filter::default();
-        match (self.ids.is_empty(), filtered, self.all) {
-            (false, false, false) => choose_ids(letters, &self.ids).await,
-            (true, true, false) | (true, false, true) => {
-                let filter = Filter { statuses: vec![Status::Open], ..filter };
-                self.consent.choose(letters, &filter).await
-            }
-            _ => usage("say which: numbers, or what they must be like, or --all"),
+    /// Ends the program with exit code 2 unless exactly one way to select is used.
+    pub(super) fn check(&self) {
+        let filtered = self.filter.filter(Vec::new()) != Filter::default();
+        let ways = [!self.ids.is_empty(), filtered, self.all];
+        if ways.into_iter().filter(|used| *used).count() != 1 {
+            usage("select dead letters by IDs, by the options under \"Which\", or by --all");
         }
+    }
+
+    /// Looks up the dead letters. Ends the program with exit code 2 if they are several
+    /// and nothing says that all are meant.
+    pub(super) async fn choose(&self, letters: &DeadLetters) -> Result<Chosen, Error> {
+        if !self.ids.is_empty() {
+            return choose_ids(letters, &self.ids).await;
+        }
+        self.consent.choose(letters, &self.filter.filter(vec![Status::Open])).await
     }
 }
 
 impl ConsentArgs {
-    /// Looks up what a filter lets through. Several are changed only on request.
+    /// Looks up the matches of a filter. Several are changed only with `--yes`.
     pub(super) async fn choose(
         &self,
         letters: &DeadLetters,
@@ -118,7 +124,7 @@ impl ConsentArgs {
         let ids = letters.ids(filter).await?;
         if ids.len() > 1 && !self.yes && !self.dry_run {
             usage(&format!(
-                "this is about {} dead letters: say --yes to change them, or --dry-run",
+                "{} dead letters match; add --yes to change them all, or --dry-run to look first",
                 ids.len()
             ));
         }
@@ -139,10 +145,10 @@ pub(super) fn by_number(ids: Vec<i64>) -> Filter {
 }
 
 impl Chosen {
-    /// Of all that was asked for, this many could not be done.
+    /// Checks that no dead letter is left, `left` of those found and all unknown ones.
     ///
     /// # Errors
-    /// `Data`, if there are any.
+    /// `Data` with the number of those left.
     pub(super) fn all_but(&self, left: usize, done: &str) -> Result<(), Error> {
         let asked = self.ids.len() + self.unknown.len();
         match left + self.unknown.len() {
@@ -153,7 +159,7 @@ impl Chosen {
         }
     }
 
-    /// A line about numbers that no dead letter has, if there are any.
+    /// A line about numbers that no dead letter has, if any were given.
     pub(super) fn missing(&self) -> Option<String> {
         let numbers: Vec<String> = self.unknown.iter().map(ToString::to_string).collect();
         (!numbers.is_empty())
@@ -161,14 +167,14 @@ impl Chosen {
     }
 }
 
-/// Ends the program as one whose arguments do not fit together.
+/// Ends the program with exit code 2: its arguments do not fit together.
 pub(super) fn usage(what: &str) -> ! {
     clap::Error::raw(ErrorKind::ArgumentConflict, format!("{what}\n")).exit()
 }
 
-/// Reads an age, as `90d`: a whole number of seconds, minutes, hours, days or weeks.
+/// Parses an age such as `90d`: a whole number of seconds, minutes, hours, days or weeks.
 pub(super) fn age(text: &str) -> Result<Duration, String> {
-    let wrong = || "write it as 90d, or with s, m, h or w instead of d".to_owned();
+    let wrong = || "write an age as 90d, or with s, m, h or w instead of d".to_owned();
     let mut number = text.chars();
     let seconds = match number.next_back() {
         Some('s') => 1,

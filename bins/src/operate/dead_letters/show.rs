@@ -5,38 +5,42 @@ use std::io::{self, Write as _};
 
 use clap::Args;
 use lambda_core::Error;
+use lambda_core::postgres::DeadLetters;
 use lambda_core::postgres::dead_letters::{Content, DeadLetter};
 use serde_json::{Value, json};
 
 use super::selection::by_number;
 use super::{CommonArgs, object, place, printable};
-use crate::Failure;
 use crate::args::Output;
 use crate::operate::short;
+use crate::operate::timeout::TimeoutArgs;
+use crate::{Failure, json};
 
-/// Bytes in a line of hex.
+/// Bytes per line of hex.
 const HEX_LINE: usize = 16;
 
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
-    /// Its number
+    /// Number of the dead letter
     #[arg(value_name = "ID")]
     id: i64,
-    /// Write only the bytes that a replay would take, to be edited
+    /// Write only the payload, to be edited for a replay
     #[arg(long)]
     payload: bool,
-    /// With --payload: the bytes as they were read, whatever was given since
+    /// With --payload: as it was read, not as edited since
     #[arg(long, requires = "payload")]
     original: bool,
     #[command(flatten)]
     common: CommonArgs,
 }
 
-pub(super) async fn run(args: &ShowArgs) -> Result<(), Failure> {
-    let letters = args.common.letters()?;
+pub(super) async fn run(args: &ShowArgs, timeout: TimeoutArgs) -> Result<(), Failure> {
     let unknown = || Error::Input { what: format!("no dead letter has the number {}", args.id) };
-    let content = letters.content(args.id).await?.ok_or_else(unknown)?;
-    let letter = letters.list(&by_number(vec![args.id]), 1).await?;
+    let reading = async |letters: &DeadLetters| {
+        let content = letters.content(args.id).await?.ok_or_else(unknown)?;
+        Ok((content, letters.list(&by_number(vec![args.id]), 1).await?))
+    };
+    let (content, letter) = args.common.read(timeout, reading).await?;
     let letter = letter.first().ok_or_else(unknown)?;
     if args.payload {
         let read = content.payload.as_deref();
@@ -51,7 +55,7 @@ pub(super) async fn run(args: &ShowArgs) -> Result<(), Failure> {
             put(&mut shown, "key", content.key.as_deref());
             put(&mut shown, "payload", content.payload.as_deref());
             put(&mut shown, "edited_payload", content.edited_payload.as_deref());
-            crate::print(shown)
+            json::print("dead_letters", vec![shown], [])
         }
     }
 }
@@ -73,7 +77,7 @@ fn no_payload(letter: &DeadLetter) -> String {
     }
 }
 
-/// Text is put under `name`, other bytes in hex under `name_hex`.
+/// Inserts text under `name`, other bytes in hex under `name_hex`.
 fn put(object: &mut Value, name: &str, bytes: Option<&[u8]>) {
     match bytes.map(|bytes| (bytes, readable(bytes))) {
         None => object[name] = Value::Null,
@@ -114,7 +118,7 @@ fn text(letter: &DeadLetter, content: &Content) -> String {
         }
     }
     if let Some(edited) = &content.edited_payload {
-        dump(&mut text, "given instead of it", edited);
+        dump(&mut text, "edited payload", edited);
     }
     text.truncate(text.trim_end().len());
     text
@@ -132,7 +136,7 @@ fn dump(text: &mut String, name: &str, bytes: &[u8]) {
     }
 }
 
-/// The bytes as text, if they are text and a terminal would not obey any of it.
+/// The bytes as text, if they are UTF-8 without control characters a terminal would obey.
 fn readable(bytes: &[u8]) -> Option<&str> {
     let text = str::from_utf8(bytes).ok()?;
     let obeyed = |character: char| character.is_control() && !"\n\r\t".contains(character);

@@ -1,24 +1,27 @@
 //! What a check found.
 
+use std::time::Duration;
+
 use lambda_core::Error;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 /// What one check found.
 #[derive(Debug)]
 pub(super) struct Finding {
     /// Which check.
     pub(super) check: &'static str,
-    /// How it stands.
+    /// Its state.
     pub(super) state: State,
     /// What was found, or why nothing was.
     pub(super) found: String,
 }
 
-/// How a check stands.
+/// State of a check.
 #[derive(Debug)]
 pub(super) enum State {
     Ok,
-    /// It works, and should not be left so.
+    /// It works but should be changed.
     Warning {
         remedy: String,
     },
@@ -27,7 +30,7 @@ pub(super) enum State {
         remedy: String,
         code: u8,
     },
-    /// It could not be looked at.
+    /// It could not be checked.
     Skipped,
 }
 
@@ -42,10 +45,13 @@ impl State {
     }
 }
 
-/// Exit code: something must be set up differently.
+/// Exit code of a problem in the configuration.
 pub(super) const CONFIGURATION: u8 = 78;
 
-/// Exit code: it may pass, or somebody has to go on with it.
+/// Exit code of a server that does not answer.
+const UNREACHABLE: u8 = 69;
+
+/// Exit code of a problem that may pass, or that another run solves.
 pub(super) const TEMPORARY: u8 = 75;
 
 impl Finding {
@@ -74,7 +80,7 @@ impl Finding {
         Self { check, state: State::Skipped, found: why.into() }
     }
 
-    /// A check that an error ended.
+    /// A check that failed with an error.
     pub(super) fn error(check: &'static str, error: &Error) -> Self {
         let chain = error.chain();
         let (found, remedy) = match error.remedy() {
@@ -88,7 +94,7 @@ impl Finding {
         Self::problem(check, error.exit_code(), found, remedy)
     }
 
-    /// The exit code that this makes for, if it is a problem.
+    /// Exit code of a problem; `None` in other states.
     pub(super) fn exit_code(&self) -> Option<u8> {
         match self.state {
             State::Problem { code, .. } => Some(code),
@@ -111,12 +117,47 @@ impl Finding {
     }
 }
 
-/// What a check found, or the error that ended it.
+/// When all checks must have ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline {
+    at: Instant,
+    limit: Duration,
+}
+
+impl Deadline {
+    pub(super) fn within(limit: Duration) -> Self {
+        Self { at: Instant::now() + limit, limit }
+    }
+
+    /// What `checks` give; `None` once the time is over.
+    pub(super) async fn until<T>(self, checks: impl Future<Output = T>) -> Option<T> {
+        tokio::time::timeout_at(self.at, checks).await.ok()
+    }
+}
+
+/// Reports the first of `checks` without a finding as the one that took too long, and the
+/// others as skipped.
+pub(super) fn overdue(
+    checks: impl IntoIterator<Item = &'static str>,
+    deadline: Deadline,
+    findings: &mut Vec<Finding>,
+) {
+    let mut open = checks.into_iter().filter(|it| !findings.iter().any(|found| found.check == *it));
+    let Some(late) = open.next() else { return };
+    let skipped: Vec<Finding> =
+        open.map(|check| Finding::skipped(check, "there was no time left")).collect();
+    let found = format!("no answer within {} s", deadline.limit.as_secs());
+    let remedy = "check that the server is up and not overloaded, or raise --timeout";
+    findings.push(Finding::problem(late, UNREACHABLE, found, remedy));
+    findings.extend(skipped);
+}
+
+/// What a check found, or the error it failed with.
 pub(super) fn of(check: &'static str, found: Result<Finding, Error>) -> Finding {
     found.unwrap_or_else(|error| Finding::error(check, &error))
 }
 
-/// Bytes as people read them.
+/// Formats a number of bytes for people.
 pub(super) fn mebibytes(bytes: i64) -> String {
     format!("{} MiB", bytes / (1024 * 1024))
 }

@@ -8,7 +8,7 @@ use lambda_core::kafka::admin::{self, Cluster, Group, Setting};
 
 use super::finding::{CONFIGURATION, Finding, TEMPORARY, mebibytes, of};
 
-/// The checks of this room behind the cluster, in their order.
+/// The checks after the one of the cluster itself, in order.
 const CHECKS: [&str; 8] = [
     "topic",
     "replication",
@@ -20,19 +20,24 @@ const CHECKS: [&str; 8] = [
     "group",
 ];
 
-/// Messages must be kept for longer than a weekend of nobody looking.
+/// Shortest retention without a warning: longer than a weekend without anyone at work.
 const RETENTION_MIN_DAYS: i64 = 3;
 
 const HOUR_MS: i64 = 60 * 60 * 1000;
 
 const DAY_MS: i64 = 24 * HOUR_MS;
 
-/// What librdkafka takes from a broker at once, in bytes (`receive.message.max.bytes`),
-/// with the room that it wants beside the message.
+/// Largest answer that librdkafka accepts from a broker, in bytes
+/// (`receive.message.max.bytes`), less the room that it needs around the message.
 const RECEIVED_BYTES_MAX: i64 = 100_000_000 - 512;
 
-/// Looks at the cluster and the topic. Gives the configuration for questions about the
-/// topic's offsets, if there is a topic.
+/// All checks of this module, in order.
+pub(super) fn checks() -> impl Iterator<Item = &'static str> {
+    ["kafka"].into_iter().chain(CHECKS)
+}
+
+/// Checks the cluster and the topic. Returns the configuration, for questions about the
+/// topic's offsets, if the topic exists.
 pub(super) async fn examine(
     config: Result<KafkaConfig, Error>,
     findings: &mut Vec<Finding>,
@@ -59,10 +64,10 @@ pub(super) async fn examine(
         findings.push(Finding::problem(
             "topic",
             CONFIGURATION,
-            format!("{} is not there", config.topic()),
-            "create it with lambda topic ensure, or check KAFKA_TOPIC",
+            format!("topic {} does not exist", config.topic()),
+            "create it with lambda topic ensure, or correct KAFKA_TOPIC",
         ));
-        skip(&CHECKS[1..], "there is no topic", findings);
+        skip(&CHECKS[1..], "the topic does not exist", findings);
         return None;
     }
     findings.push(topic(&config, &cluster));
@@ -77,7 +82,7 @@ pub(super) async fn examine(
         ]),
         Err(error) => {
             findings.push(Finding::skipped(CHECKS[2], error.chain()));
-            skip(&CHECKS[3..7], "the topic's settings are not told", findings);
+            skip(&CHECKS[3..7], "the topic's settings could not be read", findings);
         }
     }
     findings.push(of("group", admin::group(&config).await.map(|it| group(&config, it.as_ref()))));
@@ -91,12 +96,15 @@ fn skip(checks: &[&'static str], why: &str, findings: &mut Vec<Finding>) {
 fn topic(config: &KafkaConfig, cluster: &Cluster) -> Finding {
     let count = cluster.partitions.len();
     match cluster.without_leader().as_slice() {
-        [] => Finding::ok("topic", format!("{} has {count} partitions, all led", config.topic())),
+        [] => Finding::ok(
+            "topic",
+            format!("{} has {count} partitions, all with a leader", config.topic()),
+        ),
         without => Finding::problem(
             "topic",
             TEMPORARY,
             format!("partitions {without:?} of {} have no leader", config.topic()),
-            "start the brokers that keep them",
+            "start the brokers that hold them",
         ),
     }
 }
@@ -108,31 +116,31 @@ fn replication(cluster: &Cluster) -> Finding {
     if !behind.is_empty() {
         return Finding::warning(
             "replication",
-            format!("partitions {behind:?} have copies that are behind or down"),
-            "start the brokers that keep them, and look at their logs",
+            format!("partitions {behind:?} have replicas that are behind or down"),
+            "start the brokers that hold them and read their logs",
         );
     }
     if copies < 2 && brokers > 1 {
         return Finding::warning(
             "replication",
-            format!("{copies} copy on {brokers} brokers: with its broker a partition is lost"),
+            format!("1 replica on {brokers} brokers: losing a broker loses its partitions"),
             "raise the replication factor with kafka-reassign-partitions.sh",
         );
     }
-    let alone = if brokers < 2 { "; one broker keeps all there is" } else { "" };
-    Finding::ok("replication", format!("copies: {copies}, brokers: {brokers}{alone}"))
+    let alone = if brokers < 2 { "; everything is on one broker" } else { "" };
+    Finding::ok("replication", format!("replicas: {copies}, brokers: {brokers}{alone}"))
 }
 
 fn in_sync(settings: &BTreeMap<String, Setting>, cluster: &Cluster) -> Finding {
     let copies = cluster.replication_factor() as i64;
-    let Some(least) = number(settings, "min.insync.replicas") else { return untold("in-sync") };
-    let found = format!("min.insync.replicas is {least} of {copies} copies");
+    let Some(least) = number(settings, "min.insync.replicas") else { return unreported("in-sync") };
+    let found = format!("min.insync.replicas is {least} of {copies} replicas");
     if least > copies {
-        let remedy = "lower min.insync.replicas, or add copies: nothing can be written";
+        let remedy = "lower min.insync.replicas or add replicas: nothing can be written";
         return Finding::problem("in-sync", CONFIGURATION, found, remedy);
     }
     if copies > 2 && least < 2 {
-        let remedy = "set min.insync.replicas=2: what one broker has alone can be lost with it";
+        let remedy = "set min.insync.replicas=2: a message on one broker can be lost with it";
         return Finding::warning("in-sync", found, remedy);
     }
     Finding::ok("in-sync", found)
@@ -140,14 +148,14 @@ fn in_sync(settings: &BTreeMap<String, Setting>, cluster: &Cluster) -> Finding {
 
 fn election(settings: &BTreeMap<String, Setting>) -> Finding {
     match text(settings, "unclean.leader.election.enable") {
-        Some("false") => Finding::ok("election", "only brokers with all messages can lead"),
+        Some("false") => Finding::ok("election", "only in-sync replicas can become leader"),
         Some(_) => Finding::problem(
             "election",
             CONFIGURATION,
             "unclean.leader.election.enable is true: acknowledged messages can be lost",
             "set unclean.leader.election.enable=false for the topic",
         ),
-        None => untold("election"),
+        None => unreported("election"),
     }
 }
 
@@ -155,11 +163,11 @@ fn cleanup(settings: &BTreeMap<String, Setting>) -> Finding {
     match text(settings, "cleanup.policy") {
         Some(policy) if policy.contains("compact") => Finding::warning(
             "cleanup",
-            format!("cleanup.policy is {policy}: of each account only its last message is kept"),
-            "set cleanup.policy=delete, unless every message was read before it is compacted",
+            format!("cleanup.policy is {policy}: only the last message of each account is kept"),
+            "set cleanup.policy=delete, unless all messages are read before compaction",
         ),
         Some(policy) => Finding::ok("cleanup", format!("cleanup.policy is {policy}")),
-        None => untold("cleanup"),
+        None => unreported("cleanup"),
     }
 }
 
@@ -173,22 +181,22 @@ fn retention(settings: &BTreeMap<String, Setting>) -> Finding {
                 RETENTION_MIN_DAYS * DAY_MS
             ),
         ),
-        Some(ms) if ms < 0 => Finding::ok("retention", "messages are kept for ever"),
+        Some(ms) if ms < 0 => Finding::ok("retention", "messages never expire"),
         Some(ms) => Finding::ok("retention", format!("messages are kept for {} days", ms / DAY_MS)),
-        None => untold("retention"),
+        None => unreported("retention"),
     }
 }
 
 fn message_size(settings: &BTreeMap<String, Setting>) -> Finding {
     let Some(largest) = number(settings, "max.message.bytes") else {
-        return untold("message-size");
+        return unreported("message-size");
     };
-    let found = format!("the topic takes batches of up to {}", mebibytes(largest));
+    let found = format!("the topic accepts batches of up to {}", mebibytes(largest));
     if largest > RECEIVED_BYTES_MAX {
         return Finding::problem(
             "message-size",
             CONFIGURATION,
-            format!("{found}, more than a consumer takes at once"),
+            format!("{found}, more than a consumer accepts"),
             "lower the topic's max.message.bytes below 100 MB",
         );
     }
@@ -201,13 +209,14 @@ fn group(config: &KafkaConfig, group: Option<&Group>) -> Finding {
         Some(Group { state, protocol, members }) if *members > 0 => {
             let found = format!("{id}: {state}, {members} members, {protocol}");
             if matches!(protocol.as_str(), "range" | "roundrobin") {
-                let remedy = "stop the members that use it, or use another KAFKA_GROUP_ID";
+                let remedy =
+                    "stop the members that use this assignor, or set another KAFKA_GROUP_ID";
                 return Finding::problem("group", CONFIGURATION, found, remedy);
             }
             Finding::ok("group", found)
         }
-        // Whether that is bad the lag tells.
-        _ => Finding::ok("group", format!("{id}: no members by the classic protocol")),
+        // The lag shows whether that is a problem.
+        _ => Finding::ok("group", format!("{id}: no members in the classic protocol")),
     }
 }
 
@@ -219,6 +228,6 @@ fn number(settings: &BTreeMap<String, Setting>, name: &str) -> Option<i64> {
     text(settings, name)?.parse().ok()
 }
 
-fn untold(check: &'static str) -> Finding {
-    Finding::skipped(check, "the brokers do not tell this setting")
+fn unreported(check: &'static str) -> Finding {
+    Finding::skipped(check, "the brokers do not report this setting")
 }

@@ -1,4 +1,4 @@
-//! What the topic holds against what is stored of it.
+//! The topic's messages compared with what is stored of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,28 +12,28 @@ use lambda_core::{Error, Record, Transaction};
 use super::DoctorArgs;
 use super::finding::{Finding, TEMPORARY};
 
-/// The checks of this room, in their order.
-const CHECKS: [&str; 3] = ["positions", "lag", "consumers"];
+/// The checks of this module, in order.
+pub(super) const CHECKS: [&str; 3] = ["positions", "lag", "consumers"];
 
 /// Partitions and lanes, side by side.
-struct Stand {
-    /// Of each partition: what it keeps, and its lane if it was ever read.
+struct Compared {
+    /// Of each partition: its watermarks, and its lane if it was ever read.
     partitions: BTreeMap<i32, (Kept, Option<Progress>)>,
     /// Seconds since each lane last moved, by its number.
     idle: BTreeMap<i32, i64>,
-    /// Other sources of this name that were read: other clusters.
+    /// Topics of this name in other clusters that were read.
     others: Vec<String>,
 }
 
-/// Says that nothing of it was looked at.
+/// Reports every check as skipped.
 pub(super) fn skipped(why: &str, findings: &mut Vec<Finding>) {
     findings.extend(CHECKS.iter().map(|check| Finding::skipped(check, why)));
 }
 
-/// How long a consumer may take to store what has just come in.
+/// How long a consumer may take to store what has just arrived.
 const MOMENT: Duration = Duration::from_secs(1);
 
-/// Looks at how far the topic is stored.
+/// Checks how much of the topic is stored.
 pub(super) async fn examine(
     kafka: &KafkaConfig,
     database: Option<&Connection>,
@@ -43,28 +43,29 @@ pub(super) async fn examine(
     let Some(database) = database else {
         return skipped("the database's tables could not be read", findings);
     };
-    match stand(kafka, database).await {
-        Ok(stand) => findings.extend([
-            positions(kafka, &stand),
-            lag(&stand, args.lag_max),
-            consumers(&stand, i64::from(args.age_max)),
+    match compare(kafka, database).await {
+        Ok(compared) => findings.extend([
+            positions(kafka, &compared),
+            lag(&compared, args.lag_max),
+            consumers(&compared, i64::from(args.age_max)),
         ]),
         Err(error) => {
             findings.push(Finding::error(CHECKS[0], &error));
             findings.extend(
-                CHECKS[1..].iter().map(|it| Finding::skipped(it, "the positions are not known")),
+                CHECKS[1..].iter().map(|it| Finding::skipped(it, "the positions are unknown")),
             );
         }
     }
 }
 
-async fn stand(kafka: &KafkaConfig, database: &Connection) -> Result<Stand, Error> {
+async fn compare(kafka: &KafkaConfig, database: &Connection) -> Result<Compared, Error> {
     let pipeline = Transaction::TABLE.name;
-    // Stored before kept: a lane that moves meanwhile is never ahead of its partition.
+    // Positions before watermarks: a lane that moves in between is never ahead of its
+    // partition.
     let lanes = stream_lanes(database, pipeline).await?;
     let mut idle = inspect::lanes_idle(database, pipeline).await?;
     let (source, kept) = admin::offsets(kafka).await?;
-    // What came in meanwhile is stored in a moment, where somebody reads.
+    // Where a consumer reads, what has arrived until now is stored in a moment.
     tokio::time::sleep(MOMENT).await;
     for later in stream_lanes(database, pipeline).await? {
         let before = lanes.iter().find(|lane| lane.lane == later.lane);
@@ -85,10 +86,10 @@ async fn stand(kafka: &KafkaConfig, database: &Connection) -> Result<Stand, Erro
         .collect();
     others.dedup();
     let partitions = kept.into_iter().map(|(id, kept)| (id, (kept, lane(id)))).collect();
-    Ok(Stand { partitions, idle, others })
+    Ok(Compared { partitions, idle, others })
 }
 
-impl Stand {
+impl Compared {
     /// Messages of each partition that are not stored.
     fn lags(&self) -> impl Iterator<Item = (i32, i64)> {
         self.partitions.iter().map(|(id, (kept, lane))| {
@@ -98,8 +99,8 @@ impl Stand {
     }
 }
 
-fn positions(kafka: &KafkaConfig, stand: &Stand) -> Finding {
-    for (kept, lane) in stand.partitions.values() {
+fn positions(kafka: &KafkaConfig, compared: &Compared) -> Finding {
+    for (kept, lane) in compared.partitions.values() {
         let Some(lane) = lane else { continue };
         if let Some(Verdict::Other(what)) = judge_range(lane, *kept) {
             let (partition, position) = (lane.name.partition, lane.position);
@@ -107,53 +108,59 @@ fn positions(kafka: &KafkaConfig, stand: &Stand) -> Finding {
             return Finding::error(CHECKS[0], &error);
         }
     }
-    let read = stand.partitions.values().filter(|(_, lane)| lane.is_some()).count();
-    let all = stand.partitions.len();
-    if read == 0 && !stand.others.is_empty() {
+    let read = compared.partitions.values().filter(|(_, lane)| lane.is_some()).count();
+    let all = compared.partitions.len();
+    if read == 0 && !compared.others.is_empty() {
         return Finding::warning(
             CHECKS[0],
-            format!("nothing of this cluster's topic was read, but of {}", stand.others.join(", ")),
-            "check KAFKA_BOOTSTRAP_SERVERS: another cluster is another source",
+            format!(
+                "nothing was read of this cluster's topic, but of {}",
+                compared.others.join(", ")
+            ),
+            "check KAFKA_BOOTSTRAP_SERVERS: a topic in another cluster is another source",
         );
     }
-    Finding::ok(CHECKS[0], format!("{read} of {all} partitions were read, all hold what is next"))
+    Finding::ok(
+        CHECKS[0],
+        format!("{read} of {all} partitions were read, and all hold the next message"),
+    )
 }
 
-fn lag(stand: &Stand, most: i64) -> Finding {
-    let all: i64 = stand.lags().map(|(_, lag)| lag).sum();
-    let worst = stand.lags().max_by_key(|(_, lag)| *lag).unwrap_or_default();
+fn lag(compared: &Compared, most: i64) -> Finding {
+    let all: i64 = compared.lags().map(|(_, lag)| lag).sum();
+    let worst = compared.lags().max_by_key(|(_, lag)| *lag).unwrap_or_default();
     let found = format!("{all} messages are not stored, {} of partition {}", worst.1, worst.0);
     if worst.1 > most {
         return Finding::problem(
             CHECKS[1],
             TEMPORARY,
             found,
-            "start more lambda-consumer, up to one a partition, and look at their logs",
+            "start more lambda-consumer, up to one per partition, and read their logs",
         );
     }
     Finding::ok(CHECKS[1], if all == 0 { "all messages are stored".into() } else { found })
 }
 
-fn consumers(stand: &Stand, age_max: i64) -> Finding {
+fn consumers(compared: &Compared, age_max: i64) -> Finding {
     let mut waiting: Vec<(i32, Option<i64>)> = Vec::new();
-    for (id, _) in stand.lags().filter(|(_, lag)| *lag > 0) {
-        let lane = stand.partitions.get(&id).and_then(|(_, lane)| lane.as_ref());
-        let idle = lane.and_then(|lane| stand.idle.get(&lane.lane.0)).copied();
+    for (id, _) in compared.lags().filter(|(_, lag)| *lag > 0) {
+        let lane = compared.partitions.get(&id).and_then(|(_, lane)| lane.as_ref());
+        let idle = lane.and_then(|lane| compared.idle.get(&lane.lane.0)).copied();
         if idle.is_none_or(|idle| idle > age_max) {
             waiting.push((id, idle));
         }
     }
     let Some((id, idle)) = waiting.first() else {
-        return Finding::ok(CHECKS[2], "no partition with messages stands still");
+        return Finding::ok(CHECKS[2], "every partition with messages is being stored");
     };
     let since = match idle {
-        Some(seconds) => format!("for {seconds} s"),
-        None => "and never did".into(),
+        Some(seconds) => format!("idle for {seconds} s"),
+        None => "never was".into(),
     };
     Finding::problem(
         CHECKS[2],
         TEMPORARY,
-        format!("{} partitions have messages that nobody stores; {id} {since}", waiting.len()),
-        "start lambda-consumer; if it runs, its log says what it waits for",
+        format!("{} partitions have messages and no progress; {id} {since}", waiting.len()),
+        "start lambda-consumer; if it runs, its log says what it is waiting for",
     )
 }

@@ -1,4 +1,4 @@
-//! The machine that we run on.
+//! This machine.
 
 use std::env;
 use std::path::Path;
@@ -7,15 +7,15 @@ use super::finding::{CONFIGURATION, Finding, mebibytes};
 
 const CHECK: &str = "tmpdir";
 
-/// Less than this is told, in bytes: a file from standard input is spooled there.
+/// Less free space than this is a warning, in bytes: standard input is spooled there.
 const FREE_MIN: u64 = 1 << 30;
 
-/// The folder into which standard input is spooled.
+/// Checks the folder into which standard input is spooled.
 pub(super) fn temporary_folder() -> Finding {
     let folder = env::temp_dir();
     match rustix::fs::statvfs(&folder) {
-        Ok(_) if !folder.is_dir() => unusable(&folder, "it is no folder"),
-        Ok(disk) => room(&folder, disk.f_bavail.saturating_mul(disk.f_frsize)),
+        Ok(_) if !folder.is_dir() => unusable(&folder, "it is not a folder"),
+        Ok(disk) => space(&folder, disk.f_bavail.saturating_mul(disk.f_frsize)),
         Err(error) => unusable(&folder, &error.to_string()),
     }
 }
@@ -25,14 +25,14 @@ fn unusable(folder: &Path, why: &str) -> Finding {
         CHECK,
         CONFIGURATION,
         format!("{} cannot be used: {why}", folder.display()),
-        "set TMPDIR to a folder with room",
+        "set TMPDIR to a folder with free space",
     )
 }
 
-fn room(folder: &Path, free: u64) -> Finding {
+fn space(folder: &Path, free: u64) -> Finding {
     let found = format!("{} free in {}", mebibytes(free as i64), folder.display());
     if free < FREE_MIN {
-        return Finding::warning(CHECK, found, "set TMPDIR to a folder with more room");
+        return Finding::warning(CHECK, found, "set TMPDIR to a folder with more free space");
     }
     Finding::ok(CHECK, found)
 }
@@ -43,9 +43,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn little_room_is_told() {
+    fn little_free_space_is_a_warning() {
         let folder = Path::new("/tmp");
-        assert!(matches!(room(folder, FREE_MIN - 1).state, State::Warning { .. }));
-        assert!(matches!(room(folder, FREE_MIN).state, State::Ok));
+        assert!(matches!(space(folder, FREE_MIN - 1).state, State::Warning { .. }));
+        assert!(matches!(space(folder, FREE_MIN).state, State::Ok));
     }
 }

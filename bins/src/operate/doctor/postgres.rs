@@ -5,9 +5,9 @@ use lambda_core::postgres::{Connection, DatabaseConfig, connect};
 use lambda_core::{Error, Record, Transaction};
 
 use super::finding::{CONFIGURATION, Finding, TEMPORARY, mebibytes, of};
-use super::{role, schema};
+use super::{dead_letters, role, schema};
 
-/// The checks of this room behind the login, in their order.
+/// The checks after the login, in order.
 const BEHIND_LOGIN: [&str; 9] = [
     "version",
     "primary",
@@ -20,28 +20,28 @@ const BEHIND_LOGIN: [&str; 9] = [
     "vacuum",
 ];
 
-/// The oldest version, as in `server_version_num`.
+/// The oldest supported version, as in `server_version_num`.
 const VERSION_MIN: i32 = 170_000;
 
-/// Fewer connections left are told: a consumer takes up to four, and claims more.
+/// Fewer free connections are a warning: a consumer takes up to four, and more to claim.
 const CONNECTIONS_MIN: i64 = 10;
 
-/// A larger difference between clocks is told.
+/// A larger difference between the clocks is a warning.
 const SKEW_MAX_MICROS: i64 = 2_000_000;
 
-/// How much is written to see whether there is room.
+/// How much is written to see whether the disk has space.
 const WRITTEN_BYTES: usize = 8 << 20;
 
-/// Timeouts of the server, each with the least milliseconds that leave the platform
-/// room: what a batch, an answer and a load's open transaction may take.
+/// Timeouts of the server, each with the shortest value that the platform can work with,
+/// in milliseconds: what a batch, an answer and a load's open transaction may take.
 const TIMEOUTS: [(&str, i64); 3] = [
     ("statement_timeout", 30_000),
     ("idle_in_transaction_session_timeout", 10_000),
     ("transaction_timeout", 60_000),
 ];
 
-/// Looks at the server, the schema and our role. Gives a connection for further
-/// questions about the schema's tables, if they can be asked.
+/// Checks the server, the schema and our role. Returns a connection, for questions about
+/// the schema's tables, if they can be read.
 pub(super) async fn examine(
     config: Result<DatabaseConfig, Error>,
     age_max: i64,
@@ -58,8 +58,8 @@ pub(super) async fn examine(
     findings.push(Finding::ok("postgres", format!("logged in to {config}")));
     let pooled = inspect::is_pooled(&config).await;
     if !matches!(pooled, Ok(false)) {
-        findings.push(of("pooling", pooled.map(|_| mixed_up())));
-        skip("what a pooler in between answers is no session's", findings);
+        findings.push(of("pooling", pooled.map(|_| shared())));
+        skip("answers through a pooler in transaction mode prove nothing", findings);
         return None;
     }
     findings.push(Finding::ok("pooling", "each connection has a backend of its own"));
@@ -67,7 +67,7 @@ pub(super) async fn examine(
         Ok(server) => server,
         Err(error) => {
             findings.push(Finding::error("version", &error));
-            skip("the server does not tell about itself", findings);
+            skip("the server's settings could not be read", findings);
             return None;
         }
     };
@@ -87,6 +87,11 @@ pub(super) async fn examine(
     let open = inspect::open_transactions(&connection, age_max).await;
     findings.push(of("vacuum", open.map(|open| vacuum(&open, age_max, sees_sessions))));
     let readable = schema::examine(&config, &connection, role.as_ref().ok(), findings).await;
+    findings.push(if readable {
+        of(dead_letters::CHECK, dead_letters::examine(&connection).await)
+    } else {
+        Finding::skipped(dead_letters::CHECK, "the schema's tables cannot be read")
+    });
     findings.push(of("role", role.map(|it| role::judged(&it))));
     readable.then_some(connection)
 }
@@ -99,22 +104,26 @@ async fn log_in(
     Ok((config, connection))
 }
 
-/// What is not looked at, and why.
+/// All checks of this module and those it calls, in order.
+pub(super) fn checks() -> impl Iterator<Item = &'static str> {
+    let login = ["postgres", "pooling"].into_iter();
+    login.chain(BEHIND_LOGIN).chain(schema::CHECKS).chain([dead_letters::CHECK, "role"])
+}
+
+/// Reports the checks without a finding as skipped.
 fn skip(why: &str, findings: &mut Vec<Finding>) {
-    let told: Vec<&str> = findings.iter().map(|finding| finding.check).collect();
-    let behind = ["pooling"].into_iter().chain(BEHIND_LOGIN).chain(schema::CHECKS).chain(["role"]);
-    let open = behind.filter(|check| !told.contains(check));
+    let found: Vec<&str> = findings.iter().map(|finding| finding.check).collect();
+    let open = checks().filter(|check| !found.contains(check));
     let skipped: Vec<Finding> = open.map(|check| Finding::skipped(check, why)).collect();
     findings.extend(skipped);
 }
 
-fn mixed_up() -> Finding {
+fn shared() -> Finding {
     Finding::problem(
         "pooling",
         CONFIGURATION,
-        "one backend answers several connections: a pooler shares them by the transaction or \
-         statement",
-        "connect to PostgreSQL itself, or set the pooler (PgBouncer: pool_mode) to session",
+        "a pooler in transaction or statement mode shares one backend between connections",
+        "connect to PostgreSQL directly, or set the pooler to session mode (PgBouncer: pool_mode)",
     )
 }
 
@@ -133,11 +142,11 @@ fn version(server: &Server) -> Finding {
 
 fn primary(server: &Server) -> Finding {
     let found = match (server.standby, server.read_only) {
-        (true, _) => "the server is a standby, which only reads",
+        (true, _) => "the server is a read-only standby",
         (false, true) => "transactions are read-only by default for this role or database",
-        (false, false) => return Finding::ok("primary", "it takes writes"),
+        (false, false) => return Finding::ok("primary", "the server accepts writes"),
     };
-    let remedy = "point DB_HOST at the primary; else look for default_transaction_read_only";
+    let remedy = "point DB_HOST at the primary, or turn default_transaction_read_only off";
     Finding::problem("primary", TEMPORARY, found, remedy)
 }
 
@@ -146,23 +155,23 @@ fn durability(server: &Server) -> Finding {
         return Finding::problem(
             "durability",
             CONFIGURATION,
-            "fsync is off: a crash of the machine can destroy the database",
+            "fsync is off: a crash of the machine can corrupt the database",
             "set fsync = on",
         );
     }
     if server.setting("full_page_writes") != "on" {
         return Finding::warning(
             "durability",
-            "full_page_writes is off: a crash can tear pages",
-            "set full_page_writes = on, unless the file system never tears a page",
+            "full_page_writes is off: a crash can leave pages half written",
+            "set full_page_writes = on, unless the file system writes whole pages only",
         );
     }
     if server.setting("synchronous_commit") == "off" {
         return Finding::warning(
             "durability",
-            "synchronous_commit is off by default: loaders set their own, others' commits can be \
-             lost in a crash",
-            "set synchronous_commit = on; loaders turn it off where they may",
+            "synchronous_commit is off by default: a crash can lose commits of other programs; \
+             loaders set their own",
+            "set synchronous_commit = on; loaders turn it off where that is safe",
         );
     }
     Finding::ok("durability", "fsync, full_page_writes and synchronous_commit are on")
@@ -177,24 +186,24 @@ fn timeouts(server: &Server) -> Finding {
         })
         .collect();
     if short.is_empty() {
-        return Finding::ok("timeouts", "none is in the way");
+        return Finding::ok("timeouts", "none is too short");
     }
     let least = TIMEOUTS.map(|(name, least)| format!("{name} {} s", least / 1000)).join(", ");
     Finding::warning(
         "timeouts",
-        format!("{}: batches may be cut short again and again", short.join(", ")),
-        format!("alter role … set …, to 0 or at least: {least}"),
+        format!("{}: batches may be cancelled again and again", short.join(", ")),
+        format!("alter role … set … to 0 (no limit) or at least: {least}"),
     )
 }
 
 fn connections(server: &Server) -> Finding {
     let found = format!(
-        "{} of {} are left",
+        "{} of {} are free",
         server.connections_left.max(0),
         server.setting("max_connections")
     );
     if server.connections_left < CONNECTIONS_MIN {
-        let remedy = "raise max_connections, or run fewer programs";
+        let remedy = "raise max_connections or run fewer programs";
         return Finding::warning("connections", found, remedy);
     }
     Finding::ok("connections", found)
@@ -202,8 +211,8 @@ fn connections(server: &Server) -> Finding {
 
 fn clock(skew: Skew) -> Finding {
     let (ahead, uncertain) = (skew.ahead_micros / 1_000, skew.uncertain_micros / 1_000);
-    let found = format!("the server's is {ahead:+} ms from ours (give or take {uncertain} ms)");
-    // Only what the round trip does not explain.
+    let found = format!("the server's clock differs by {ahead:+} ms (± {uncertain} ms)");
+    // Only the part that the round trip does not explain.
     if skew.ahead_micros.abs() - skew.uncertain_micros > SKEW_MAX_MICROS {
         return Finding::warning("clock", found, "let NTP set the clocks of both machines");
     }
@@ -211,17 +220,24 @@ fn clock(skew: Skew) -> Finding {
 }
 
 async fn disk(config: &DatabaseConfig, server: &Server, temporary: bool) -> Finding {
-    let size = format!("the database has {}", mebibytes(server.database_bytes));
+    let size = format!("the database takes {}", mebibytes(server.database_bytes));
     if server.read_only {
-        return Finding::skipped("disk", format!("{size}; nothing can be written to try"));
+        return Finding::skipped(
+            "disk",
+            format!("{size}; a write cannot be tried on a read-only server"),
+        );
     }
     if !temporary {
-        let why = format!("{size}; this role may make no temporary table to try");
+        let why =
+            format!("{size}; a write cannot be tried: this role may create no temporary table");
         return Finding::skipped("disk", why);
     }
     let written = mebibytes(WRITTEN_BYTES as i64);
     let tried = inspect::try_disk(config, WRITTEN_BYTES).await;
-    of("disk", tried.map(|()| Finding::ok("disk", format!("{size}; {written} more were written"))))
+    of(
+        "disk",
+        tried.map(|()| Finding::ok("disk", format!("{size}; writing {written} more succeeded"))),
+    )
 }
 
 fn slots(slots: &[Slot]) -> Finding {
@@ -229,15 +245,15 @@ fn slots(slots: &[Slot]) -> Finding {
     let left: Vec<String> = slots
         .iter()
         .filter(left)
-        .map(|slot| format!("{} keeps {}", slot.name, mebibytes(slot.kept_bytes)))
+        .map(|slot| format!("{} holds {}", slot.name, mebibytes(slot.kept_bytes)))
         .collect();
     if left.is_empty() {
-        return Finding::ok("slots", format!("{} slots, none left behind", slots.len()));
+        return Finding::ok("slots", format!("{} slots, none holds too much WAL", slots.len()));
     }
     Finding::warning(
         "slots",
-        format!("nobody reads from slots that fill the disk: {} of WAL", left.join(", ")),
-        "start who reads from them, or select pg_drop_replication_slot('…')",
+        format!("inactive slots fill the disk: {} of WAL", left.join(", ")),
+        "start the standby that reads them, or select pg_drop_replication_slot('…')",
     )
 }
 
@@ -249,8 +265,8 @@ fn vacuum(open: &[OpenTransaction], age_max: i64, sees_sessions: bool) -> Findin
         [] => Finding::ok(
             "vacuum",
             format!(
-                "no prepared transaction is open for more than {age_max} s (what others' sessions \
-                 do is hidden from this role)"
+                "no prepared transaction is open for more than {age_max} s (this role cannot see \
+                 other sessions)"
             ),
         ),
         [oldest, others @ ..] => {
@@ -259,7 +275,7 @@ fn vacuum(open: &[OpenTransaction], age_max: i64, sees_sessions: bool) -> Findin
             Finding::warning(
                 "vacuum",
                 format!(
-                    "{} is open for {} s{more}: vacuum removes nothing newer",
+                    "{} has been open for {} s{more}: vacuum cannot remove newer rows",
                     oldest.of, oldest.seconds
                 ),
                 "end it: commit or rollback prepared '…', or select pg_terminate_backend(…)",

@@ -1,4 +1,4 @@
-//! The role that we are logged in as.
+//! The role of our login.
 
 use lambda_core::postgres::inspect::privileges::{OurRole, Standing};
 use lambda_core::postgres::roles::Access;
@@ -8,23 +8,23 @@ use super::finding::{CONFIGURATION, Finding};
 const CHECK: &str = "role";
 
 const LOGIN: &str =
-    "log loaders in as DB_LOADER_USER, and people as DB_READER_USER, of lambda-db-setup";
+    "let loaders log in as DB_LOADER_USER and people as DB_READER_USER (see lambda-db-setup)";
 
 const SETUP: &str = "run lambda-db-setup with this role as DB_LOADER_USER or DB_READER_USER";
 
-/// Judges it.
+/// Judges the role.
 pub(super) fn judged(role: &OurRole) -> Finding {
     let name = &role.name;
     match role.standing {
         Standing::Superuser => {
-            let found = format!("{name} is a superuser, to whom nothing is forbidden");
+            let found = format!("{name} is a superuser and may do anything");
             Finding::warning(CHECK, found, LOGIN)
         }
         Standing::Owner => {
-            Finding::warning(CHECK, format!("{name} owns the tables and can drop them"), LOGIN)
+            Finding::warning(CHECK, format!("{name} owns the tables and may drop them"), LOGIN)
         }
         Standing::NoTables => {
-            Finding::skipped(CHECK, format!("{name}; there is nothing it could be granted"))
+            Finding::skipped(CHECK, format!("{name}; there are no tables to grant it anything on"))
         }
         Standing::Ungranted => {
             let found = format!("{name} may neither store nor read");
@@ -42,10 +42,10 @@ fn granted(OurRole { name, lacks, exceeds, .. }: &OurRole, access: Access) -> Fi
     if !exceeds.is_empty() {
         let found = format!("{name} is a {access} that can also {}", exceeds.join(", "));
         let revoke = match access {
-            Access::Loader => "revoke it, from public too: what a loader stored must stay",
-            Access::Reader => "revoke it, from public too: a reader sees no raw payload",
+            Access::Loader => "revoke it, from public too: a loader must not remove what it stored",
+            Access::Reader => "revoke it, from public too: a reader must see no raw payload",
         };
         return Finding::problem(CHECK, CONFIGURATION, found, revoke);
     }
-    Finding::ok(CHECK, format!("{name} has the grants of a {access}, and no others"))
+    Finding::ok(CHECK, format!("{name} has the grants of a {access} and no others"))
 }

@@ -1,4 +1,4 @@
-//! All about one job.
+//! Everything about one job.
 
 use std::fmt::Write as _;
 
@@ -15,7 +15,9 @@ pub(super) fn text(job: &Job, progress: &Progress) -> String {
     let speed: Vec<String> = rate.into_iter().chain(left).collect();
     let attempt = match (&job.owner, job.attempt) {
         (_, 0) => None,
-        (owner, attempt) => Some(format!("{attempt}, by {}", owner.as_deref().unwrap_or("nobody"))),
+        (owner, attempt) => {
+            Some(format!("{attempt}, by {}", owner.as_deref().unwrap_or("unknown")))
+        }
     };
     let finished = job.finished_at.map(moment);
     let took = job.took.filter(|_| finished.is_some()).map(short);
@@ -53,7 +55,7 @@ pub(super) fn text(job: &Job, progress: &Progress) -> String {
     text
 }
 
-/// A moment without fractions of its second.
+/// Formats a time without fractions of a second.
 fn moment(at: impl std::fmt::Display) -> String {
     format!("{at:.0}")
 }

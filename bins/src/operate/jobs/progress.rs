@@ -1,26 +1,26 @@
-//! How far a job is, by what is stored of it.
+//! Progress of a job, by what is stored of it.
 
 use std::time::Duration;
 
 use lambda_core::job::Status;
 use lambda_core::postgres::Job;
 
-/// How far a job is.
+/// Progress of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Progress {
-    /// Which part of its records is stored, 0 to 100.
+    /// Share of its records that is stored, 0 to 100.
     pub(super) percent: i64,
-    /// Records stored in a second, while it runs.
+    /// Records stored per second, while it runs.
     pub(super) rate: Option<i64>,
-    /// How long the rest takes at that rate.
+    /// Time that the rest takes at that rate.
     pub(super) left: Option<Duration>,
-    /// It was running, and whoever ran it has not been heard of for a while.
+    /// Its status is running, but its process has stopped renewing the lease.
     pub(super) lease_ended: bool,
 }
 
 impl Progress {
-    /// The progress of `job`; its rate is that since it was looked at `before`, else that
-    /// since its start, if it was started once only: nobody knows when it stood still.
+    /// The progress of `job`. Its rate is measured since `before`, else since its start. A
+    /// job of several attempts has no such rate: the time between them is not known.
     pub(super) fn of(job: &Job, before: &[Job]) -> Self {
         let (stored, running) = (job.counts.read, job.status == Status::Running);
         let percent = (stored * 100).checked_div(job.records).unwrap_or(100);

@@ -1,8 +1,9 @@
-//! Jobs looked at again and again, until none runs.
+//! `lambda jobs --watch`: prints the jobs repeatedly until none runs.
 
 use std::io::{IsTerminal, stdout};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use lambda_core::error::Kind;
 use lambda_core::job::Status;
 use lambda_core::postgres::{Job, Jobs};
 
@@ -12,26 +13,26 @@ use crate::Failure;
 use crate::args::Output;
 use crate::operate::short;
 
-/// How often a terminal is written anew.
+/// How often a terminal is updated.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How often something is written elsewhere.
+/// How often lines are written elsewhere.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Moves the cursor home and clears what is below (ECMA-48: CUP, ED).
+/// Moves the cursor home and clears the screen after it (ECMA-48: CUP, ED).
 const CLEAR: &str = "\x1b[H\x1b[J";
 
-pub(super) async fn run(args: &JobsArgs, jobs: &Jobs) -> Result<(), Failure> {
+pub(super) async fn run(args: &JobsArgs, jobs: &Jobs, limit: Duration) -> Result<(), Failure> {
     let terminal = stdout().is_terminal() && args.output.output == Output::Human;
     let mut before = Vec::new();
     loop {
-        let found = find(args, jobs).await?;
+        let found = look(args, jobs, limit).await?;
         let running = found.iter().any(runs);
         if terminal {
             crate::print(CLEAR)?;
         }
         match args.output.output {
-            // One line each, of those that move.
+            // One line for each running job.
             Output::Human if !terminal && running => {
                 for job in found.iter().filter(|job| runs(job)) {
                     crate::print(line(job, &Progress::of(job, &before)))?;
@@ -47,7 +48,22 @@ pub(super) async fn run(args: &JobsArgs, jobs: &Jobs) -> Result<(), Failure> {
     }
 }
 
-/// Whether anything is still to happen by itself.
+/// Reads the jobs. A server that is away is tried again for `limit`: it may be restarting.
+async fn look(args: &JobsArgs, jobs: &Jobs, limit: Duration) -> Result<Vec<Job>, Failure> {
+    let begun = Instant::now();
+    loop {
+        match find(args, jobs, limit).await {
+            Err(Failure::Platform(error))
+                if error.kind() == Kind::Transient && begun.elapsed() < limit =>
+            {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            found => return found,
+        }
+    }
+}
+
+/// Whether the job makes progress by itself.
 fn runs(job: &Job) -> bool {
     job.status == Status::Running && job.leased
 }

@@ -1,0 +1,107 @@
+//! `--timeout`: how long the commands wait for servers.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use lambda_core::Error;
+use lambda_core::error::Kind;
+use lambda_core::postgres::{DatabaseConfig, connect};
+
+use crate::Failure;
+
+/// Exit code: a server stayed unreachable.
+const UNREACHABLE: u8 = 69;
+
+/// How long a command that only reads may take.
+const READ: Duration = Duration::from_secs(10);
+
+/// How long a command that changes something waits for a server that is away.
+const CHANGE: Duration = Duration::from_mins(1);
+
+/// How long `wait-for` waits.
+const WAIT: Duration = Duration::from_mins(5);
+
+/// How often a server that is away is tried again.
+const TRY_EVERY: Duration = Duration::from_millis(500);
+
+/// The option, the same for every command.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct TimeoutArgs {
+    /// Time limit for servers [default: 10; changes 60, wait-for 300]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
+}
+
+impl TimeoutArgs {
+    /// How long a command that only reads may take.
+    pub fn reading(self) -> Duration {
+        self.or(READ)
+    }
+
+    /// How long `wait-for` waits.
+    pub fn waiting(self) -> Duration {
+        self.or(WAIT)
+    }
+
+    fn or(self, default: Duration) -> Duration {
+        self.timeout.map_or(default, Duration::from_secs)
+    }
+
+    /// Waits for the database of a command that changes something, and says so once.
+    ///
+    /// # Errors
+    /// The last error once the time is over; any but a transient one at once.
+    pub async fn reach(self, database: &DatabaseConfig) -> Result<(), Error> {
+        let (limit, begun) = (self.or(CHANGE), Instant::now());
+        let mut said = false;
+        loop {
+            match connect(database, "letters").await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() != Kind::Transient => return Err(error),
+                Err(error) if begun.elapsed() >= limit => return Err(error),
+                Err(_) if said => {}
+                Err(_) => {
+                    said = true;
+                    let limit = limit.as_secs();
+                    tracing::warn!("waiting up to {limit} s for PostgreSQL at {database}");
+                }
+            }
+            tokio::time::sleep(TRY_EVERY).await;
+        }
+    }
+}
+
+/// What `reading` gives, if `server` ("PostgreSQL at db:5432/bank") answers within `limit`.
+///
+/// # Errors
+/// 69 if it does not; else those of `reading`.
+pub async fn answered<T>(
+    server: impl fmt::Display,
+    limit: Duration,
+    reading: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::time::timeout(limit, reading).await.unwrap_or_else(|_| {
+        let seconds = limit.as_secs();
+        let what = format!(
+            "{server} gave no answer within {seconds} s; check that it is up and not overloaded, \
+             or raise --timeout"
+        );
+        Err(Failure::Found { what, code: UNREACHABLE })
+    })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_answer_is_named_with_the_time_it_had() {
+        let never = std::future::pending::<Result<(), Failure>>();
+        let failure = answered("Kafka at k:9092", READ, never).await.unwrap_err();
+        assert_eq!(failure.exit_code(), UNREACHABLE);
+        let text = failure.chain();
+        assert!(text.starts_with("Kafka at k:9092 gave no answer within 10 s; "), "{text}");
+    }
+}

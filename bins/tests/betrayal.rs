@@ -2,9 +2,9 @@
 //! cluster at the same address, expired and compacted messages, transactions. On
 //! the real broker; what must be stored is known by what the tests produce.
 
-mod support;
 #[path = "betrayal/damage.rs"]
 mod damage;
+mod support;
 #[path = "betrayal/truncation.rs"]
 mod truncation;
 
@@ -67,6 +67,10 @@ fn main() -> ExitCode {
             damage::flipped_byte,
         );
         suite.real_kafka("messages of every codec are read", damage::codecs);
+        suite.real_kafka(
+            "with --start latest a partition that is added later is read from its beginning",
+            damage::added_later,
+        );
         suite.real_kafka(
             "two databases behind one consumer group are told apart",
             damage::two_databases,

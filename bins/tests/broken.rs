@@ -121,7 +121,7 @@ impl OneCommit {
         let owner = "a test".to_owned();
         let request = ClaimRequest {
             name,
-            first_position: 0,
+            first_position: 0.into(),
             owner,
             group: None,
             take_over: false,

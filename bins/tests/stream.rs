@@ -42,10 +42,7 @@ fn main() -> ExitCode {
             "a run to the end of partitions with large batches ends",
             partitions::large_batches,
         );
-        suite.real_kafka(
-            "every partition is read while others have a backlog",
-            partitions::many,
-        );
+        suite.real_kafka("every partition is read while others have a backlog", partitions::many);
     })
 }
 

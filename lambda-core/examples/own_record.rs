@@ -50,7 +50,7 @@ pub async fn run() -> Result<Counts, Box<dyn std::error::Error>> {
     let owner = "example".into();
     let request = ClaimRequest {
         name,
-        first_position: 0,
+        first_position: 0.into(),
         owner,
         group: None,
         take_over: false,

@@ -4,6 +4,8 @@ pub mod csv;
 pub mod decimal;
 pub mod json;
 
+mod foreign;
+
 use crate::dead_letter::{Reason, Reject};
 
 /// The bytes as text.

@@ -21,9 +21,9 @@ pub mod topic;
 
 mod committed;
 mod context;
+mod fairness;
 #[cfg(test)]
 mod fake;
-mod fairness;
 mod idle;
 mod member;
 mod offsets;

@@ -16,6 +16,7 @@ use crate::progress::{ClaimId, Counts, LaneId, LaneName, Progress, Sums};
 use crate::record::checksum::{Checksum, displacement, ownership};
 use crate::resolve::{Keys, Resolution, StandingRow};
 use crate::sink::{ClaimRequest, Committed, Durability, Sink};
+use crate::source::{FirstPosition, Gained};
 
 /// A row as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +73,9 @@ pub struct Contents {
     /// Progress by lane.
     pub lanes: BTreeMap<LaneId, Progress>,
     names: HashMap<LaneName, LaneId>,
+    /// How many partitions each source had when lanes of it were first claimed, by pipeline
+    /// and source.
+    partitions: HashMap<(String, String), i32>,
     commits: i64,
 }
 
@@ -103,17 +107,29 @@ impl MemorySink {
     }
 }
 
+impl Contents {
+    /// Where the lane of a request starts if it is new.
+    fn first_position(&mut self, request: &ClaimRequest) -> i64 {
+        let FirstPosition { position, gained } = request.first_position;
+        let Some(Gained { beginning, partitions }) = gained else { return position };
+        let source = (request.name.pipeline.clone(), request.name.source.clone());
+        let known = self.partitions.entry(source).or_insert(partitions);
+        if *known <= request.name.partition { beginning } else { position }
+    }
+}
+
 #[async_trait]
 impl Sink for MemorySink {
     async fn claim(&self, request: &ClaimRequest) -> Result<Progress, Error> {
         let mut contents = self.lock();
         contents.give_up(request);
+        let first_position = contents.first_position(request);
         let next = LaneId(i32::try_from(contents.names.len() + 1).unwrap_or(i32::MAX));
         let lane = *contents.names.entry(request.name.clone()).or_insert(next);
         let progress = contents.lanes.entry(lane).or_insert_with(|| Progress {
             lane,
             name: request.name.clone(),
-            position: request.first_position,
+            position: first_position,
             end_position: None,
             claim: None,
             counts: Counts::default(),

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use crate::batch::Batch;
 use crate::error::Error;
 use crate::progress::{LaneId, LaneName, Progress};
+use crate::source::FirstPosition;
 
 /// How durable a commit is when [`Sink::commit`] returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub struct ClaimRequest {
     /// The lane.
     pub name: LaneName,
     /// Its position if it was never read before.
-    pub first_position: i64,
+    pub first_position: FirstPosition,
     /// Who asks: written beside the claim, for people.
     pub owner: String,
     /// The consumer group, or nothing for a file: another group active on the

@@ -6,13 +6,38 @@ use crate::batch::Batch;
 use crate::error::Error;
 use crate::progress::{LaneId, LaneName, Progress};
 
+/// Where a lane starts that was never read before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FirstPosition {
+    /// Its position.
+    pub position: i64,
+    /// What is known of the partition, if the source may gain more of them.
+    pub gained: Option<Gained>,
+}
+
+/// What decides whether a partition was added to its source after that was first read. Such a
+/// partition holds only messages that came since, so it starts at its beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gained {
+    /// The partition's beginning.
+    pub beginning: i64,
+    /// How many partitions the source has now.
+    pub partitions: i32,
+}
+
+impl From<i64> for FirstPosition {
+    fn from(position: i64) -> Self {
+        Self { position, gained: None }
+    }
+}
+
 /// A lane that a source may read from now on, once it is claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// The lane.
     pub name: LaneName,
     /// Where it starts if it was never read before.
-    pub first_position: i64,
+    pub first_position: FirstPosition,
     /// The lane that held this name and is given up (see
     /// [`crate::sink::ClaimRequest::given_up`]).
     pub given_up: Option<LaneId>,

@@ -55,7 +55,7 @@ fn name() -> LaneName {
 fn request(name: LaneName) -> ClaimRequest {
     ClaimRequest {
         name,
-        first_position: 0,
+        first_position: 0.into(),
         owner: "rival".into(),
         group: None,
         take_over: false,
@@ -291,7 +291,7 @@ async fn a_lane_that_is_fenced_after_it_was_revoked_is_left_to_its_new_owner() {
     };
     for revoked in [true, false] {
         let (sink, name) = (MemorySink::new(), name());
-        let grant = Grant { name: name.clone(), first_position: 0, given_up: None };
+        let grant = Grant { name: name.clone(), first_position: 0.into(), given_up: None };
         let mut state = State::new(Authority::Stream, &SAMPLES);
         let granted = state.step(Input::Granted(vec![grant]));
         let [Action::Claim(generation, _)] = granted[..] else { panic!("{granted:?}") };
@@ -315,7 +315,7 @@ async fn a_lane_that_is_fenced_after_it_was_revoked_is_left_to_its_new_owner() {
 async fn a_check_that_is_due_amid_a_batch_follows_it() {
     let (sink, name) = (MemorySink::new(), name());
     let mut state = State::new(Authority::Stream, &SAMPLES);
-    let grant = Grant { name: name.clone(), first_position: 0, given_up: None };
+    let grant = Grant { name: name.clone(), first_position: 0.into(), given_up: None };
     let granted = state.step(Input::Granted(vec![grant]));
     let [Action::Claim(generation, _)] = granted[..] else { panic!("{granted:?}") };
     let progress = sink.claim(&request(name)).await.unwrap();
@@ -502,7 +502,7 @@ async fn the_rest_of_a_jobs_batch_is_no_takeover_when_its_lane_was_rewound() {
     let (sink, name) = (MemorySink::new(), name());
     let authority = Authority::Batch(JobRef { number: 1, as_of_micros: 0 });
     let mut state = State::new(authority, &SAMPLES);
-    let grant = Grant { name: name.clone(), first_position: 0, given_up: None };
+    let grant = Grant { name: name.clone(), first_position: 0.into(), given_up: None };
     let granted = state.step(Input::Granted(vec![grant]));
     let [Action::Claim(generation, _)] = granted[..] else { panic!("{granted:?}") };
     let progress = sink.claim(&request(name)).await.unwrap();

@@ -167,7 +167,7 @@ impl Bench {
 fn request(source: &str, partition: i32) -> ClaimRequest {
     ClaimRequest {
         name: LaneName { pipeline: "samples".into(), source: source.into(), partition },
-        first_position: 0,
+        first_position: 0.into(),
         owner: "test".into(),
         group: None,
         take_over: false,

@@ -66,8 +66,14 @@ async fn drop_role(database: &Database, role: &Role) -> Result<(), Failure> {
 async fn claim(sink: &PostgresSink, source: &str) -> Result<Progress, Failure> {
     let name = LaneName { pipeline: SAMPLES.name.into(), source: source.into(), partition: 0 };
     let (owner, group) = ("a test".into(), None);
-    let request =
-        ClaimRequest { name, first_position: 0, owner, group, take_over: false, given_up: None };
+    let request = ClaimRequest {
+        name,
+        first_position: 0.into(),
+        owner,
+        group,
+        take_over: false,
+        given_up: None,
+    };
     Ok(sink.claim(&request).await?)
 }
 

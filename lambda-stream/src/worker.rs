@@ -126,8 +126,7 @@ async fn prepare<R: Record>(config: &StreamConfig) -> Result<Run, Error> {
     let before = stored.lanes_waiting().await?;
     let database = sink.identity().to_owned();
     let sink = Arc::new(sink);
-    let mut run =
-        Run { sink, stored, before, ends: None, changed: Vec::new(), database, table };
+    let mut run = Run { sink, stored, before, ends: None, changed: Vec::new(), database, table };
     if config.exit_at_end {
         let ends = topic::ends(&config.kafka).await?;
         run.changed = changed(config, &mut run.stored, &ends).await?;

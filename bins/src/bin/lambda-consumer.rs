@@ -6,6 +6,7 @@ use clap::Parser;
 use lambda_bins::args::{DatabaseArgs, HelpArgs, HttpArgs, KafkaArgs, Output, OutputArgs};
 use lambda_bins::serving::Serving;
 use lambda_bins::{Failure, json, print};
+use lambda_core::delivery::batcher::FIRST_RECORDS;
 use lambda_core::kafka::{OnSourceChange, StartAt};
 use lambda_core::{Record, Transaction};
 use lambda_stream::{StreamConfig, Summary, consume};
@@ -23,6 +24,9 @@ struct Args {
     /// Take partitions from another group active in the last minute
     #[arg(long)]
     take_over: bool,
+    /// Rejects allowed among the first 1000 messages of a partition
+    #[arg(long, env = "STREAM_MAX_REJECTS", hide_env_values = true, default_value_t = FIRST_RECORDS / 2, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    max_rejects: i64,
     /// Exit once everything now in the topic is stored
     #[arg(long)]
     exit_at_end: bool,
@@ -44,6 +48,7 @@ impl Args {
         config.start = self.start;
         config.on_source_change = self.on_source_change;
         config.take_over = self.take_over;
+        config.limits.first_rejects = self.max_rejects;
         config.exit_at_end = self.exit_at_end;
         Ok(config)
     }

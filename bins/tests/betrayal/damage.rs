@@ -7,10 +7,11 @@ use lambda_lab::harness::Context;
 use lambda_lab::liveness::until;
 use lambda_lab::processes::{Process, Signal};
 use rdkafka::ClientConfig;
+use rdkafka::admin::NewPartitions;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use super::support::{Bench, DEADLINE};
-use super::{counts, ids, lanes, send};
+use super::{admin, counts, ids, lanes, patient, send};
 
 /// Sends messages in one batch with these settings.
 fn send_with(bench: &Bench, settings: &[(&str, &str)], payloads: &[String]) -> Result<(), Failure> {
@@ -116,4 +117,36 @@ pub(crate) async fn static_members(context: Context) -> Result<(), Failure> {
     second.signal(Signal::TERM)?;
     second.wait(DEADLINE).await?.expect_code(0)?;
     Ok(())
+}
+
+/// A partition is added while no consumer runs, another one while one does.
+pub(crate) async fn added_later(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context, 1).await?;
+    let latest = bench.consumer().args(["--start", "latest"]);
+    let latest = latest.env("KAFKA_CONFIG", "topic.metadata.refresh.interval.ms=500");
+    send(&bench, 0, &ids(0..10))?;
+    let first = latest.start()?;
+    bench.holds_lanes(&first).await?;
+    first.signal(Signal::TERM)?;
+    first.wait(DEADLINE).await?.expect_code(0)?;
+    send(&bench, 0, &ids(10..20))?;
+    add_partitions(&bench, 2).await?;
+    send(&bench, 1, &ids(100..140))?;
+    let consumer = latest.start()?;
+    bench.stored(50).await?;
+    add_partitions(&bench, 3).await?;
+    send(&bench, 2, &ids(200..240))?;
+    bench.stored(90).await?;
+    consumer.signal(Signal::TERM)?;
+    consumer.wait(DEADLINE).await?.expect_code(0)?;
+    let positions = [lanes(&bench, 0).await?[0].1, lanes(&bench, 1).await?[0].1];
+    assert_eq!(positions, [20, 40]);
+    assert_eq!(counts(&bench).await?, [90, 90, 0, 0], "all but what was there at the first start");
+    Ok(())
+}
+
+async fn add_partitions(bench: &Bench, count: usize) -> Result<(), Failure> {
+    let partitions = NewPartitions::new(&bench.topic, count);
+    let made = admin(&bench.bootstrap)?.create_partitions([&partitions], &patient()).await?;
+    made.into_iter().try_for_each(|made| made.map(drop)).map_err(|(_, code)| code.into())
 }

@@ -15,7 +15,12 @@ const BATCH: usize = 1_000_000;
 const MESSAGE: usize = 1_000;
 
 /// Sends so many batches to each partition; ids begin with `name`.
-fn send_batches(bench: &Bench, partitions: i32, batches: usize, name: &str) -> Result<i64, Failure> {
+fn send_batches(
+    bench: &Bench,
+    partitions: i32,
+    batches: usize,
+    name: &str,
+) -> Result<i64, Failure> {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", &bench.bootstrap)
         .set("batch.size", BATCH.to_string())

@@ -4,6 +4,7 @@ use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
 use crate::dead_letter::{Reason, Reject};
+use crate::decode::foreign;
 use crate::record::{Record, Row, RowWriter};
 
 /// Decodes one message's value into a row at the end of `rows`; a tombstone is
@@ -15,14 +16,14 @@ pub fn decode<R: Record>(payload: Option<&[u8]>, rows: &mut Vec<u8>) -> Result<R
     let payload = payload.filter(|payload| !payload.is_empty()).ok_or_else(|| {
         Reject::new(Reason::EmptyPayload, "expected a JSON object, found nothing")
     })?;
-    let json = super::utf8(payload)?;
+    let json = super::utf8(payload).map_err(|reject| foreign::explain(reject, payload))?;
     let start = rows.len();
     let mut row = RowWriter::new(const { &R::TABLE }, rows);
     match R::decode_json(json, &mut row) {
         Ok(()) => row.finish(),
         Err(reject) => {
             rows.truncate(start);
-            Err(reject)
+            Err(foreign::explain(reject, payload))
         }
     }
 }

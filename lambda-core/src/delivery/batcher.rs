@@ -13,10 +13,11 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::batch::{Batch, Body, Entry, Slice, Span};
+use crate::dead_letter::Reject;
 use crate::decode::json;
 use crate::failpoint::{Protection, off};
 use crate::outcome::Authority;
-use crate::progress::{ClaimId, Fingerprint, LaneId};
+use crate::progress::{ClaimId, Counts, Fingerprint, LaneId};
 use crate::record::Record;
 
 /// Pairs of buffers kept for reuse: one being committed, one ready.
@@ -29,12 +30,18 @@ pub struct Limits {
     pub rows: usize,
     /// Most bytes, as read and decoded together; the last record may exceed it.
     pub bytes: usize,
+    /// Most rejected records among the first [`FIRST_RECORDS`] of a lane: a topic of something
+    /// else is not moved into the dead letters.
+    pub first_rejects: i64,
 }
 
+/// How many records of a lane are its first ones.
+pub const FIRST_RECORDS: i64 = 1_000;
+
 impl Default for Limits {
-    /// 20,000 records, which was measured best, and 16 MiB.
+    /// 20,000 records, which was measured best, and 16 MiB; half of a lane's first records.
     fn default() -> Self {
-        Self { rows: 20_000, bytes: 16 << 20 }
+        Self { rows: 20_000, bytes: 16 << 20, first_rejects: FIRST_RECORDS / 2 }
     }
 }
 
@@ -72,6 +79,9 @@ pub enum Pushed {
     /// It is in the next batch, but the lane's last message, which should have come first,
     /// is no longer in the partition.
     GatheredWithoutLast,
+    /// It is in the next batch, and too many of the lane's first records are rejected, this
+    /// one too: the next batch must not be stored.
+    MostlyRejected,
     /// It lies below its lane's position: stored, or gathered before.
     Below,
     /// Its partition is not being read.
@@ -110,6 +120,9 @@ struct Lane {
     started: i64,
     /// Entries in the next batch.
     entries: usize,
+    /// Records read of it ever, and how many of these were rejected.
+    read: i64,
+    rejected: i64,
     /// The last message gathered, or stored before.
     last: Option<Last>,
     /// The message that must come first, since the partition is read from there.
@@ -183,6 +196,8 @@ pub struct Start {
     /// Whether the partition is read from that message on. It is not where the message has
     /// expired.
     pub expected: bool,
+    /// What became of the records stored of it.
+    pub counts: Counts,
 }
 
 /// Gathers messages into batches of records of type `R`.
@@ -220,10 +235,19 @@ impl<R: Record> Batcher<R> {
     /// partition is read from there, and the first message must be that one.
     pub fn start(&mut self, partition: i32, start: Start) {
         self.drop_partition(partition);
-        let Start { id, claim, from, last, expected } = start;
-        let expected = last.filter(|_| expected);
-        let last = last.map(Last::Taken);
-        let lane = Lane { id, claim, from, next: from, started: from, entries: 0, last, expected };
+        let Start { id, claim, from, last, expected, counts } = start;
+        let lane = Lane {
+            id,
+            claim,
+            from,
+            next: from,
+            started: from,
+            entries: 0,
+            read: counts.read,
+            rejected: counts.rejected,
+            last: last.map(Last::Taken),
+            expected: last.filter(|_| expected),
+        };
         self.lanes.insert(partition, lane);
     }
 
@@ -260,12 +284,26 @@ impl<R: Record> Batcher<R> {
             Ok(row) => Body::Row { content: Slice::new(row.content), key: Slice::new(row.key) },
             Err(reject) => Body::Rejected(Box::new(reject)),
         };
+        let rejected = matches!(body, Body::Rejected(_));
         let span = message.partition.cast_unsigned();
         self.entries.push(Entry { span, position, line: None, payload, message_key, body });
         lane.entries += 1;
+        lane.read += 1;
+        lane.rejected += i64::from(rejected);
         lane.next = position + 1;
         lane.last = Some(Last::Gathered { position, timestamp_ms, key: message_key, payload });
+        if rejected && lane.read <= FIRST_RECORDS && lane.rejected > self.limits.first_rejects {
+            return Pushed::MostlyRejected;
+        }
         if expected { Pushed::GatheredWithoutLast } else { Pushed::Gathered }
+    }
+
+    /// Why the last message was rejected, if it was.
+    pub fn last_reject(&self) -> Option<&Reject> {
+        match &self.entries.last()?.body {
+            Body::Rejected(reject) => Some(reject),
+            Body::Row { .. } => None,
+        }
     }
 
     /// Reads a partition again from its last message, which must come first. Gives the offset
@@ -297,7 +335,8 @@ impl<R: Record> Batcher<R> {
 
     /// Whether the next batch has reached a limit and is to be taken first.
     pub fn is_full(&self) -> bool {
-        self.entries.len() >= self.limits.rows || self.raw.len() + self.rows.len() >= self.limits.bytes
+        self.entries.len() >= self.limits.rows
+            || self.raw.len() + self.rows.len() >= self.limits.bytes
     }
 
     /// Takes what was gathered, if anything was. The lanes continue behind it.
@@ -438,7 +477,8 @@ mod tests {
     }
 
     fn start(id: i32, claim: ClaimId, from: i64) -> Start {
-        Start { id: LaneId(id), claim, from, last: None, expected: false }
+        let counts = Counts::default();
+        Start { id: LaneId(id), claim, from, last: None, expected: false, counts }
     }
 
     fn payload(partition: i32, position: i64, valid: bool) -> Vec<u8> {
@@ -563,7 +603,7 @@ mod tests {
 
         #[test]
         fn a_batch_stops_growing_at_its_limits(rows in 1_usize..20, bytes in 1_usize..2_000) {
-            let mut batcher = Batcher::<Note>::new(Limits { rows, bytes });
+            let mut batcher = Batcher::<Note>::new(Limits { rows, bytes, ..Limits::default() });
             batcher.start(0, start(1, ClaimId::random(), 0));
             let mut position = 0;
             while !batcher.is_full() {
@@ -594,7 +634,7 @@ mod tests {
 
     #[test]
     fn a_large_batch_takes_its_memory_with_it_and_many_lanes_need_no_more_than_one() {
-        let limits = Limits { rows: 1_000, bytes: 64 << 10 };
+        let limits = Limits { rows: 1_000, bytes: 64 << 10, first_rejects: i64::MAX };
         let mut batcher = Batcher::<Note>::new(limits);
         for partition in 0..300 {
             batcher.start(partition, start(partition, ClaimId::random(), 0));
@@ -622,7 +662,7 @@ mod tests {
         let mut batcher = Batcher::<Note>::new(Limits::default());
         let last = message(0, 7, br#"{"id":"seven"}"#).fingerprint();
         let claim = ClaimId::random();
-        let start = Start { id: LaneId(1), claim, from: 10, last: Some(last), expected: true };
+        let start = Start { last: Some(last), expected: true, ..start(1, claim, 10) };
         batcher.start(0, start);
         (batcher, last)
     }
@@ -688,6 +728,25 @@ mod tests {
             batcher.start(0, start(1, ClaimId::random(), position));
             assert_eq!(batcher.read_again(0), Some(from));
         }
+    }
+
+    #[test]
+    fn a_lane_whose_first_records_are_mostly_rejected_is_found_out_a_later_reject_is_not() {
+        let limits = Limits { first_rejects: 2, ..Limits::default() };
+        let reject = |read, rejected| {
+            let mut batcher = Batcher::<Note>::new(limits);
+            let counts = Counts { read, rejected, ..Counts::default() };
+            batcher.start(0, Start { counts, ..start(1, ClaimId::random(), 0) });
+            let good = batcher.push(&message(0, 0, br#"{"id":"a"}"#));
+            assert_eq!(good, Pushed::Gathered, "a good record says nothing");
+            let pushed = batcher.push(&message(0, 1, b"none"));
+            assert_eq!(batcher.last_reject().unwrap().reason.as_str(), "invalid_json");
+            pushed
+        };
+        assert_eq!(reject(10, 1), Pushed::Gathered);
+        assert_eq!(reject(10, 2), Pushed::MostlyRejected);
+        assert_eq!(reject(FIRST_RECORDS - 2, 2), Pushed::MostlyRejected);
+        assert_eq!(reject(FIRST_RECORDS - 1, 2), Pushed::Gathered);
     }
 
     #[test]

@@ -73,11 +73,7 @@ impl Offsets {
 
     /// The offsets of the next partition in turn that has a leader, after a question for all
     /// of them failed with `error`.
-    fn of_one(
-        &mut self,
-        partitions: &[i32],
-        error: Error,
-    ) -> Result<BTreeMap<i32, Kept>, Error> {
+    fn of_one(&mut self, partitions: &[i32], error: Error) -> Result<BTreeMap<i32, Kept>, Error> {
         // What a broker that was just starting reported of the topic may name no leaders, and
         // librdkafka, which takes that as final, would not ask again for minutes.
         let led = match topic::led(self.observer.client(), self.config.topic()) {

@@ -188,12 +188,16 @@ impl<'a, R: Record> Polling<'a, R> {
         let first = state.batcher.is_empty();
         let pushed = state.batcher.push(&message);
         let full = state.batcher.is_full();
+        if pushed == Pushed::MostlyRejected {
+            let why = state.batcher.last_reject().map(ToString::to_string).unwrap_or_default();
+            return Err(mostly_rejected(self.topic, message.partition, message.position, &why));
+        }
         drop(state);
         self.fairness.heard(message.partition, message.payload.map_or(0, <[u8]>::len));
         match pushed {
             Pushed::Changed(changed) => self.changed(message.partition, &changed)?,
             Pushed::GatheredWithoutLast => self.warn_of_gone(message.partition, message.position),
-            Pushed::Gathered | Pushed::Below | Pushed::NotStarted => {}
+            Pushed::Gathered | Pushed::MostlyRejected | Pushed::Below | Pushed::NotStarted => {}
         }
         if first {
             self.shared.notify();
@@ -342,8 +346,8 @@ impl<'a, R: Record> Polling<'a, R> {
             }
             let Some(claim) = progress.claim else { continue };
             let expected = progress.last.is_some_and(|last| last.position >= kept.low);
-            let Progress { lane: id, position, last, .. } = *progress;
-            let start = batcher::Start { id, claim, from: position, last, expected };
+            let Progress { lane: id, position, last, counts, .. } = *progress;
+            let start = batcher::Start { id, claim, from: position, last, expected, counts };
             let mut state = self.shared.lock();
             // Before the assignment, so that no message finds its lane missing; what
             // was fetched under an earlier one was dropped by unassigning.
@@ -449,6 +453,18 @@ impl<'a, R: Record> Polling<'a, R> {
             tracing::debug!(%error, "Kafka did not take our positions");
         }
     }
+}
+
+/// The error for a partition of something else.
+fn mostly_rejected(topic: &str, partition: i32, offset: i64, why: &str) -> Error {
+    Error::misconfigured(
+        format!(
+            "most of the first messages of partition {partition} of {topic} are no records, the \
+             last one at offset {offset}: {why}"
+        ),
+        "check KAFKA_TOPIC and what is produced to it; to store the records among them and move \
+         the others into the dead letters, start with --max-rejects 1000",
+    )
 }
 
 /// Partitions of a topic, each with an offset, as librdkafka wants them.

@@ -8,12 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::progress::LaneId;
+use crate::source::FirstPosition;
 
 /// A partition that the group has granted to this process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Hold {
     /// Where its lane starts if it was never read before, once asked for.
-    first_position: Option<i64>,
+    first_position: Option<FirstPosition>,
     /// The lane that is given up for it (R18).
     given_up: Option<LaneId>,
     /// Whether the flow knows of the grant.
@@ -36,7 +37,7 @@ pub(super) enum News {
 pub(super) struct Granted {
     pub(super) partition: i32,
     /// Where its lane starts if it was never read before.
-    pub(super) first_position: i64,
+    pub(super) first_position: FirstPosition,
     /// The lane that is given up for it.
     pub(super) given_up: Option<LaneId>,
 }
@@ -121,9 +122,9 @@ impl Assignment {
     }
 
     /// A partition's first position.
-    pub(super) fn first_position(&mut self, partition: i32, position: i64) {
+    pub(super) fn first_position(&mut self, partition: i32, first: impl Into<FirstPosition>) {
         if let Some(hold) = self.holds.get_mut(&partition) {
-            hold.first_position = Some(position);
+            hold.first_position = Some(first.into());
         }
     }
 
@@ -388,7 +389,7 @@ mod tests {
         assert_eq!(assignment.without_first_position(), [0, 1, 2]);
         assignment.first_position(1, 0);
         assert_eq!(assignment.without_first_position(), [0, 2]);
-        let granted = Granted { partition: 1, first_position: 0, given_up: None };
+        let granted = Granted { partition: 1, first_position: 0.into(), given_up: None };
         assert_eq!(assignment.news(), Some(News::Granted(vec![granted])));
     }
 
@@ -401,7 +402,8 @@ mod tests {
         assignment
     }
 
-    fn granted(first_position: i64, given_up: Option<LaneId>) -> News {
+    fn granted(position: i64, given_up: Option<LaneId>) -> News {
+        let first_position = position.into();
         News::Granted(vec![Granted { partition: 3, first_position, given_up }])
     }
 }

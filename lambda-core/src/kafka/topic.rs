@@ -1,8 +1,8 @@
 //! What a cluster tells about a topic: its name as a source, its partitions,
 //! where they begin and end.
 
-use std::collections::btree_map::{BTreeMap, Entry};
 use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ pub struct Topic {
     /// `<cluster id>/<topic>`: the same topic of another cluster is another source
     /// (R18).
     pub source: String,
-    /// Its partitions.
+    /// Its partitions, in order.
     pub partitions: Vec<i32>,
 }
 
@@ -75,7 +75,8 @@ pub(super) fn describe<C: ClientContext>(client: &Client<C>, topic: &str) -> Res
     if let Some(code) = found.error() {
         return Err(remedy::kafka(KafkaError::MetadataFetch(code.into()), WHAT));
     }
-    let partitions: Vec<i32> = found.partitions().iter().map(MetadataPartition::id).collect();
+    let mut partitions: Vec<i32> = found.partitions().iter().map(MetadataPartition::id).collect();
+    partitions.sort_unstable();
     if partitions.is_empty() {
         return Err(remedy::kafka(KafkaError::MetadataFetch(missing), WHAT));
     }
@@ -128,7 +129,9 @@ pub(super) fn kept_of(
     let (highs, high_refused) = ask_offsets(client, topic, partitions, Offset::End)?;
     let kept: BTreeMap<i32, Kept> = lows
         .into_iter()
-        .filter_map(|(partition, low)| Some((partition, Kept { low, high: *highs.get(&partition)? })))
+        .filter_map(|(partition, low)| {
+            Some((partition, Kept { low, high: *highs.get(&partition)? }))
+        })
         .collect();
     match low_refused.or(high_refused) {
         Some(refused) if kept.is_empty() => Err(remedy::kafka(refused, TELL_OFFSETS)),

@@ -99,16 +99,24 @@ async fn create(client: &mut Client, request: &ClaimRequest) -> Result<(), tokio
     transaction.commit().await
 }
 
+/// A partition beyond those that its source had when it was first read was added since, and
+/// starts at its beginning. Members that start together may come here in any order, so what
+/// counts is what the first of them knew.
 async fn insert(client: &Client, request: &ClaimRequest) -> Result<(), tokio_postgres::Error> {
-    let name = &request.name;
-    let sql = "insert into ingest_progress (pipeline, source, partition, position) \
-               select $1, $2, $3, $4 where not exists ( \
+    let (name, first) = (&request.name, request.first_position);
+    let sql = "insert into ingest_progress (pipeline, source, partition, position, partitions) \
+               select $1, $2, $3, \
+                      case when $3 >= (select min(partitions) from ingest_progress \
+                                       where pipeline = $1 and source = $2) \
+                           then coalesce($5, $4) else $4 end, $6 \
+               where not exists ( \
                    select from ingest_progress where pipeline = $1 and source = $2 and partition = $3) \
                on conflict do nothing";
-    client
-        .execute(sql, &[&name.pipeline, &name.source, &name.partition, &request.first_position])
-        .await
-        .map(drop)
+    let beginning = first.gained.map(|gained| gained.beginning);
+    let partitions = first.gained.map(|gained| gained.partitions);
+    let parameters: [&(dyn ToSql + Sync); 6] =
+        [&name.pipeline, &name.source, &name.partition, &first.position, &beginning, &partitions];
+    client.execute(sql, &parameters).await.map(drop)
 }
 
 /// The claim that is to be replaced. Refuses to take a lane from another group

@@ -12,6 +12,7 @@ use crate::memory::Contents;
 use crate::outcome::Authority;
 use crate::progress::{Counts, LaneName, Progress};
 use crate::sink::{ClaimRequest, Durability, Sink};
+use crate::source::{FirstPosition, Gained};
 use crate::testing::draft::{Draft, SAMPLES, Sample};
 
 /// A sink under test, and what the test may know about it from outside.
@@ -39,6 +40,7 @@ pub const CASES: &[Case] = &[
     ("a lane given up keeps its number and counts, and a new one takes its name", |s| {
         Box::pin(gives_up(s))
     }),
+    ("a partition that its source gained starts at its beginning", |s| Box::pin(gains(s))),
     ("a commit moves rows, counts and position together", |s| Box::pin(commits(s))),
     ("nothing lands under a replaced claim, nor from another position", |s| Box::pin(fences(s))),
     ("a fenced lane leaves the batch and the rest goes on", |s| Box::pin(fences_one(s))),
@@ -57,7 +59,7 @@ pub const CASES: &[Case] = &[
 fn request(partition: i32) -> ClaimRequest {
     ClaimRequest {
         name: LaneName { pipeline: "samples".into(), source: "suite".into(), partition },
-        first_position: 10,
+        first_position: 10.into(),
         owner: "suite".into(),
         group: None,
         take_over: false,
@@ -105,11 +107,22 @@ async fn claims(subject: &dyn Subject) {
     assert_eq!(told, [second]);
 }
 
+/// Whoever comes first, and however many partitions members know of that come later.
+async fn gains(subject: &dyn Subject) {
+    for (partition, partitions, position) in [(1, 2, 10), (0, 2, 10), (2, 4, 4), (3, 4, 4)] {
+        let gained = Some(Gained { beginning: 4, partitions });
+        let first_position = FirstPosition { position: 10, gained };
+        let request = ClaimRequest { first_position, ..request(partition) };
+        let claimed = subject.sink().claim(&request).await.expect("a claim");
+        assert_eq!(claimed.position, position, "partition {partition}");
+    }
+}
+
 async fn gives_up(subject: &dyn Subject) {
     let first = claim(subject, 0).await;
     let before = stream().lane(&first, 20).record(10, &Sample::new("a", 1)).rejected(11, b"old");
     let before = store(subject, &before.build()).await.remove(0);
-    let anew = ClaimRequest { given_up: Some(first.lane), first_position: 3, ..request(0) };
+    let anew = ClaimRequest { given_up: Some(first.lane), first_position: 3.into(), ..request(0) };
     let second = subject.sink().claim(&anew).await.expect("a claim");
     assert_ne!(second.lane, first.lane, "its rows' evidence names the lane that was given up");
     assert_eq!((second.position, second.last), (3, None));

@@ -39,7 +39,11 @@ impl Lists {
             partition,
         };
         partitions
-            .map(|partition| Grant { name: name(partition), first_position: 0, given_up: None })
+            .map(|partition| Grant {
+                name: name(partition),
+                first_position: 0.into(),
+                given_up: None,
+            })
             .collect()
     }
 

@@ -121,7 +121,7 @@ async fn write(
 async fn claim(sink: &dyn Sink, partition: i32) -> Progress {
     let request = ClaimRequest {
         name: LaneName { pipeline: "samples".into(), source: "model".into(), partition },
-        first_position: 0,
+        first_position: 0.into(),
         owner: "model".into(),
         group: None,
         take_over: false,

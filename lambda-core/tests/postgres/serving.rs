@@ -95,7 +95,14 @@ async fn claim(sink: &PostgresSink, partition: i32) -> Result<Progress, Failure>
     let name = LaneName { pipeline: "transactions".into(), source: "test".into(), partition };
     let (owner, group, take_over) = ("test".into(), None, false);
     Ok(sink
-        .claim(&ClaimRequest { name, first_position: 0, owner, group, take_over, given_up: None })
+        .claim(&ClaimRequest {
+            name,
+            first_position: 0.into(),
+            owner,
+            group,
+            take_over,
+            given_up: None,
+        })
         .await?)
 }
 

@@ -417,7 +417,8 @@ impl Database {
         let (pipeline, source) = (SAMPLES.name.into(), format!("file {number}"));
         let name = LaneName { pipeline, source, partition: 1_000 + number as i32 };
         let writer = self.new_writer();
-        let progress = self.claim(writer, &Grant { name, first_position: 0, given_up: None })?;
+        let progress =
+            self.claim(writer, &Grant { name, first_position: 0.into(), given_up: None })?;
         let mut log = Log::default();
         let mut draft = Draft::new(Authority::Batch(job), &SAMPLES);
         draft = draft.lane(&progress, contents.len() as i64);

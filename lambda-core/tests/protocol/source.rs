@@ -76,8 +76,8 @@ impl Source {
                 Wish::Stop => hold.next = None,
                 Wish::Start(progress) => {
                     let Some(claim) = progress.claim else { continue };
-                    let Progress { lane: id, position, last, .. } = *progress;
-                    let start = Start { id, claim, from: position, last, expected: true };
+                    let Progress { lane: id, position, last, counts, .. } = *progress;
+                    let start = Start { id, claim, from: position, last, expected: true, counts };
                     self.batcher.start(partition, start);
                     // A broker may give a little of what lies before.
                     let from = last.map_or(position, |last| last.position);
@@ -114,7 +114,7 @@ impl Source {
         let mut grants = Vec::new();
         for (partition, hold) in self.holds.iter_mut().filter(|(_, hold)| !hold.told) {
             hold.told = true;
-            grants.push(Grant { name: name(*partition), first_position: 0, given_up: None });
+            grants.push(Grant { name: name(*partition), first_position: 0.into(), given_up: None });
         }
         if !grants.is_empty() {
             return Some(Event::Granted(grants));

@@ -19,6 +19,7 @@ use crate::kafka::{topic, unreadable};
 use crate::metrics::{self, Retry};
 use crate::progress::{LaneId, Progress};
 use crate::record::Record;
+use crate::source::{FirstPosition, Gained};
 
 impl<R: Record> Polling<'_, R> {
     /// Reads the lanes that the flow wants read, if their partitions still hold where they are
@@ -167,8 +168,11 @@ impl<R: Record> Polling<'_, R> {
             Ok(kept) => {
                 let mut state = self.shared.lock();
                 for (partition, kept) in kept {
-                    let first = self.member.options.start.position(kept);
-                    state.assignment.first_position(partition, first);
+                    let position = self.member.options.start.position(kept);
+                    let known = self.partitions.last().map_or(0, |last| last + 1);
+                    let partitions = known.max(partition + 1);
+                    let gained = Some(Gained { beginning: kept.low, partitions });
+                    state.assignment.first_position(partition, FirstPosition { position, gained });
                 }
                 drop(state);
                 self.shared.notify();

@@ -39,6 +39,8 @@ create table ingest_progress (
     pipeline text collate "C" not null,
     source text collate "C" not null,
     partition integer not null,
+    -- How many partitions the topic had when this lane was first claimed.
+    partitions integer,
     position bigint not null,
     end_position bigint,
     -- Who holds the lane: the last claim written here.

@@ -37,8 +37,8 @@ fn send_batches(
             let record = BaseRecord::to(&bench.topic).partition(partition).key("A");
             producer.send(record.payload(&payload)).map_err(|(error, _)| error)?;
         }
-        producer.flush(DEADLINE)?;
     }
+    producer.flush(DEADLINE)?;
     Ok(i64::from(partitions) * i64::try_from(messages)?)
 }
 
@@ -62,11 +62,11 @@ pub(crate) async fn many(context: Context) -> Result<(), Failure> {
     let consumer = bench.consumer().start()?;
     let mut read = 0;
     let all_begun = "select count(*) from ingest_progress where position > 0";
-    until("every partition is being read", async || {
+    let begun = until("every partition is being read", async || {
         read = bench.read().await?;
         Ok(bench.number(all_begun).await? == i64::from(PARTITIONS))
-    })
-    .await?;
+    });
+    begun.await.map_err(|error| format!("{error}:\n{}", consumer.stderr()))?;
     assert!(read < sent * 3 / 4, "{read} of {sent} were read before the last one began");
     bench.stored(sent).await?;
     consumer.signal(Signal::TERM)?;

@@ -108,7 +108,7 @@ async fn insert(client: &Client, request: &ClaimRequest) -> Result<(), tokio_pos
                select $1, $2, $3, \
                       case when $3 >= (select min(partitions) from ingest_progress \
                                        where pipeline = $1 and source = $2) \
-                           then coalesce($5, $4) else $4 end, $6 \
+                           then coalesce($5, $4::bigint) else $4 end, $6 \
                where not exists ( \
                    select from ingest_progress where pipeline = $1 and source = $2 and partition = $3) \
                on conflict do nothing";

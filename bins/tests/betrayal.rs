@@ -76,12 +76,12 @@ fn main() -> ExitCode {
             damage::two_databases,
         );
         suite.real_kafka(
-            "two members with one group.instance.id do not fence each other for ever",
+            "two members with one group.instance.id do not fence each other endlessly",
             damage::static_members,
         );
         suite.deadline(300);
         suite.docker(
-            "a log that loses its tail and grows past it stops whoever read the tail",
+            "a log that loses its tail and grows past it stops its readers",
             truncation::loses_tail,
         );
     })

@@ -153,8 +153,7 @@ impl Lane {
     }
 }
 
-/// A lane's last message: hashed only when somebody asks, since most are not the last for
-/// long.
+/// A lane's last message. It is hashed only on demand, since most are not the last for long.
 #[derive(Debug, Clone, Copy)]
 enum Last {
     /// Still in the raw buffer.

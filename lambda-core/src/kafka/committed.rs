@@ -99,7 +99,7 @@ impl Committed {
     }
 
     /// Another database's commits from before this program started may be those of the one
-    /// that this database is a copy of. Only what changes is somebody who runs.
+    /// that this database is a copy of. Only what changes comes from a program that runs.
     fn compare(&mut self, metadata: BTreeMap<i32, String>) -> Result<(), Error> {
         let seen = self.seen.replace(metadata.clone());
         let Some(seen) = seen else { return Ok(()) };

@@ -15,7 +15,7 @@ const HELPING: usize = 256 << 10;
 /// How long others are held back for a partition that delivers nothing: it may have no leader.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a partition with unread messages may deliver none before somebody should look.
+/// How long a partition with unread messages may deliver none before that is reported.
 const UNREAD_AFTER: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +65,7 @@ impl Fairness {
         }
     }
 
-    /// All partitions were paused until now: nobody could deliver.
+    /// All partitions were paused until now: none could deliver.
     pub(super) fn resumed(&mut self, now: Instant) {
         for it in self.partitions.values_mut() {
             it.hungry = it.hungry.map(|_| now);
@@ -85,7 +85,7 @@ impl Fairness {
         }
     }
 
-    /// Whom to hold back from now on, and whom no longer; `assigned` is what librdkafka reads,
+    /// Which partitions to hold back from now on, and which no longer; `assigned` is what librdkafka reads,
     /// in order.
     pub(super) fn change(&mut self, assigned: &[i32], now: Instant) -> Change {
         self.partitions.retain(|partition, _| assigned.binary_search(partition).is_ok());
@@ -157,11 +157,11 @@ mod tests {
         fairness.heard(2, 1);
         assert_eq!(change(&mut fairness, now), (vec![], vec![0, 1]));
         fairness.heard(2, 2 * HELPING);
-        assert_eq!(change(&mut fairness, now), (vec![], vec![]), "nobody is hungry");
+        assert_eq!(change(&mut fairness, now), (vec![], vec![]), "none is hungry");
     }
 
     #[test]
-    fn a_partition_without_messages_holds_nobody_back() {
+    fn a_partition_without_messages_holds_no_other_back() {
         let (mut fairness, now) = one_is_hungry();
         fairness.ended(2);
         assert_eq!(change(&mut fairness, now), (vec![], vec![]));
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_that_is_no_longer_assigned_holds_nobody_back() {
+    fn a_partition_that_is_no_longer_assigned_holds_no_other_back() {
         let (mut fairness, now) = one_is_hungry();
         assert_eq!(fairness.change(&[0, 1], now), Change::default());
     }

@@ -162,7 +162,7 @@ mod tests {
     use crate::kafka::fake::{Broker, KEPT, LIVENESS, ROUNDS};
 
     #[test]
-    fn whoever_asks_and_was_told_of_no_broker_finds_them_again() {
+    fn a_client_that_lost_all_brokers_finds_them_again() {
         let broker = Broker::start().unwrap();
         let mut offsets = Offsets::new(&broker.config("")).unwrap();
         for round in 0..ROUNDS {

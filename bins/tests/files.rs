@@ -328,7 +328,7 @@ async fn moved_away(context: Context) -> Result<(), Failure> {
     for (number, name) in names.iter().enumerate() {
         fs::write(inbox.join(name), HEADER.to_owned() + &row(100 + number))?;
     }
-    let program = bench.program(&[&inbox]).args(&flags);
+    let program = bench.program(&[&inbox]).args(flags);
     let (one, other) = (program.start()?, program.start()?);
     one.wait(DEADLINE).await?.expect_code(0)?;
     other.wait(DEADLINE).await?.expect_code(0)?;

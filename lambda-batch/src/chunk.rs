@@ -335,18 +335,18 @@ mod tests {
         let header = Header::parse(CSV_HEADER.as_bytes(), table).unwrap();
         let mut decoder = CsvDecoder::<Transaction>::new(header);
         let (mut framer, window) = (Framer::new(), Window::new(content.as_bytes(), 0));
-        let mut frames = Vec::new();
+        let mut found = Vec::new();
         while let Some(frame) = framer.next(window)? {
-            frames.push(frame);
+            found.push(frame);
         }
-        frames.extend(framer.finish()?);
+        found.extend(framer.finish()?);
         let decode = |frame: Frame| {
             let mut rows = Vec::new();
             let raw = &content.as_bytes()[frame.start as usize..frame.end as usize];
             let row = decoder.decode_at(raw, frame.line, &mut rows);
             (frame, row.map(|row| rows[row.content].to_vec()))
         };
-        Ok(frames.into_iter().skip(1).map(decode).collect())
+        Ok(found.into_iter().skip(1).map(decode).collect())
     }
 
     fn file(records: &[String], ending: &str) -> String {

@@ -513,7 +513,7 @@ mod tests {
         }
     }
 
-    fn texts<'a>(content: &'a str, size: usize) -> Vec<(u64, &'a str)> {
+    fn texts(content: &str, size: usize) -> Vec<(u64, &str)> {
         let frames = frames(content.as_bytes(), &[size]).expect("no quote is left open");
         let text = |frame: &Frame| &content[frame.start as usize..frame.end as usize];
         frames.iter().map(|frame| (frame.line, text(frame))).collect()

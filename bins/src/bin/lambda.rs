@@ -39,7 +39,8 @@ fn main() -> ExitCode {
     lambda_bins::run("lambda", async |shutdown| match &args.command {
         Command::Doctor(args) => doctor::run(args, timeout).await,
         Command::Jobs(args) => jobs::run(args, timeout, &shutdown).await,
-        Command::DeadLetters(args) => dead_letters::run(args, timeout, &shutdown).await,
+        // Boxed: its future is too large for the stack of a caller.
+        Command::DeadLetters(args) => Box::pin(dead_letters::run(args, timeout, &shutdown)).await,
         Command::Topic(args) => topic::run(args, timeout).await,
         Command::WaitFor(args) => wait_for::run(args, timeout, &shutdown).await,
     })

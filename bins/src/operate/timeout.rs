@@ -22,6 +22,9 @@ const CHANGE: Duration = Duration::from_mins(1);
 /// How long `wait-for` waits.
 const WAIT: Duration = Duration::from_mins(5);
 
+/// A year, in seconds: more could not be added to a point in time.
+const SECONDS_MAX: u64 = 365 * 24 * 60 * 60;
+
 /// How often a server that is away is tried again.
 const TRY_EVERY: Duration = Duration::from_millis(500);
 
@@ -29,7 +32,7 @@ const TRY_EVERY: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, Copy, Args)]
 pub struct TimeoutArgs {
     /// Time limit for servers [default: 10; changes 60, wait-for 300]
-    #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=SECONDS_MAX))]
     timeout: Option<u64>,
 }
 

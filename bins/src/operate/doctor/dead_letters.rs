@@ -72,9 +72,9 @@ mod tests {
             "40 open, the oldest for 5 h; most: 30 invalid_field in transactions[2]"
         );
         assert_eq!(found(&[file]), "10 open, the oldest for 5 h: 10 invalid_field in a.csv");
-        let undated = OpenDeadLetters { oldest: None, ..topic };
-        assert_eq!(found(&[undated.clone()]), "30 open: 30 invalid_field in transactions[2]");
-        assert!(matches!(judged(&[undated]).state, State::Warning { .. }));
+        let undated = [OpenDeadLetters { oldest: None, ..topic }];
+        assert_eq!(found(&undated), "30 open: 30 invalid_field in transactions[2]");
+        assert!(matches!(judged(&undated).state, State::Warning { .. }));
         assert!(matches!(judged(&[]).state, State::Ok));
     }
 }

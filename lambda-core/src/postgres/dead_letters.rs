@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What somebody decides about dead letters is durable before it is believed (R5). A
 /// process that is frozen between two statements holds nothing for longer than that:
-/// loaders wait for it, and may not end a backend of another role (R13).
+/// loaders wait for it, and never end an operator's session.
 const SETTINGS: &str = "\
     set synchronous_commit = on; set idle_in_transaction_session_timeout = '10s'; \
     set lock_timeout = '5s'; set statement_timeout = 0";

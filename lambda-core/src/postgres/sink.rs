@@ -34,7 +34,7 @@ use crate::sink::{ClaimRequest, Committed, Durability, Sink};
 const CHECKOUT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a commit waits for other loaders before it ends those whose
-/// transactions are as old (R13).
+/// transactions are as old.
 const BLOCKED_AFTER: Duration = Duration::from_secs(30);
 
 /// How often it looks what it waits for.

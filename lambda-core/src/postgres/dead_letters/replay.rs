@@ -5,8 +5,8 @@
 //! lanes, then the dead letters by number, then what the commit's steps lock (R4). Nobody
 //! who holds a dead letter waits for any of the former.
 //!
-//! It runs as the schema's owner, whose backends no loader may end, so that one which is
-//! frozen must lose its locks by itself. While it holds any, it waits for the client
+//! No loader ends its session, which has no mark of a loader, so that one which is frozen
+//! must lose its locks by itself. While it holds any, it waits for the client
 //! between two messages or statements only, where the server's timeouts end it: not inside
 //! a COPY, and not amid an answer, as long as sockets' buffers hold what stands under the
 //! ids of one transaction: 200 rows, some hundred KiB.

@@ -50,7 +50,10 @@ pub async fn run(
 ) -> Result<(), Failure> {
     match &args.command {
         Command::List(args) => unless_stopped(shutdown, list::run(args, timeout)).await,
-        Command::Show(args) => unless_stopped(shutdown, show::run(args, timeout)).await,
+        Command::Show(args) => {
+            // Boxed: what it reads by is large.
+            unless_stopped(shutdown, Box::pin(show::run(args, timeout))).await
+        }
         // It stops by itself between two transactions, and reports what it has stored.
         Command::Replay(args) => replay::run(args, timeout, shutdown).await,
         Command::Discard(args) => unless_stopped(shutdown, put_away::discard(args, timeout)).await,

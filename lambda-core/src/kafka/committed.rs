@@ -101,13 +101,10 @@ impl Committed {
     /// Another database's commits from before this program started may be those of the one
     /// that this database is a copy of. Only what changes comes from a program that runs.
     fn compare(&mut self, metadata: BTreeMap<i32, String>) -> Result<(), Error> {
-        let seen = self.seen.replace(metadata.clone());
-        let Some(seen) = seen else { return Ok(()) };
-        for (partition, metadata) in &metadata {
-            let other = database(metadata).filter(|other| *other != self.database);
-            if let Some(other) = other
-                && seen.get(partition) != Some(metadata)
-            {
+        if let Some(seen) = &self.seen {
+            let changed = metadata.iter().filter(|(partition, it)| seen.get(partition) != Some(it));
+            let mut others = changed.filter_map(|(partition, it)| Some((partition, database(it)?)));
+            if let Some((partition, other)) = others.find(|(_, it)| *it != self.database) {
                 return Err(Error::misconfigured(
                     format!(
                         "two databases share consumer group {} of topic {} at {}: database \
@@ -120,6 +117,7 @@ impl Committed {
                 ));
             }
         }
+        self.seen = Some(metadata);
         Ok(())
     }
 }

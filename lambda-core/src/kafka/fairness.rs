@@ -175,7 +175,7 @@ mod tests {
         fairness.behind(&BTreeSet::from([2]), now + PATIENCE);
         fairness.heard(0, HELPING);
         assert_eq!(change(&mut fairness, now + PATIENCE), (vec![], vec![]), "not again");
-        assert!(fairness.unread(now + UNREAD_AFTER - SECOND).is_empty());
+        assert!(fairness.unread(now + PATIENCE).is_empty());
         assert_eq!(fairness.unread(now + UNREAD_AFTER), [2]);
         fairness.behind(&BTreeSet::new(), now + UNREAD_AFTER);
         assert!(fairness.unread(now + UNREAD_AFTER).is_empty(), "it has no more messages");

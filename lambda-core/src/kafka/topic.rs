@@ -9,7 +9,7 @@ use std::time::Duration;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
-use rdkafka::metadata::MetadataPartition;
+use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 
@@ -179,7 +179,7 @@ pub(super) fn led<C: ClientContext>(
         .fetch_metadata(Some(topic), OFFSETS_TIMEOUT)
         .map_err(|error| remedy::kafka(error, "tell about the topic"))?;
     let found = metadata.topics().iter().filter(|found| found.name() == topic);
-    let partitions = found.flat_map(|found| found.partitions());
+    let partitions = found.flat_map(MetadataTopic::partitions);
     Ok(partitions.filter(|it| it.leader() >= 0).map(MetadataPartition::id).collect())
 }
 

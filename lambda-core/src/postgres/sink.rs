@@ -251,7 +251,8 @@ impl PostgresSink {
             waited: within(BLOCKED_AFTER),
             older_than: BLOCKED_AFTER,
         };
-        let attempt = commit::commit(&mut session, batch, durability, path, &self.jobs);
+        // Boxed: large, and in every future that waits for a commit.
+        let attempt = Box::pin(commit::commit(&mut session, batch, durability, path, &self.jobs));
         let attempt = ending_blockers(&self.config, &backend, terms, &self.blockers, attempt);
         let attempt = evict::unless_silent(&self.config, &backend, attempt);
         match holdup::unless_slow(&self.config, &backend, patience, attempt).await {

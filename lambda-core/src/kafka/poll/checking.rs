@@ -243,7 +243,9 @@ impl<R: Record> Polling<'_, R> {
         let kept = match self.kept(&due) {
             Ok(kept) => kept,
             Err(error) => {
-                due.iter().for_each(|partition| self.tails.postpone(*partition, now));
+                for partition in due {
+                    self.tails.postpone(partition, now);
+                }
                 return self.ask_later(error);
             }
         };

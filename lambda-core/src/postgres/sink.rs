@@ -228,7 +228,8 @@ impl PostgresSink {
         let attempt = commit::commit(&mut session, batch, durability, path, &self.jobs);
         let attempt =
             evict::ending_blockers(&self.config, &backend, look_every, BLOCKED_AFTER, attempt);
-        let attempt = evict::unless_silent(&self.config, &backend, attempt);
+        // Boxed: large, and each wrapper would hold it twice.
+        let attempt = Box::pin(evict::unless_silent(&self.config, &backend, attempt));
         match holdup::unless_slow(&self.config, &backend, patience, attempt).await {
             Ok(Ok(Ok(done))) => {
                 self.probe_first.store(done.next == Path::Probe, Ordering::Relaxed);

@@ -20,9 +20,8 @@ pub(crate) fn tests(suite: &mut Suite) {
 /// What becomes of a sink on a table of samples that `change` has changed.
 async fn connected(database: &Database, change: &str) -> Result<(), lambda_core::Error> {
     let sink = PostgresSink::connect(database.config().clone(), &SAMPLES, "sink", 1, None);
-    sink.await.map(drop).map_err(|error| {
+    sink.await.map(drop).inspect_err(|error| {
         assert_eq!(error.exit_code(), 78, "{change}: {}", error.chain());
-        error
     })
 }
 

@@ -58,19 +58,19 @@ async fn busy(context: Context) -> Result<(), Failure> {
     subject.client.batch_execute("set application_name = 'psql'").await?;
     subject.client.batch_execute(hold).await?;
     let (first, other) = (batch(&lane, 1), batch(&lane, 1));
-    let held = subject.sink.commit(&first, Durability::Visible);
+    let blocked = subject.sink.commit(&first, Durability::Visible);
     let waiting = async {
         // Not before the other one has the only session.
         let looker = connect(subject.sink.config(), "test").await?;
-        let held = "select count(*) = 1 from pg_stat_activity where datname = current_database() \
+        let waits = "select count(*) = 1 from pg_stat_activity where datname = current_database() \
                     and application_name = 'lambda-sink' and wait_event_type = 'Lock'";
-        until(held, async || Ok(looker.query_one(held, &[]).await?.try_get(0)?)).await?;
+        until(waits, async || Ok(looker.query_one(waits, &[]).await?.try_get(0)?)).await?;
         let second = subject.sink.commit(&other, Durability::Visible).await;
         subject.client.batch_execute("rollback").await?;
         Ok::<_, Failure>(second)
     };
-    let (held, second) = tokio::join!(held, waiting);
-    held?;
+    let (blocked, second) = tokio::join!(blocked, waiting);
+    blocked?;
     let error = second?.expect_err("busy");
     let says = error.chain();
     assert_eq!(error.kind(), Kind::Transient, "{says}");

@@ -460,13 +460,9 @@ impl Member {
 
     fn finish(&mut self, database: &mut Database, result: Result<(), Error>) -> Checked {
         let stopped = mem::replace(&mut self.life, Life::Finished) == Life::Stopping;
-        match result {
-            Err(error) => Err(format!("a member ends by itself: {error}")),
-            Ok(()) => {
-                database.note(if stopped { "drained" } else { "ended" });
-                self.drained(database, stopped)
-            }
-        }
+        result.map_err(|error| format!("a member ends by itself: {error}"))?;
+        database.note(if stopped { "drained" } else { "ended" });
+        self.drained(database, stopped)
     }
 
     /// Of the lanes it took, and that nobody took from it, no crash loses anything

@@ -404,15 +404,15 @@ async fn silent(context: Context) -> Result<(), Failure> {
 /// A static member is dead to librdkafka once another one has its name.
 async fn replaced(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context, 6).await?;
-    let consumer = bench.consumer().env("KAFKA_CONFIG", "group.instance.id=one");
-    let mut first = consumer.start()?;
+    let settings = "group.protocol=consumer\ngroup.instance.id=one";
+    let consumer = bench.consumer().env("KAFKA_CONFIG", settings);
+    let first = consumer.start()?;
     let producer = bench.traffic(2_000).start()?;
     bench.stored(1_000).await?;
-    let second = consumer.start()?;
-    first.says("starting another one", DEADLINE).await?;
-    bench.holds_lanes(&second).await?;
-    second.kill().await?;
+    let mut second = consumer.start()?;
+    second.says("starting another one", DEADLINE).await?;
+    first.kill().await?;
     all_move(&bench).await?;
-    bench.holds_lanes(&first).await?;
-    bench.ends_exact(producer, [first]).await
+    bench.holds_lanes(&second).await?;
+    bench.ends_exact(producer, [second]).await
 }

@@ -401,7 +401,7 @@ async fn silent(context: Context) -> Result<(), Failure> {
     bench.ends_exact(producer, consumers).await
 }
 
-/// A static member is dead to librdkafka once another one has its name.
+/// A static member is dead to librdkafka while another one has its name.
 async fn replaced(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context, 6).await?;
     let settings = "group.protocol=consumer\ngroup.instance.id=one";

@@ -215,6 +215,9 @@ async fn fences(context: Context) -> Result<(), Failure> {
     stop(consumer).await?;
     // A loader that froze inside a transaction keeps the next one from its lanes.
     let frozen = connect(bench.database.config(), "stream").await?;
+    // With the mark that a loader's session keeps.
+    let mark = "select pg_advisory_lock_shared(1818324322, 1)";
+    frozen.batch_execute(mark).await?;
     frozen.batch_execute("begin; select from ingest_progress for update").await?;
     let (consumer, probe) = probed(bench.consumer()).await?;
     let evicted = until_counted(&probe, "lambda_evictions_total", &[("kind", "blocker")], 1.0);

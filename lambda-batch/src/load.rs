@@ -184,7 +184,9 @@ async fn within_grace<T>(
 /// `error`, unless the run was stopped: it then waits for no server, and another run
 /// does what is left.
 fn unless_stopped(error: Error, input: &Input, stop: &watch::Receiver<bool>) -> Error {
-    if *stop.borrow() && error.kind() == Kind::Transient { stopped(input) } else { error }
+    // What was interrupted says itself what is left.
+    let waits = error.kind() == Kind::Transient && !matches!(error, Error::Interrupted { .. });
+    if *stop.borrow() && waits { stopped(input) } else { error }
 }
 
 /// Stores every chunk that is not stored yet.

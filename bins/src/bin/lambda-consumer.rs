@@ -24,8 +24,8 @@ struct Args {
     /// Take partitions from another group active in the last minute
     #[arg(long)]
     take_over: bool,
-    /// Rejects allowed among the first 1000 messages of a partition
-    #[arg(long, env = "STREAM_MAX_REJECTS", hide_env_values = true, default_value_t = FIRST_RECORDS / 2, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    /// Rejects allowed in a partition's first 1000
+    #[arg(long, default_value_t = FIRST_RECORDS / 2, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
     max_rejects: i64,
     /// Exit once everything now in the topic is stored
     #[arg(long)]

@@ -35,7 +35,7 @@ struct Args {
     /// Check the files without storing anything; needs no database
     #[arg(long)]
     dry_run: bool,
-    /// Rejects allowed per file [default: half of the first 1000, then any]
+    /// Rejects allowed [default: half of 1000]
     #[arg(long, env = "BATCH_MAX_REJECTS", hide_env_values = true, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
     max_rejects: Option<i64>,
     /// Write rejected records to this CSV file

@@ -162,7 +162,7 @@ async fn pooled(context: Context) -> Result<(), Failure> {
         let program = of_database(&context, &database).envs(pooler.login().environment());
         let report = Report::of(&program, if shares { 78 } else { 0 }).await?;
         if shares {
-            report.says("pooling", "problem", "shares one backend", "pool_mode) to session");
+            report.says("pooling", "problem", "shares one backend", "(PgBouncer: pool_mode)");
             report.says("schema", "skipped", "a pooler in transaction mode", "");
         } else {
             report.says("pooling", "ok", "a backend of its own", "");

@@ -54,11 +54,19 @@ pub(crate) async fn large_batches(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A commit takes longer than it takes to claim all partitions.
+const SLOW: &str = "
+    create function slow() returns trigger language plpgsql as
+        $$ begin perform pg_sleep(1); return null; end $$;
+    create trigger slow after insert on transactions
+        for each statement execute function slow()";
+
 /// Every partition is being read long before the others have no backlog left.
 pub(crate) async fn many(context: Context) -> Result<(), Failure> {
     const PARTITIONS: i32 = 48;
     let bench = Bench::new(context, PARTITIONS).await?;
     let sent = send_batches(&bench, PARTITIONS, 2, "many")?;
+    bench.sql.batch_execute(SLOW).await?;
     let consumer = bench.consumer().start()?;
     let mut read = 0;
     let all_begun = "select count(*) from ingest_progress where position > 0";

@@ -251,7 +251,8 @@ impl<'a, R: Record> Polling<'a, R> {
         let Some((code, reason)) = self.consumer.client().fatal_error() else {
             return Ok(GivenUp::Broken);
         };
-        tracing::warn!(%code, reason, "librdkafka gave the consumer up");
+        let remedy = remedy::of_kafka(code).remedy;
+        tracing::warn!(%code, reason, remedy, "librdkafka gave the consumer up");
         if remedy::needs_a_person(code) {
             let error = KafkaError::MessageConsumptionFatal(code);
             return Err(remedy::kafka(error, "keep this member in its group"));

@@ -68,16 +68,16 @@ pub async fn consume<R: Record>(
     let lanes = match ended {
         // What the commit under way would have stored is read again by the next owner
         // of its lanes, so a stop that does not wait for it is a clean one.
-        Err(Error::Interrupted { what }) if !config.exit_at_end => {
-            tracing::warn!(source = name, what, "stopped while a commit took long");
-            run.stored.lanes_within(END_PATIENCE).await?
-        }
         Err(Error::Interrupted { what }) => {
             tracing::warn!(source = name, what, "stopped while a commit took long");
-            let lanes = run.stored.durable_lanes(END_PATIENCE).await;
-            lanes.map_err(|error| {
-                if error.kind() == Kind::Transient { interrupted(None) } else { error }
-            })?
+            if config.exit_at_end {
+                let lanes = run.stored.durable_lanes(END_PATIENCE).await;
+                lanes.map_err(|error| {
+                    if error.kind() == Kind::Transient { interrupted(None) } else { error }
+                })?
+            } else {
+                run.stored.lanes_within(END_PATIENCE).await?
+            }
         }
         ended => {
             ended?;

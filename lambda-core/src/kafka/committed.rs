@@ -26,9 +26,7 @@ const MARK: &str = "lambda";
 /// What is committed for one topic of one group.
 #[derive(Debug)]
 pub(super) struct Committed {
-    topic: String,
-    group: String,
-    bootstrap: String,
+    config: KafkaConfig,
     /// The database that stores this program's messages.
     database: String,
     /// The metadata of each partition when it was last looked at.
@@ -39,14 +37,7 @@ pub(super) struct Committed {
 impl Committed {
     /// What a program commits that stores in `database`.
     pub(super) fn new(config: &KafkaConfig, database: &str, now: Instant) -> Self {
-        Self {
-            topic: config.topic().to_owned(),
-            group: config.group_id().to_owned(),
-            bootstrap: config.bootstrap().to_owned(),
-            database: database.to_owned(),
-            seen: None,
-            look_at: now,
-        }
+        Self { config: config.clone(), database: database.to_owned(), seen: None, look_at: now }
     }
 
     /// Commits what is stored.
@@ -62,7 +53,7 @@ impl Committed {
         let metadata = format!("{MARK} {} {seconds}", self.database);
         let mut offsets = TopicPartitionList::with_capacity(stored.len());
         for (partition, position) in stored {
-            let mut element = offsets.add_partition(&self.topic, *partition);
+            let mut element = offsets.add_partition(self.config.topic(), *partition);
             element.set_offset(Offset::Offset(*position))?;
             element.set_metadata(&metadata);
         }
@@ -83,7 +74,7 @@ impl Committed {
             return Ok(());
         }
         self.look_at = now + LOOK_EVERY;
-        let asked = list(&self.topic, partitions);
+        let asked = list(self.config.topic(), partitions);
         match consumer.committed_offsets(asked, ANSWER_TIMEOUT) {
             Ok(committed) => {
                 // Brokers take no metadata that is not UTF-8, as which it is read here.
@@ -107,10 +98,12 @@ impl Committed {
             if let Some((partition, other)) = others.find(|(_, it)| *it != self.database) {
                 return Err(Error::misconfigured(
                     format!(
-                        "two databases share consumer group {} of topic {} at {}: database \
-                         {other} commits partition {partition}, this program stores in {}, and \
-                         each gets only a part of the messages",
-                        self.group, self.topic, self.bootstrap, self.database
+                        "two databases share consumer group {} of {}: database {other} commits \
+                         partition {partition}, this program stores in {}, and each gets only a \
+                         part of the messages",
+                        self.config.group_id(),
+                        self.config,
+                        self.database
                     ),
                     "stop one of them, give each database a KAFKA_GROUP_ID of its own, and start \
                      both again: each reads what it has not stored",

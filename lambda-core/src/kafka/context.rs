@@ -10,7 +10,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 
 use crate::error::Error;
@@ -245,6 +245,15 @@ pub(super) fn list(topic: &str, partitions: &[i32]) -> TopicPartitionList {
         list.add_partition(topic, *partition);
     }
     list
+}
+
+/// Partitions of a topic, each with an offset, as librdkafka wants them.
+pub(super) fn list_from(topic: &str, partitions: &[(i32, i64)]) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for (partition, offset) in partitions {
+        list.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
+    }
+    Ok(list)
 }
 
 /// Passes librdkafka's log on. Connections that fail are told by [`Complaints`], which

@@ -85,8 +85,8 @@ impl Fairness {
         }
     }
 
-    /// Which partitions to hold back from now on, and which no longer; `assigned` is what librdkafka reads,
-    /// in order.
+    /// Which partitions to hold back from now on, and which no longer; `assigned` is what
+    /// librdkafka reads, in order.
     pub(super) fn change(&mut self, assigned: &[i32], now: Instant) -> Change {
         self.partitions.retain(|partition, _| assigned.binary_search(partition).is_ok());
         let waits = |it: &Partition| {

@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::BorrowedMessage;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 
 use crate::delivery::batcher::{self, Pushed};
 use crate::error::{Error, Kind};
 use crate::kafka::committed::Committed;
-use crate::kafka::context::{Context, list};
+use crate::kafka::context::{Context, list, list_from};
 use crate::kafka::fairness::Fairness;
 use crate::kafka::idle::Tails;
 use crate::kafka::member::Member;
@@ -426,7 +425,7 @@ impl<'a, R: Record> Polling<'a, R> {
         for (partition, _) in partitions {
             self.fairness.started(*partition, now);
         }
-        let assigned = offsets(self.topic, partitions).and_then(|from| {
+        let assigned = list_from(self.topic, partitions).and_then(|from| {
             self.consumer.incremental_assign(&from)?;
             // A partition that was paused when it was last read still is.
             self.consumer.resume(&from)
@@ -466,15 +465,6 @@ fn mostly_rejected(topic: &str, partition: i32, offset: i64, why: &str) -> Error
         "check KAFKA_TOPIC and what is produced to it; to store the records among them and move \
          the others into the dead letters, start with --max-rejects 1000",
     )
-}
-
-/// Partitions of a topic, each with an offset, as librdkafka wants them.
-fn offsets(topic: &str, partitions: &[(i32, i64)]) -> KafkaResult<TopicPartitionList> {
-    let mut list = TopicPartitionList::with_capacity(partitions.len());
-    for (partition, offset) in partitions {
-        list.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
-    }
-    Ok(list)
 }
 
 /// Logs what librdkafka did not do. Whether it did.

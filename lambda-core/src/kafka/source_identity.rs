@@ -18,11 +18,11 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::delivery::batcher::Message;
 use crate::error::{Error, Kind, Server};
 use crate::kafka::config::KafkaConfig;
+use crate::kafka::context::list_from;
 use crate::kafka::offsets::Offsets;
 use crate::kafka::position::{Verdict, judge_message, judge_range, source_changed};
 use crate::kafka::topic;
@@ -105,15 +105,8 @@ fn read(
     lanes: &[(&Progress, Fingerprint)],
 ) -> Result<BTreeMap<i32, Option<Fingerprint>>, Error> {
     let cannot = |error| remedy::kafka(error, "give the last message of a partition again");
-    let mut from = TopicPartitionList::with_capacity(lanes.len());
-    for (lane, last) in lanes {
-        from.add_partition_offset(
-            config.topic(),
-            lane.name.partition,
-            Offset::Offset(last.position),
-        )
-        .map_err(cannot)?;
-    }
+    let from = lanes.iter().map(|(lane, last)| (lane.name.partition, last.position));
+    let from = list_from(config.topic(), &from.collect::<Vec<_>>()).map_err(cannot)?;
     reader.assign(&from).map_err(cannot)?;
     let (begun, mut found) = (Instant::now(), BTreeMap::new());
     while found.len() < lanes.len() {

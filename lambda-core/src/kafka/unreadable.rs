@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::error::Error;
 use crate::kafka::config::KafkaConfig;
+use crate::kafka::context::list_from;
 use crate::kafka::topic::{self, Observer};
 use crate::remedy;
 
@@ -68,9 +68,7 @@ fn try_read(
     partition: i32,
     position: i64,
 ) -> Result<Option<RDKafkaErrorCode>, KafkaError> {
-    let mut from = TopicPartitionList::with_capacity(1);
-    from.add_partition_offset(topic, partition, Offset::Offset(position))?;
-    reader.assign(&from)?;
+    reader.assign(&list_from(topic, &[(partition, position)])?)?;
     let begun = Instant::now();
     while begun.elapsed() < FETCH_TIMEOUT {
         match reader.poll(POLL) {

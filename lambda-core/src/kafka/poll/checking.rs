@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use rdkafka::consumer::Consumer;
 
-use super::{ASK_AGAIN, Polling, SEEK_TIMEOUT, TELL_AFTER, offsets};
+use super::{ASK_AGAIN, Polling, SEEK_TIMEOUT, TELL_AFTER};
 use crate::delivery::batcher::Changed;
 use crate::error::{Error, Kind};
+use crate::kafka::context::list_from;
 use crate::kafka::idle::Look;
 use crate::kafka::position::{
     Kept, OnSourceChange, Verdict, judge_message, judge_range, source_changed,
@@ -273,7 +274,7 @@ impl<R: Record> Polling<'_, R> {
         if partitions.is_empty() {
             return;
         }
-        let from = offsets(self.topic, partitions);
+        let from = list_from(self.topic, partitions);
         let sought = from.and_then(|from| self.consumer.seek_partitions(from, SEEK_TIMEOUT));
         let failed: Vec<i32> = match &sought {
             Ok(sought) => {

@@ -34,7 +34,6 @@ fn main() -> ExitCode {
         suite.postgres("row security that begins half-way ends with 78 and the name", secured);
         suite.kafka("a row that others hold for over a minute is waited for, and they named", held);
         suite.postgres("a commit that takes over a minute is halved", slow);
-        suite.postgres("SIGTERM during a long commit ends a load with 75", stopped);
         suite.postgres("a login that a failover has lost is waited for", async |context| {
             stall(context, &NO_LOGIN).await
         });
@@ -404,26 +403,6 @@ async fn slow(context: Context) -> Result<(), Failure> {
     process.wait(DEADLINE).await?.expect_code(0)?;
     assert_eq!(bench.number("select count(distinct written_xid) from transactions").await?, 2);
     bench.is_exact(300).await
-}
-
-async fn stopped(context: Context) -> Result<(), Failure> {
-    let bench = Bench::new(context).await?;
-    let path = bench.file("a.csv", rows(RECORDS))?;
-    let holder = hold(&bench).await?;
-    let process = bench.program(&[&path]).start()?;
-    bench.until_blocked("batch").await?;
-    process.signal(Signal::TERM)?;
-    let ended = process.wait(DEADLINE).await?.expect_code(75)?;
-    assert!(
-        ended.stderr.contains("stopped before the commit under way was done"),
-        "{}",
-        ended.stderr
-    );
-    bench.until("select status = 'pending' from batch_jobs").await?;
-    holder.batch_execute("rollback").await?;
-    let report = bench.load(&path, &[], 0).await?;
-    assert_eq!(report["job"]["attempt"], 2);
-    bench.is_exact(RECORDS).await
 }
 
 /// A standby that is behind has neither the job nor its lanes.

@@ -40,7 +40,7 @@ use crate::servers::certificates::Identity;
 use crate::servers::postgres::Collation;
 use crate::servers::{
     Database, Kafka, OwnKafka, OwnPostgres, PgBouncer, SecuredKafka, Servers, SmallDiskPostgres,
-    docker, pgbouncer,
+    docker, pgbouncer, shared,
 };
 
 /// How long a test may take before it counts as hung.
@@ -207,7 +207,7 @@ async fn prepare(servers: &Servers, need: Need) -> Result<Option<&'static str>, 
                 servers.kafka().await?;
             }
             Need::RealKafka => {
-                if !Kafka::real_is_available().await? {
+                if !shared::real_kafka_is_available().await? {
                     return Ok(Some("needs a real Kafka broker, and no Docker engine answers"));
                 }
                 servers.kafka().await?;

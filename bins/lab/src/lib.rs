@@ -4,6 +4,7 @@
 pub mod demo;
 pub mod freeze;
 pub mod generate;
+#[cfg(feature = "tests")]
 pub mod harness;
 pub mod ledger;
 pub mod liveness;

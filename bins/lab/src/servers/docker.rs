@@ -1,8 +1,6 @@
-//! Whether a Docker engine answers, and whose its containers are.
+//! Whether a Docker engine answers; containers whose process is gone are removed from it.
 
 use std::collections::HashMap;
-use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use testcontainers_modules::testcontainers::bollard::Docker;
@@ -13,9 +11,7 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use crate::Failure;
-
-/// The label that names a container's owner: host and process.
-pub const OWNER: &str = "lambda-lab.owner";
+use crate::servers::owner::{self, OWNER};
 
 /// When set to 1, a missing Docker engine is an error, never a reason to make do.
 pub const REQUIRE: &str = "LAMBDA_TEST_REQUIRE_DOCKER";
@@ -53,53 +49,16 @@ async fn engine() -> Option<Docker> {
     Some(engine)
 }
 
-/// This process as the owner of a container.
-pub fn owner() -> String {
-    format!("{}.{}", host(), std::process::id())
-}
-
-/// The label of this process's containers, as a filter.
-pub fn owner_label() -> String {
-    format!("{OWNER}={}", owner())
-}
-
-/// This machine's name: an engine may be shared with others.
-pub fn host() -> String {
-    fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
-}
-
-/// Whether the process that an owner's label names is still there. Other hosts'
-/// processes are taken to be.
-fn alive(owner: &str) -> bool {
-    match owner.strip_prefix(&format!("{}.", host())) {
-        Some(pid) => Path::new("/proc").join(pid).exists(),
-        None => true,
-    }
-}
-
 async fn remove_stale(engine: &Docker) {
     let filters = HashMap::from([("label", vec![OWNER])]);
     let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
     for container in engine.list_containers(Some(options)).await.unwrap_or_default() {
         let labels = container.labels.unwrap_or_default();
-        let stale = labels.get(OWNER).is_some_and(|owner| !alive(owner));
+        let stale = labels.get(OWNER).is_some_and(|owner| !owner::alive(owner));
         if let (true, Some(id)) = (stale, container.id) {
             tracing::info!(container = id, "removing a container whose owner is gone");
             let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
             let _ = engine.remove_container(&id, Some(options)).await;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_owner_is_alive_as_long_as_its_process() {
-        assert!(alive(&owner()));
-        assert!(!alive(&format!("{}.4194999", host())));
-        assert!(alive("another-host.1"));
     }
 }

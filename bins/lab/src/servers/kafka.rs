@@ -1,7 +1,6 @@
-//! Kafka, or librdkafka's own broker inside this process where there is none.
+//! A broker to test against: one that is there, or librdkafka's own inside this process.
 
-use std::env;
-use std::sync::Arc;
+use std::any::Any;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,16 +9,8 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, Producer};
-use testcontainers_modules::kafka::apache::{self, KAFKA_PORT};
-use testcontainers_modules::testcontainers::runners::AsyncRunner;
-use testcontainers_modules::testcontainers::{ContainerAsync, ContainerRequest, ImageExt};
 
 use crate::Failure;
-use crate::servers::docker;
-use crate::servers::scratch::Scratch;
-
-/// A cluster to use instead of starting one.
-pub const SERVERS: &str = "LAMBDA_TEST_BOOTSTRAP_SERVERS";
 
 /// Between two questions whether a broker answers.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
@@ -33,10 +24,7 @@ pub struct Kafka {
 
 enum Broker {
     Given,
-    Container(
-        #[expect(dead_code, reason = "held until it is dropped")]
-        Box<ContainerAsync<apache::Kafka>>,
-    ),
+    Held(#[expect(dead_code, reason = "held until it is dropped")] Box<dyn Any + Send + Sync>),
     InProcess(BaseProducer),
 }
 
@@ -47,32 +35,9 @@ impl std::fmt::Debug for Kafka {
 }
 
 impl Kafka {
-    /// The cluster of the environment; a container where a Docker engine answers;
-    /// else a broker in this process.
-    ///
-    /// # Errors
-    /// When none of them can be used.
-    pub async fn start(scratch: &Arc<Scratch>) -> Result<Self, Failure> {
-        if let Ok(bootstrap) = env::var(SERVERS) {
-            return Ok(Self::at(&bootstrap));
-        }
-        if docker::available().await? {
-            return Self::container(scratch).await;
-        }
-        Self::in_process()
-    }
-
     /// A cluster that is there.
     pub fn at(bootstrap: &str) -> Self {
         Self::of(bootstrap.to_owned(), Broker::Given)
-    }
-
-    /// Whether [`Kafka::start`] would give a real broker.
-    ///
-    /// # Errors
-    /// When Docker is required and missing.
-    pub async fn real_is_available() -> Result<bool, Failure> {
-        Ok(env::var(SERVERS).is_ok() || docker::available().await?)
     }
 
     /// librdkafka's broker, in this process: real groups on both protocols, but
@@ -95,11 +60,9 @@ impl Kafka {
         Ok(Self::of(bootstrap, Broker::InProcess(producer)))
     }
 
-    async fn container(scratch: &Arc<Scratch>) -> Result<Self, Failure> {
-        scratch.watch_containers()?;
-        let container = image().start().await?;
-        let port = container.get_host_port_ipv4(KAFKA_PORT).await?;
-        Ok(Self::of(format!("127.0.0.1:{port}"), Broker::Container(Box::new(container))))
+    /// A broker that lives as long as `container` is held.
+    pub fn held(bootstrap: String, container: impl Any + Send + Sync) -> Self {
+        Self::of(bootstrap, Broker::Held(Box::new(container)))
     }
 
     fn of(bootstrap: String, broker: Broker) -> Self {
@@ -135,7 +98,7 @@ impl Kafka {
     ///
     /// # Errors
     /// When none does so in time.
-    pub(super) async fn until_answering(&self, patience: Duration) -> Result<(), Failure> {
+    pub async fn until_answering(&self, patience: Duration) -> Result<(), Failure> {
         let (admin, deadline) = (self.admin()?, Instant::now() + patience);
         let asked = tokio::task::spawn_blocking(move || {
             loop {
@@ -160,25 +123,6 @@ impl Kafka {
     fn admin(&self) -> Result<AdminClient<DefaultClientContext>, Failure> {
         Ok(ClientConfig::new().set("bootstrap.servers", &self.bootstrap).create()?)
     }
-}
-
-/// The container of a broker, to be started.
-pub(super) fn image() -> ContainerRequest<apache::Kafka> {
-    apache::Kafka::default()
-        .with_jvm_image()
-        .with_tag("4.3.1")
-        // A group's first join would wait three seconds for further members.
-        .with_env_var("KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS", "0")
-        // The broker's session decides under the broker-side protocol, 45 s by default.
-        .with_env_var("KAFKA_GROUP_CONSUMER_MIN_SESSION_TIMEOUT_MS", "6000")
-        .with_env_var("KAFKA_GROUP_CONSUMER_SESSION_TIMEOUT_MS", "6000")
-        .with_env_var("KAFKA_GROUP_CONSUMER_MIN_HEARTBEAT_INTERVAL_MS", "1000")
-        .with_env_var("KAFKA_GROUP_CONSUMER_HEARTBEAT_INTERVAL_MS", "2000")
-        .with_env_var("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false")
-        .with_env_var("KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR", "1")
-        .with_env_var("KAFKA_TRANSACTION_STATE_LOG_MIN_ISR", "1")
-        .with_label(docker::OWNER, docker::owner())
-        .with_startup_timeout(Duration::from_mins(2))
 }
 
 fn patient() -> AdminOptions {

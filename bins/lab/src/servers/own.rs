@@ -18,7 +18,7 @@ use crate::Failure;
 use crate::servers::local_postgres::{LocalPostgres, free_port};
 use crate::servers::postgres::Collation;
 use crate::servers::scratch::Scratch;
-use crate::servers::{Database, Kafka, Postgres, kafka, postgres};
+use crate::servers::{Database, Kafka, Postgres, containers};
 
 /// A PostgreSQL of a test's own.
 #[derive(Debug)]
@@ -58,10 +58,9 @@ impl SmallDiskPostgres {
     pub const TABLESPACE: &str = "small";
 
     pub(crate) async fn start(scratch: &Arc<Scratch>, bytes: i64) -> Result<Self, Failure> {
-        scratch.watch_containers()?;
         let disk = Mount::tmpfs_mount("/small").with_size_bytes(bytes).with_mode(0o1777);
-        let databases = Postgres::in_container(postgres::image().with_mount(disk).start().await?);
-        let databases = databases.await?;
+        let request = containers::postgres().with_mount(disk);
+        let databases = containers::start_postgres(scratch, request).await?;
         let admin = connect(&databases.admin().config(), "lab").await?;
         // By the server itself, whose folder it must be.
         admin.batch_execute("copy (select) to program 'mkdir /small/tables'").await?;
@@ -110,7 +109,7 @@ impl OwnKafka {
         let logs = scratch.folder("kafka")?;
         // The broker runs as another user.
         fs::set_permissions(&logs, fs::Permissions::from_mode(0o777))?;
-        let container = kafka::image()
+        let container = containers::kafka()
             .with_env_var("CLUSTER_ID", id)
             .with_env_var("KAFKA_LOG_DIRS", LOGS)
             .with_mount(Mount::bind_mount(logs.to_string_lossy(), LOGS))

@@ -1,26 +1,19 @@
 //! One PostgreSQL server and any number of databases on it.
 
-use std::env;
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use lambda_core::postgres::connect::{Connection, connect};
 use lambda_core::postgres::{DatabaseConfig, migrate};
-use testcontainers_modules::postgres::Postgres as Image;
-use testcontainers_modules::testcontainers::runners::AsyncRunner;
-use testcontainers_modules::testcontainers::{ContainerAsync, ContainerRequest, ImageExt};
 use tokio::sync::OnceCell;
 
 use crate::Failure;
-use crate::servers::docker;
 use crate::servers::local_postgres::LocalPostgres;
 use crate::servers::login::Login;
+use crate::servers::owner;
 use crate::servers::scratch::Scratch;
-
-/// A server to use instead of starting one; its role must be able to create
-/// databases and roles.
-pub const URL: &str = "LAMBDA_TEST_DATABASE_URL";
 
 /// Prefix of the databases made here.
 const PREFIX: &str = "lambda_lab";
@@ -38,8 +31,7 @@ pub struct Postgres {
 #[derive(Debug)]
 enum Server {
     Given,
-    Container(#[expect(dead_code, reason = "held until it is dropped")] Box<ContainerAsync<Image>>),
-    Local(#[expect(dead_code, reason = "held until it is dropped")] Box<LocalPostgres>),
+    Held(#[expect(dead_code, reason = "held until it is dropped")] Box<dyn Any + Send + Sync>),
 }
 
 /// How text is compared in a database.
@@ -52,21 +44,6 @@ pub enum Collation {
 }
 
 impl Postgres {
-    /// The server of the environment; a container where a Docker engine answers;
-    /// else a local one.
-    ///
-    /// # Errors
-    /// When none of them can be used.
-    pub async fn start(scratch: &Arc<Scratch>) -> Result<Self, Failure> {
-        if let Ok(url) = env::var(URL) {
-            return Self::at(&url).await;
-        }
-        if docker::available().await? {
-            return Self::container(scratch).await;
-        }
-        Self::local(scratch).await
-    }
-
     /// A server that is there; databases that killed processes left on it are
     /// dropped.
     ///
@@ -84,25 +61,16 @@ impl Postgres {
     /// As for [`LocalPostgres::start`].
     pub async fn local(scratch: &Arc<Scratch>) -> Result<Self, Failure> {
         let server = LocalPostgres::start(scratch, &[], &[]).await?;
-        Ok(Self::of(server.admin().clone(), Server::Local(Box::new(server))))
+        Ok(Self::held(server.admin().clone(), server))
     }
 
-    async fn container(scratch: &Arc<Scratch>) -> Result<Self, Failure> {
-        scratch.watch_containers()?;
-        Self::in_container(image().start().await?).await
-    }
-
-    pub(super) async fn in_container(container: ContainerAsync<Image>) -> Result<Self, Failure> {
-        let host = container.get_host().await?.to_string();
-        let port = container.get_host_port_ipv4(5432).await?;
-        let postgres = || "postgres".to_owned();
-        let admin =
-            Login { host, port, database: postgres(), user: postgres(), password: postgres() };
-        Ok(Self::of(admin, Server::Container(Box::new(container))))
+    /// A server that lives as long as `server` is held.
+    pub fn held(admin: Login, server: impl Any + Send + Sync) -> Self {
+        Self::of(admin, Server::Held(Box::new(server)))
     }
 
     /// Databases on a server that somebody else holds.
-    pub(super) fn borrowed(admin: Login) -> Self {
+    pub fn borrowed(admin: Login) -> Self {
         Self::of(admin, Server::Given)
     }
 
@@ -155,7 +123,7 @@ impl Postgres {
 
     async fn create(&self, options: &str) -> Result<Database, Failure> {
         let number = self.names.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{PREFIX}_{}_{number}", owner());
+        let name = format!("{PREFIX}_{}_{number}", process());
         let sql = format!("create database \"{name}\" {options}");
         let connection = connect(&self.admin.config(), "lab").await?;
         let mut tries = 0;
@@ -199,15 +167,6 @@ impl Postgres {
             }
         }
     }
-}
-
-/// The container of a server, to be started.
-pub(super) fn image() -> ContainerRequest<Image> {
-    Image::default()
-        .with_tag("17")
-        // The module's own command turns fsync off.
-        .with_cmd(["postgres", "-c", "fsync=on", "-c", "max_connections=200"])
-        .with_label(docker::OWNER, docker::owner())
 }
 
 /// A database of its own for one test.
@@ -258,8 +217,8 @@ async fn drop_database(connection: &Connection, name: &str) -> Result<(), Failur
 }
 
 /// Host and process in a database's name: letters and digits only.
-fn owner() -> String {
-    let mut host = docker::host().to_lowercase();
+fn process() -> String {
+    let mut host = owner::host().to_lowercase();
     host.retain(|character| character.is_ascii_alphanumeric());
     host.truncate(20);
     format!("{host}_{}", std::process::id())
@@ -268,7 +227,7 @@ fn owner() -> String {
 fn is_stale(name: &str) -> bool {
     let mut parts = name.rsplit('_').skip(1);
     let (Some(pid), Some(host)) = (parts.next(), parts.next()) else { return false };
-    let ours = owner().split('_').next() == Some(host);
+    let ours = process().split('_').next() == Some(host);
     ours && !std::path::Path::new("/proc").join(pid).exists()
 }
 
@@ -278,8 +237,8 @@ mod tests {
 
     #[test]
     fn a_database_is_stale_when_its_process_is_gone() {
-        let mine = format!("{PREFIX}_{}_7", owner());
-        let host = owner().split('_').next().map(str::to_owned).unwrap_or_default();
+        let mine = format!("{PREFIX}_{}_7", process());
+        let host = process().split('_').next().map(str::to_owned).unwrap_or_default();
         assert!(!is_stale(&mine));
         assert!(is_stale(&format!("{PREFIX}_{host}_4194999_7")));
         assert!(!is_stale(&format!("{PREFIX}_elsewhere_4194999_7")));

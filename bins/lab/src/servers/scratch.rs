@@ -13,7 +13,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::Failure;
-use crate::servers::docker;
+use crate::servers::owner;
 
 /// Reads our pipe to its end, then ends the processes named in `pids` (each file
 /// is named by the process and holds the signal's name), removes our containers
@@ -69,7 +69,7 @@ impl Scratch {
         let mut guard = Command::new("sh")
             .args(["-c", GUARD, "lambda-lab-guard"])
             .arg(&path)
-            .arg(docker::owner_label())
+            .arg(owner::owner_label())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

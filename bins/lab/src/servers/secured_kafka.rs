@@ -10,8 +10,9 @@ use testcontainers_modules::testcontainers::{ContainerAsync, GenericImage, Image
 use crate::Failure;
 use crate::servers::certificates::Identity;
 use crate::servers::local_postgres::free_port;
+use crate::servers::owner::{OWNER, owner};
 use crate::servers::scratch::Scratch;
-use crate::servers::{Kafka, docker};
+use crate::servers::Kafka;
 
 /// The listener for the tests' own questions, the brokers' own, and the one under test.
 const PLAIN: u16 = 9092;
@@ -77,7 +78,7 @@ impl SecuredKafka {
             .with_mapped_port(plain, PLAIN.tcp())
             .with_mapped_port(port, SECURE.tcp())
             .with_copy_to("/tls/server.pem", keystore.into_bytes())
-            .with_label(docker::OWNER, docker::owner())
+            .with_label(OWNER, owner())
             .with_startup_timeout(Duration::from_mins(2));
         for (name, value) in settings {
             image = image.with_env_var(format!("KAFKA_{name}"), value);

@@ -1,6 +1,7 @@
 //! Whether a Docker engine answers; containers whose process is gone are removed from it.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::Duration;
 
 use testcontainers_modules::testcontainers::bollard::Docker;
@@ -11,7 +12,7 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use crate::Failure;
-use crate::servers::owner::{self, OWNER};
+use crate::servers::owner::{OWNER, host};
 
 /// When set to 1, a missing Docker engine is an error, never a reason to make do.
 pub const REQUIRE: &str = "LAMBDA_TEST_REQUIRE_DOCKER";
@@ -54,11 +55,33 @@ async fn remove_stale(engine: &Docker) {
     let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
     for container in engine.list_containers(Some(options)).await.unwrap_or_default() {
         let labels = container.labels.unwrap_or_default();
-        let stale = labels.get(OWNER).is_some_and(|owner| !owner::alive(owner));
+        let stale = labels.get(OWNER).is_some_and(|owner| !alive(owner));
         if let (true, Some(id)) = (stale, container.id) {
             tracing::info!(container = id, "removing a container whose owner is gone");
             let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
             let _ = engine.remove_container(&id, Some(options)).await;
         }
+    }
+}
+
+/// Whether the process that an owner's label names is still there. Other hosts'
+/// processes are taken to be.
+fn alive(owner: &str) -> bool {
+    match owner.strip_prefix(&format!("{}.", host())) {
+        Some(pid) => Path::new("/proc").join(pid).exists(),
+        None => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::servers::owner::owner;
+
+    #[test]
+    fn an_owner_is_alive_as_long_as_its_process() {
+        assert!(alive(&owner()));
+        assert!(!alive(&format!("{}.4194999", host())));
+        assert!(alive("another-host.1"));
     }
 }

@@ -43,6 +43,8 @@ LABEL org.opencontainers.image.title="lambda-platform" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /binaries /usr/local/bin/
 COPY LICENSE-APACHE LICENSE-MIT /usr/share/doc/lambda/
+# glibc gives the memory of large batches back at once (docs/operating.md, Memory).
+ENV MALLOC_MMAP_THRESHOLD_=4194304
 USER 65532:65532
 WORKDIR /
 CMD ["lambda", "--help"]

@@ -68,6 +68,10 @@ fn main() -> ExitCode {
         );
         suite.real_kafka("messages of every codec are read", damage::codecs);
         suite.real_kafka(
+            "a topic of something else stops the consumer before it fills the dead letters",
+            damage::envelopes,
+        );
+        suite.real_kafka(
             "with --start latest a partition that is added later is read from its beginning",
             damage::added_later,
         );

@@ -1,6 +1,8 @@
 //! The way from a topic to the table, end to end: the real binaries, a real
 //! database, real signals.
 
+#[path = "stream/large.rs"]
+mod large;
 #[path = "stream/partitions.rs"]
 mod partitions;
 mod support;
@@ -43,6 +45,10 @@ fn main() -> ExitCode {
             partitions::large_batches,
         );
         suite.real_kafka("every partition is read while others have a backlog", partitions::many);
+        suite
+            .real_kafka("messages as large as is admitted keep memory in its bound", large::memory);
+        suite
+            .real_kafka("a message larger than is admitted stops with its place", large::too_large);
     })
 }
 

@@ -76,7 +76,7 @@ pub fn of_sqlstate(code: &str) -> Verdict {
 #[cfg(feature = "kafka")]
 pub(crate) use self::of_kafka::REACH_BROKERS;
 #[cfg(feature = "kafka")]
-pub use self::of_kafka::{distrusted, kafka, needs_a_person, of_kafka, unreadable};
+pub use self::of_kafka::{distrusted, kafka, needs_a_person, of_kafka};
 
 #[cfg(feature = "kafka")]
 mod of_kafka {
@@ -156,24 +156,6 @@ mod of_kafka {
             | Code::BrokerTransportFailure
             | Code::OperationTimedOut => verdict(Transient, REACH_BROKERS),
             _ => verdict(Transient, "look at the brokers' logs"),
-        }
-    }
-
-    /// What a person can do about messages that cannot be read.
-    pub fn unreadable(code: RDKafkaErrorCode) -> &'static str {
-        use RDKafkaErrorCode as Code;
-        match code {
-            Code::MessageSizeTooLarge => {
-                "raise receive.message.max.bytes in KAFKA_CONFIG above the topic's \
-                 max.message.bytes"
-            }
-            Code::NotImplemented => {
-                "use a version of this program that knows the messages' format or compression"
-            }
-            _ => {
-                "a broker's disk has damaged them: let an undamaged replica lead the partition; or \
-                 remove them with kafka-delete-records, then start with --on-source-change restart"
-            }
         }
     }
 

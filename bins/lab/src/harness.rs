@@ -39,8 +39,8 @@ use crate::processes::Program;
 use crate::servers::certificates::Identity;
 use crate::servers::postgres::Collation;
 use crate::servers::{
-    Database, Kafka, OwnKafka, OwnPostgres, PgBouncer, SecuredKafka, Servers, SmallDiskPostgres,
-    docker, pgbouncer, shared,
+    Database, OwnKafka, OwnPostgres, PgBouncer, SecuredKafka, Servers, SmallDiskPostgres, docker,
+    pgbouncer, shared,
 };
 
 /// How long a test may take before it counts as hung.

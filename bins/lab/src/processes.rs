@@ -154,6 +154,16 @@ impl Process {
         self.stderr.text()
     }
 
+    /// The most memory that it has had resident so far, in bytes (proc(5)).
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn peak_memory_bytes(&self) -> Result<u64, Failure> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix(" kB"));
+        Ok(kib.ok_or("the kernel does not count memory")?.trim().parse::<u64>()? << 10)
+    }
+
     /// Sends it a signal.
     ///
     /// # Errors

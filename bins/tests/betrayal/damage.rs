@@ -150,3 +150,27 @@ async fn add_partitions(bench: &Bench, count: usize) -> Result<(), Failure> {
     let made = admin(&bench.bootstrap)?.create_partitions([&partitions], &patient()).await?;
     made.into_iter().try_for_each(|made| made.map(drop)).map_err(|(_, code)| code.into())
 }
+
+/// What a Connect sink would read, and no record.
+pub(crate) async fn envelopes(context: Context) -> Result<(), Failure> {
+    let bench = Bench::new(context, 1).await?;
+    let wrapped = |number| {
+        format!(r#"{{"schema":{{"type":"struct"}},"payload":{{"transaction_id":"T{number}"}}}}"#)
+    };
+    let wrapped: Vec<String> = (0..3_000).map(wrapped).collect();
+    send_with(&bench, &[], &wrapped)?;
+    for arguments in [&[][..], &["--exit-at-end"]] {
+        let ended = bench.consumer().args(arguments).run(DEADLINE).await?.expect_code(78)?;
+        let last = ended.stderr.lines().last().unwrap_or_default();
+        let place = format!("partition 0 of {}", bench.topic);
+        for part in [&*place, "offset 500", "Kafka Connect", "--max-rejects"] {
+            assert!(last.contains(part), "no {part:?} in:\n{}", ended.stderr);
+        }
+        let letters = bench.number("select count(*) from dead_letters").await?;
+        assert!(letters <= 500, "{letters} dead letters");
+    }
+    let all = bench.consumer().args(["--exit-at-end", "--max-rejects", "1000"]);
+    all.run(DEADLINE).await?.expect_code(0)?;
+    assert_eq!(bench.number("select count(*) from dead_letters").await?, 3_000);
+    Ok(())
+}

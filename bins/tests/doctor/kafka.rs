@@ -47,7 +47,12 @@ async fn topics(context: Context) -> Result<(), Failure> {
             "acknowledged messages can be lost",
             "set unclean.leader.election.enable=false",
         ),
-        ("max.message.bytes=200000000", "message-size", "more than a consumer accepts", "lower"),
+        (
+            "max.message.bytes=200000000",
+            "message-size",
+            "a consumer accepts 20971008 bytes",
+            "lower",
+        ),
     ];
     let back = ["min.insync.replicas=1", "unclean.leader.election.enable=false"];
     for (setting, check, found, remedy) in fails {

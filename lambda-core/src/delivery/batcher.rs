@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::mem;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -212,6 +212,8 @@ pub struct Batcher<R> {
     /// Decoded rows.
     rows: Vec<u8>,
     spares: Vec<Buffers>,
+    /// Batches handed out that are too large for their buffers to be kept.
+    large: Vec<Weak<Vec<u8>>>,
     record: PhantomData<fn() -> R>,
 }
 
@@ -225,6 +227,7 @@ impl<R: Record> Batcher<R> {
             raw: Vec::new(),
             rows: Vec::new(),
             spares: Vec::new(),
+            large: Vec::new(),
             record: PhantomData,
         }
     }
@@ -332,10 +335,12 @@ impl<R: Record> Batcher<R> {
         self.lanes.values().all(|lane| lane.next == lane.from)
     }
 
-    /// Whether the next batch has reached a limit and is to be taken first.
+    /// Whether nothing more should be pushed yet: the next batch has reached a limit, or a large
+    /// one is still in memory.
     pub fn is_full(&self) -> bool {
         self.entries.len() >= self.limits.rows
             || self.raw.len() + self.rows.len() >= self.limits.bytes
+            || self.large.iter().any(|batch| batch.strong_count() > 0)
     }
 
     /// Takes what was gathered, if anything was. The lanes continue behind it.
@@ -386,9 +391,12 @@ impl<R: Record> Batcher<R> {
         rows.clear();
         let raw = Arc::new(mem::replace(&mut self.raw, raw));
         let rows = Arc::new(mem::replace(&mut self.rows, rows));
-        // What a large batch made grow is given back with that batch.
+        // A large batch frees its memory when it is stored, and is the only one until then.
         let bytes = raw.capacity().max(rows.capacity());
-        if self.spares.len() < SPARES_MAX && bytes <= 2 * self.limits.bytes {
+        if bytes > 2 * self.limits.bytes {
+            self.large.retain(|batch| batch.strong_count() > 0);
+            self.large.push(Arc::downgrade(&raw));
+        } else if self.spares.len() < SPARES_MAX {
             self.spares.push(Buffers { raw: Arc::clone(&raw), rows: Arc::clone(&rows) });
         }
         (raw, rows)
@@ -612,6 +620,7 @@ mod tests {
             }
             let batch = batcher.take().unwrap();
             prop_assert!(batch.entries().len() <= rows);
+            drop(batch);
             prop_assert!(!batcher.is_full() && batcher.is_empty());
         }
     }
@@ -645,7 +654,10 @@ mod tests {
                 batcher.push(&message(partition, position, payload));
             }
             assert!(batcher.is_full());
-            drop(batcher.take());
+            let taken = batcher.take();
+            assert!(batcher.is_full(), "nothing is gathered beside a large batch");
+            drop(taken);
+            assert!(!batcher.is_full());
         }
         let entries = batcher.entries.capacity();
         let buffers = batcher.raw.capacity() + batcher.rows.capacity();

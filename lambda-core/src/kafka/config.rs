@@ -14,7 +14,6 @@ use crate::error::Error;
 /// times follow from these: the prefetch is bounded by the queue (R25), and its
 /// backoff of a second by default would leave the queue empty most of the time.
 const CONSUMER_DEFAULTS: &[(&str, &str)] = &[
-    ("fetch.max.bytes", "4194304"),
     ("fetch.message.max.bytes", "262144"),
     ("fetch.queue.backoff.ms", "5"),
     ("fetch.wait.max.ms", "100"),
@@ -22,6 +21,18 @@ const CONSUMER_DEFAULTS: &[(&str, &str)] = &[
     // New partitions are noticed as often.
     ("topic.metadata.refresh.interval.ms", "30000"),
 ];
+
+/// `fetch.max.bytes` of whatever reads, unless `KAFKA_CONFIG` sets it: bytes that a broker
+/// gathers for one response.
+const FETCH_BYTES_MAX: u64 = 4 << 20;
+
+/// `receive.message.max.bytes` of whatever reads, unless `KAFKA_CONFIG` sets it: the largest
+/// response that is accepted. A broker sends a batch whole, however large it is, so that this
+/// bounds the memory that a batch takes.
+const RECEIVE_BYTES_MAX: u64 = 20 << 20;
+
+/// Bytes of a response around the batches in it, as librdkafka counts them.
+const RESPONSE_OVERHEAD_BYTES: u64 = 512;
 
 /// The same, for the classic group protocol only (R15): a frozen member is
 /// replaced after its session, in seconds instead of three quarters of a minute.
@@ -147,6 +158,42 @@ impl KafkaConfig {
         &self.group_id
     }
 
+    /// Size of the largest batch that a consumer reads, in bytes as the broker keeps it.
+    pub fn batch_bytes_max(&self) -> u64 {
+        self.receive_bytes_max() - RESPONSE_OVERHEAD_BYTES
+    }
+
+    /// A setting of `KAFKA_CONFIG`; nothing also if it is no number, which librdkafka refuses.
+    fn number(&self, key: &str) -> Option<u64> {
+        self.extra.get(key)?.parse().ok()
+    }
+
+    fn fetch_bytes_max(&self) -> u64 {
+        // librdkafka refuses a fetch that is smaller than what the same settings let a producer
+        // send.
+        let sent = self.number("message.max.bytes").unwrap_or_default();
+        self.number("fetch.max.bytes").unwrap_or(FETCH_BYTES_MAX.max(sent))
+    }
+
+    /// The largest response that is read from a broker, in bytes.
+    pub(crate) fn receive_bytes_max(&self) -> u64 {
+        let fetched = self.fetch_bytes_max().saturating_add(RESPONSE_OVERHEAD_BYTES);
+        self.number("receive.message.max.bytes").unwrap_or(RECEIVE_BYTES_MAX.max(fetched))
+    }
+
+    /// Bounds the responses of a client that reads.
+    fn bound_responses(&self, config: &mut ClientConfig) {
+        let bounds = [
+            ("fetch.max.bytes", self.fetch_bytes_max()),
+            ("receive.message.max.bytes", self.receive_bytes_max()),
+        ];
+        for (key, bytes) in bounds {
+            if !self.extra.contains_key(key) {
+                config.set(key, bytes.to_string());
+            }
+        }
+    }
+
     /// Whether groups are coordinated by the broker (KIP-848) instead of by one of
     /// their members.
     fn broker_side_groups(&self) -> bool {
@@ -161,6 +208,7 @@ impl KafkaConfig {
             self.defaults(&mut config, CLASSIC_DEFAULTS);
         }
         config.set("group.id", &self.group_id).set("statistics.interval.ms", STATISTICS_EVERY_MS);
+        self.bound_responses(&mut config);
         force(&mut config, CONSUMER_FORCED);
         let (key, ours) = DEBUG;
         let debug = match self.extra.get(key) {
@@ -183,6 +231,7 @@ impl KafkaConfig {
             config.remove(key);
         }
         config.set("group.id", &self.group_id);
+        self.bound_responses(&mut config);
         force(&mut config, CONSUMER_FORCED);
         config
     }
@@ -431,6 +480,23 @@ mod tests {
         assert!(with("a=b\nnonsense").unwrap_err().to_string().contains("line 2"));
         assert!(remedy_of("group.id=other").contains("KAFKA_GROUP_ID"));
         assert_eq!(KafkaConfig::new("", "t", "g", "").unwrap_err().exit_code(), 78);
+    }
+
+    #[test]
+    fn the_largest_response_is_bounded_and_holds_what_is_fetched_at_once() {
+        let limit = |extra: &str| {
+            let config = with(extra).unwrap();
+            let key = "receive.message.max.bytes";
+            assert_eq!(config.consumer().get(key), config.observer().get(key));
+            let consumer: Result<rdkafka::consumer::BaseConsumer, _> = config.consumer().create();
+            assert!(consumer.is_ok(), "{extra}: {:?}", consumer.err());
+            (config.consumer().get(key).unwrap().parse::<u64>().unwrap(), config.batch_bytes_max())
+        };
+        assert_eq!(limit(""), (20_971_520, 20_971_008));
+        assert_eq!(limit("fetch.max.bytes=50000000"), (50_000_512, 50_000_000));
+        assert_eq!(limit("receive.message.max.bytes=5000000"), (5_000_000, 4_999_488));
+        assert_eq!(limit("message.max.bytes=40000000").1, 40_000_000);
+        assert!(with("receive.message.max.bytes=many").is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Messages that librdkafka cannot read: their batch is damaged, or packed in a way that it
-//! does not know. It reports so without saying where, and continues behind the batch, so that
-//! the partitions are read one by one to find the place.
+//! Messages that librdkafka cannot read: their batch is damaged, larger than the limit, or in
+//! a format that librdkafka does not know. It reports that without a place and continues behind
+//! the batch; reading the partitions one by one finds the place.
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,9 @@ use crate::remedy;
 
 /// How long a partition may take to deliver its next message.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The setting that bounds a response of a broker, and a batch when it is uncompressed.
+const RECEIVE_BYTES_MAX: &str = "receive.message.max.bytes";
 
 const POLL: Duration = Duration::from_millis(100);
 
@@ -49,12 +52,42 @@ pub(super) fn find(
                     "the messages of partition {partition} of {topic} from offset {position} on \
                      cannot be read"
                 ),
-                remedy: remedy::unreadable(code).into(),
+                remedy: what_to_do(config, code, reader.client().context().failure()),
                 source: Some(Box::new(KafkaError::MessageConsumption(code))),
             }));
         }
     }
     Ok(None)
+}
+
+/// What a person can do about messages that cannot be read. librdkafka has one code for a
+/// damaged response and for one that is too large; `failure`, what it said of the connection,
+/// tells them apart.
+fn what_to_do(config: &KafkaConfig, code: RDKafkaErrorCode, failure: Option<String>) -> String {
+    use RDKafkaErrorCode as Code;
+    let raise = format!(
+        "raise {RECEIVE_BYTES_MAX} (now {}) in KAFKA_CONFIG, and the memory limit with it, as \
+         docs/operating.md says",
+        config.receive_bytes_max()
+    );
+    let damaged = "a broker's disk has damaged them: let an undamaged replica lead the \
+                   partition; or remove them with kafka-delete-records, then start with \
+                   --on-source-change restart";
+    let too_large = failure.filter(|failure| failure.contains(RECEIVE_BYTES_MAX));
+    match (code, too_large) {
+        (_, Some(failure)) => format!("{raise}: {failure}"),
+        (Code::MessageSizeTooLarge, _) => raise,
+        (Code::NotImplemented, _) => {
+            "use a version of this program that knows the messages' format or compression".into()
+        }
+        // The same code for a batch that is larger than the limit when it is unpacked.
+        (Code::BadCompression, _) => {
+            format!(
+                "if batches of this topic can be that large uncompressed, {raise}; if not, {damaged}"
+            )
+        }
+        _ => damaged.into(),
+    }
 }
 
 fn cannot(error: KafkaError) -> Error {

@@ -1,5 +1,6 @@
 //! Taking a lane from whoever held it (R12, R13, R16).
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
@@ -10,7 +11,7 @@ use uuid::Uuid;
 use crate::error::{Error, Server};
 use crate::postgres::blockers::{Seen, Terms, ending_blockers};
 use crate::postgres::config::DatabaseConfig;
-use crate::postgres::connect::{LOCK_TIMEOUT, answered, connect};
+use crate::postgres::connect::{Connection, LOCK_TIMEOUT, answered, connect};
 use crate::postgres::evict::Backend;
 use crate::postgres::lanes::{self, PROGRESS_COLUMNS};
 use crate::postgres::mark::Mark;
@@ -37,42 +38,108 @@ const LAST_TRY: Duration = Duration::from_secs(12);
 /// A group that stored or claimed within this time is active (R16).
 const ACTIVE: &str = "60 seconds";
 
-/// Claims a lane on a connection of its own.
+/// How long a session is kept for the next claim. A rebalance grants many lanes at once, and a
+/// login takes longer than a claim.
+const IDLE_MAX: Duration = Duration::from_secs(2);
+
+/// A connection for claims.
+#[derive(Debug)]
+struct Session {
+    client: Connection,
+    backend: Backend,
+}
+
+impl Session {
+    async fn open(config: &DatabaseConfig) -> Result<Self, Error> {
+        let client = connect(config, "claim").await?;
+        let prepare = async {
+            client.batch_execute(SETTINGS).await?;
+            Mark::Claim.put(&client).await?;
+            Backend::of(&client).await
+        };
+        let backend = prepare.await.map_err(failed)?;
+        Ok(Self { client, backend })
+    }
+}
+
+/// Sessions of claims that succeeded a moment ago.
+#[derive(Debug, Default)]
+pub(super) struct Sessions(Mutex<Vec<(Instant, Session)>>);
+
+impl Sessions {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Instant, Session)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes those that no claim took in time.
+    pub(super) fn close_idle(&self) {
+        let usable = |since: &Instant, session: &Session| {
+            since.elapsed() < IDLE_MAX && !session.client.is_closed()
+        };
+        self.lock().retain(|(since, session)| usable(since, session));
+    }
+
+    fn take(&self) -> Option<Session> {
+        self.close_idle();
+        self.lock().pop().map(|(_, session)| session)
+    }
+
+    fn keep(&self, session: Session) {
+        self.lock().push((Instant::now(), session));
+    }
+}
+
+fn failed(error: tokio_postgres::Error) -> Error {
+    remedy::own_tables(error, "claim a lane")
+}
+
+/// Claims a lane on a connection that does nothing else.
 ///
 /// # Errors
 /// As for [`crate::sink::Sink::claim`].
 pub(super) async fn claim(
     config: &DatabaseConfig,
+    sessions: &Sessions,
     request: &ClaimRequest,
 ) -> Result<Progress, Error> {
-    answered(LOCK_TIMEOUT, "claim a lane", try_claim(config, request)).await
+    let claim = async {
+        let mut session = match sessions.take() {
+            Some(session) => session,
+            None => Session::open(config).await?,
+        };
+        // After a failure the session may be in any state, and is closed.
+        let progress = try_claim(config, &mut session, request).await?;
+        sessions.keep(session);
+        Ok(progress)
+    };
+    answered(LOCK_TIMEOUT, "claim a lane", claim).await
 }
 
-async fn try_claim(config: &DatabaseConfig, request: &ClaimRequest) -> Result<Progress, Error> {
-    let waiting = |error| remedy::own_tables(error, "claim a lane");
-    let mut client = connect(config, "claim").await?;
-    client.batch_execute(SETTINGS).await.map_err(waiting)?;
-    Mark::Claim.put(&client).await.map_err(waiting)?;
-    let backend = Backend::of(&client).await.map_err(waiting)?;
+async fn try_claim(
+    config: &DatabaseConfig,
+    session: &mut Session,
+    request: &ClaimRequest,
+) -> Result<Progress, Error> {
+    let Session { client, backend } = session;
     let (begun, seen) = (Instant::now(), Seen::default());
     for _ in 0..TRIES {
         if begun.elapsed() > LAST_TRY {
             break;
         }
-        let created = create(&mut client, request);
-        match ending_blockers(config, &backend, TERMS, &seen, created).await {
+        let created = create(client, request);
+        match ending_blockers(config, backend, TERMS, &seen, created).await {
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => continue,
-            created => created.map_err(waiting)?,
+            created => created.map_err(failed)?,
         }
-        let current = current(&client, request).await?;
-        let attempt = swap(&client, request, current);
-        let done = ending_blockers(config, &backend, TERMS, &seen, attempt).await;
+        let current = current(client, request).await?;
+        let attempt = swap(client, request, current);
+        let done = ending_blockers(config, backend, TERMS, &seen, attempt).await;
         match done {
             Ok(Some(progress)) => return Ok(progress),
             // Somebody else claimed it in between, or a lock is held on.
             Ok(None) => {}
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {}
-            Err(error) => return Err(waiting(error)),
+            Err(error) => return Err(failed(error)),
         }
     }
     Err(Error::Temporary {
@@ -138,8 +205,7 @@ async fn current(client: &Client, request: &ClaimRequest) -> Result<Option<Uuid>
             (row.try_get("consumer_group")?, row.try_get("owner")?);
         Ok((row.try_get("claim")?, foreign, by))
     };
-    let (claim, foreign, (group, owner)) =
-        read.await.map_err(|error| remedy::own_tables(error, "claim a lane"))?;
+    let (claim, foreign, (group, owner)) = read.await.map_err(failed)?;
     if foreign && !request.take_over {
         return Err(Error::misconfigured(
             format!(

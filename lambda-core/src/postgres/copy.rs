@@ -58,12 +58,18 @@ impl CopyStream {
         &self.buffer[position..]
     }
 
-    /// Ends a row; hands a full piece over.
+    /// Ends a row. Sends what is gathered once it fills a piece, a large row in several: the
+    /// connection copies each piece, and takes the next one when that is sent.
     pub(super) async fn end_row(&mut self) -> Result<(), Error> {
-        if self.buffer.len() >= PIECE_BYTES {
-            self.sink.feed(self.buffer.split().freeze()).await?;
-            self.buffer.reserve(PIECE_BYTES * 2);
+        if self.buffer.len() < PIECE_BYTES {
+            return Ok(());
         }
+        let mut gathered = self.buffer.split().freeze();
+        while !gathered.is_empty() {
+            let piece = gathered.split_to(gathered.len().min(PIECE_BYTES * 2));
+            self.sink.feed(piece).await?;
+        }
+        self.buffer.reserve(PIECE_BYTES * 2);
         Ok(())
     }
 

@@ -53,6 +53,7 @@ pub struct PostgresSink {
     /// Whether repeats keep coming, so that the commit looks before it copies.
     probe_first: AtomicBool,
     jobs: JobCache,
+    claims: claim::Sessions,
     /// What was seen to block commits.
     blockers: Seen,
 }
@@ -97,6 +98,7 @@ impl PostgresSink {
             pool,
             probe_first: AtomicBool::new(false),
             jobs: JobCache::default(),
+            claims: claim::Sessions::default(),
             blockers: Seen::default(),
         })
     }
@@ -292,7 +294,7 @@ impl PostgresSink {
 #[async_trait]
 impl Sink for PostgresSink {
     async fn claim(&self, request: &ClaimRequest) -> Result<Progress, Error> {
-        claim::claim(&self.config, request).await
+        claim::claim(&self.config, &self.claims, request).await
     }
 
     async fn commit(&self, batch: &Batch, durability: Durability) -> Result<Committed, Error> {
@@ -309,6 +311,8 @@ impl Sink for PostgresSink {
     }
 
     async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
+        // Asked from time to time, also when nothing is claimed any more.
+        self.claims.close_idle();
         if lanes.is_empty() {
             let client = connect(&self.config, "look").await?;
             let reading = lanes::stored(&client, lanes);

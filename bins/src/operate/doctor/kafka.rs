@@ -27,10 +27,6 @@ const HOUR_MS: i64 = 60 * 60 * 1000;
 
 const DAY_MS: i64 = 24 * HOUR_MS;
 
-/// Largest answer that librdkafka accepts from a broker, in bytes
-/// (`receive.message.max.bytes`), less the room that it needs around the message.
-const RECEIVED_BYTES_MAX: i64 = 100_000_000 - 512;
-
 /// All checks of this module, in order.
 pub(super) fn checks() -> impl Iterator<Item = &'static str> {
     ["kafka"].into_iter().chain(CHECKS)
@@ -78,7 +74,7 @@ pub(super) async fn examine(
             election(&settings),
             cleanup(&settings),
             retention(&settings),
-            message_size(&settings),
+            message_size(&config, &settings),
         ]),
         Err(error) => {
             findings.push(Finding::skipped(CHECKS[2], error.chain()));
@@ -187,17 +183,19 @@ fn retention(settings: &BTreeMap<String, Setting>) -> Finding {
     }
 }
 
-fn message_size(settings: &BTreeMap<String, Setting>) -> Finding {
+fn message_size(config: &KafkaConfig, settings: &BTreeMap<String, Setting>) -> Finding {
     let Some(largest) = number(settings, "max.message.bytes") else {
         return unreported("message-size");
     };
     let found = format!("the topic accepts batches of up to {}", mebibytes(largest));
-    if largest > RECEIVED_BYTES_MAX {
+    let accepted = config.batch_bytes_max().cast_signed();
+    if largest > accepted {
         return Finding::problem(
             "message-size",
             CONFIGURATION,
-            format!("{found}, more than a consumer accepts"),
-            "lower the topic's max.message.bytes below 100 MB",
+            format!("{found}, a consumer accepts {accepted} bytes"),
+            "lower the topic's max.message.bytes, or raise receive.message.max.bytes in \
+             KAFKA_CONFIG and the consumers' memory limit",
         );
     }
     Finding::ok("message-size", found)

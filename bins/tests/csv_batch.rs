@@ -336,7 +336,7 @@ async fn sigterm_blocked(context: Context) -> Result<(), Failure> {
     process.signal(Signal::TERM)?;
     // The server is there and does not answer: no reason to call it unreachable.
     let ended = process.wait(DEADLINE).await?.expect_code(75)?;
-    let said = ended.stderr.contains("stopped before the commit under way was done");
+    let said = ended.stderr.contains("stopped before the commit in flight finished");
     assert!(said, "{}", ended.stderr);
     bench.until("select status = 'pending' from batch_jobs").await?;
     holder.batch_execute("rollback").await?;

@@ -158,7 +158,7 @@ async fn bad_records(context: Context) -> Result<(), Failure> {
             Some((_, record, why)) => {
                 let (line, position) = (i64::try_from(number + 2)?, i64::try_from(text.len())?);
                 let (payload, reason) = (record.trim_end().to_owned(), "refused".to_owned());
-                let detail = format!("the database refuses the row: {why}");
+                let detail = format!("the database refused the row: {why}");
                 expected.push((line, position, payload, reason, detail));
                 text.push_str(record);
             }
@@ -220,7 +220,7 @@ async fn second_key(context: Context) -> Result<(), Failure> {
     assert_eq!(counts["rejected"], 1);
     let letters = dead_letters(&bench).await?;
     let letters: Vec<(i64, &str)> = letters.iter().map(|l| (l.0, l.4.as_str())).collect();
-    assert_eq!(letters, [(104, "the database refuses the row: 23505 at second")]);
+    assert_eq!(letters, [(104, "the database refused the row: 23505 at second")]);
     Ok(())
 }
 
@@ -356,7 +356,7 @@ async fn held(context: Context) -> Result<(), Failure> {
         bench.until_blocked("batch").await?;
         tokio::time::sleep(HELD).await;
         process.says(NAMES_THE_HOLDER, DEADLINE).await?;
-        process.says("a commit takes too long: trying its halves", DEADLINE).await?;
+        process.says("a commit took too long; committing its halves", DEADLINE).await?;
         holder.batch_execute("rollback").await?;
         let ended = process.wait(DEADLINE).await?.expect_code(0)?;
         assert!(!ended.stderr.contains("not reachable"), "it was all the time: {}", ended.stderr);
@@ -376,7 +376,7 @@ async fn held(context: Context) -> Result<(), Failure> {
         bench.until_blocked("stream").await?;
         tokio::time::sleep(HELD).await;
         consumer.says(NAMES_THE_HOLDER, DEADLINE).await?;
-        consumer.says("a commit takes too long: trying its halves", DEADLINE).await?;
+        consumer.says("a commit took too long; committing its halves", DEADLINE).await?;
         holder.batch_execute("rollback").await?;
         if !to_the_end {
             topic.stored(i64::try_from(MANY)?).await?;
@@ -551,7 +551,7 @@ async fn stream(context: Context) -> Result<(), Failure> {
                    where convert_from(payload, 'UTF8') like '%' || $1 || '%' and reason = 'refused'";
         let letter = bench.sql.query_one(sql, &[&format!("TXN-{number:012}")]).await?;
         assert_eq!(letter.try_get::<_, String>(0)?, format!("ACC-{number:05}"));
-        let detail = format!("the database refuses the row: {why}");
+        let detail = format!("the database refused the row: {why}");
         assert_eq!(letter.try_get::<_, String>(1)?, detail);
     }
     Ok(())

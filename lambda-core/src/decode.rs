@@ -16,8 +16,8 @@ fn utf8(bytes: &[u8]) -> Result<&str, Reject> {
     })
 }
 
-/// The reject for a message of serde's. Such messages quote the value before
-/// what they expected; only the latter comes from the type.
+/// The reject for an error message of serde. Such messages quote the value before the
+/// expected form; only the latter comes from the type.
 fn of_serde(message: &str, place: &str) -> Reject {
     if let Some(field) = named(message, "missing field `") {
         return Reject::field(Reason::MissingField, field, "a value is required");

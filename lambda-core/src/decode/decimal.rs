@@ -4,13 +4,13 @@
 /// Significant digits that a [`Number`] keeps: enough for any `numeric` of 18 digits.
 const DIGITS_MAX: u32 = 18;
 
-/// Why a text is no such number.
+/// Reason why a text is not such a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NumberError {
     /// The text does not spell a decimal number.
     #[error("expected a decimal number")]
     Syntax,
-    /// Other than zeros stand behind the last decimal allowed.
+    /// Digits other than zeros follow the last decimal allowed.
     #[error("expected fewer decimals")]
     Decimals,
     /// The value has more than 18 digits at the scale asked for.
@@ -25,13 +25,13 @@ pub struct Number {
     negative: bool,
     mantissa: u64,
     exponent: i64,
-    /// Whether other digits than zeros follow the mantissa's.
+    /// Whether digits other than zeros follow the mantissa's.
     more: bool,
 }
 
 impl Number {
-    /// Reads an optional sign, digits with at most one point, and an optional
-    /// exponent. Takes time in the text's length only, whatever the exponent.
+    /// Parses an optional sign, digits with at most one point, and an optional exponent.
+    /// Its time depends on the text's length only, whatever the exponent.
     ///
     /// # Errors
     /// [`NumberError::Syntax`] for anything else, spaces included.

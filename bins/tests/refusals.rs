@@ -454,7 +454,7 @@ const NO_CONNECTION: Stall = Stall {
 /// A standby that is behind does not have the role yet.
 const NO_LOGIN: Stall = Stall {
     begins: "alter role {loader} rename to {loader}_later",
-    says: "PostgreSQL cannot let us log in as before now",
+    says: "could not log in to PostgreSQL as before",
     ends: "alter role {loader}_later rename to {loader}",
     locked: false,
 };
@@ -563,8 +563,8 @@ async fn locked(context: Context) -> Result<(), Failure> {
     let holder = bench.database.connect().await?;
     holder.batch_execute("begin; lock table batch_jobs in exclusive mode").await?;
     let mut process = bench.program(&[&bench.file("a.csv", rows(RECORDS))?]).start()?;
-    let says = "PostgreSQL cannot create a job now: canceling statement due to lock timeout \
-                (SQLSTATE 55P03); a lock is held for long: look at pg_stat_activity";
+    let says = "could not create a job in PostgreSQL: canceling statement due to lock timeout \
+                (SQLSTATE 55P03); another session holds a lock: look at pg_stat_activity";
     process.says(says, DEADLINE).await?;
     holder.batch_execute("rollback").await?;
     process.wait(DEADLINE).await?.expect_code(0)?;

@@ -448,7 +448,7 @@ async fn distrusted_once(context: Context) -> Result<(), Failure> {
     let broker = Broker::new(context).await?;
     for (settings, bootstrap) in &broker.distrusting() {
         let no_certificate =
-            format!("a certificate of the brokers at {bootstrap} cannot be verified");
+            format!("could not verify a certificate of the brokers at {bootstrap}");
         let words =
             [&no_certificate, "certificate verify failed", "set ssl.ca.location in KAFKA_CONFIG"];
         broker.refuses_questions(settings, bootstrap, &words).await?;

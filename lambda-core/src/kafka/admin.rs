@@ -127,7 +127,7 @@ pub async fn cluster(config: &KafkaConfig) -> Result<Cluster, Error> {
     asking(config, |config, observer| {
         let metadata = observer
             .fetch_metadata(Some(config.topic()), ANSWER_TIMEOUT)
-            .map_err(|error| remedy::kafka(error, "tell its brokers and the topic"))?;
+            .map_err(|error| remedy::kafka(error, "list the brokers and the topic in Kafka"))?;
         let brokers = metadata.brokers().iter();
         let brokers = brokers.map(|it| format!("{}:{}", it.host(), it.port())).collect();
         let mut partitions = Vec::new();
@@ -137,7 +137,7 @@ pub async fn cluster(config: &KafkaConfig) -> Result<Cluster, Error> {
                 Some(RDKafkaErrorCode::UnknownTopicOrPartition) => continue,
                 Some(code) => {
                     let error = KafkaError::MetadataFetch(code);
-                    return Err(remedy::kafka(error, "tell about the topic"));
+                    return Err(remedy::kafka(error, "describe the topic in Kafka"));
                 }
             }
             partitions.extend(topic.partitions().iter().map(|it| Partition {
@@ -192,7 +192,7 @@ pub async fn group(config: &KafkaConfig) -> Result<Option<Group>, Error> {
             Err(KafkaError::GroupListFetch(RDKafkaErrorCode::UnsupportedFeature)) => {
                 return Ok(None);
             }
-            groups => groups.map_err(|error| remedy::kafka(error, "tell about the group"))?,
+            groups => groups.map_err(|error| remedy::kafka(error, "describe the consumer group in Kafka"))?,
         };
         let found = groups.groups().iter().find(|it| it.name() == config.group_id());
         Ok(found.filter(|it| !matches!(it.state(), "Dead" | "")).map(|it| Group {
@@ -440,7 +440,7 @@ impl Admin {
             return Ok(changes);
         }
         let altered = self.client.alter_configs([&alter], &options(dry_run)).await;
-        altered.map_err(|error| self.failed(error, "change the topic"))?;
+        altered.map_err(|error| self.failed(error, "change the topic in Kafka"))?;
         if !dry_run {
             self.await_settings(wanted).await?;
         }
@@ -464,7 +464,7 @@ impl Admin {
     }
 
     async fn describe(&self) -> Result<ConfigResource, Error> {
-        const WHAT: &str = "tell the topic's settings";
+        const WHAT: &str = "read the topic's settings in Kafka";
         let asked = [ResourceSpecifier::Topic(&self.topic)];
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
         let told = self.client.describe_configs(&asked, &options).await;
@@ -483,7 +483,7 @@ impl Admin {
     /// What the brokers answered about the one topic.
     fn answer(&self, answered: Result<Vec<TopicResult>, KafkaError>) -> Result<(), Refusal> {
         use RDKafkaErrorCode as Code;
-        for result in answered.map_err(|error| self.failed(error, "change the topic"))? {
+        for result in answered.map_err(|error| self.failed(error, "change the topic in Kafka"))? {
             match result {
                 Ok(_) => {}
                 Err((
@@ -511,7 +511,7 @@ impl Admin {
                 "grant this user Create, Alter, AlterConfigs and DescribeConfigs on the topic"
             }
             Code::PolicyViolation => "the cluster has a policy on topics: ask who runs it",
-            _ => return self.failed(KafkaError::AdminOp(code), "change the topic"),
+            _ => return self.failed(KafkaError::AdminOp(code), "change the topic in Kafka"),
         };
         Error::Misconfigured {
             what: format!("Kafka refuses what is asked of topic {}", self.topic),

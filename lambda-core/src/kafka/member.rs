@@ -75,7 +75,7 @@ impl<R: Record> Member<R> {
             return Ok(GivenUp::Closing);
         };
         let subscribed = consumer.subscribe(&[self.config.topic()]);
-        subscribed.map_err(|error| remedy::kafka(error, "let us subscribe to the topic"))?;
+        subscribed.map_err(|error| remedy::kafka(error, "subscribe to the topic in Kafka"))?;
         Polling::new(self, &consumer, &mut offsets, partitions).poll()
     }
 

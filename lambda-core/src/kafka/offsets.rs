@@ -62,9 +62,9 @@ impl Offsets {
                 self.unanswered();
                 Err(Error::Temporary {
                     server: Server::Kafka,
-                    what: "tell a partition's offsets",
+                    what: "read a partition's offsets in Kafka",
                     remedy: "set KAFKA_BOOTSTRAP_SERVERS to the cluster that is being read",
-                    source: "another cluster answers new clients".into(),
+                    source: "new clients reach another cluster".into(),
                 })
             }
             Err(error) => self.of_one(partitions, error),

@@ -214,7 +214,7 @@ impl<'a, R: Record> Polling<'a, R> {
             // error does not name: the checks find it. Each of them tells of its own.
             self.resets += u32::from(self.shared.doubt(Doubt::Topic));
             if self.resets > RESETS_MAX {
-                return Err(remedy::kafka(error, "continue at the stored position"));
+                return Err(remedy::kafka(error, "read the topic in Kafka from the stored position"));
             }
             return self.drain();
         }
@@ -225,7 +225,7 @@ impl<'a, R: Record> Polling<'a, R> {
             return self.drain();
         }
         match code.map(remedy::of_kafka).map(|verdict| verdict.kind) {
-            Some(Kind::Fatal) => Err(remedy::kafka(error, "let us read the topic")),
+            Some(Kind::Fatal) => Err(remedy::kafka(error, "read the topic in Kafka")),
             // librdkafka goes on by itself; the context has told of it.
             _ => Ok(None),
         }
@@ -254,7 +254,7 @@ impl<'a, R: Record> Polling<'a, R> {
         tracing::warn!(%code, reason, remedy, "librdkafka gave the consumer up");
         if remedy::needs_a_person(code) {
             let error = KafkaError::MessageConsumptionFatal(code);
-            return Err(remedy::kafka(error, "keep this member in its group"));
+            return Err(remedy::kafka(error, "stay in the consumer group in Kafka"));
         }
         Ok(GivenUp::Broken)
     }

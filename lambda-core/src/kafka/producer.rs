@@ -137,7 +137,7 @@ impl<T: Send + Sync + 'static> Producer<T> {
                     self.poll(ROOM);
                     self.failure()?;
                 }
-                Err((error, _)) => return Err(remedy::kafka(error, "take a message")),
+                Err((error, _)) => return Err(remedy::kafka(error, "send a message to Kafka")),
             }
         }
     }
@@ -247,7 +247,7 @@ impl<T> Reports<T> {
     }
 
     fn cannot_take(&self, error: KafkaError) {
-        self.fail(remedy::kafka(error, "take a message"));
+        self.fail(remedy::kafka(error, "send a message to Kafka"));
     }
 }
 
@@ -292,7 +292,7 @@ impl<T: Send + Sync + 'static> ProducerContext for Reports<T> {
 fn without_offset(partition: i32) -> Error {
     Error::Temporary {
         server: Server::Kafka,
-        what: "prove that a message is in the topic",
+        what: "confirm that a message is in the topic in Kafka",
         remedy: "send all of it again: what is stored falls out as duplicates",
         source: format!("one to partition {partition} was reported without an offset").into(),
     }

@@ -68,8 +68,8 @@ impl<R: Record> KafkaSource<R> {
             .spawn(|| member.run())
             .map_err(|error| Error::Temporary {
                 server: Server::Kafka,
-                what: "be polled",
-                remedy: "the machine gives no more threads: raise its limits",
+                what: "start the thread that polls Kafka",
+                remedy: "the machine allows no more threads: raise its limits",
                 source: Box::new(error),
             })?;
         Ok(Self { shared, thread: Some(thread) })

@@ -104,7 +104,7 @@ fn read(
     reader: &topic::Observer,
     lanes: &[(&Progress, Fingerprint)],
 ) -> Result<BTreeMap<i32, Option<Fingerprint>>, Error> {
-    let cannot = |error| remedy::kafka(error, "give the last message of a partition again");
+    let cannot = |error| remedy::kafka(error, "read the last message of a partition again in Kafka");
     let from = lanes.iter().map(|(lane, last)| (lane.name.partition, last.position));
     let from = list_from(config.topic(), &from.collect::<Vec<_>>()).map_err(cannot)?;
     reader.assign(&from).map_err(cannot)?;
@@ -113,7 +113,7 @@ fn read(
         let (partition, message) = match reader.poll(POLL) {
             Some(Ok(message)) => (message.partition(), Some(as_read(&message).fingerprint())),
             Some(Err(KafkaError::PartitionEOF(partition))) => (partition, None),
-            Some(Err(error)) => match remedy::kafka(error, "give a message again") {
+            Some(Err(error)) => match remedy::kafka(error, "read a message again in Kafka") {
                 error if error.kind() == Kind::Fatal => return Err(error),
                 // librdkafka tries again by itself.
                 _ => continue,
@@ -137,7 +137,7 @@ fn read(
 fn unanswered(partitions: &[i32]) -> Error {
     Error::Temporary {
         server: Server::Kafka,
-        what: "give the last message of each partition again",
+        what: "read the last message of each partition again in Kafka",
         remedy: "look at the brokers' logs",
         source: format!("no answer about partitions {partitions:?}").into(),
     }

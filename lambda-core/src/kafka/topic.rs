@@ -30,7 +30,7 @@ const EVENTS_TIMEOUT: Duration = Duration::from_millis(50);
 /// How long the poll loop waits for the offsets of partitions.
 pub(super) const OFFSETS_TIMEOUT: Duration = Duration::from_secs(1);
 
-const TELL_OFFSETS: &str = "tell a partition's offsets";
+const TELL_OFFSETS: &str = "read a partition's offsets in Kafka";
 
 /// A topic as a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub(super) fn observer(config: &KafkaConfig) -> Result<Observer, Error> {
 /// `Transient` when it does not exist (yet) or no broker answers; `Fatal` when it
 /// may not be read.
 pub(super) fn describe<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<Topic, Error> {
-    const WHAT: &str = "tell about the topic";
+    const WHAT: &str = "describe the topic in Kafka";
     let metadata = client
         .fetch_metadata(Some(topic), ANSWER_TIMEOUT)
         .map_err(|error| remedy::kafka(error, WHAT))?;
@@ -91,7 +91,7 @@ pub(super) fn describe<C: ClientContext>(client: &Client<C>, topic: &str) -> Res
 pub(super) fn source<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<String, Error> {
     let cluster = client.fetch_cluster_id(ANSWER_TIMEOUT).ok_or_else(|| Error::Temporary {
         server: Server::Kafka,
-        what: "tell the cluster's id",
+        what: "read the cluster's id in Kafka",
         remedy: "brokers older than 0.10.1 have none",
         source: topic.to_owned().into(),
     })?;
@@ -109,7 +109,7 @@ pub(super) fn reason<C: ConsumerContext>(consumer: &BaseConsumer<C>, error: Erro
         if let Err(told) = event
             && told.rdkafka_error_code().is_some_and(remedy::needs_a_person)
         {
-            return remedy::kafka(told, "let us in");
+            return remedy::kafka(told, "log in to Kafka");
         }
     }
     error
@@ -177,7 +177,7 @@ pub(super) fn led<C: ClientContext>(
 ) -> Result<BTreeSet<i32>, Error> {
     let metadata = client
         .fetch_metadata(Some(topic), OFFSETS_TIMEOUT)
-        .map_err(|error| remedy::kafka(error, "tell about the topic"))?;
+        .map_err(|error| remedy::kafka(error, "describe the topic in Kafka"))?;
     let found = metadata.topics().iter().filter(|found| found.name() == topic);
     let partitions = found.flat_map(MetadataTopic::partitions);
     Ok(partitions.filter(|it| it.leader() >= 0).map(MetadataPartition::id).collect())
@@ -243,7 +243,7 @@ pub(super) async fn ask<T: Send + 'static>(
     answer.unwrap_or_else(|panicked| {
         Err(Error::Temporary {
             server: Server::Kafka,
-            what: "answer a question about the topic",
+            what: "ask Kafka about the topic",
             remedy: "this is a bug",
             source: Box::new(panicked),
         })

@@ -127,7 +127,7 @@ impl Blocker {
 /// An error met while ending another session.
 fn ending(error: tokio_postgres::Error) -> Error {
     if error.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
-        return remedy::postgres(error, "end a session");
+        return remedy::postgres(error, "terminate a session in PostgreSQL");
     }
     Error::Misconfigured {
         what: "a loader that logged in under another name cannot be ended".into(),
@@ -156,7 +156,7 @@ pub(super) async fn ending_blockers<T>(
         }
         let waited = begun.elapsed() >= terms.waited;
         // Boxed: large, and rarely needed.
-        let mut look = Box::pin(answered(ANSWER_TIMEOUT, "end a session", async {
+        let mut look = Box::pin(answered(ANSWER_TIMEOUT, "terminate a session in PostgreSQL", async {
             let client = match connection.take() {
                 Some(client) => client,
                 None => connect(config, "evict").await?,
@@ -198,7 +198,7 @@ async fn look(
     waited: bool,
     seen: &Seen,
 ) -> Result<Look, Error> {
-    let failed = |error| remedy::postgres(error, "find what holds a lock");
+    let failed = |error| remedy::postgres(error, "find the holders of a lock in PostgreSQL");
     let mut ended = 0;
     for (blocker, age) in Blocker::of(waiting, client).await.map_err(failed)? {
         let blocks = seen.note(&blocker);

@@ -45,11 +45,11 @@ pub(super) async fn claim(
     config: &DatabaseConfig,
     request: &ClaimRequest,
 ) -> Result<Progress, Error> {
-    answered(LOCK_TIMEOUT, "claim a lane", try_claim(config, request)).await
+    answered(LOCK_TIMEOUT, "claim a lane in PostgreSQL", try_claim(config, request)).await
 }
 
 async fn try_claim(config: &DatabaseConfig, request: &ClaimRequest) -> Result<Progress, Error> {
-    let waiting = |error| remedy::own_tables(error, "claim a lane");
+    let waiting = |error| remedy::own_tables(error, "claim a lane in PostgreSQL");
     let mut client = connect(config, "claim").await?;
     client.batch_execute(SETTINGS).await.map_err(waiting)?;
     Mark::Claim.put(&client).await.map_err(waiting)?;
@@ -77,7 +77,7 @@ async fn try_claim(config: &DatabaseConfig, request: &ClaimRequest) -> Result<Pr
     }
     Err(Error::Temporary {
         server: Server::Postgres,
-        what: "claim a lane",
+        what: "claim a lane in PostgreSQL",
         remedy: "its row in ingest_progress is locked by another program: look at pg_stat_activity",
         source: request.name.to_string().into(),
     })
@@ -139,7 +139,7 @@ async fn current(client: &Client, request: &ClaimRequest) -> Result<Option<Uuid>
         Ok((row.try_get("claim")?, foreign, by))
     };
     let (claim, foreign, (group, owner)) =
-        read.await.map_err(|error| remedy::own_tables(error, "claim a lane"))?;
+        read.await.map_err(|error| remedy::own_tables(error, "claim a lane in PostgreSQL"))?;
     if foreign && !request.take_over {
         return Err(Error::misconfigured(
             format!(

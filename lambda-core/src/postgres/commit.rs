@@ -80,7 +80,7 @@ async fn transact(
     path: Path,
     jobs: &JobCache,
 ) -> Result<Done, Failure> {
-    let storing = |error| remedy::postgres(error, "store a batch");
+    let storing = |error| remedy::postgres(error, "store a batch in PostgreSQL");
     let begun = Instant::now();
     session.begin(durability == Durability::Durable).await.map_err(storing)?;
     let held: Vec<LaneId> = batch.spans().iter().map(|span| span.lane).collect();
@@ -178,7 +178,7 @@ async fn store_new(
         Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
             let sql = "rollback to savepoint rows; release savepoint rows";
             let back = session.client().batch_execute(sql).await;
-            back.map_err(|error| remedy::postgres(error, "store a batch"))?;
+            back.map_err(|error| remedy::postgres(error, "store a batch in PostgreSQL"))?;
             Ok(if is_id_key(session, &error) {
                 Inserted::IdTaken
             } else {
@@ -209,13 +209,13 @@ fn refused(table: &Table, error: tokio_postgres::Error) -> Error {
             format!("{}.{column} is not null, and no record has it", table.name),
             "give the column a default, or allow null",
         ),
-        None => remedy::postgres(error, "store a batch"),
+        None => remedy::postgres(error, "store a batch in PostgreSQL"),
     }
 }
 
 async fn savepoint(session: &Session) -> Result<(), Error> {
     let done = session.client().batch_execute("savepoint rows").await;
-    done.map_err(|error| remedy::postgres(error, "store a batch"))
+    done.map_err(|error| remedy::postgres(error, "store a batch in PostgreSQL"))
 }
 
 fn is_id_key(session: &Session, error: &tokio_postgres::Error) -> bool {

@@ -43,7 +43,7 @@ pub(super) async fn answered<T>(
 ) -> Result<T, Error> {
     tokio::time::timeout(within, asking).await.map_err(|_| Error::Unreachable {
         server: Server::Postgres,
-        source: format!("asked to {what}, it gave no answer within {within:?}").into(),
+        source: format!("no answer within {within:?}; the request was to {what}").into(),
     })?
 }
 
@@ -151,7 +151,7 @@ impl Logins {
         match self.refused_since() {
             Some(since) if since.elapsed() < REFUSED_MAX => Error::Temporary {
                 server: Server::Postgres,
-                what: "let us log in as before",
+                what: "log in to PostgreSQL as before",
                 remedy: "after a failover, check that the new server has the role, its password \
                          and the database; if the login was changed, start with the new one",
                 source: source.unwrap_or_else(|| what.into()),

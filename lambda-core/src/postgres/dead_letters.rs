@@ -119,9 +119,9 @@ impl DeadLetters {
     async fn connect(&self) -> Result<Connection, Error> {
         let connection = connect_waiting(&self.database, "letters", Some(self.wait.server)).await?;
         let settings = self.wait.settings(SETTINGS);
-        let set = answered(ANSWER_TIMEOUT, "prepare a session", async {
+        let set = answered(ANSWER_TIMEOUT, "prepare a session in PostgreSQL", async {
             let set = connection.batch_execute(&settings).await;
-            set.map_err(|error| remedy::postgres(error, "prepare a session"))
+            set.map_err(|error| remedy::postgres(error, "prepare a session in PostgreSQL"))
         });
         set.await?;
         Ok(connection)
@@ -171,7 +171,7 @@ impl DeadLetters {
         let connection = self.connect().await?;
         let sql = "select key, payload, edited_payload from dead_letters where id = $1";
         let asking = async { connection.query_opt(sql, &[&id]).await.map_err(owning) };
-        let row = answered(ANSWER_TIMEOUT, "read a dead letter", asking).await?;
+        let row = answered(ANSWER_TIMEOUT, "read a dead letter in PostgreSQL", asking).await?;
         let content = |row: Row| {
             let (key, payload) = (row.try_get("key")?, row.try_get("payload")?);
             Ok(Content { key, payload, edited_payload: row.try_get("edited_payload")? })
@@ -233,7 +233,7 @@ impl DeadLetters {
                 rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<i64>, _>>()
             };
             let put_away = async { put_away.await.map_err(owning) };
-            done.extend(answered(CHUNK_TIMEOUT, "change dead letters", put_away).await?);
+            done.extend(answered(CHUNK_TIMEOUT, "change dead letters in PostgreSQL", put_away).await?);
         }
         done.sort_unstable();
         Ok(done)

@@ -97,10 +97,10 @@ pub(super) async fn unless_silent<T>(
         if let Ok(done) = tokio::time::timeout(LOOK_EVERY, &mut work).await {
             return Ok(done);
         }
-        let look = answered(ANSWER_TIMEOUT, "report what a session does", async {
+        let look = answered(ANSWER_TIMEOUT, "read a session's state in PostgreSQL", async {
             let client = connect(config, "look").await?;
             let found = working.awaits_us(&client).await;
-            found.map_err(|error| remedy::postgres(error, "report what a session does"))
+            found.map_err(|error| remedy::postgres(error, "read a session's state in PostgreSQL"))
         });
         let found = tokio::select! {
             biased;

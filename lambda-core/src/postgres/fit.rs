@@ -62,7 +62,7 @@ struct Found {
 /// # Errors
 /// `Fatal`, naming the table and each column that differs with both types.
 pub(super) async fn check(client: &Client, table: &Table) -> Result<(), Error> {
-    let failed = |error| remedy::postgres(error, "compare the table with the record");
+    let failed = |error| remedy::postgres(error, "compare the table in PostgreSQL with the record");
     let names: Vec<&str> = [table.name].into_iter().chain(OWN_TABLES).collect();
     for row in client.query(RELATIONS, &[&names]).await.map_err(failed)? {
         let read = || {

@@ -22,7 +22,7 @@ const CONNECTIONS: usize = 3;
 /// A row of this text fills a page, so that nothing is saved by packing it.
 const FILLER: usize = 7_000;
 
-const READ: &str = "tell about itself";
+const READ: &str = "inspect PostgreSQL";
 
 async fn rows(
     client: &Client,
@@ -186,7 +186,7 @@ pub async fn skew(client: &Client) -> Result<Skew, Error> {
 /// # Errors
 /// `Transient` when there is no room, or the server only reads.
 pub async fn try_disk(config: &DatabaseConfig, bytes: usize) -> Result<(), Error> {
-    const WRITE: &str = "write a few MiB";
+    const WRITE: &str = "write a few MiB to PostgreSQL's disk";
     let connection = connect(config, "doctor").await?;
     // Where temporary tables lie could be another disk.
     let sql = format!(

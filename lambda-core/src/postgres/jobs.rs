@@ -202,9 +202,9 @@ impl Jobs {
     pub(super) async fn connect(&self) -> Result<Connection, Error> {
         let connection = connect_waiting(&self.database, "job", Some(self.wait.server)).await?;
         let settings = self.wait.settings(SETTINGS);
-        let set = answered(ANSWER_TIMEOUT, "prepare a session", async {
+        let set = answered(ANSWER_TIMEOUT, "prepare a session in PostgreSQL", async {
             let set = connection.batch_execute(&settings).await;
-            set.map_err(|error| remedy::postgres(error, "prepare a session"))
+            set.map_err(|error| remedy::postgres(error, "prepare a session in PostgreSQL"))
         });
         set.await?;
         Ok(connection)
@@ -213,9 +213,9 @@ impl Jobs {
     /// A connection to write jobs by, marked as a loader's.
     pub(super) async fn connect_to_load(&self) -> Result<Connection, Error> {
         let connection = self.connect().await?;
-        let marked = answered(ANSWER_TIMEOUT, "prepare a session", async {
+        let marked = answered(ANSWER_TIMEOUT, "prepare a session in PostgreSQL", async {
             let marked = Mark::Loader.put(&connection).await;
-            marked.map_err(|error| remedy::postgres(error, "prepare a session"))
+            marked.map_err(|error| remedy::postgres(error, "prepare a session in PostgreSQL"))
         });
         marked.await?;
         Ok(connection)
@@ -240,7 +240,7 @@ impl Jobs {
 
     async fn try_find_or_create(&self, new: &NewJob) -> Result<Job, Error> {
         let mut connection = self.connect_to_load().await?;
-        answered(LOCK_TIMEOUT, "create a job", find_or_create(&mut connection, new)).await
+        answered(LOCK_TIMEOUT, "create a job in PostgreSQL", find_or_create(&mut connection, new)).await
     }
 
     /// The job with this number.
@@ -249,7 +249,7 @@ impl Jobs {
     /// `Transient` or `Fatal`.
     pub async fn get(&self, number: i64) -> Result<Option<Job>, Error> {
         let connection = self.connect().await?;
-        answered(LOCK_TIMEOUT, "read a job", get(&connection, number)).await
+        answered(LOCK_TIMEOUT, "read a job in PostgreSQL", get(&connection, number)).await
     }
 
     /// The latest jobs, newest first, at most `limit`; only those in `status` if
@@ -258,7 +258,7 @@ impl Jobs {
     /// # Errors
     /// `Transient` or `Fatal`.
     pub async fn list(&self, status: Option<Status>, limit: u32) -> Result<Vec<Job>, Error> {
-        let failed = |error| remedy::postgres(error, "list the jobs");
+        let failed = |error| remedy::postgres(error, "list the jobs in PostgreSQL");
         let connection = self.connect().await?;
         let sql = format!(
             "{} where $1::text is null or j.status = $1 order by j.id desc limit $2",
@@ -267,7 +267,7 @@ impl Jobs {
         let status = status.map(Status::as_str);
         let limit = i64::from(limit);
         let rows = async { connection.query(&sql, &[&status, &limit]).await.map_err(failed) };
-        let rows = answered(LOCK_TIMEOUT, "list the jobs", rows).await?;
+        let rows = answered(LOCK_TIMEOUT, "list the jobs in PostgreSQL", rows).await?;
         rows.iter().map(job).collect::<Result<_, _>>().map_err(failed)
     }
 
@@ -281,7 +281,7 @@ impl Jobs {
         job: &Job,
         mut each: impl FnMut(JobReject) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let failed = |error| remedy::postgres(error, "read dead letters");
+        let failed = |error| remedy::postgres(error, "read dead letters in PostgreSQL");
         let connection = self.connect().await?;
         let sql = "select d.line, d.position, d.reason, d.detail, d.payload \
                    from ingest_progress p join dead_letters d using (lane) \
@@ -308,14 +308,14 @@ fn same_as_of(job: Job, asked: Option<i64>) -> Result<Job, Error> {
 
 /// The job with this number.
 pub(super) async fn get(client: &Client, number: i64) -> Result<Option<Job>, Error> {
-    let failed = |error| remedy::postgres(error, "read a job");
+    let failed = |error| remedy::postgres(error, "read a job in PostgreSQL");
     let sql = format!("{} where j.id = $1", select_job());
     let row = client.query_opt(&sql, &[&number]).await.map_err(failed)?;
     row.as_ref().map(job).transpose().map_err(failed)
 }
 
 async fn find_or_create(client: &mut Client, new: &NewJob) -> Result<Job, Error> {
-    let failed = |error| remedy::own_tables(error, "create a job");
+    let failed = |error| remedy::own_tables(error, "create a job in PostgreSQL");
     if let Some(job) = find(client, new).await.map_err(failed)? {
         return Ok(job);
     }

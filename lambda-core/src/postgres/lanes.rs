@@ -83,8 +83,8 @@ pub async fn stream_lanes(client: &Client, pipeline: &str) -> Result<Vec<Progres
         let rows = client.query(&sql, &[&pipeline]).await?;
         rows.iter().map(progress).collect::<Result<_, tokio_postgres::Error>>()
     };
-    let read = async { read.await.map_err(|error| remedy::postgres(error, "read progress")) };
-    answered(ANSWER_TIMEOUT, "read progress", read).await
+    let read = async { read.await.map_err(|error| remedy::postgres(error, "read progress in PostgreSQL")) };
+    answered(ANSWER_TIMEOUT, "read progress in PostgreSQL", read).await
 }
 
 /// How a run's last words are made durable. Whatever was seen lies before this
@@ -99,7 +99,7 @@ const MAKE_DURABLE: &str = "select pg_logical_emit_message(true, 'lambda', ''); 
 /// As for [`stream_lanes`]. The connection is then in the midst of a transaction:
 /// drop it.
 pub async fn stream_lanes_durably(client: &Client, pipeline: &str) -> Result<Vec<Progress>, Error> {
-    const WHAT: &str = "make progress durable";
+    const WHAT: &str = "make progress durable in PostgreSQL";
     let refused = |error| remedy::postgres(error, WHAT);
     // In one transaction, so that both are said to the same server: one that crashed
     // in between would flush a log that no longer holds what was read.
@@ -124,7 +124,7 @@ pub(super) async fn stored(client: &Client, lanes: &[LaneId]) -> Result<Vec<Prog
         let rows = client.query(&sql, &[&numbers]).await?;
         rows.iter().map(progress).collect::<Result<_, tokio_postgres::Error>>()
     };
-    read.await.map_err(|error| remedy::postgres(error, "read progress"))
+    read.await.map_err(|error| remedy::postgres(error, "read progress in PostgreSQL"))
 }
 
 /// A batch's lanes, locked by the transaction.
@@ -156,12 +156,12 @@ pub(super) async fn lock(session: &Session, lanes: &[LaneId]) -> Result<LockedLa
         .client()
         .query(&session.statements.lock_lanes, &[&numbers])
         .await
-        .map_err(|error| remedy::postgres(error, "lock lanes"))?;
+        .map_err(|error| remedy::postgres(error, "lock lanes in PostgreSQL"))?;
     let read = || {
         let Some(first) = rows.first() else { return Ok((0, true)) };
         Ok((first.try_get::<_, i64>("xid")?, first.try_get::<_, bool>("same_cluster")?))
     };
-    let (xid, same_cluster) = read().map_err(|error| remedy::postgres(error, "lock lanes"))?;
+    let (xid, same_cluster) = read().map_err(|error| remedy::postgres(error, "lock lanes in PostgreSQL"))?;
     if !same_cluster {
         return Err(Error::misconfigured(
             "the database was restored into another cluster, its stored transaction ids mean nothing here",
@@ -172,7 +172,7 @@ pub(super) async fn lock(session: &Session, lanes: &[LaneId]) -> Result<LockedLa
         .iter()
         .map(progress)
         .collect::<Result<_, _>>()
-        .map_err(|error| remedy::postgres(error, "lock lanes"))?;
+        .map_err(|error| remedy::postgres(error, "lock lanes in PostgreSQL"))?;
     Ok(LockedLanes { xid, rows })
 }
 
@@ -229,7 +229,7 @@ pub(super) async fn set(
             ],
         )
         .await
-        .map_err(|error| remedy::postgres(error, "store progress"))?;
+        .map_err(|error| remedy::postgres(error, "store progress in PostgreSQL"))?;
     expect_rows("set in ingest_progress", updated, after.len())?;
     Ok(after)
 }
@@ -273,7 +273,7 @@ pub(super) async fn recount(
             ],
         )
         .await
-        .map_err(|error| remedy::own_tables(error, "count replayed records"))?;
+        .map_err(|error| remedy::own_tables(error, "count replayed records in PostgreSQL"))?;
     expect_rows("counted in ingest_progress", updated, after.len())
 }
 

@@ -141,7 +141,7 @@ pub async fn start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Resu
 
 async fn try_start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Result<Started, Error> {
     let mut connection = jobs.connect_to_load().await?;
-    answered(LOCK_TIMEOUT, "start a job", start_on(&mut connection, jobs, job, first_byte, owner))
+    answered(LOCK_TIMEOUT, "start a job in PostgreSQL", start_on(&mut connection, jobs, job, first_byte, owner))
         .await
 }
 
@@ -152,7 +152,7 @@ async fn start_on(
     first_byte: i64,
     owner: &str,
 ) -> Result<Started, Error> {
-    let failed = |error| remedy::own_tables(error, "start a job");
+    let failed = |error| remedy::own_tables(error, "start a job in PostgreSQL");
     let backend = Backend::of(client).await.map_err(failed)?;
     let transaction = client.transaction().await.map_err(failed)?;
     let row = transaction.query_opt(LOCK_JOB, &[&job.number]).await.map_err(failed)?;
@@ -239,7 +239,7 @@ fn job_lanes(rows: &[Row], first_byte: i64) -> Result<Vec<JobLane>, Error> {
     let mut all = Vec::with_capacity(rows.len());
     for row in rows {
         let (progress, plan) =
-            read(row).map_err(|error| remedy::own_tables(error, "start a job"))?;
+            read(row).map_err(|error| remedy::own_tables(error, "start a job in PostgreSQL"))?;
         let (Some(first_line), Some(records), Some(digest)) = plan else { return Err(no_plan()) };
         let (Some(end), Ok(digest)) = (progress.end_position, digest.try_into()) else {
             return Err(no_plan());
@@ -309,11 +309,11 @@ impl Attempt {
 
     async fn try_end(&self, end: &End) -> Result<Job, Error> {
         let mut connection = self.jobs.connect_to_load().await?;
-        answered(LOCK_TIMEOUT, "end a job", self.end_on(&mut connection, end)).await
+        answered(LOCK_TIMEOUT, "end a job in PostgreSQL", self.end_on(&mut connection, end)).await
     }
 
     async fn end_on(&self, client: &mut Client, end: &End) -> Result<Job, Error> {
-        let failed = |error| remedy::own_tables(error, "end a job");
+        let failed = |error| remedy::own_tables(error, "end a job in PostgreSQL");
         let rewound = || rewound(&self.job);
         let transaction = client.transaction().await.map_err(failed)?;
         // The lanes are summed by a later statement: one that waited for a replay of the
@@ -436,9 +436,9 @@ impl Heartbeat {
 
     /// Renews again and again. Returns when the job is no longer this attempt's.
     async fn renew(&self) -> Result<(), Error> {
-        let failed = |error| remedy::own_tables(error, "renew a lease");
+        let failed = |error| remedy::own_tables(error, "renew a lease in PostgreSQL");
         let connection = connect(&self.database, "lease").await?;
-        let marked = answered(ANSWER_TIMEOUT, "renew a lease", async {
+        let marked = answered(ANSWER_TIMEOUT, "renew a lease in PostgreSQL", async {
             Mark::Loader.put(&connection).await.map_err(failed)
         });
         marked.await?;
@@ -446,7 +446,7 @@ impl Heartbeat {
         let (sql, seconds) = (renew_lease(), LEASE.as_secs_f64());
         loop {
             ticks.tick().await;
-            let renewed = answered(ANSWER_TIMEOUT, "renew a lease", async {
+            let renewed = answered(ANSWER_TIMEOUT, "renew a lease in PostgreSQL", async {
                 let parameters: [&(dyn ToSql + Sync); 4] =
                     [&self.number, &self.attempt, &self.owner, &seconds];
                 connection.execute(&sql, &parameters).await.map_err(failed)

@@ -51,7 +51,7 @@ const LOOK: &str = "\
            coalesce(has_table_privilege(to_regclass('ingest_progress'), 'select'), false) \
     from to_regclass($1::text) as history";
 
-const TELL: &str = "tell its schema's version";
+const TELL: &str = "read the schema's version in PostgreSQL";
 
 mod embedded {
     refinery::embed_migrations!("src/postgres/migrations");
@@ -106,7 +106,7 @@ pub async fn require(client: &Client, needed: i32) -> Result<(), Error> {
     };
     Err(Error::Temporary {
         server: Server::Postgres,
-        what: "serve this program",
+        what: "start on this database's schema",
         remedy: "run lambda-db-setup of this version, with the roles it is to set up; \
                  this program goes on once that is done",
         source: format!("{found}, version {needed} is needed").into(),
@@ -188,7 +188,7 @@ async fn take_lock(client: &Client) -> Result<(), tokio_postgres::Error> {
 async fn run(config: &DatabaseConfig, runner: &Runner) -> Result<Vec<String>, Error> {
     let mut connection = connect_to_set_up(config, "migrate").await?;
     let locked = take_lock(&connection).await;
-    locked.map_err(|error| remedy::postgres(error, "take the migration lock"))?;
+    locked.map_err(|error| remedy::postgres(error, "take the migration lock in PostgreSQL"))?;
     let mut applied = Vec::new();
     loop {
         let error = match runner.run_async(&mut *connection).await {
@@ -208,7 +208,7 @@ async fn run(config: &DatabaseConfig, runner: &Runner) -> Result<Vec<String>, Er
 
 fn failed(error: refinery::Error) -> Error {
     if let Some(remedy) = again(&error) {
-        let (server, what) = (Server::Postgres, "migrate its schema");
+        let (server, what) = (Server::Postgres, "migrate the schema in PostgreSQL");
         return Error::Temporary { server, what, remedy, source: Box::new(error) };
     }
     Error::Misconfigured {

@@ -89,10 +89,10 @@ pub(super) async fn probe(
         .client()
         .query(statement, &[&keys])
         .await
-        .map_err(|error| remedy::postgres(error, "look up ids"))?;
+        .map_err(|error| remedy::postgres(error, "look up ids in PostgreSQL"))?;
     let mut found = Found::default();
     for row in &rows {
-        found.push(row, table).map_err(|error| remedy::postgres(error, "look up ids"))?;
+        found.push(row, table).map_err(|error| remedy::postgres(error, "look up ids in PostgreSQL"))?;
     }
     rank(session, &mut found, cache).await?;
     Ok(found)
@@ -145,7 +145,7 @@ async fn rank(session: &Session, found: &mut Found, cache: &JobCache) -> Result<
             }
             Ok(())
         };
-        read.await.map_err(|error| remedy::postgres(error, "look up jobs"))?;
+        read.await.map_err(|error| remedy::postgres(error, "look up jobs in PostgreSQL"))?;
     }
     for row in &mut found.rows {
         let Some(job_id) = &row.job_id else { continue };

@@ -44,7 +44,7 @@ pub async fn adopt(config: &DatabaseConfig, pipelines: &[Table]) -> Result<Optio
         Ok(Some(Adopted { xid_offset: row.try_get(0)?, claims_cleared }))
     };
     adopt.await.map_err(|error: tokio_postgres::Error| {
-        remedy::postgres(error, "move stored transaction ids to this cluster")
+        remedy::postgres(error, "move stored transaction ids to this PostgreSQL cluster")
     })
 }
 

@@ -243,10 +243,10 @@ async fn columns_without(
 fn granting(error: tokio_postgres::Error) -> Error {
     if error.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) {
         return Error::Misconfigured {
-            what: "roles and grants cannot be set".into(),
+            what: "could not set roles and grants in PostgreSQL".into(),
             remedy: "log in as the schema's owner, with the right to create roles".into(),
             source: error.as_db_error().map(|error| error.message().into()),
         };
     }
-    remedy::postgres(error, "set roles and grants")
+    remedy::postgres(error, "set roles and grants in PostgreSQL")
 }

@@ -105,7 +105,7 @@ impl bb8::ManageConnection for SessionManager {
 
     async fn connect(&self) -> Result<Session, Error> {
         let connection = connect(&self.config, &self.purpose).await?;
-        let failed = |error| remedy::postgres(error, "prepare a session");
+        let failed = |error| remedy::postgres(error, "prepare a session in PostgreSQL");
         let prepare = async {
             connection.batch_execute(SETTINGS).await.map_err(failed)?;
             if let Some(mark) = self.mark {
@@ -119,7 +119,7 @@ impl bb8::ManageConnection for SessionManager {
             Ok((backend, limit, statements.map_err(failed)?))
         };
         let (backend, limit, statements) =
-            answered(ANSWER_TIMEOUT, "prepare a session", prepare).await?;
+            answered(ANSWER_TIMEOUT, "prepare a session in PostgreSQL", prepare).await?;
         if statements.key_indexes.is_empty() {
             let key = self.table.key_column().name;
             return Err(Error::misconfigured(
@@ -141,7 +141,7 @@ impl bb8::ManageConnection for SessionManager {
 
     async fn is_valid(&self, session: &mut Session) -> Result<(), Error> {
         let ping = session.client().batch_execute("").await;
-        ping.map_err(|error| remedy::postgres(error, "answer"))
+        ping.map_err(|error| remedy::postgres(error, "run a query in PostgreSQL"))
     }
 
     fn has_broken(&self, session: &mut Session) -> bool {

@@ -140,7 +140,7 @@ impl PostgresSink {
             ("it takes long to let a session in", "look at the server's load and the network")
         };
         let source = format!("{what}; none was free for {CHECKOUT_TIMEOUT:?}").into();
-        Error::Temporary { server: Server::Postgres, what: "give us a session", remedy, source }
+        Error::Temporary { server: Server::Postgres, what: "open a session in PostgreSQL", remedy, source }
     }
 
     /// What a fatal failure of a commit means. A session may be older than a change of
@@ -165,10 +165,10 @@ impl PostgresSink {
     /// Ends the backend of a connection that broke before COMMIT was sent: it
     /// stores nothing any more, but may hold its locks until it notices.
     async fn end_ghost(&self, backend: &Backend) {
-        let ended = answered(ANSWER_TIMEOUT, "end a backend", async {
+        let ended = answered(ANSWER_TIMEOUT, "terminate a backend in PostgreSQL", async {
             let client = connect(&self.config, "evict").await?;
             let ended = backend.end(&client).await;
-            ended.map_err(|error| remedy::postgres(error, "end a backend"))
+            ended.map_err(|error| remedy::postgres(error, "terminate a backend in PostgreSQL"))
         });
         if let Err(error) = ended.await {
             tracing::debug!(error = error.chain(), "the backend of a broken connection was left");
@@ -186,7 +186,7 @@ impl PostgresSink {
         let mut backoff = Backoff::default();
         loop {
             let asking = self.try_settle(backend, batch);
-            match answered(LOCK_TIMEOUT, "tell what became of a commit", asking).await {
+            match answered(LOCK_TIMEOUT, "check in PostgreSQL whether a commit happened", asking).await {
                 Ok(Some(committed)) => return Ok(committed),
                 Ok(None) => return Err(failed),
                 Err(error) if error.kind() != Kind::Transient => return Err(error),
@@ -212,7 +212,7 @@ impl PostgresSink {
         batch: &Batch,
     ) -> Result<Option<Committed>, Error> {
         let mut client = connect(&self.config, "settle").await?;
-        let asking = |error| remedy::postgres(error, "tell what became of a commit");
+        let asking = |error| remedy::postgres(error, "check in PostgreSQL whether a commit happened");
         client.batch_execute(SETTLE_SETTINGS).await.map_err(asking)?;
         Mark::Loader.put(&client).await.map_err(asking)?;
         backend.end(&client).await.map_err(asking)?;
@@ -312,11 +312,11 @@ impl Sink for PostgresSink {
         if lanes.is_empty() {
             let client = connect(&self.config, "look").await?;
             let reading = lanes::stored(&client, lanes);
-            return answered(ANSWER_TIMEOUT, "read progress", reading).await;
+            return answered(ANSWER_TIMEOUT, "read progress in PostgreSQL", reading).await;
         }
         let mut session = self.session().await?;
         let reading = lanes::stored(session.client(), lanes);
-        let stored = answered(ANSWER_TIMEOUT, "read progress", reading).await;
+        let stored = answered(ANSWER_TIMEOUT, "read progress in PostgreSQL", reading).await;
         if stored.is_err() {
             // The question may still be unanswered.
             session.retire();

@@ -54,7 +54,7 @@ async fn confirm(
         .client()
         .execute(&session.statements.confirm, &[&keys, &job_id])
         .await
-        .map_err(|error| remedy::postgres(error, "confirm rows"))?;
+        .map_err(|error| remedy::postgres(error, "confirm rows in PostgreSQL"))?;
     lanes::expect_rows("confirmed", updated, confirms.len())
 }
 
@@ -90,6 +90,6 @@ async fn correct(
         .client()
         .execute(&session.statements.correct, &parameters)
         .await
-        .map_err(|error| remedy::postgres(error, "correct rows"))?;
+        .map_err(|error| remedy::postgres(error, "correct rows in PostgreSQL"))?;
     lanes::expect_rows("corrected", stored, corrections.len())
 }

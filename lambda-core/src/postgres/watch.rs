@@ -60,9 +60,9 @@ async fn look(config: &DatabaseConfig, kept: Option<Connection>) -> Result<Conne
     };
     let answer = async {
         let answer = connection.batch_execute(STATEMENT_TIMEOUT).await;
-        answer.map_err(|error| remedy::postgres(error, "answer"))
+        answer.map_err(|error| remedy::postgres(error, "run a query in PostgreSQL"))
     };
-    answered(ANSWER_TIMEOUT, "answer", answer).await?;
+    answered(ANSWER_TIMEOUT, "run a query in PostgreSQL", answer).await?;
     Ok(connection)
 }
 
@@ -71,9 +71,9 @@ async fn count(connection: &Connection, pipeline: &str) {
         let counted = connection.query_one(COUNT_OPEN, &[&pipeline]).await;
         counted
             .and_then(|row| row.try_get::<_, i64>(0))
-            .map_err(|error| remedy::own_tables(error, "count dead letters"))
+            .map_err(|error| remedy::own_tables(error, "count dead letters in PostgreSQL"))
     };
-    match answered(ANSWER_TIMEOUT, "count dead letters", count).await {
+    match answered(ANSWER_TIMEOUT, "count dead letters in PostgreSQL", count).await {
         Ok(open) => metrics::open_dead_letters(pipeline, Some(open)),
         // There may be no tables yet; the work meets what matters by itself.
         Err(error) => {

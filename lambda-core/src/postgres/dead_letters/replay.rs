@@ -232,12 +232,12 @@ impl DeadLetters {
         );
         let connection = self.connect().await?;
         let asking = async { filter.query(&connection, &sql).await.map_err(owning) };
-        let rows = answered(CHUNK_TIMEOUT, "look up dead letters", asking).await?;
+        let rows = answered(CHUNK_TIMEOUT, "look up dead letters in PostgreSQL", asking).await?;
         let candidates = rows.iter().map(candidate).collect::<Result<Vec<_>, _>>();
         let candidates = candidates.map_err(owning)?;
         drop(rows);
         let asking = origins(&connection, &candidates);
-        let origins = answered(CHUNK_TIMEOUT, "look up lanes", asking).await?;
+        let origins = answered(CHUNK_TIMEOUT, "look up lanes in PostgreSQL", asking).await?;
         let (mut pieces, mut foreign) = (VecDeque::<Piece>::new(), Vec::new());
         let mut bytes = 0;
         for letter in candidates {
@@ -279,7 +279,7 @@ impl DeadLetters {
             session.client().batch_execute(TRANSACTION_SETTINGS).await
         };
         let prepare = async { prepare.await.map_err(owning) };
-        answered(ANSWER_TIMEOUT, "prepare a session", prepare).await?;
+        answered(ANSWER_TIMEOUT, "prepare a session in PostgreSQL", prepare).await?;
         Ok(session)
     }
 }
@@ -305,7 +305,7 @@ impl Run<'_> {
         };
         // Not answered, it is dropped with its connection; whether it was stored is seen
         // when it is tried again: its locks are waited for.
-        let result = match answered(TRANSACTION_TIMEOUT, "replay dead letters", work).await {
+        let result = match answered(TRANSACTION_TIMEOUT, "replay dead letters in PostgreSQL", work).await {
             Err(_) if piece.letters.len() > 1 => return Err(Error::Contended { tries: 1 }),
             result => result?,
         };
@@ -440,7 +440,7 @@ impl Run<'_> {
             lease::recount(session.client(), number).await.map_err(owning)?;
         }
         let immediate = session.client().batch_execute("set constraints all immediate").await;
-        immediate.map_err(|error| remedy::postgres(error, "replay dead letters"))?;
+        immediate.map_err(|error| remedy::postgres(error, "replay dead letters in PostgreSQL"))?;
         let marked: Vec<(i64, Verdict)> = told(&ids, resolution).collect();
         if self.replay.dry_run {
             session.roll_back().await;

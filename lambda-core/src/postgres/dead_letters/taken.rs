@@ -43,9 +43,9 @@ impl Locked {
     pub(super) fn changed(&self) -> Error {
         Error::Temporary {
             server: Server::Postgres,
-            what: "replay dead letters that others change",
-            remedy: "another replay or purge is at work: let it end",
-            source: format!("dead letter {} was changed meanwhile", self.id).into(),
+            what: "replay dead letters in PostgreSQL",
+            remedy: "another replay or purge is running: let it finish",
+            source: format!("dead letter {} changed in the meantime", self.id).into(),
         }
     }
 }

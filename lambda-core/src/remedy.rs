@@ -18,8 +18,8 @@ const fn verdict(kind: Kind, remedy: &'static str) -> Verdict {
 /// Statements that a session has prepared are missing, or belong to another session: a
 /// pooler in between gives each transaction to any backend.
 const POOLER: &str = "\
-    PgBouncer or another pooler in transaction mode is between this program and the server and \\
-                    shares prepared statements, settings and locks among its clients: connect to the server \
+    PgBouncer or another pooler in transaction mode is between this program and the server \
+    and shares prepared statements, settings and locks among its clients: connect to the server \
     itself, or set the pooler's pool_mode to session";
 
 /// Meaning of a SQLSTATE for a loader.
@@ -43,8 +43,8 @@ pub fn of_sqlstate(code: &str) -> Verdict {
         // Not of a record: what was sent is of another type than the column, or was cut.
         "22P03" | "22P04" => verdict(
             Fatal,
-            "a column's type differs from the record's: compare the table with this version's, or \\
-                    run lambda-db-setup",
+            "a column's type differs from the record's: compare the table with this version's, or \
+             run lambda-db-setup",
         ),
         "0A000" => {
             verdict(Fatal, "look for row security, rules and foreign tables where rows are stored")
@@ -99,8 +99,8 @@ mod of_kafka {
         match code {
             Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::NoOffset => verdict(
                 Fatal,
-                "the topic no longer holds the next message to read: it was recreated, or messages \\
-                    expired unread; check the topic's retention before you start again",
+                "the topic no longer holds the next message to read: it was recreated, or messages \
+                 expired unread; check the topic's retention before you start again",
             ),
             Code::Authentication | Code::SaslAuthenticationFailed | Code::IllegalSASLState => {
                 verdict(Fatal, "check sasl.username and sasl.password in KAFKA_CONFIG")
@@ -119,8 +119,8 @@ mod of_kafka {
             }
             Code::InconsistentGroupProtocol => verdict(
                 Fatal,
-                "another member of this consumer group uses another assignor: stop it, or use \\
-                    another KAFKA_GROUP_ID",
+                "another member of this consumer group uses another assignor: stop it, or use \
+                 another KAFKA_GROUP_ID",
             ),
             Code::FencedInstanceId => verdict(
                 Fatal,
@@ -171,8 +171,8 @@ mod of_kafka {
                 "use a version of this program that knows the messages' format or compression"
             }
             _ => {
-                "a broker's disk damaged them: let an undamaged replica lead the partition, or \\
-                    remove them with kafka-delete-records, then start with --on-source-change restart"
+                "a broker's disk damaged them: let an undamaged replica lead the partition, or \
+                 remove them with kafka-delete-records, then start with --on-source-change restart"
             }
         }
     }

@@ -85,8 +85,8 @@ impl Refusals {
                 "the database refused {} of the last {} records: {code} {object}",
                 self.refused, self.records
             ),
-             "the table has a rule that these records break: change the rule or the source, \
-              then start again; nothing was lost, the remaining records are still in the source",
+            "the table has a rule that these records break: change the rule or the source, \
+             then start again; nothing was lost, the remaining records are still in the source",
         ))
     }
 }

@@ -441,8 +441,8 @@ impl State {
             Parts::Nothing => {
                 return vec![Action::Finish(Err(Error::misconfigured(
                     format!("the database refused progress or a dead letter: {code} {object}"),
-                    "look for rules added to ingest_progress and dead_letters, and for a lane whose \\
-                    position was set back over its dead letters",
+                    "look for rules added to ingest_progress and dead_letters, and for a lane whose \
+                     position was set back over its dead letters",
                 )))];
             }
         }

@@ -1,5 +1,4 @@
-//! Rows that a job takes over, unchanged or replaced. The probe has locked them,
-//! so nothing here waits.
+//! Confirms and corrects rows. The probe has locked them, so nothing here waits.
 
 use crate::batch::{Batch, Body};
 use crate::error::Error;
@@ -13,7 +12,7 @@ use crate::record::checksum::{displacement, ownership};
 use crate::remedy;
 use crate::resolve::{Change, Resolution};
 
-/// Confirms and corrects rows, and adds what that does to each span's sums.
+/// Confirms and corrects rows, and adds the effect to each span's sums.
 pub(super) async fn apply(
     session: &Session,
     batch: &Batch,
@@ -77,7 +76,8 @@ async fn correct(
         let row = found.row(change.row);
         let before = (row.checksum, row.job_id.as_deref(), row.written_xid);
         let owned_before = ownership(row.checksum, row.job_id.as_deref(), row.written_xid);
-        // The row keeps the transaction that inserted it (R4b).
+        // The row keeps the id of the transaction that inserted it (rule R4b,
+        // docs/protocol.md).
         let owned_after = ownership(checksum, Some(job_id), row.written_xid);
         sums[entry.span as usize].add(Sums {
             written: checksum.0,

@@ -23,35 +23,35 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::Error;
 
-/// The root certificates that this machine trusts, in place of a file's name.
+/// Value for the root certificates that this machine trusts, in place of a file's name.
 const SYSTEM: &str = "system";
 
-/// What tokio-postgres says of a server that has no TLS.
+/// Error of tokio-postgres about a server without TLS.
 const NOT_OFFERED: &str = "server does not support TLS";
 
-/// Whether a connection is encrypted, and what the server must prove.
+/// Whether a connection is encrypted, and how the server is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SslMode {
     /// Never encrypted.
     Disable,
-    /// Encrypted if the server can; nothing is verified, so that it protects from
-    /// those who listen and not from those who interfere.
+    /// Encrypted if the server supports it. Nothing is verified: this protects from
+    /// eavesdropping, but not from an attacker in between.
     #[default]
     Prefer,
-    /// Encrypted. With root certificates as [`SslMode::VerifyCa`], as libpq has it;
-    /// without, nothing is verified.
+    /// Encrypted. With root certificates as [`SslMode::VerifyCa`], like libpq; without any,
+    /// nothing is verified.
     Require,
-    /// Encrypted; an authority that is trusted has signed the server's certificate.
+    /// Encrypted; a trusted certificate authority has signed the server's certificate.
     VerifyCa,
-    /// The same, and the certificate is for the host that is connected to.
+    /// The same, and the certificate is for the host of the connection.
     VerifyFull,
 }
 
 impl FromStr for SslMode {
     type Err = Error;
 
-    /// libpq's names. `allow` is read as `prefer`, which encrypts no less; nothing as
-    /// the default.
+    /// Parses libpq's names. `allow` is read as `prefer`, which encrypts no less; an empty
+    /// text is the default.
     fn from_str(text: &str) -> Result<Self, Error> {
         match text {
             "disable" => Ok(Self::Disable),
@@ -79,18 +79,18 @@ impl fmt::Display for SslMode {
     }
 }
 
-/// How a database is to be connected to.
+/// TLS settings of a database.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TlsSettings {
-    /// What the server must prove.
+    /// How the server is verified.
     pub mode: SslMode,
-    /// The PEM file of the authorities that are trusted, or `system`, for `verify-full`
-    /// alone, which takes the system's also when there is none.
+    /// The PEM file of trusted certificate authorities, or `system`, for `verify-full`
+    /// only, which uses the system's also when this is `None`.
     pub root_cert: Option<String>,
 }
 
-/// The settings, and what makes TLS of a connection by them. The file of authorities is
-/// read once: another one counts from the next start.
+/// TLS settings with their connector. The file of authorities is read once: a changed one
+/// takes effect at the next start.
 #[derive(Clone)]
 pub(super) struct Tls {
     settings: TlsSettings,
@@ -99,8 +99,8 @@ pub(super) struct Tls {
 
 impl Tls {
     /// # Errors
-    /// [`Error::Misconfigured`]: a file of authorities that is not readable or holds
-    /// none, none on this machine, or one that the mode would not look at.
+    /// [`Error::Misconfigured`]: a file of authorities that is unreadable or empty, none on
+    /// this machine, or one that the mode would not use.
     pub(super) fn new(settings: &TlsSettings) -> Result<Self, Error> {
         let named = settings.root_cert.as_deref().filter(|name| !name.is_empty());
         let verifier = match (settings.mode, named) {
@@ -110,7 +110,7 @@ impl Tls {
                     "set DB_SSLMODE to verify-full, or leave DB_SSLROOTCERT out",
                 ));
             }
-            // Whoever has a certificate for a host of their own could be the server.
+            // The holder of a certificate for any host could pose as the server.
             (SslMode::VerifyCa, None) | (SslMode::VerifyCa | SslMode::Require, Some(SYSTEM)) => {
                 return Err(Error::misconfigured(
                     format!(
@@ -130,12 +130,12 @@ impl Tls {
         Ok(Self { settings: settings.clone(), connector: connector(verifier) })
     }
 
-    /// What makes TLS of a connection.
+    /// The connector for a connection.
     pub(super) fn connector(&self) -> MakeRustlsConnect {
         self.connector.clone()
     }
 
-    /// What tokio-postgres has to know of the mode.
+    /// The mode as tokio-postgres knows it.
     pub(super) fn mode(&self) -> tokio_postgres::config::SslMode {
         match self.settings.mode {
             SslMode::Disable => tokio_postgres::config::SslMode::Disable,
@@ -146,8 +146,8 @@ impl Tls {
         }
     }
 
-    /// What went wrong between TLS and `server`, if a person has to mend it. A handshake
-    /// that broke off is none of these: the server or the network went away.
+    /// Converts an error between TLS and `server` that a person has to fix. A handshake
+    /// that broke off is not one: the server or the network went away.
     pub(super) fn refusal(&self, error: &tokio_postgres::Error, server: &str) -> Option<Error> {
         let cause = error.source()?;
         if cause.to_string() == NOT_OFFERED {
@@ -217,9 +217,9 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// By what a server is verified.
+/// How a server is verified.
 enum Verifier {
-    /// By an authority and its name, as rustls does it.
+    /// By an authority and the host name, as rustls does.
     Named(RootCertStore),
     /// See [`Unnamed`].
     Unnamed(Option<RootCertStore>),
@@ -239,12 +239,12 @@ fn connector(verifier: Verifier) -> MakeRustlsConnect {
         }
     };
     let mut config = builder.with_no_client_auth();
-    // What `sslnegotiation=direct` rests on; libpq always says it.
+    // `sslnegotiation=direct` requires this; libpq always sends it.
     config.alpn_protocols = vec![b"postgresql".to_vec()];
     MakeRustlsConnect::new(config)
 }
 
-/// The authorities of a file, or those that this machine trusts.
+/// The authorities in a file, or those that this machine trusts.
 fn roots(named: Option<&str>) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     let Some(file) = named.filter(|name| *name != SYSTEM) else {
@@ -276,8 +276,8 @@ fn roots(named: Option<&str>) -> Result<RootCertStore, Error> {
     Ok(roots)
 }
 
-/// Asks no server for its name: its certificate must lead to one of the roots, or, when
-/// there are none, may be any. That the server holds its key is verified all the same.
+/// Ignores the server's name: its certificate must lead to one of the roots or, without
+/// roots, may be any. The server's possession of the key is verified in both cases.
 #[derive(Debug)]
 struct Unnamed {
     roots: Option<RootCertStore>,
@@ -285,8 +285,8 @@ struct Unnamed {
 }
 
 impl Unnamed {
-    /// What was `verified`, or, where nothing of the certificate counts but its key and
-    /// rustls cannot read the rest, whether that key has signed the message.
+    /// Returns `verified`. Where only the certificate's key counts and rustls cannot read
+    /// the rest, checks whether that key has signed the message.
     fn or_by_key(
         &self,
         verified: Result<HandshakeSignatureValid, rustls::Error>,
@@ -381,12 +381,12 @@ mod tests {
             let says = error.chain();
             assert!(says.contains(REFUSAL) && says.contains("set DB_SSLMODE to verify-full"));
         }
-        // It asks for the name. This machine may still trust nobody.
+        // This checks the name. The machine may still trust no authority.
         for root_cert in [None, Some("system")] {
             let error = made(SslMode::VerifyFull, root_cert).err();
             assert!(error.is_none_or(|error| !error.chain().contains(REFUSAL)), "{root_cert:?}");
         }
-        // It verifies nothing, and does not pretend to.
+        // These verify nothing, and do not pretend to.
         for mode in [SslMode::Disable, SslMode::Prefer, SslMode::Require] {
             assert!(made(mode, None).is_ok(), "{mode}");
         }

@@ -229,7 +229,7 @@ async fn misconfigured(context: Context) -> Result<(), Failure> {
     let cases = [
         (
             "alter table transactions add column branch text not null",
-            "transactions.branch is not null, and no record has it; give the column a default",
+            "transactions.branch is not null, but records do not have it; give the column a default",
             "alter table transactions alter column branch set default 'main'",
         ),
         (
@@ -399,7 +399,7 @@ async fn slow(context: Context) -> Result<(), Failure> {
             for each statement execute function slow()";
     bench.sql.batch_execute(slow).await?;
     let mut process = bench.program(&[&bench.file("a.csv", rows(300))?]).start()?;
-    process.says("no lock blocks it, the server is at Timeout PgSleep", DEADLINE).await?;
+    process.says("no lock blocks it; the server's wait event is Timeout PgSleep", DEADLINE).await?;
     process.wait(DEADLINE).await?.expect_code(0)?;
     assert_eq!(bench.number("select count(distinct written_xid) from transactions").await?, 2);
     bench.is_exact(300).await

@@ -82,7 +82,7 @@ pub enum Error {
         tries: u32,
     },
     /// The server answers but has not stored a batch in time: commit its halves.
-    #[error("a batch is not stored after {} s: {holdup}", waited.as_secs())]
+    #[error("could not store a batch within {} s: {holdup}", waited.as_secs())]
     Slow {
         /// Time since the start of the commit.
         waited: Duration,

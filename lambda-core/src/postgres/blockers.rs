@@ -130,7 +130,7 @@ fn ending(error: tokio_postgres::Error) -> Error {
         return remedy::postgres(error, "terminate a session in PostgreSQL");
     }
     Error::Misconfigured {
-        what: "a loader that logged in under another name cannot be ended".into(),
+        what: "could not terminate the session of a loader that logged in under another name".into(),
         remedy: "run lambda-db-setup; if that does not help, grant pg_signal_backend to the \
                  owner of the schema"
             .into(),
@@ -224,13 +224,13 @@ fn report(looked: Result<Look, Error>) {
         }
         Ok(Look::Waiting { blockers: Some(blockers), long: true }) => tracing::warn!(
             blockers,
-            "waiting for locks of these sessions; if they hang, end them by pg_terminate_backend"
+            "waiting for locks of these sessions; if they hang, terminate them with pg_terminate_backend"
         ),
         Ok(Look::Ended(ended)) => {
-            tracing::warn!(ended, "ended sessions of loaders that held locks");
+            tracing::warn!(ended, "terminated sessions of loaders that held locks");
             metrics::evicted(Eviction::Blocker, ended);
         }
-        Err(error) => tracing::warn!(error = error.chain(), "could not end what blocks us"),
+        Err(error) => tracing::warn!(error = error.chain(), "could not terminate the blocking sessions"),
     }
 }
 

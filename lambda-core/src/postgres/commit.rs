@@ -198,7 +198,7 @@ fn refused(table: &Table, error: tokio_postgres::Error) -> Error {
     // broken connection.
     if error.code() == Some(&SqlState::PROTOCOL_VIOLATION) {
         return Error::Misconfigured {
-            what: format!("rows do not have the form that {} takes", table.name),
+            what: format!("rows do not have the form that {} accepts", table.name),
             remedy: remedy::of_sqlstate(SqlState::INVALID_BINARY_REPRESENTATION.code())
                 .remedy
                 .into(),
@@ -209,7 +209,7 @@ fn refused(table: &Table, error: tokio_postgres::Error) -> Error {
     let foreign = foreign.and_then(|error| error.column()).map(ToOwned::to_owned);
     match foreign.filter(|name| table.columns.iter().all(|column| column.name != name)) {
         Some(column) => Error::misconfigured(
-            format!("{}.{column} is not null, and no record has it", table.name),
+            format!("{}.{column} is not null, but records do not have it", table.name),
             "give the column a default, or allow null",
         ),
         None => remedy::postgres(error, "store a batch in PostgreSQL"),

@@ -55,7 +55,7 @@ impl DatabaseConfig {
         // The parser's own message may contain part of a password that was not quoted.
         let mut config: tokio_postgres::Config = parted.rest.parse().map_err(|_| {
             Error::misconfigured(
-                "the database URL cannot be read",
+                "could not parse the database URL",
                 "write it as postgresql://user:password@host:port/database with / @ ? and % of the \
                  password percent-encoded; client certificates (sslcert) are not supported",
             )
@@ -150,7 +150,7 @@ impl DatabaseConfig {
         let mut config = self.config.clone();
         if let Some(file) = &self.password_file {
             config.password(secret_in(file).map_err(|error| Error::Misconfigured {
-                what: format!("cannot read the password for {self} in {}", file.display()),
+                what: format!("could not read the password for {self} from {}", file.display()),
                 remedy: "make the file readable, or name another one".into(),
                 source: Some(Box::new(error)),
             })?);

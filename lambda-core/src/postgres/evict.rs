@@ -116,7 +116,7 @@ pub(super) async fn unless_silent<T>(
                 }
                 seen = now;
             }
-            Err(error) => tracing::warn!(error = error.chain(), "a commit is not answered"),
+            Err(error) => tracing::warn!(error = error.chain(), "a commit has no answer"),
         }
     }
 }

@@ -111,11 +111,11 @@ fn storable(name: &str, kind: &str) -> Result<(), Error> {
         "v" => "a view",
         "m" => "a materialized view",
         "f" => "a foreign table",
-        _ => "no table",
+        _ => "not a table",
     };
     Err(Error::misconfigured(
         format!("{name} is {kind}, and rows are stored exactly once only in a table"),
-        "name the table itself; a partitioned one will do",
+        "name the table itself; a partitioned table works too",
     ))
 }
 

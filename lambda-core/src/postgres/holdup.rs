@@ -42,15 +42,15 @@ pub(super) async fn blockers(client: &Client, pid: i32) -> Result<Option<String>
 
 async fn holdup(client: &Client, pid: i32) -> Result<String, Error> {
     if let Some(blockers) = blockers(client, pid).await? {
-        return Ok(format!("it waits for locks that others hold: {blockers}"));
+        return Ok(format!("waiting for locks held by {blockers}"));
     }
     let at: Option<String> = match client.query_opt(AT, &[&pid]).await? {
         Some(row) => row.try_get(0)?,
         None => None,
     };
     Ok(match at {
-        Some(at) => format!("no lock blocks it, the server is at {at}"),
-        None => "no lock blocks it, the server works on it".into(),
+        Some(at) => format!("no lock blocks it; the server's wait event is {at}"),
+        None => "no lock blocks it; the server is working on it".into(),
     })
 }
 
@@ -90,7 +90,7 @@ pub(super) async fn unless_slow<T>(
         };
         match looked {
             Ok(holdup) => return Err(Slow { waited: begun.elapsed(), holdup }),
-            Err(error) => tracing::warn!(error = error.chain(), "a commit is not answered"),
+            Err(error) => tracing::warn!(error = error.chain(), "a commit has no answer"),
         }
         wait = LOOK_AGAIN;
     }

@@ -300,7 +300,7 @@ fn same_as_of(job: Job, asked: Option<i64>) -> Result<Job, Error> {
     match asked {
         Some(micros) if micros != job.as_of.as_microsecond() => Err(Error::misconfigured(
             format!("job {} of this content has --as-of {}", job.job_id(), job.as_of),
-            "an authority never changes: leave --as-of out or give the same",
+            "the effective time of a content never changes: omit --as-of or give the same",
         )),
         _ => Ok(job),
     }
@@ -330,7 +330,7 @@ async fn find_or_create(client: &mut Client, new: &NewJob) -> Result<Job, Error>
         find(client, new).await
     };
     let job = create.await.map_err(failed)?;
-    job.ok_or_else(|| Error::misconfigured("a job vanished", "do not delete jobs"))
+    job.ok_or_else(|| Error::misconfigured("a job disappeared", "do not delete jobs"))
 }
 
 async fn find(client: &Client, new: &NewJob) -> Result<Option<Job>, tokio_postgres::Error> {
@@ -451,7 +451,7 @@ impl Patience {
             return false;
         }
         let delay = self.backoff.next_delay();
-        tracing::warn!(error = error.chain(), retry_in = ?delay, "the database is asked again");
+        tracing::warn!(error = error.chain(), retry_in = ?delay, "a query to the database failed; retrying");
         metrics::retried(Retry::Job);
         tokio::time::sleep(delay).await;
         true

@@ -162,7 +162,7 @@ pub(super) async fn lock(session: &Session, lanes: &[LaneId]) -> Result<LockedLa
     let (xid, same_cluster) = read().map_err(|error| remedy::postgres(error, "lock lanes in PostgreSQL"))?;
     if !same_cluster {
         return Err(Error::misconfigured(
-            "the database was restored into another cluster, its stored transaction ids mean nothing here",
+            "the database was restored into another cluster: its stored transaction ids are invalid here",
             "run lambda-db-setup, which moves them",
         ));
     }

@@ -254,7 +254,7 @@ fn job_lanes(rows: &[Row], first_byte: i64) -> Result<Vec<JobLane>, Error> {
 fn rewound(job: &Job) -> String {
     format!(
         "job {}: the database lost commits, by a crash, a failover or a restore; \
-         run it again to go on from what is stored",
+         run it again to continue from what is stored",
         job.job_id()
     )
 }
@@ -262,7 +262,7 @@ fn rewound(job: &Job) -> String {
 fn no_plan() -> Error {
     Error::misconfigured(
         "a job's chunk has no plan in ingest_progress",
-        "rows there are written by this program only: restore what was changed",
+        "only this program may write there: restore the changed rows",
     )
 }
 
@@ -428,7 +428,7 @@ impl Heartbeat {
                 // Claims decide, so the work continues without the lease.
                 Err(error) => {
                     let job = job::job_id(self.number);
-                    tracing::warn!(job, error = error.chain(), "the lease could not be renewed");
+                    tracing::warn!(job, error = error.chain(), "could not renew the lease");
                 }
             }
             tokio::time::sleep(HEARTBEAT / 5).await;

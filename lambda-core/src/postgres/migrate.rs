@@ -101,13 +101,13 @@ pub async fn require(client: &Client, needed: i32) -> Result<(), Error> {
         Some(version) if version >= needed => return Ok(()),
         Some(0) => "the database has no schema yet".to_owned(),
         Some(version) => format!("its schema is version {version}"),
-        None => "an older version left its schema's version hidden from this role".to_owned(),
+        None => "an older lambda-db-setup did not let this role read its schema's version".to_owned(),
     };
     Err(Error::Temporary {
         server: Server::Postgres,
         what: "start on this database's schema",
-        remedy: "run lambda-db-setup of this version, with the roles it is to set up; \
-                 this program goes on once that is done",
+        remedy: "run lambda-db-setup of this version with all roles; this program continues \
+                 after that",
         source: format!("{found}, version {needed} is needed").into(),
     })
 }
@@ -211,7 +211,7 @@ fn failed(error: refinery::Error) -> Error {
         return Error::Temporary { server, what, remedy, source: Box::new(error) };
     }
     Error::Misconfigured {
-        what: "a migration failed".into(),
+        what: "could not apply a migration".into(),
         remedy: "the schema is as it was before that migration; see the cause".into(),
         source: Some(Box::new(error)),
     }

@@ -150,8 +150,8 @@ async fn rank(session: &Session, found: &mut Found, cache: &JobCache) -> Result<
         let Some(job_id) = &row.job_id else { continue };
         let job = cache.get(job_id).ok_or_else(|| {
             Error::misconfigured(
-                format!("a row names the job {job_id}, which batch_jobs does not have"),
-                "restore that job's row: without it nobody knows whose word counts more",
+                format!("a row names the job {job_id}, which is missing from batch_jobs"),
+                "restore that job's row: it decides the precedence of its records",
             )
         })?;
         row.authority = Authority::Batch(job);

@@ -115,7 +115,7 @@ async fn ensure_role(transaction: &Transaction<'_>, role: &Role) -> Result<Chang
     let flag = |name| found.as_ref().map_or(Ok(false), |row| row.try_get(name)).map_err(granting);
     if flag("own")? || flag("mighty")? {
         return Err(Error::misconfigured(
-            format!("role {} is to be the {}, but may do more than that", role.name, role.access),
+            format!("role {} should be the {}, but has more privileges", role.name, role.access),
             "name another role, which lambda-db-setup will create",
         ));
     }
@@ -217,7 +217,7 @@ async fn let_loaders_be_ended(transaction: &Transaction<'_>, role: &Role) -> Res
             tracing::warn!(
                 login,
                 owner,
-                "other loaders cannot end a frozen session of this login; grant \
+                "other loaders cannot terminate a frozen session of this login; grant \
                  pg_signal_backend to the owner of the schema"
             );
         }

@@ -133,11 +133,11 @@ impl PostgresSink {
         let state = self.pool.state();
         let (what, remedy) = if state.connections > state.idle_connections {
             (
-                "the sessions of this process are all at commits that take long",
-                "look in pg_stat_activity what they wait for",
+                "all sessions of this process are in long commits",
+                "check in pg_stat_activity what they wait for",
             )
         } else {
-            ("it takes long to let a session in", "look at the server's load and the network")
+            ("a login takes long", "check the server's load and the network")
         };
         let source = format!("{what}; none was free for {CHECKOUT_TIMEOUT:?}").into();
         Error::Temporary { server: Server::Postgres, what: "open a session in PostgreSQL", remedy, source }
@@ -155,7 +155,7 @@ impl PostgresSink {
             (Ok(_), Error::Unsupported { what, source }) if seasoned => Error::Temporary {
                 server: Server::Postgres,
                 what,
-                remedy: "the schema has changed: the next session sees it",
+                remedy: "the schema has changed: the next session uses the new one",
                 source,
             },
             (_, error) => error,
@@ -171,7 +171,7 @@ impl PostgresSink {
             ended.map_err(|error| remedy::postgres(error, "terminate a backend in PostgreSQL"))
         });
         if let Err(error) = ended.await {
-            tracing::debug!(error = error.chain(), "the backend of a broken connection was left");
+            tracing::debug!(error = error.chain(), "could not terminate the backend of a broken connection");
         }
     }
 
@@ -194,7 +194,7 @@ impl PostgresSink {
                     let delay = backoff.next_delay();
                     tracing::warn!(
                         error = error.chain(), retry_in = ?delay,
-                        "a commit was not answered; asking what became of it"
+                        "connection lost during COMMIT; checking whether it committed"
                     );
                     metrics::retried(Retry::Settle);
                     tokio::time::sleep(delay).await;

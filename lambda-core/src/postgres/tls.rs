@@ -60,7 +60,7 @@ impl FromStr for SslMode {
             "verify-ca" => Ok(Self::VerifyCa),
             "verify-full" => Ok(Self::VerifyFull),
             _ => Err(Error::misconfigured(
-                "sslmode is none that PostgreSQL knows",
+                "unknown sslmode",
                 "set it to disable, prefer, require, verify-ca or verify-full",
             )),
         }
@@ -114,8 +114,8 @@ impl Tls {
             (SslMode::VerifyCa, None) | (SslMode::VerifyCa | SslMode::Require, Some(SYSTEM)) => {
                 return Err(Error::misconfigured(
                     format!(
-                        "sslmode {} asks for no host's name, and this machine trusts authorities \
-                         that sign for everybody",
+                        "sslmode {} does not verify the host name, and this machine trusts authorities \
+                         that sign for anyone",
                         settings.mode
                     ),
                     "set DB_SSLMODE to verify-full, or DB_SSLROOTCERT to your own authority",
@@ -152,7 +152,7 @@ impl Tls {
         let cause = error.source()?;
         if cause.to_string() == NOT_OFFERED {
             return Some(Error::misconfigured(
-                format!("{server} offers no TLS, which sslmode {} asks for", self.settings.mode),
+                format!("{server} offers no TLS, which sslmode {} requires", self.settings.mode),
                 "set ssl = on at the server, or DB_SSLMODE=disable on a network you trust",
             ));
         }
@@ -161,8 +161,8 @@ impl Tls {
             rustls::Error::InvalidCertificate(error) => self.of_certificate(error, server),
             rustls::Error::PeerIncompatible(_) | rustls::Error::AlertReceived(_) => (
                 format!("{server} and this program do not agree on TLS"),
-                "let the server take TLS 1.2 or 1.3, have a key of RSA (2048 bits or more), P-256, \
-                 P-384 or Ed25519, and ask for no client certificate",
+                "let the server accept TLS 1.2 or 1.3, use a key of RSA (2048 bits or more), P-256, \
+                 P-384 or Ed25519, and require no client certificate",
             ),
             _ => return None,
         };
@@ -186,19 +186,19 @@ impl Tls {
             }
             Refused::NotValidForName | Refused::NotValidForNameContext { .. } => (
                 format!("the certificate of {server} is for another host"),
-                "set DB_HOST to a name it holds as subjectAltName, or have it issued for this one",
+                "set DB_HOST to a name in its subjectAltName, or issue it for this one",
             ),
             Refused::Expired | Refused::ExpiredContext { .. } => (
                 format!("the certificate of {server} has expired"),
-                "renew the server's certificate, or set the clock here right",
+                "renew the server's certificate, or correct this machine's clock",
             ),
             Refused::NotValidYet | Refused::NotValidYetContext { .. } => (
                 format!("the certificate of {server} is not valid yet"),
-                "set the clock here right, or renew the server's certificate",
+                "correct this machine's clock, or renew the server's certificate",
             ),
             _ => (
                 format!("the certificate of {server} is refused"),
-                "issue the server one of version 3 that is no authority itself",
+                "issue the server a certificate of version 3 that is not an authority itself",
             ),
         }
     }
@@ -263,12 +263,12 @@ fn roots(named: Option<&str>) -> Result<RootCertStore, Error> {
         source,
     };
     let bytes =
-        std::fs::read(file).map_err(|error| unusable("cannot read", Some(Box::new(error))))?;
+        std::fs::read(file).map_err(|error| unusable("could not read", Some(Box::new(error))))?;
     for certificate in CertificateDer::pem_slice_iter(&bytes) {
         let certificate =
-            certificate.map_err(|error| unusable("cannot decode", Some(Box::new(error))))?;
+            certificate.map_err(|error| unusable("could not decode", Some(Box::new(error))))?;
         let added = roots.add(certificate);
-        added.map_err(|error| unusable("cannot use a certificate of", Some(Box::new(error))))?;
+        added.map_err(|error| unusable("could not use a certificate of", Some(Box::new(error))))?;
     }
     if roots.is_empty() {
         return Err(unusable("no certificate is in", None));
@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     fn who_asks_for_no_name_may_not_trust_who_signs_for_everybody() {
-        const REFUSAL: &str = "asks for no host's name";
+        const REFUSAL: &str = "does not verify the host name";
         for (mode, root_cert) in [
             (SslMode::VerifyCa, None),
             (SslMode::VerifyCa, Some("")),
@@ -394,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_file_of_authorities_is_read_at_once_and_never_ignored() {
-        assert!(refused(SslMode::VerifyFull, "/nonexistent").contains("cannot read /nonexistent"));
+        assert!(refused(SslMode::VerifyFull, "/nonexistent").contains("could not read /nonexistent"));
         assert!(refused(SslMode::VerifyCa, "/dev/null").contains("no certificate is in /dev/null"));
         assert!(refused(SslMode::Require, "/nonexistent").contains("DB_SSLROOTCERT"));
         assert!(refused(SslMode::Prefer, "/nonexistent").contains("verifies nothing"));

@@ -59,7 +59,7 @@ fn of_url(text: &str, scheme: usize) -> Result<Vec<Setting>, Error> {
     let query = text[host..].find('?').map_or(text.len(), |at| host + at);
     if host > scheme && text[host..query].contains('@') {
         return Err(Error::misconfigured(
-            "the database URL holds a second @ before its settings",
+            "the database URL has a second @ before its settings",
             "percent-encode the password: @ as %40, / as %2F, ? as %3F",
         ));
     }

@@ -75,7 +75,7 @@ async fn count(connection: &Connection, pipeline: &str) {
         Ok(open) => metrics::open_dead_letters(pipeline, Some(open)),
         // There may be no tables yet; the work reports important errors by itself.
         Err(error) => {
-            tracing::debug!(error = error.chain(), "open dead letters were not counted");
+            tracing::debug!(error = error.chain(), "could not count open dead letters");
             metrics::open_dead_letters(pipeline, None);
         }
     }

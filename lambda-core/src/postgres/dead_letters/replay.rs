@@ -332,7 +332,7 @@ async fn unless<T>(
     tokio::select! {
         biased;
         () = stop => Err(Error::Interrupted {
-            what: "stopped; run it again: what is done already is passed over".into(),
+            what: "stopped; run it again: finished dead letters are skipped".into(),
         }),
         done = work => done,
     }
@@ -530,7 +530,7 @@ fn decode<R: Record>(
 fn lane_gone(letter: &Locked) -> Error {
     Error::misconfigured(
         format!("{} has no row in ingest_progress, and dead letters name it", letter.lane),
-        "rows there are written by this program only: restore what was changed",
+        "only this program may write there: restore the changed rows",
     )
 }
 

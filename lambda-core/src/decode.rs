@@ -12,7 +12,7 @@ use crate::dead_letter::{Reason, Reject};
 fn utf8(bytes: &[u8]) -> Result<&str, Reject> {
     std::str::from_utf8(bytes).map_err(|error| {
         let at = error.valid_up_to();
-        Reject::new(Reason::InvalidUtf8, format!("no UTF-8 at byte {at} of the record"))
+        Reject::new(Reason::InvalidUtf8, format!("invalid UTF-8 at byte {at} of the record"))
     })
 }
 

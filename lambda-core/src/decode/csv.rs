@@ -21,7 +21,7 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 #[derive(Debug, Clone, Copy)]
 pub struct CsvFields<'a> {
     header: &'a Header,
-    /// The unquoted fields, one behind the other.
+    /// The unquoted fields, one after the other.
     text: &'a str,
     /// Where each field ends in `text`.
     ends: &'a [usize],
@@ -115,7 +115,7 @@ impl<R: Record> CsvDecoder<R> {
 fn reject(defect: Defect, record: &[u8], line: u64) -> Reject {
     match defect {
         Defect::Blank => Reject::new(Reason::EmptyPayload, "a blank line"),
-        Defect::More => Reject::new(Reason::RaggedRow, "expected one row, found more behind it"),
+        Defect::More => Reject::new(Reason::RaggedRow, "expected one row, found more after it"),
         Defect::Quote { at, misplaced } => {
             let (line, column) = split::place(record, at, line);
             Reject::new(Reason::InvalidCsv, format!("line {line} column {column}: {misplaced}"))

@@ -57,7 +57,7 @@ fn names(line: &[u8]) -> Result<Vec<String>, String> {
     let mut fields = Fields::default();
     match fields.split(line) {
         Ok(()) | Err(Defect::Blank) => {}
-        Err(Defect::More) => return Err("has another line behind it".into()),
+        Err(Defect::More) => return Err("has another line after it".into()),
         Err(Defect::Quote { at, misplaced }) => {
             let (line, column) = split::place(line, at, 1);
             return Err(format!("is malformed at line {line} column {column}: {misplaced}"));
@@ -74,7 +74,7 @@ fn missing(field: &str, names: &[String]) -> String {
         return format!("has no column {field}");
     };
     let differs = if name.eq_ignore_ascii_case(field) { "case" } else { "spaces and case" };
-    format!("has no column {field} but {name:?}: names must be equal, {differs} included")
+    format!("has no column {field} but {name:?}: names must match exactly, {differs} included")
 }
 
 /// Names the other delimiter that separates columns of `table`, if one does.
@@ -87,7 +87,7 @@ fn other_delimiter(table: &Table, line: &str) -> Option<String> {
         line.contains(delimiter) && line.split(delimiter).any(is_column)
     };
     let (_, name) = delimiters.into_iter().find(|(delimiter, _)| separates(*delimiter))?;
-    Some(format!("separates its columns by {name}: write the file with commas"))
+    Some(format!("separates its columns with {name}: write the file with commas"))
 }
 
 /// Whether `name` equals `field` apart from case and surrounding spaces.

@@ -1,4 +1,4 @@
-//! Splits one record into its fields, by RFC 4180 and nothing more lenient: behind a
+//! Splits one record into its fields, by RFC 4180 and nothing more lenient: after a
 //! closing quote only a comma or a line end is allowed, and a quote inside a field that
 //! is not in quotes is an error.
 //!
@@ -10,7 +10,7 @@ use std::fmt;
 /// The fields of one record, unquoted. The buffers are reused.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
-    /// One field behind the other.
+    /// One field after the other.
     pub(super) text: Vec<u8>,
     /// Where each field ends in `text`.
     pub(super) ends: Vec<usize>,
@@ -46,7 +46,7 @@ pub(super) enum Misplaced {
 impl fmt::Display for Misplaced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Followed => "expected a comma or the line's end behind a closing quote",
+            Self::Followed => "expected a comma or the line's end after a closing quote",
             Self::InText => "a quote in a field that does not begin with one",
             Self::Open => "the quote that opens here is not closed",
         })

@@ -136,7 +136,11 @@ async fn verify_full(context: Context) -> Result<(), Failure> {
     let refused = secured.log_in(HOST, "verify-full", foreign, 78).await?;
     refused.says(&["is not signed by an authority in", "foreign.pem", "set DB_SSLROOTCERT"]);
     let refused = secured.log_in(OTHER_HOST, "verify-full", trusted, 78).await?;
-    refused.says(&["is for another host", OTHER_HOST, "set DB_HOST to a name in its subjectAltName"]);
+    refused.says(&[
+        "is for another host",
+        OTHER_HOST,
+        "set DB_HOST to a name in its subjectAltName",
+    ]);
     let missing = secured.log_in(HOST, "verify-full", Some(Path::new("/nonexistent")), 78).await?;
     missing.says(&["could not read /nonexistent", "set DB_SSLROOTCERT"]);
     Ok(())
@@ -156,7 +160,11 @@ async fn verify_ca(context: Context) -> Result<(), Failure> {
     let system = Some(Path::new("system"));
     for (mode, trusted) in [("verify-ca", None), ("verify-ca", system), ("require", system)] {
         let refused = secured.log_in(HOST, mode, trusted, 78).await?;
-        refused.says(&[mode, "does not verify the host name", "DB_SSLROOTCERT to your own authority"]);
+        refused.says(&[
+            mode,
+            "does not verify the host name",
+            "DB_SSLROOTCERT to your own authority",
+        ]);
     }
     Ok(())
 }

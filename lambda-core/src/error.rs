@@ -52,7 +52,7 @@ pub enum Error {
         source: Source,
     },
     /// The server answered that it cannot do this at present.
-     #[error("could not {what}")]
+    #[error("could not {what}")]
     Temporary {
         /// The server.
         server: Server,
@@ -65,7 +65,7 @@ pub enum Error {
         source: Source,
     },
     /// The database refuses a batch's rows.
-     #[error("the database refused rows: {code} {object}")]
+    #[error("the database refused rows: {code} {object}")]
     Refused {
         /// The SQLSTATE.
         code: String,
@@ -76,7 +76,7 @@ pub enum Error {
         source: Source,
     },
     /// Other transactions kept inserting the ids of this batch: commit its halves.
-     #[error("other transactions kept inserting ids of this batch, tried {tries} times")]
+    #[error("other transactions kept inserting ids of this batch, tried {tries} times")]
     Contended {
         /// Number of attempts.
         tries: u32,
@@ -91,7 +91,7 @@ pub enum Error {
     },
     /// The server cannot do this with the present schema (SQLSTATE 0A000): it has changed
     /// since a statement was prepared, or the table is of another kind.
-     #[error("could not {what}: PostgreSQL does not support this operation here")]
+    #[error("could not {what}: PostgreSQL does not support this operation here")]
     Unsupported {
         /// The request.
         what: &'static str,
@@ -100,7 +100,7 @@ pub enum Error {
         source: Source,
     },
     /// Another process holds a lane or a job.
-     #[error("another process holds {what}")]
+    #[error("another process holds {what}")]
     Fenced {
         /// The lane or job.
         what: String,
@@ -161,7 +161,7 @@ impl Error {
                 Some("look for row security, rules and foreign tables where rows are stored")
             }
             Self::Fenced { .. } => {
-                 Some("let its holder finish it; run this again to see that it is done")
+                Some("let its holder finish it; run this again to see that it is done")
             }
             _ => None,
         }

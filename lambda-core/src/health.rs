@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_loop_that_stands_still_is_named_until_it_moves_or_ends() {
+    async fn a_loop_that_does_not_move_is_named_until_it_moves_or_ends() {
         let health = Health::default();
         let (flow, poll) = (health.pulse("the flow"), health.pulse("the poll thread"));
         tokio::time::advance(STILL_AFTER.mul_f64(0.9)).await;

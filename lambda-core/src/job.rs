@@ -156,7 +156,7 @@ mod tests {
     use crate::error::Server;
 
     #[test]
-    fn what_a_run_does_with_a_job_is_this_table() {
+    fn a_run_treats_a_job_by_this_table() {
         use Start::{AlreadyCompleted, TakeOver, WaitForLease};
         use Status::{Completed, Failed, Pending, Running};
         let table = [
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn how_an_attempt_ends_is_decided_by_the_meaning_of_its_error() {
+    fn the_meaning_of_its_error_decides_how_an_attempt_ends() {
         let text = |text: &str| text.to_owned();
         let lost = || Error::Unreachable { server: Server::Postgres, source: "gone".into() };
         let table = [

@@ -108,9 +108,10 @@ mod of_kafka {
             Code::UnsupportedSASLMechanism => {
                 verdict(Fatal, "set sasl.mechanism in KAFKA_CONFIG to one that the brokers offer")
             }
-            Code::TopicAuthorizationFailed => {
-                verdict(Fatal, "grant this user Read (for a producer Write) and Describe on the topic")
-            }
+            Code::TopicAuthorizationFailed => verdict(
+                Fatal,
+                "grant this user Read (for a producer Write) and Describe on the topic",
+            ),
             Code::GroupAuthorizationFailed => {
                 verdict(Fatal, "grant this user Read on the consumer group")
             }
@@ -356,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_code_of_the_server_means_is_this_table() {
+    fn a_code_of_the_server_has_the_meaning_in_this_table() {
         use Kind::{Data, Fatal, Transient};
         let table = [
             // The record violates a rule.

@@ -325,8 +325,9 @@ fn a_header_that_nearly_fits_names_the_difference_and_quotes_nothing_else() {
         (CSV_HEADER.replace(',', "\t"), "tabs"),
         (CSV_HEADER.replace(',', "|"), "pipes"),
     ] {
-        let expected =
-            format!("the header line separates its columns with {name}: write the file with commas");
+        let expected = format!(
+            "the header line separates its columns with {name}: write the file with commas"
+        );
         assert_eq!(refused(&line), expected);
     }
     for (from, to, differs) in [

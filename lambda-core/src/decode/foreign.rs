@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_that_are_wrapped_say_in_what() {
+    fn a_reject_of_a_wrapped_message_names_the_wrapping() {
         let table: [(&[u8], Option<&str>); 8] = [
             (b"\x1f\x8b\x08\0", Some("gzip")),
             (b"\0\0\0\0\x07{}", Some("schema registry")),

@@ -7,8 +7,7 @@ use crate::batch::Batch;
 use crate::dead_letter::{Reason, Reject};
 use crate::error::Error;
 
-/// Number of recent records by which a few bad records are told apart from a table that
-/// refuses all.
+/// Number of recent records that separates a few bad records from a table that refuses all.
 const WINDOW: u64 = 1_000;
 
 /// Result of splitting a refused batch.

@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gauge_of_what_has_ended_is_not_exported() {
+    fn a_gauge_of_an_ended_lane_or_job_is_not_exported() {
         let rendered = "# TYPE lag gauge\nlag{partition=\"0\"} NaN\nlag{partition=\"1\"} 3\n";
         assert_eq!(without_ended(rendered), "# TYPE lag gauge\nlag{partition=\"1\"} 3\n");
     }

@@ -192,7 +192,8 @@ pub async fn group(config: &KafkaConfig) -> Result<Option<Group>, Error> {
             Err(KafkaError::GroupListFetch(RDKafkaErrorCode::UnsupportedFeature)) => {
                 return Ok(None);
             }
-            groups => groups.map_err(|error| remedy::kafka(error, "describe the consumer group in Kafka"))?,
+            groups => groups
+                .map_err(|error| remedy::kafka(error, "describe the consumer group in Kafka"))?,
         };
         let found = groups.groups().iter().find(|it| it.name() == config.group_id());
         Ok(found.filter(|it| !matches!(it.state(), "Dead" | "")).map(|it| Group {
@@ -504,7 +505,9 @@ impl Admin {
             Code::InvalidConfig | Code::InvalidRequest => {
                 "check the names and values of the settings against Kafka's topic settings"
             }
-            Code::InvalidReplicationFactor => "ask for at most as many replicas as there are brokers",
+            Code::InvalidReplicationFactor => {
+                "ask for at most as many replicas as there are brokers"
+            }
             Code::InvalidPartitions => "ask for a number of partitions that the brokers accept",
             Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
                 "grant this user Create, Alter, AlterConfigs and DescribeConfigs on the topic"

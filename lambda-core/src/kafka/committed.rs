@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn commits_of_a_database_that_no_longer_runs_and_of_other_programs_are_not_minded() {
+    fn commits_of_a_database_that_no_longer_runs_and_of_other_programs_are_ignored() {
         let mut committed = ours();
         for metadata in [["lambda other 1", ""], ["lambda other 1", "x"], ["lambda ours 2", "y z"]]
         {

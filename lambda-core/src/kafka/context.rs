@@ -310,7 +310,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_topic_id_or_cluster_id_is_a_doubt_the_first_one_is_not() {
+    fn a_changed_topic_or_cluster_id_raises_a_doubt_the_first_id_does_not() {
         let line =
             |from: &str| format!("[thrd:main]: Topic t changed id from {from} to UYvIPevORH");
         assert_eq!(doubt("t", "METADATA", &line(NO_TOPIC_ID)), None);

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_believed_only_after_a_fetch_that_began_behind_the_question() {
+    fn an_end_is_believed_only_after_a_fetch_that_began_after_the_query() {
         let now = Instant::now();
         let mut tails = Tails::default();
         assert!(!tails.ended(0, 10, now));
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_advanced_to_when_it_was_found_in_the_same_place_a_while_later() {
+    fn a_reader_advances_to_an_end_found_in_the_same_place_a_while_later() {
         let (mut tails, once) = found_once(12);
         assert_eq!(tails.due(once + QUIET), NONE, "a change of leaders takes longer");
         assert!(!tails.ended(0, 10, once + QUIET), "nothing was fetched for it");
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_arrive_in_between_call_it_off() {
+    fn messages_that_arrive_in_between_cancel_the_advance() {
         let now = Instant::now();
         let later = now + QUIET;
         let mut tails = Tails::default();

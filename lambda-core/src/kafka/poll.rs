@@ -215,7 +215,10 @@ impl<'a, R: Record> Polling<'a, R> {
             // not name: the checks find it. Each of them reports its own error.
             self.resets += u32::from(self.shared.doubt(Doubt::Topic));
             if self.resets > RESETS_MAX {
-                return Err(remedy::kafka(error, "read the topic in Kafka from the stored position"));
+                return Err(remedy::kafka(
+                    error,
+                    "read the topic in Kafka from the stored position",
+                ));
             }
             return self.drain();
         }

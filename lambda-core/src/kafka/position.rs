@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_outside_what_is_kept_says_which_way_it_was_lost() {
+    fn a_position_outside_the_kept_range_says_how_it_was_lost() {
         let kept = Kept { low: 5, high: 9 };
         for (position, word) in [(4, "expired"), (10, "recreated")] {
             let Some(Verdict::Other(what)) = judge_range(&lane(position, None), kept) else {
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn another_message_at_the_same_offset_betrays_the_source_a_later_one_does_not() {
+    fn another_message_at_the_same_offset_reveals_another_source_a_later_one_does_not() {
         let last = Fingerprint { position: 6, timestamp_ms: 1_000, checksum: 0xabc };
         assert_eq!(judge_message(last, Some(last)), Verdict::Same);
         assert_eq!(judge_message(last, None), Verdict::Gone);

@@ -313,7 +313,7 @@ mod tests {
     use crate::kafka::fake::{Broker, LIVENESS, ROUNDS};
 
     #[test]
-    fn what_a_new_partition_refuses_is_delivered_before_what_comes_behind() {
+    fn messages_refused_by_a_new_partition_are_delivered_before_later_ones() {
         let brokers = MockCluster::new(1).unwrap();
         let producer = producer_to(&brokers);
         send(&producer, 0..1);
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_reported_without_an_offset_is_not_told_as_delivered() {
+    fn a_message_reported_without_an_offset_does_not_count_as_delivered() {
         let brokers = MockCluster::new(1).unwrap();
         let producer = producer_to(&brokers);
         refuse(&brokers, RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER);
@@ -341,7 +341,11 @@ mod tests {
         // ones.
         send(&producer, 0..3);
         let error = all_delivered(&producer).unwrap_err();
-        assert!(error.chain().contains("report for partition 0 has no offset"), "{}", error.chain());
+        assert!(
+            error.chain().contains("report for partition 0 has no offset"),
+            "{}",
+            error.chain()
+        );
         assert_eq!(error.kind(), Kind::Transient);
         // The next message is sent, and in doubt as well.
         send(&producer, 3..4);
@@ -394,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_producer_that_was_told_of_no_broker_says_so_or_finds_them_again() {
+    fn a_producer_that_learns_of_no_broker_says_so_or_finds_the_brokers_again() {
         let broker = Broker::start().unwrap();
         let producer = Producer::<()>::new(&broker.config(""), &Health::default()).unwrap();
         // Out of twenty rounds, about one strands it.

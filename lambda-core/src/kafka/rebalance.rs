@@ -261,7 +261,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn librdkafka_is_asked_only_what_it_can_do_and_the_flow_ends_up_with_the_groups_view(
+        fn librdkafka_gets_only_valid_calls_and_the_flow_ends_up_with_the_groups_view(
             steps in prop::collection::vec(step(), 1..80),
         ) {
             let mut assignment = Assignment::default();
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_that_went_and_came_back_is_claimed_anew_before_it_is_read() {
+    fn a_partition_revoked_and_granted_again_is_claimed_again_before_it_is_read() {
         let mut assignment = granted_and_told();
         assert_eq!(assignment.revoked(&[3]), Vec::<i32>::new());
         assignment.granted(&[3]);
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_grant_that_met_a_start_may_leave_paused_is_assigned_again() {
+    fn partitions_that_a_grant_during_a_start_may_leave_paused_are_assigned_again() {
         let mut assignment = granted_and_told();
         assert_eq!(assignment.start(3), Start::Assign);
         assert_eq!(assignment.stalled(), Vec::<i32>::new(), "nothing has paused it since");
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_whose_lane_is_given_up_goes_and_comes_back_with_its_first_position() {
+    fn a_partition_whose_lane_is_given_up_is_granted_again_with_its_first_position() {
         let mut assignment = granted_and_told();
         assignment.anew(3, Some(LaneId(7)));
         assert_eq!(assignment.start(3), Start::Ignore, "the claim is on the old lane");

@@ -179,7 +179,7 @@ mod tests {
     use crate::testing::draft::Sample;
 
     #[test]
-    fn a_consumer_that_was_told_of_no_broker_finds_them_again() {
+    fn a_consumer_that_learns_of_no_broker_finds_the_brokers_again() {
         let broker = Broker::start().unwrap();
         let config = broker.config("topic.metadata.refresh.interval.ms=100");
         let options = SourceOptions::default();

@@ -104,7 +104,8 @@ fn read(
     reader: &topic::Observer,
     lanes: &[(&Progress, Fingerprint)],
 ) -> Result<BTreeMap<i32, Option<Fingerprint>>, Error> {
-    let cannot = |error| remedy::kafka(error, "read the last message of a partition again in Kafka");
+    let cannot =
+        |error| remedy::kafka(error, "read the last message of a partition again in Kafka");
     let from = lanes.iter().map(|(lane, last)| (lane.name.partition, last.position));
     let from = list_from(config.topic(), &from.collect::<Vec<_>>()).map_err(cannot)?;
     reader.assign(&from).map_err(cannot)?;

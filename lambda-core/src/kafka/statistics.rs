@@ -178,7 +178,7 @@ mod tests {
             "-1": { "partition": -1, "leader": 0, "hi_offset": -1001 } } } } }"#;
 
     #[test]
-    fn an_end_is_told_once_it_is_known() {
+    fn an_end_is_reported_once_it_is_known() {
         let statistics = Statistics::parse(JSON).expect("librdkafka's JSON");
         let ends = [0, 1, 2, 3].map(|partition| statistics.end("t", partition));
         assert_eq!(ends, [Some(12), None, Some(0), None]);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn partitions_with_unread_messages_and_silent_ones_are_told_apart() {
+    fn partitions_with_unread_messages_differ_from_silent_ones() {
         let statistics = Statistics::parse(JSON).expect("librdkafka's JSON");
         let behind = |partition, position| statistics.is_behind("t", partition, position);
         assert_eq!([behind(0, 11), behind(0, 12), behind(1, 0)], [true, false, false]);

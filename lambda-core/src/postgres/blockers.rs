@@ -130,7 +130,8 @@ fn ending(error: tokio_postgres::Error) -> Error {
         return remedy::postgres(error, "terminate a session in PostgreSQL");
     }
     Error::Misconfigured {
-        what: "could not terminate the session of a loader that logged in under another name".into(),
+        what: "could not terminate the session of a loader that logged in under another name"
+            .into(),
         remedy: "run lambda-db-setup; if that does not help, grant pg_signal_backend to the \
                  owner of the schema"
             .into(),
@@ -156,17 +157,18 @@ pub(super) async fn ending_blockers<T>(
         }
         let waited = begun.elapsed() >= terms.waited;
         // Boxed: large, and rarely needed.
-        let mut look = Box::pin(answered(ANSWER_TIMEOUT, "terminate a session in PostgreSQL", async {
-            let client = match connection.take() {
-                Some(client) => client,
-                None => connect(config, "evict").await?,
-            };
-            let looked = look(&client, waiting, terms, waited, seen).await;
-            if looked.is_ok() {
-                connection = Some(client);
-            }
-            looked
-        }));
+        let mut look =
+            Box::pin(answered(ANSWER_TIMEOUT, "terminate a session in PostgreSQL", async {
+                let client = match connection.take() {
+                    Some(client) => client,
+                    None => connect(config, "evict").await?,
+                };
+                let looked = look(&client, waiting, terms, waited, seen).await;
+                if looked.is_ok() {
+                    connection = Some(client);
+                }
+                looked
+            }));
         let looked = tokio::select! {
             biased;
             done = &mut work => {
@@ -230,7 +232,9 @@ fn report(looked: Result<Look, Error>) {
             tracing::warn!(ended, "terminated sessions of loaders that held locks");
             metrics::evicted(Eviction::Blocker, ended);
         }
-        Err(error) => tracing::warn!(error = error.chain(), "could not terminate the blocking sessions"),
+        Err(error) => {
+            tracing::warn!(error = error.chain(), "could not terminate the blocking sessions")
+        }
     }
 }
 
@@ -243,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_transaction_is_as_old_as_it_was_seen_and_another_one_is_not() {
+    async fn a_transactions_age_counts_from_the_first_time_it_was_seen() {
         let seen = Seen::default();
         assert_eq!(seen.note(&blocker("3/1")), Duration::ZERO);
         tokio::time::advance(Duration::from_secs(30)).await;

@@ -233,7 +233,9 @@ impl DeadLetters {
                 rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<i64>, _>>()
             };
             let put_away = async { put_away.await.map_err(owning) };
-            done.extend(answered(CHUNK_TIMEOUT, "change dead letters in PostgreSQL", put_away).await?);
+            done.extend(
+                answered(CHUNK_TIMEOUT, "change dead letters in PostgreSQL", put_away).await?,
+            );
         }
         done.sort_unstable();
         Ok(done)

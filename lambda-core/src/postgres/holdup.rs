@@ -78,11 +78,14 @@ pub(super) async fn unless_slow<T>(
             return Ok(done);
         }
         // Boxed: large, and rarely needed.
-        let look = Box::pin(answered(ANSWER_TIMEOUT, "find what blocks a commit in PostgreSQL", async {
-            let client = connect(config, "look").await?;
-            let found = holdup(&client, working.pid()).await;
-            found.map_err(|error| remedy::postgres(error, "find what blocks a commit in PostgreSQL"))
-        }));
+        let look =
+            Box::pin(answered(ANSWER_TIMEOUT, "find what blocks a commit in PostgreSQL", async {
+                let client = connect(config, "look").await?;
+                let found = holdup(&client, working.pid()).await;
+                found.map_err(|error| {
+                    remedy::postgres(error, "find what blocks a commit in PostgreSQL")
+                })
+            }));
         let looked = tokio::select! {
             biased;
             done = &mut work => return Ok(done),

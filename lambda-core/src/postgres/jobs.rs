@@ -240,7 +240,8 @@ impl Jobs {
 
     async fn try_find_or_create(&self, new: &NewJob) -> Result<Job, Error> {
         let mut connection = self.connect_to_load().await?;
-        answered(LOCK_TIMEOUT, "create a job in PostgreSQL", find_or_create(&mut connection, new)).await
+        answered(LOCK_TIMEOUT, "create a job in PostgreSQL", find_or_create(&mut connection, new))
+            .await
     }
 
     /// Reads the job with this number.

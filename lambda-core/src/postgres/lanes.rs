@@ -83,7 +83,9 @@ pub async fn stream_lanes(client: &Client, pipeline: &str) -> Result<Vec<Progres
         let rows = client.query(&sql, &[&pipeline]).await?;
         rows.iter().map(progress).collect::<Result<_, tokio_postgres::Error>>()
     };
-    let read = async { read.await.map_err(|error| remedy::postgres(error, "read progress in PostgreSQL")) };
+    let read = async {
+        read.await.map_err(|error| remedy::postgres(error, "read progress in PostgreSQL"))
+    };
     answered(ANSWER_TIMEOUT, "read progress in PostgreSQL", read).await
 }
 
@@ -159,7 +161,8 @@ pub(super) async fn lock(session: &Session, lanes: &[LaneId]) -> Result<LockedLa
         let Some(first) = rows.first() else { return Ok((0, true)) };
         Ok((first.try_get::<_, i64>("xid")?, first.try_get::<_, bool>("same_cluster")?))
     };
-    let (xid, same_cluster) = read().map_err(|error| remedy::postgres(error, "lock lanes in PostgreSQL"))?;
+    let (xid, same_cluster) =
+        read().map_err(|error| remedy::postgres(error, "lock lanes in PostgreSQL"))?;
     if !same_cluster {
         return Err(Error::misconfigured(
             "the database was restored into another cluster: its stored transaction ids are invalid here",

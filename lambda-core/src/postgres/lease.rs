@@ -142,8 +142,12 @@ pub async fn start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Resu
 
 async fn try_start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Result<Started, Error> {
     let mut connection = jobs.connect_to_load().await?;
-    answered(LOCK_TIMEOUT, "start a job in PostgreSQL", start_on(&mut connection, jobs, job, first_byte, owner))
-        .await
+    answered(
+        LOCK_TIMEOUT,
+        "start a job in PostgreSQL",
+        start_on(&mut connection, jobs, job, first_byte, owner),
+    )
+    .await
 }
 
 async fn start_on(

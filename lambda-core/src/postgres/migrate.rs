@@ -101,7 +101,9 @@ pub async fn require(client: &Client, needed: i32) -> Result<(), Error> {
         Some(version) if version >= needed => return Ok(()),
         Some(0) => "the database has no schema yet".to_owned(),
         Some(version) => format!("its schema is version {version}"),
-        None => "an older lambda-db-setup did not let this role read its schema's version".to_owned(),
+        None => {
+            "an older lambda-db-setup did not let this role read its schema's version".to_owned()
+        }
     };
     Err(Error::Temporary {
         server: Server::Postgres,
@@ -322,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contracts_is_noticed() {
+    fn a_contracting_statement_is_detected() {
         for sql in [
             "drop table corrections",
             "drop index corrections_key",

@@ -91,7 +91,9 @@ pub(super) async fn probe(
         .map_err(|error| remedy::postgres(error, "look up ids in PostgreSQL"))?;
     let mut found = Found::default();
     for row in &rows {
-        found.push(row, table).map_err(|error| remedy::postgres(error, "look up ids in PostgreSQL"))?;
+        found
+            .push(row, table)
+            .map_err(|error| remedy::postgres(error, "look up ids in PostgreSQL"))?;
     }
     rank(session, &mut found, cache).await?;
     Ok(found)

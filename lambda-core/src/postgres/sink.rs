@@ -140,7 +140,12 @@ impl PostgresSink {
             ("a login takes long", "check the server's load and the network")
         };
         let source = format!("{what}; none was free for {CHECKOUT_TIMEOUT:?}").into();
-        Error::Temporary { server: Server::Postgres, what: "open a session in PostgreSQL", remedy, source }
+        Error::Temporary {
+            server: Server::Postgres,
+            what: "open a session in PostgreSQL",
+            remedy,
+            source,
+        }
     }
 
     /// Explains a fatal failure of a commit. The session may be older than a change of the
@@ -171,7 +176,10 @@ impl PostgresSink {
             ended.map_err(|error| remedy::postgres(error, "terminate a backend in PostgreSQL"))
         });
         if let Err(error) = ended.await {
-            tracing::debug!(error = error.chain(), "could not terminate the backend of a broken connection");
+            tracing::debug!(
+                error = error.chain(),
+                "could not terminate the backend of a broken connection"
+            );
         }
     }
 
@@ -186,7 +194,9 @@ impl PostgresSink {
         let mut backoff = Backoff::default();
         loop {
             let asking = self.try_settle(backend, batch);
-            match answered(LOCK_TIMEOUT, "check in PostgreSQL whether a commit happened", asking).await {
+            match answered(LOCK_TIMEOUT, "check in PostgreSQL whether a commit happened", asking)
+                .await
+            {
                 Ok(Some(committed)) => return Ok(committed),
                 Ok(None) => return Err(failed),
                 Err(error) if error.kind() != Kind::Transient => return Err(error),
@@ -211,7 +221,8 @@ impl PostgresSink {
         batch: &Batch,
     ) -> Result<Option<Committed>, Error> {
         let mut client = connect(&self.config, "settle").await?;
-        let asking = |error| remedy::postgres(error, "check in PostgreSQL whether a commit happened");
+        let asking =
+            |error| remedy::postgres(error, "check in PostgreSQL whether a commit happened");
         client.batch_execute(SETTLE_SETTINGS).await.map_err(asking)?;
         Mark::Loader.put(&client).await.map_err(asking)?;
         backend.end(&client).await.map_err(asking)?;

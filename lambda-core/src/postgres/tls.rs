@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_no_name_may_not_trust_who_signs_for_everybody() {
+    fn a_mode_that_does_not_verify_the_name_may_not_trust_the_systems_authorities() {
         const REFUSAL: &str = "does not verify the host name";
         for (mode, root_cert) in [
             (SslMode::VerifyCa, None),
@@ -394,7 +394,9 @@ mod tests {
 
     #[test]
     fn a_file_of_authorities_is_read_at_once_and_never_ignored() {
-        assert!(refused(SslMode::VerifyFull, "/nonexistent").contains("could not read /nonexistent"));
+        assert!(
+            refused(SslMode::VerifyFull, "/nonexistent").contains("could not read /nonexistent")
+        );
         assert!(refused(SslMode::VerifyCa, "/dev/null").contains("no certificate is in /dev/null"));
         assert!(refused(SslMode::Require, "/nonexistent").contains("DB_SSLROOTCERT"));
         assert!(refused(SslMode::Prefer, "/nonexistent").contains("verifies nothing"));

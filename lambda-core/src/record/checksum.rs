@@ -84,7 +84,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_checksum_tells_any_changed_byte_lane_or_position(
+        fn a_checksum_changes_with_any_byte_lane_or_position(
             content in proptest::collection::vec(any::<u8>(), 1..200),
             at in any::<proptest::sample::Index>(), flip in 1..=255_u8,
             lane in any::<i32>(), position in 0..i64::MAX,
@@ -101,7 +101,7 @@ mod tests {
         }
 
         #[test]
-        fn ownership_and_displacement_tell_any_changed_part(
+        fn ownership_and_displacement_change_with_any_part(
             checksum in any::<i64>(), xid in any::<i64>(), other in any::<i64>(),
         ) {
             prop_assume!(other != checksum);

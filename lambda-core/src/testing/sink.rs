@@ -43,7 +43,7 @@ pub const CASES: &[Case] = &[
     ("a partition that its source gained starts at its beginning", |s| Box::pin(gains(s))),
     ("a commit moves rows, counts and position together", |s| Box::pin(commits(s))),
     ("nothing lands under a replaced claim, nor from another position", |s| Box::pin(fences(s))),
-    ("a fenced lane leaves the batch and the rest goes on", |s| Box::pin(fences_one(s))),
+    ("a fenced lane leaves the batch and the rest is stored", |s| Box::pin(fences_one(s))),
     ("the same record again is a duplicate, another content an id conflict", |s| {
         Box::pin(repeats(s))
     }),
@@ -163,7 +163,7 @@ async fn commits(subject: &dyn Subject) {
     assert_eq!(contents.rows.keys().map(Vec::as_slice).collect::<Vec<_>>(), [b"a", b"b"]);
     let row = &contents.rows[&b"b"[..]];
     assert_eq!((row.lane, row.position, row.authority), (lane.lane, 12, Authority::Stream));
-    assert_eq!(contents.lanes[&lane.lane], stored[0], "what a commit tells is what is stored");
+    assert_eq!(contents.lanes[&lane.lane], stored[0], "a commit returns what is stored");
     let written = contents.rows.values().fold(0_i64, |sum, row| sum.wrapping_add(row.checksum.0));
     assert_eq!(stored[0].sums.written, written);
 }
@@ -262,7 +262,7 @@ async fn authorities(subject: &dyn Subject) {
 
     let draft = batch(older).lane(&file, 40).record(30, &right).record(31, &wrong);
     let file = store(subject, &draft.build()).await.remove(0);
-    assert_eq!(file.counts.superseded, 2, "an earlier job says nothing, right or wrong");
+    assert_eq!(file.counts.superseded, 2, "an earlier job changes nothing, right or wrong");
     let draft = stream().lane(&live, 40).record(30, &right).record(31, &wrong);
     let live = store(subject, &draft.build()).await.remove(0);
     assert_eq!(live.counts.superseded, 2, "nor does the stream");
@@ -275,11 +275,7 @@ async fn authorities(subject: &dyn Subject) {
             row.written_xid,
         ))
     });
-    assert_eq!(
-        live.sums.owned.wrapping_add(file.sums.owned),
-        owned,
-        "who answers for the rows adds up"
-    );
+    assert_eq!(live.sums.owned.wrapping_add(file.sums.owned), owned, "the rows' owners add up");
 }
 
 async fn dead_letters(subject: &dyn Subject) {

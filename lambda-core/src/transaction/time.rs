@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_moment_is_refused() {
+    fn a_text_that_is_not_a_moment_is_refused() {
         for text in [
             "",
             "2025-06-15",

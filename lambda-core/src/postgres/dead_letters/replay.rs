@@ -308,10 +308,11 @@ impl Run<'_> {
         };
         // Without an answer, it is dropped with its connection. Whether it was stored shows
         // in the next attempt, which waits for its locks.
-        let result = match answered(TRANSACTION_TIMEOUT, "replay dead letters in PostgreSQL", work).await {
-            Err(_) if piece.letters.len() > 1 => return Err(Error::Contended { tries: 1 }),
-            result => result?,
-        };
+        let result =
+            match answered(TRANSACTION_TIMEOUT, "replay dead letters in PostgreSQL", work).await {
+                Err(_) if piece.letters.len() > 1 => return Err(Error::Contended { tries: 1 }),
+                result => result?,
+            };
         let usable =
             |error: &Error| matches!(error, Error::Refused { .. } | Error::Contended { .. });
         if result.as_ref().err().is_none_or(usable) {

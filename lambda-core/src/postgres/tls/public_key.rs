@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_has_no_key() {
+    fn a_truncated_certificate_has_no_key() {
         let whole = certificate(b"");
         for length in 0..whole.len() {
             assert_eq!(PublicKey::of(&whole[..length]), None, "{length}");

@@ -21,6 +21,7 @@ impl Header {
     /// Reads the header line, with or without byte order mark and line end. The
     /// columns of `table` are found by name, in any order; others are ignored.
     ///
+    /// # Errors
     /// [`Error::Input`] for a line that is not text or has a misplaced quote, or that lacks
     /// a column or has it twice; the error names the column. It quotes no other text of the
     /// line: in a file without a header, that line is a record.

@@ -58,7 +58,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What was done about a dead letter.
+/// Status of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -98,7 +98,7 @@ impl fmt::Display for Status {
 /// bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reject {
-    /// What kind of defect it is.
+    /// Kind of defect.
     pub reason: Reason,
     /// The field and the expected value; storable, at most [`DETAIL_BYTES_MAX`] long.
     pub detail: String,

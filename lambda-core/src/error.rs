@@ -58,7 +58,7 @@ pub enum Error {
         server: Server,
         /// The request ("store a batch in PostgreSQL").
         what: &'static str,
-        /// What to check if it lasts.
+        /// Advice if it lasts.
         remedy: &'static str,
         /// The cause.
         #[source]
@@ -86,7 +86,7 @@ pub enum Error {
     Slow {
         /// Time since the start of the commit.
         waited: Duration,
-        /// What holds it up, in words, without values of rows.
+        /// Description of the holdup, without values of rows.
         holdup: String,
     },
     /// The server cannot do this with the present schema (SQLSTATE 0A000): it has changed
@@ -108,15 +108,15 @@ pub enum Error {
     /// The input as a whole is refused.
     #[error("{what}")]
     Input {
-        /// What is wrong, and where.
+        /// Description of the problem, and its place.
         what: String,
     },
-    /// Something must be set up or configured differently.
+    /// Wrong setup or configuration.
     #[error("{what}")]
     Misconfigured {
-        /// What is wrong.
+        /// Description of the problem.
         what: String,
-        /// What to do.
+        /// Advice.
         remedy: String,
         /// The cause, if there is another error.
         #[source]
@@ -126,7 +126,7 @@ pub enum Error {
     /// another run continues.
     #[error("{what}")]
     Interrupted {
-        /// What was stopped, and why.
+        /// Description of the stop and its reason.
         what: String,
     },
 }
@@ -151,7 +151,7 @@ impl Error {
         }
     }
 
-    /// What to do about it.
+    /// Advice to a person.
     pub fn remedy(&self) -> Option<&str> {
         match self {
             Self::Temporary { remedy, .. } => Some(remedy),

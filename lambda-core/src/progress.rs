@@ -173,8 +173,8 @@ impl Sums {
     }
 }
 
-/// Fingerprint of a lane's last record, kept to detect a source that was replaced (rule
-/// R18, docs/protocol.md).
+/// Fingerprint of a lane's last record, kept to detect a source that was replaced
+/// (rule R18, docs/protocol.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint {
     /// The record's own position.

@@ -5,7 +5,7 @@ use crate::error::Kind;
 /// Meaning of a code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
-    /// What to do with the current work.
+    /// Decision about the current work.
     pub kind: Kind,
     /// Advice to a person.
     pub remedy: &'static str,

@@ -23,7 +23,7 @@ pub struct CsvFields<'a> {
     header: &'a Header,
     /// The unquoted fields, one after the other.
     text: &'a str,
-    /// Where each field ends in `text`.
+    /// End of each field in `text`.
     ends: &'a [usize],
 }
 

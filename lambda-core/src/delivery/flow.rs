@@ -49,7 +49,7 @@ pub struct FlowConfig {
     /// Claim even over another active group. A lane that such a group has taken over from
     /// this flow is not taken back: two groups that both did so would fight without end.
     pub take_over: bool,
-    /// How long to retry while the server does not answer; `None`: without limit.
+    /// Time to retry while the server does not answer; `None`: unlimited.
     pub patience: Option<Duration>,
     /// Receives the flow's pulse, and whether the sink accepts batches.
     pub health: Health,
@@ -82,7 +82,7 @@ pub struct Flow<S> {
     sink: Arc<dyn Sink>,
     state: State,
     commit: Option<Commit>,
-    /// When to ask whether the server of the commit in flight answers.
+    /// Time to ask whether the server of the commit in flight answers.
     give_up_at: Option<Instant>,
     claims: JoinSet<Claim>,
     claiming: HashMap<i32, (Generation, AbortHandle)>,
@@ -91,13 +91,13 @@ pub struct Flow<S> {
     /// Limits concurrent claims; each uses its own connections.
     claim_permits: Arc<Semaphore>,
     backoff: Backoff,
-    /// When to try the commit again.
+    /// Time of the commit's next attempt.
     retry_at: Option<Instant>,
-    /// When to ask a stalled source again.
+    /// Time to ask a stalled source again.
     source_at: Option<Instant>,
     /// A question that shows whether the server answers.
     asking: Option<Asked>,
-    /// Why the last commit failed, until one succeeds.
+    /// Error of the last commit, until one succeeds.
     failed: Option<Error>,
     /// Set when the stop takes too long: asks the server and yields the result.
     giving_up: Option<Giving>,

@@ -164,7 +164,7 @@ struct Failures {
 #[derive(Debug)]
 struct Pace {
     patience: Duration,
-    /// How often it was doubled. A commit that is slow whatever its size, as on a slow
+    /// Number of doublings. A commit that is slow whatever its size, as on a slow
     /// disk, is halved a few times and then gets the time it needs.
     doublings: u32,
     /// Whether a piece of the current batch was too slow.
@@ -372,8 +372,8 @@ impl State {
     }
 
     /// Lets go of a lane that another process holds, or whose stored position is not the
-    /// expected one. Drops its buffers, and claims it again if it is still granted (rule
-    /// R9, docs/protocol.md). The rest of it in the current batch is fenced too, before the
+    /// expected one. Drops its buffers, and claims it again if it is still granted
+    /// (rule R9, docs/protocol.md). The rest of it in the current batch is fenced too, before the
     /// new claim starts.
     fn let_go(&mut self, partition: i32, number: LaneId) -> Vec<Action> {
         let Some(lane) = self.lanes.get_mut(&partition) else { return Vec::new() };

@@ -1,5 +1,5 @@
-//! librdkafka's callbacks, as thin as possible: the rebalance callback takes notes (rule
-//! R14, docs/protocol.md), errors and logs go to the log.
+//! librdkafka's callbacks, as thin as possible: the rebalance callback takes notes
+//! (rule R14, docs/protocol.md), errors and logs go to the log.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -193,7 +193,7 @@ impl<R> fmt::Debug for Context<R> {
 pub(super) struct Asking {
     /// Complaints about TLS only.
     complaints: Complaints,
-    /// Why the last connection to a broker failed.
+    /// Reason for the last failed connection to a broker.
     failure: Mutex<Option<String>>,
 }
 

@@ -27,7 +27,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 struct Tail {
     /// Position up to which it had been read.
     next: i64,
-    /// When the end was reached, or first found after `next`.
+    /// Time at which the end was reached, or first found after `next`.
     since: Instant,
     /// The end after `next`, while it is fetched once more.
     sought: Option<i64>,
@@ -46,7 +46,7 @@ impl Tail {
     }
 }
 
-/// What to do with a checked partition.
+/// Next step for a checked partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
     /// Nothing: it was read to its end, or messages arrived.

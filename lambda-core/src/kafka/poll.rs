@@ -86,7 +86,7 @@ pub(super) struct Polling<'a, R: Record> {
     ask_at: Instant,
     /// Start of the current series of unanswered queries, or time of the last report of it.
     unanswered: Option<Instant>,
-    /// How often in a row Kafka did not hold the next message.
+    /// Number of consecutive times that Kafka did not hold the next message.
     resets: u32,
 }
 

@@ -47,7 +47,7 @@ impl FromStr for StartAt {
     }
 }
 
-/// What to do about a lane whose source has changed (rule R18, docs/protocol.md).
+/// Treatment of a lane whose source has changed (rule R18, docs/protocol.md).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnSourceChange {
     /// Stop, with a remedy; skip nothing.
@@ -95,7 +95,7 @@ impl Kept {
     }
 }
 
-/// What is known of a lane's source before reading continues (rule R18, docs/protocol.md).
+/// Verdict on a lane's source before reading continues (rule R18, docs/protocol.md).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// No sign of a change: the last message is still as it was read, or none was ever

@@ -1,5 +1,5 @@
-//! The partitions that the group has granted, and what to do with each: a pure value (rule
-//! R14, docs/protocol.md). librdkafka's rebalance callback and the poll loop act on it.
+//! The partitions that the group has granted, and what to do with each: a pure value
+//! (rule R14, docs/protocol.md). librdkafka's rebalance callback and the poll loop act on it.
 //!
 //! A partition passes through: granted by the group; reported to the flow, once its first
 //! position is known; read, once the flow has claimed its lane. A grant that is taken back
@@ -42,7 +42,7 @@ pub(super) struct Granted {
     pub(super) given_up: Option<LaneId>,
 }
 
-/// How to start reading a partition.
+/// Way to start reading a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
     /// Its grant is gone, or is not the one that was claimed: leave it.

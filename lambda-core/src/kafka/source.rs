@@ -22,12 +22,12 @@ use crate::source::{Event, Grant, Source};
 /// Time that closing a source waits for the brokers to take note.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How a topic is read.
+/// Options for reading a topic.
 #[derive(Debug, Clone, Default)]
 pub struct SourceOptions {
     /// Start of partitions that were never read before.
     pub start: StartAt,
-    /// What to do about a partition that has changed since it was read (rule R18,
+    /// Treatment of a partition that has changed since it was read (rule R18,
     /// docs/protocol.md).
     pub on_source_change: OnSourceChange,
     /// Maximum size of a batch.

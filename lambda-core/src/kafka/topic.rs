@@ -35,8 +35,8 @@ const TELL_OFFSETS: &str = "read a partition's offsets in Kafka";
 /// A topic as a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
-    /// `<cluster id>/<topic>`: the same topic of another cluster is another source (rule
-    /// R18, docs/protocol.md).
+    /// `<cluster id>/<topic>`: the same topic of another cluster is another source
+    /// (rule R18, docs/protocol.md).
     pub source: String,
     /// Its partitions, in order.
     pub partitions: Vec<i32>,

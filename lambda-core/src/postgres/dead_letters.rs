@@ -57,7 +57,7 @@ pub struct DeadLetter {
     pub reason: String,
     /// The field and the expected value.
     pub detail: String,
-    /// What was done about it.
+    /// Its status.
     pub status: Status,
     /// Number of replays.
     pub attempts: i32,

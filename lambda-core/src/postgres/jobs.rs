@@ -108,7 +108,7 @@ pub struct Job {
     pub stored_chunks: i64,
     /// Effective time of the file's data.
     pub as_of: jiff::Timestamp,
-    /// When it was created.
+    /// Time of its creation.
     pub run_time: jiff::Timestamp,
     /// Number of starts.
     pub attempt: i32,

@@ -57,7 +57,7 @@ impl fmt::Debug for Role {
     }
 }
 
-/// What [`ensure`] did about a role. It has its password and its grants in both cases.
+/// Change that [`ensure`] made to a role. It has its password and its grants in both cases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// It was created.

@@ -82,7 +82,7 @@ impl fmt::Display for SslMode {
 /// TLS settings of a database.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TlsSettings {
-    /// How the server is verified.
+    /// Verification of the server.
     pub mode: SslMode,
     /// The PEM file of trusted certificate authorities, or `system`, for `verify-full`
     /// only, which uses the system's also when this is `None`.
@@ -217,7 +217,7 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// How a server is verified.
+/// Verification of a server.
 enum Verifier {
     /// By an authority and the host name, as rustls does.
     Named(RootCertStore),

@@ -12,7 +12,7 @@ use std::fmt;
 pub(super) struct Fields {
     /// One field after the other.
     pub(super) text: Vec<u8>,
-    /// Where each field ends in `text`.
+    /// End of each field in `text`.
     pub(super) ends: Vec<usize>,
 }
 

@@ -125,7 +125,7 @@ pub enum End {
         /// The error that stopped it; none for a requested stop.
         error: Option<String>,
     },
-    /// An error that a person must look at stopped it.
+    /// It was stopped by an error that needs a person.
     Failed {
         /// The error.
         error: String,

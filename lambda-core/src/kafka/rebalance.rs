@@ -69,9 +69,9 @@ pub(super) struct Assignment {
 impl Assignment {
     /// Adds partitions that the group grants.
     ///
-    /// librdkafka pauses what is assigned until it has our answer. It takes a partition
-    /// that is assigned in the moment before it asks for that answer: the pause then ends
-    /// before it begins, and what was assigned before stays paused until the next grant.
+    /// librdkafka pauses what is assigned until it has our answer. It mistakes an assignment
+    /// made just before its question for this answer: the pause then ends before it begins,
+    /// and what was assigned before stays paused until the next grant.
     pub(super) fn granted(&mut self, partitions: &[i32]) {
         self.stalled |= std::mem::take(&mut self.started);
         for partition in partitions {

@@ -59,7 +59,7 @@ pub struct DeadLetter {
     pub detail: String,
     /// Its status.
     pub status: Status,
-    /// Number of replays.
+    /// Number of replay attempts.
     pub attempts: i32,
     /// Time of its first rejection.
     pub created_at: jiff::Timestamp,

@@ -4,8 +4,8 @@ use std::fmt;
 
 /// A table for records. Its name is the pipeline's name.
 ///
-/// In addition to these columns, every such table has the evidence columns `job_id,
-/// ingestion_type, lane, position, checksum, written_xid`.
+/// In addition to these columns, every such table has the evidence columns
+/// `job_id, ingestion_type, lane, position, checksum, written_xid`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Table {
     /// The table's name, an identifier that needs no quoting.

@@ -57,7 +57,7 @@ async fn dead_server(context: Context) -> Result<(), Failure> {
     let mut process = bench.program(&[&path]).start()?;
     bench.until_blocked("batch").await?;
     own.server.kill()?;
-    process.says("a commit failed and is tried again", DEADLINE).await?;
+    process.says("a commit failed; retrying", DEADLINE).await?;
     process.signal(Signal::TERM)?;
     let ended = process.wait(Duration::from_secs(30)).await?;
     assert!(matches!(ended.code(), Some(69 | 75)), "{:?}:\n{}", ended.code(), ended.stderr);
@@ -131,7 +131,7 @@ async fn woken(context: Context) -> Result<(), Failure> {
     let before = bench.everything().await?;
     frozen.thaw()?;
     let ended = frozen.wait(DEADLINE).await?.expect_code(75)?;
-    assert!(ended.stderr.contains("is held by somebody else"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("another process holds"), "{}", ended.stderr);
     assert_eq!(bench.everything().await?, before);
     Ok(())
 }

@@ -226,7 +226,7 @@ async fn recreated(context: Context, again: u32, new: u32) -> Result<(), Failure
 
     let ended = restart(&bench).arg("--exit-at-end").run(DEADLINE).await?.expect_code(0)?;
     let (again, new) = (i64::from(again), i64::from(new));
-    assert!(ended.stderr.contains("is read anew as another lane"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("reading it again as another lane"), "{}", ended.stderr);
     let summary = &ended.json("topics")?["topics"][0];
     assert_eq!(summary["read"], again + new);
     assert_eq!(summary["counts"]["read"], 100 + again + new, "counts go on");

@@ -342,8 +342,8 @@ async fn database_away(context: Context) -> Result<(), Failure> {
     postgres.server.kill()?;
     let granted = grants(&second) + grants(&third);
     first.kill().await?;
-    second.says("pausing: the database takes nothing", DEADLINE).await?;
-    third.says("pausing: the database takes nothing", DEADLINE).await?;
+    second.says("pausing: the database accepts no batches", DEADLINE).await?;
+    third.says("pausing: the database accepts no batches", DEADLINE).await?;
     let regrouped = async || Ok(grants(&second) + grants(&third) > granted);
     liveness::until("the killed member's partitions are granted to others", regrouped).await?;
     // How long the database is away, not how long we wait for something.

@@ -123,7 +123,7 @@ async fn quotes(context: Context) -> Result<(), Failure> {
     let column = at(2, "|").find('|').map_or(0, |at| at + 1);
     let expected = [
         (3, column, "the quote that opens here is not closed"),
-        (5, column + 6, "expected a comma or the line's end behind a closing quote"),
+        (5, column + 6, "expected a comma or the line's end after a closing quote"),
         (6, column + 1, "a quote in a field that does not begin with one"),
     ];
     let sql = "select line, reason, detail, payload from dead_letters order by position";
@@ -336,7 +336,7 @@ async fn sigterm_blocked(context: Context) -> Result<(), Failure> {
     process.signal(Signal::TERM)?;
     // The server is there and does not answer: no reason to call it unreachable.
     let ended = process.wait(DEADLINE).await?.expect_code(75)?;
-    let said = ended.stderr.contains("stopped before the commit under way was done");
+    let said = ended.stderr.contains("stopped before the commit in flight finished");
     assert!(said, "{}", ended.stderr);
     bench.until("select status = 'pending' from batch_jobs").await?;
     holder.batch_execute("rollback").await?;

@@ -339,7 +339,7 @@ async fn bad_address(context: Context) -> Result<(), Failure> {
         for address in ["nonsense", "127.0.0.1:99999", &format!("127.0.0.1:{taken}")] {
             let ended = program.clone().env("HTTP_ADDR", address).run(DEADLINE).await?;
             let said = ended.expect_code(78)?.stderr;
-            assert!(said.contains(&format!("cannot listen on {address}")), "{said}");
+            assert!(said.contains(&format!("could not listen on {address}")), "{said}");
             assert!(said.contains("set HTTP_ADDR to an address of this machine"), "{said}");
         }
     }

@@ -158,7 +158,7 @@ async fn bad_records(context: Context) -> Result<(), Failure> {
             Some((_, record, why)) => {
                 let (line, position) = (i64::try_from(number + 2)?, i64::try_from(text.len())?);
                 let (payload, reason) = (record.trim_end().to_owned(), "refused".to_owned());
-                let detail = format!("the database refuses the row: {why}");
+                let detail = format!("the database refused the row: {why}");
                 expected.push((line, position, payload, reason, detail));
                 text.push_str(record);
             }
@@ -220,7 +220,7 @@ async fn second_key(context: Context) -> Result<(), Failure> {
     assert_eq!(counts["rejected"], 1);
     let letters = dead_letters(&bench).await?;
     let letters: Vec<(i64, &str)> = letters.iter().map(|l| (l.0, l.4.as_str())).collect();
-    assert_eq!(letters, [(104, "the database refuses the row: 23505 at second")]);
+    assert_eq!(letters, [(104, "the database refused the row: 23505 at second")]);
     Ok(())
 }
 
@@ -229,7 +229,7 @@ async fn misconfigured(context: Context) -> Result<(), Failure> {
     let cases = [
         (
             "alter table transactions add column branch text not null",
-            "transactions.branch is not null, and no record has it; give the column a default",
+            "transactions.branch is not null, but records do not have it; give the column a default",
             "alter table transactions alter column branch set default 'main'",
         ),
         (
@@ -356,7 +356,7 @@ async fn held(context: Context) -> Result<(), Failure> {
         bench.until_blocked("batch").await?;
         tokio::time::sleep(HELD).await;
         process.says(NAMES_THE_HOLDER, DEADLINE).await?;
-        process.says("a commit takes too long: trying its halves", DEADLINE).await?;
+        process.says("a commit took too long; committing its halves", DEADLINE).await?;
         holder.batch_execute("rollback").await?;
         let ended = process.wait(DEADLINE).await?.expect_code(0)?;
         assert!(!ended.stderr.contains("not reachable"), "it was all the time: {}", ended.stderr);
@@ -376,7 +376,7 @@ async fn held(context: Context) -> Result<(), Failure> {
         bench.until_blocked("stream").await?;
         tokio::time::sleep(HELD).await;
         consumer.says(NAMES_THE_HOLDER, DEADLINE).await?;
-        consumer.says("a commit takes too long: trying its halves", DEADLINE).await?;
+        consumer.says("a commit took too long; committing its halves", DEADLINE).await?;
         holder.batch_execute("rollback").await?;
         if !to_the_end {
             topic.stored(i64::try_from(MANY)?).await?;
@@ -399,7 +399,7 @@ async fn slow(context: Context) -> Result<(), Failure> {
             for each statement execute function slow()";
     bench.sql.batch_execute(slow).await?;
     let mut process = bench.program(&[&bench.file("a.csv", rows(300))?]).start()?;
-    process.says("no lock blocks it, the server is at Timeout PgSleep", DEADLINE).await?;
+    process.says("no lock blocks it; the server's wait event is Timeout PgSleep", DEADLINE).await?;
     process.wait(DEADLINE).await?.expect_code(0)?;
     assert_eq!(bench.number("select count(distinct written_xid) from transactions").await?, 2);
     bench.is_exact(300).await
@@ -454,7 +454,7 @@ const NO_CONNECTION: Stall = Stall {
 /// A standby that is behind does not have the role yet.
 const NO_LOGIN: Stall = Stall {
     begins: "alter role {loader} rename to {loader}_later",
-    says: "PostgreSQL cannot let us log in as before now",
+    says: "could not log in to PostgreSQL as before",
     ends: "alter role {loader}_later rename to {loader}",
     locked: false,
 };
@@ -551,7 +551,7 @@ async fn stream(context: Context) -> Result<(), Failure> {
                    where convert_from(payload, 'UTF8') like '%' || $1 || '%' and reason = 'refused'";
         let letter = bench.sql.query_one(sql, &[&format!("TXN-{number:012}")]).await?;
         assert_eq!(letter.try_get::<_, String>(0)?, format!("ACC-{number:05}"));
-        let detail = format!("the database refuses the row: {why}");
+        let detail = format!("the database refused the row: {why}");
         assert_eq!(letter.try_get::<_, String>(1)?, detail);
     }
     Ok(())
@@ -563,8 +563,8 @@ async fn locked(context: Context) -> Result<(), Failure> {
     let holder = bench.database.connect().await?;
     holder.batch_execute("begin; lock table batch_jobs in exclusive mode").await?;
     let mut process = bench.program(&[&bench.file("a.csv", rows(RECORDS))?]).start()?;
-    let says = "PostgreSQL cannot create a job now: canceling statement due to lock timeout \
-                (SQLSTATE 55P03); a lock is held for long: look at pg_stat_activity";
+    let says = "could not create a job in PostgreSQL: canceling statement due to lock timeout \
+                (SQLSTATE 55P03); another session holds a lock: look at pg_stat_activity";
     process.says(says, DEADLINE).await?;
     holder.batch_execute("rollback").await?;
     process.wait(DEADLINE).await?.expect_code(0)?;

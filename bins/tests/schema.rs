@@ -77,7 +77,7 @@ async fn hidden(context: Context) -> Result<(), Failure> {
     let loader =
         batch(&context, &database)?.env("DB_USER", &name).env("DB_PASSWORD", "loader's secret");
     let ended = loader.run(DEADLINE).await?.expect_code(75)?;
-    assert!(ended.stderr.contains("hidden from this role"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("did not let this role read"), "{}", ended.stderr);
     assert!(ended.stderr.contains(REMEDY), "{}", ended.stderr);
     setup.run(DEADLINE).await?.expect_code(0)?;
     loader.run(DEADLINE).await?.expect_code(0)?;

@@ -136,9 +136,13 @@ async fn verify_full(context: Context) -> Result<(), Failure> {
     let refused = secured.log_in(HOST, "verify-full", foreign, 78).await?;
     refused.says(&["is not signed by an authority in", "foreign.pem", "set DB_SSLROOTCERT"]);
     let refused = secured.log_in(OTHER_HOST, "verify-full", trusted, 78).await?;
-    refused.says(&["is for another host", OTHER_HOST, "set DB_HOST to a name it holds"]);
+    refused.says(&[
+        "is for another host",
+        OTHER_HOST,
+        "set DB_HOST to a name in its subjectAltName",
+    ]);
     let missing = secured.log_in(HOST, "verify-full", Some(Path::new("/nonexistent")), 78).await?;
-    missing.says(&["cannot read /nonexistent", "set DB_SSLROOTCERT"]);
+    missing.says(&["could not read /nonexistent", "set DB_SSLROOTCERT"]);
     Ok(())
 }
 
@@ -156,7 +160,11 @@ async fn verify_ca(context: Context) -> Result<(), Failure> {
     let system = Some(Path::new("system"));
     for (mode, trusted) in [("verify-ca", None), ("verify-ca", system), ("require", system)] {
         let refused = secured.log_in(HOST, mode, trusted, 78).await?;
-        refused.says(&[mode, "asks for no host's name", "DB_SSLROOTCERT to your own authority"]);
+        refused.says(&[
+            mode,
+            "does not verify the host name",
+            "DB_SSLROOTCERT to your own authority",
+        ]);
     }
     Ok(())
 }
@@ -448,7 +456,7 @@ async fn distrusted_once(context: Context) -> Result<(), Failure> {
     let broker = Broker::new(context).await?;
     for (settings, bootstrap) in &broker.distrusting() {
         let no_certificate =
-            format!("a certificate of the brokers at {bootstrap} cannot be verified");
+            format!("could not verify a certificate of the brokers at {bootstrap}");
         let words =
             [&no_certificate, "certificate verify failed", "set ssl.ca.location in KAFKA_CONFIG"];
         broker.refuses_questions(settings, bootstrap, &words).await?;

@@ -103,7 +103,7 @@ async fn ensure(context: Context) -> Result<(), Failure> {
 
     let people = topic.program.clone().args(["--output", "human", "--partitions", "6"]);
     let said = people.clone().run(DEADLINE).await?.expect_code(0)?.stdout;
-    assert!(said.contains("grown from 5 to 6 partitions: keys move to others"), "{said}");
+    assert!(said.contains("grown from 5 to 6 partitions: keys move between them"), "{said}");
     let said = people.run(DEADLINE).await?.expect_code(0)?.stdout;
     assert!(said.contains("nothing to change"), "{said}");
     Ok(())
@@ -166,7 +166,7 @@ async fn refused(context: Context) -> Result<(), Failure> {
     topic.ensure(&["--partitions", "3", "--replication-factor", "1"]).await?;
     let new = Topic::new(&context, "never").await?;
     let cases = [
-        (&topic, vec!["--partitions", "2"], "partitions cannot be taken away"),
+        (&topic, vec!["--partitions", "2"], "partitions cannot be removed"),
         (&topic, vec!["--partitions", "3", "--config", "no.such=1"], "check the names and values"),
         (&topic, vec!["--partitions", "3", "--config", "retention.ms=x"], "check the names"),
         (&new, vec!["--partitions", "3", "--config", "no.such=1"], "check the names and values"),

@@ -1,5 +1,5 @@
-//! A batch: decoded records and rejected ones, with the span of each lane that
-//! they cover. It is committed whole, or in halves, and never changes.
+//! A batch: decoded and rejected records, with the span of each lane that they cover. It is
+//! immutable, and committed whole or in halves.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use crate::outcome::Authority;
 use crate::progress::{ClaimId, Fingerprint, LaneId};
 use crate::record::Table;
 
-/// The part of a lane that a batch covers: committing it moves the lane from
-/// `from` to `to`, if the lane is still held by `claim`.
+/// The part of a lane that a batch covers. Committing it moves the lane from `from` to
+/// `to`, if `claim` still holds the lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
     /// The lane.
@@ -45,12 +45,12 @@ impl Slice {
         Self { start: fit(range.start), end: fit(range.end) }
     }
 
-    /// Its bytes, in the buffer it is a slice of.
+    /// Bytes of the slice, in the buffer that it belongs to.
     pub(crate) fn of(self, buffer: &[u8]) -> &[u8] {
         &buffer[self.start as usize..self.end as usize]
     }
 
-    /// Bytes in it.
+    /// Number of bytes.
     pub fn len(self) -> usize {
         (self.end - self.start) as usize
     }
@@ -66,19 +66,19 @@ impl Slice {
 pub struct Entry {
     /// Index of its span in [`Batch::spans`].
     pub span: u32,
-    /// Its offset, or its first byte.
+    /// Its offset, or the position of its first byte.
     pub position: i64,
-    /// Its first line, counted from 1, for a file's.
+    /// Line on which it starts, counted from 1; files only.
     pub line: Option<i64>,
     /// Its bytes as read, in the raw buffer.
     pub payload: Slice,
     /// Its message key as read, in the raw buffer.
     pub message_key: Option<Slice>,
-    /// What it decoded to.
+    /// The result of decoding it.
     pub body: Body,
 }
 
-/// What an [`Entry`] decoded to.
+/// The result of decoding an [`Entry`].
 #[derive(Debug, Clone)]
 pub enum Body {
     /// A row, in the row buffer.
@@ -92,13 +92,13 @@ pub enum Body {
     Rejected(Box<Reject>),
 }
 
-/// Records of one authority for one table, in the order (partition, position),
-/// with the spans they lie in. A span may be without records: an empty advance.
+/// Records of one authority for one table, in the order (partition, position), with the
+/// spans they lie in. A span without records is an empty advance.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// Whose word the records are.
+    /// Precedence of the records.
     pub authority: Authority,
-    /// Where they go.
+    /// The target table.
     pub table: &'static Table,
     spans: Vec<Span>,
     entries: Vec<Entry>,
@@ -107,8 +107,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Puts a batch together; sorts spans by partition and entries by (partition,
-    /// position).
+    /// Builds a batch. Sorts spans by partition and entries by (partition, position).
     pub fn new(
         authority: Authority,
         table: &'static Table,
@@ -137,7 +136,7 @@ impl Batch {
         &self.entries
     }
 
-    /// How many entries are rows.
+    /// Number of entries that are rows.
     pub fn rows_count(&self) -> usize {
         self.entries.iter().filter(|entry| matches!(entry.body, Body::Row { .. })).count()
     }
@@ -169,9 +168,9 @@ impl Batch {
         self
     }
 
-    /// Two batches that together are this one. The first ends where the second's
-    /// first record starts, so committing both, in order, is committing this one
-    /// (R11). `None` if there are fewer than two records.
+    /// Splits the batch in two. The first half ends where the second's first record starts,
+    /// so committing both, in order, equals committing this batch (rule R11,
+    /// docs/protocol.md). `None` if there are fewer than two records.
     pub fn halves(&self) -> Option<(Self, Self)> {
         if self.entries.len() < 2 {
             return None;
@@ -186,7 +185,8 @@ impl Batch {
             left_spans[at].to = cut.position;
         }
         right_spans[0].from = cut.position;
-        // The first half's last record is not the span's: no fingerprint of it is known.
+        // The first half's last record is not the span's last one, and its fingerprint is
+        // unknown.
         left_spans[at].last = None;
         if left_spans[at].from == cut.position {
             left_spans.pop();
@@ -196,7 +196,7 @@ impl Batch {
         Some((self.part(left_spans, left.to_vec()), self.part(right_spans, right.collect())))
     }
 
-    /// The batch without the spans that `keep` refuses, nor their records.
+    /// Drops the spans that `keep` refuses, and their records.
     #[must_use]
     pub fn retain(&self, mut keep: impl FnMut(&Span) -> bool) -> Self {
         let kept: Vec<bool> = self.spans.iter().map(&mut keep).collect();

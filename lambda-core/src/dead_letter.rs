@@ -1,4 +1,4 @@
-//! Why a record was rejected.
+//! Reasons for which records are rejected.
 
 use std::fmt;
 
@@ -11,9 +11,9 @@ pub const DETAIL_BYTES_MAX: usize = 1024;
 pub enum Reason {
     /// A message without a value (a tombstone), or an empty one.
     EmptyPayload,
-    /// Bytes that are no UTF-8.
+    /// Bytes that are not UTF-8.
     InvalidUtf8,
-    /// No JSON object.
+    /// Not a JSON object.
     InvalidJson,
     /// The same key twice in one JSON object.
     DuplicateKey,
@@ -25,7 +25,7 @@ pub enum Reason {
     MissingField,
     /// A field's value is not of its type or range.
     InvalidField,
-    /// Text with a NUL character, which PostgreSQL cannot hold.
+    /// Text with a NUL character, which PostgreSQL cannot store.
     NulCharacter,
     /// The same id with other content, from an equal authority.
     IdConflict,
@@ -58,15 +58,15 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What has been made of a dead letter.
+/// Status of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Nothing yet.
     Open,
-    /// It was taken again, and has had another outcome.
+    /// It was replayed, and had another outcome.
     Replayed,
-    /// Somebody has decided that nothing is to be made of it.
+    /// An operator decided to leave it unstored.
     Discarded,
 }
 
@@ -94,14 +94,13 @@ impl fmt::Display for Status {
     }
 }
 
-/// A record that cannot be stored as a row, and why. The record's place and its
-/// bytes are kept beside it by whoever read them.
+/// A record that cannot be stored as a row, and the reason. The reader keeps its place and
+/// bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reject {
-    /// What kind of defect it is.
+    /// Kind of defect.
     pub reason: Reason,
-    /// The field and what is expected of it; storable and at most
-    /// [`DETAIL_BYTES_MAX`] long.
+    /// The field and the expected value; storable, at most [`DETAIL_BYTES_MAX`] long.
     pub detail: String,
 }
 

@@ -12,12 +12,12 @@ use crate::dead_letter::{Reason, Reject};
 fn utf8(bytes: &[u8]) -> Result<&str, Reject> {
     std::str::from_utf8(bytes).map_err(|error| {
         let at = error.valid_up_to();
-        Reject::new(Reason::InvalidUtf8, format!("no UTF-8 at byte {at} of the record"))
+        Reject::new(Reason::InvalidUtf8, format!("invalid UTF-8 at byte {at} of the record"))
     })
 }
 
-/// The reject for a message of serde's. Such messages quote the value before
-/// what they expected; only the latter comes from the type.
+/// The reject for an error message of serde. Such messages quote the value before the
+/// expected form; only the latter comes from the type.
 fn of_serde(message: &str, place: &str) -> Reject {
     if let Some(field) = named(message, "missing field `") {
         return Reject::field(Reason::MissingField, field, "a value is required");

@@ -1,4 +1,4 @@
-//! The one error of this crate, by meaning.
+//! The error of this crate, by meaning.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 /// A boxed cause.
 pub type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// What an error means for whoever met it.
+/// Meaning of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// This record, or this file, is wrong: reject it.
     Data,
-    /// The environment is wrong: stall, back off, try again, reject nothing.
+    /// The environment is wrong: stall, back off, retry, reject nothing.
     Transient,
-    /// Somebody else holds the lane or the job: let go of it.
+    /// Another process holds the lane or the job: let go of it.
     Fenced,
     /// Misconfigured: stop, with a remedy.
     Fatal,
@@ -37,35 +37,35 @@ impl fmt::Display for Server {
     }
 }
 
-/// An error, by meaning. Its text does not repeat its source's; print the chain
-/// once, at the edge, with [`Error::chain`].
+/// An error, by meaning. Its text does not repeat its source's; print the chain once, at
+/// the edge, with [`Error::chain`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The server cannot be reached, or broke the connection.
     #[error("{server} is not reachable")]
     Unreachable {
-        /// Which one.
+        /// The server.
         server: Server,
         /// The cause.
         #[source]
         source: Source,
     },
-    /// The server answered that it cannot do this now.
-    #[error("{server} cannot {what} now")]
+    /// The server answered that it cannot do this at present.
+    #[error("could not {what}")]
     Temporary {
-        /// Which one.
+        /// The server.
         server: Server,
-        /// What was asked.
+        /// The request ("store a batch in PostgreSQL").
         what: &'static str,
-        /// What to look at, if it lasts.
+        /// Advice if it lasts.
         remedy: &'static str,
         /// The cause.
         #[source]
         source: Source,
     },
     /// The database refuses a batch's rows.
-    #[error("the database refuses rows: {code} {object}")]
+    #[error("the database refused rows: {code} {object}")]
     Refused {
         /// The SQLSTATE.
         code: String,
@@ -75,32 +75,32 @@ pub enum Error {
         #[source]
         source: Source,
     },
-    /// Others kept inserting the ids of this batch: commit its halves.
-    #[error("others kept inserting ids of this batch, tried {tries} times")]
+    /// Other transactions kept inserting the ids of this batch: commit its halves.
+    #[error("other transactions kept inserting ids of this batch, tried {tries} times")]
     Contended {
-        /// How often it was tried.
+        /// Number of attempts.
         tries: u32,
     },
-    /// The server answers and has not stored a batch in time: commit its halves.
-    #[error("a batch is not stored after {} s: {holdup}", waited.as_secs())]
+    /// The server answers but has not stored a batch in time: commit its halves.
+    #[error("could not store a batch within {} s: {holdup}", waited.as_secs())]
     Slow {
-        /// How long it was waited for.
+        /// Time since the start of the commit.
         waited: Duration,
-        /// What holds it up, in words: no value of a row.
+        /// Description of the holdup, without values of rows.
         holdup: String,
     },
-    /// The server does not do this with the schema as it is (SQLSTATE 0A000): it has
-    /// changed since a statement was prepared, or the table is of another kind.
-    #[error("PostgreSQL does not support what is needed to {what}")]
+    /// The server cannot do this with the present schema (SQLSTATE 0A000): it has changed
+    /// since a statement was prepared, or the table is of another kind.
+    #[error("could not {what}: PostgreSQL does not support this operation here")]
     Unsupported {
-        /// What was asked.
+        /// The request.
         what: &'static str,
         /// The cause.
         #[source]
         source: Source,
     },
-    /// A lane or a job is held by somebody else.
-    #[error("{what} is held by somebody else")]
+    /// Another process holds a lane or a job.
+    #[error("another process holds {what}")]
     Fenced {
         /// The lane or job.
         what: String,
@@ -108,25 +108,25 @@ pub enum Error {
     /// The input as a whole is refused.
     #[error("{what}")]
     Input {
-        /// What is wrong, and where.
+        /// Description of the problem, and its place.
         what: String,
     },
-    /// Something must be set up or configured differently.
+    /// Wrong setup or configuration.
     #[error("{what}")]
     Misconfigured {
-        /// What is wrong.
+        /// Description of the problem.
         what: String,
-        /// What to do.
+        /// Advice.
         remedy: String,
-        /// The cause, if another one told.
+        /// The cause, if there is another error.
         #[source]
         source: Option<Source>,
     },
-    /// Stopped before the end, on request or by a change underneath; another run
-    /// goes on.
+    /// Stopped before the end, on request or because something changed during the run;
+    /// another run continues.
     #[error("{what}")]
     Interrupted {
-        /// What was stopped, and why.
+        /// Description of the stop and its reason.
         what: String,
     },
 }
@@ -137,7 +137,7 @@ impl Error {
         Self::Misconfigured { what: what.into(), remedy: remedy.into(), source: None }
     }
 
-    /// What the error means for whoever met it.
+    /// Meaning of the error.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Refused { .. } | Self::Input { .. } => Kind::Data,
@@ -151,7 +151,7 @@ impl Error {
         }
     }
 
-    /// What a person can do about it.
+    /// Advice to a person.
     pub fn remedy(&self) -> Option<&str> {
         match self {
             Self::Temporary { remedy, .. } => Some(remedy),
@@ -161,7 +161,7 @@ impl Error {
                 Some("look for row security, rules and foreign tables where rows are stored")
             }
             Self::Fenced { .. } => {
-                Some("its holder goes on with it; run this again to see it done")
+                Some("let its holder finish it; run this again to see that it is done")
             }
             _ => None,
         }

@@ -1,43 +1,43 @@
-//! The checks that the delivery protocol stands on, by name.
+//! The checks on which the delivery protocol rests, by name.
 //!
-//! With the feature `failpoints` a test switches one off on its own thread, in the
-//! code that ships, and sees what breaks. Without it nothing can: the question whether
-//! one is off is then a constant.
+//! With the feature `failpoints` a test switches one off on its own thread, in the code
+//! that ships, and sees what breaks. Without the feature none can be switched off: the
+//! query is then a constant.
 
-/// A check that the protocol stands on.
+/// A check on which the protocol rests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(
     not(feature = "failpoints"),
     expect(unreachable_pub, reason = "public with the feature only")
 )]
 pub enum Protection {
-    /// A commit moves a lane only under the claim by which the lane is held.
+    /// A commit moves a lane only under the lane's current claim.
     ClaimAtCommit,
-    /// A commit moves a lane only from where it stands.
+    /// A commit moves a lane only from its stored position.
     PositionAtCommit,
     /// A lane that is fenced leaves its batch.
     FencedLanesLeave,
-    /// Whoever takes a lane holds it by a claim that nobody had before (R12).
+    /// A process takes a lane under a new random claim (rule R12, docs/protocol.md).
     NewClaimOnTakeover,
-    /// The answer to a claim counts for the grant that asked for it.
+    /// The answer to a claim counts only for the grant that asked for it.
     Generation,
-    /// A fenced lane is claimed anew only after the source has told its news.
+    /// A fenced lane is claimed again only after the source has reported its news.
     NewsBeforeClaim,
-    /// What is stored is compared with memory (R9).
+    /// Memory is compared with what is stored (rule R9, docs/protocol.md).
     Check,
-    /// And that at once after a failure.
+    /// The comparison follows at once after a failure.
     CheckAfterFailure,
-    /// A drain ends with a durable commit (R5).
+    /// A drain ends with a durable commit (rule R5, docs/protocol.md).
     DurableDrain,
-    /// A lost answer is settled for the claim under which it was asked (R6).
+    /// A lost answer is settled for the claim of its commit (rule R6, docs/protocol.md).
     ClaimAtSettle,
-    /// A lost answer is settled by the position that is stored (R6).
+    /// A lost answer is settled by the stored position (rule R6).
     PositionAtSettle,
-    /// Messages below what was gathered are dropped (R8).
+    /// Messages below the gathered position are dropped (rule R8, docs/protocol.md).
     DropBelow,
-    /// Repeats of an id are taken in order (R1).
+    /// Repeats of an id are taken in order (rule R1, docs/protocol.md).
     RepeatsInOrder,
-    /// A half ends where the next half's first record starts (R11).
+    /// A half ends where the next half's first record starts (rule R11, docs/protocol.md).
     HalvesMeet,
 }
 

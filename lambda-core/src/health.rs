@@ -1,11 +1,11 @@
-//! Whether a process lives, and whether it can do its work: what it answers on
-//! `/livez` and `/readyz` ([`http`], with the feature of that name).
+//! Whether a process is alive, and whether it can do its work: its answers on `/livez` and
+//! `/readyz` ([`http`], with the feature of that name).
 //!
-//! A loop that must never stand still beats a [`Pulse`]; what the work depends on is
-//! a [`Need`]. The two never mix: a process whose database is away lives, and is not
-//! ready. Restarting it would mend nothing.
+//! Each loop that must keep moving beats a [`Pulse`]; each dependency of the work is a
+//! [`Need`]. The two never mix: a process whose database is away is alive, and not ready. A
+//! restart would not help.
 //!
-//! A [`Health`] that nobody asks costs a few atomic writes a second.
+//! An unused [`Health`] costs a few atomic writes a second.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,11 +19,11 @@ use tokio::time::Instant;
 #[cfg(feature = "http")]
 pub mod http;
 
-/// How long a loop may go without a beat: longer than anything that one turn of a
-/// loop waits for (20 s in all for answers of Kafka, 10 s between two tries).
+/// Maximum time between two beats of a loop: longer than any wait within one turn of a loop
+/// (20 s in all for answers of Kafka, 10 s between two attempts).
 pub const STILL_AFTER: Duration = Duration::from_mins(1);
 
-/// What a process knows of itself. Clones are the same.
+/// The state of a process for probes. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Health {
     vitals: Arc<Mutex<Vitals>>,
@@ -37,18 +37,18 @@ struct Vitals {
     stopping: Option<Instant>,
 }
 
-/// Why a need is not met.
+/// Reason why a need is not met.
 #[derive(Debug)]
 struct Lack {
     since: Instant,
     why: String,
 }
 
-/// When a loop last moved.
+/// Time of a loop's last beat.
 #[derive(Debug)]
 struct Beat {
     begun: Instant,
-    /// Milliseconds from then.
+    /// Milliseconds since then.
     last: AtomicU64,
 }
 
@@ -59,14 +59,14 @@ impl Beat {
     }
 }
 
-/// What is wrong, for whoever probes.
+/// A problem, as reported to probes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
-    /// The loop, or what is needed.
+    /// The loop, or the need.
     pub name: &'static str,
-    /// What is the matter with it: no secret, no record's value.
+    /// Description of the problem, without secrets and without values of records.
     pub why: String,
-    /// For how long.
+    /// Duration of the problem.
     pub lasted: Duration,
 }
 
@@ -77,7 +77,7 @@ impl fmt::Display for Trouble {
 }
 
 impl Health {
-    /// A loop begins; the pulse ends with it.
+    /// Registers a loop; the pulse's drop removes it.
     pub fn pulse(&self, name: &'static str) -> Pulse {
         let beat = Arc::new(Beat { begun: Instant::now(), last: AtomicU64::default() });
         let mut vitals = self.lock();
@@ -86,8 +86,7 @@ impl Health {
         Pulse { health: self.clone(), key, beat }
     }
 
-    /// Something is needed from now on, until the need is dropped, and is not there
-    /// yet.
+    /// Registers a dependency, until the need is dropped. It is missing at first.
     pub fn need(&self, name: &'static str) -> Need {
         let mut vitals = self.lock();
         let key = vitals.key();
@@ -96,12 +95,12 @@ impl Health {
         Need { health: self.clone(), key }
     }
 
-    /// The process is to stop: it finishes what it is at, and takes nothing new.
+    /// Marks the process as stopping: it finishes its current work, and takes no more.
     pub fn stop(&self) {
         self.lock().stopping.get_or_insert_with(Instant::now);
     }
 
-    /// The loops that have not moved for [`STILL_AFTER`]. None: the process lives.
+    /// The loops that have not moved for [`STILL_AFTER`]. Empty: the process is alive.
     pub fn standing_still(&self) -> Vec<Trouble> {
         let vitals = self.lock();
         let beats = vitals.pulses.values().map(|(name, beat)| (*name, beat.ago()));
@@ -110,7 +109,7 @@ impl Health {
         still.map(|(name, lasted)| Trouble { name, why: why.clone(), lasted }).collect()
     }
 
-    /// What the work waits for. None: the process is ready.
+    /// The needs that are not met. Empty: the process is ready.
     pub fn lacking(&self) -> Vec<Trouble> {
         let vitals = self.lock();
         let trouble = |name, since: Instant, why: &str| Trouble {
@@ -119,10 +118,10 @@ impl Health {
             lasted: since.elapsed(),
         };
         if let Some(since) = vitals.stopping {
-            return vec![trouble("stopping", since, "it finishes what it is at")];
+            return vec![trouble("stopping", since, "finishing its current work")];
         }
         if vitals.needs.is_empty() {
-            return vec![trouble("starting", Instant::now(), "nothing is being done yet")];
+            return vec![trouble("starting", Instant::now(), "no work has begun yet")];
         }
         let lacks = vitals.needs.values();
         let lacks = lacks.filter_map(|(name, lack)| lack.as_ref().map(|lack| (*name, lack)));
@@ -142,8 +141,8 @@ impl Vitals {
     }
 }
 
-/// A loop's sign of life. Dropped, the loop has ended, which is no trouble: how it
-/// ended is told otherwise.
+/// A loop's heartbeat. Dropping it means that the loop has ended, which is no problem here:
+/// its result is reported elsewhere.
 #[derive(Debug)]
 pub struct Pulse {
     health: Health,
@@ -152,7 +151,7 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    /// The loop moves.
+    /// Marks that the loop moves.
     pub fn beat(&self) {
         let millis = self.beat.begun.elapsed().as_millis() as u64;
         self.beat.last.store(millis, Ordering::Relaxed);
@@ -165,7 +164,7 @@ impl Drop for Pulse {
     }
 }
 
-/// Something that the work depends on. Dropped, it is not needed any more.
+/// A dependency of the work. Once dropped, it is no longer needed.
 #[derive(Debug)]
 pub struct Need {
     health: Health,
@@ -173,15 +172,15 @@ pub struct Need {
 }
 
 impl Need {
-    /// It is there.
+    /// Marks the dependency as available.
     pub fn met(&self) {
         if let Some((_, lack)) = self.health.lock().needs.get_mut(&self.key) {
             *lack = None;
         }
     }
 
-    /// It is missing, and `why` (no secret: whoever reaches the port reads it). Since
-    /// when, is kept until it is there again.
+    /// Marks the dependency as missing, with the reason `why` (no secret: any client of the
+    /// port reads it). The start time is kept until it is available again.
     pub fn missing(&self, why: impl Into<String>) {
         if let Some((_, lack)) = self.health.lock().needs.get_mut(&self.key) {
             let since = lack.as_ref().map_or_else(Instant::now, |lack| lack.since);
@@ -201,7 +200,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_loop_that_stands_still_is_named_until_it_moves_or_ends() {
+    async fn a_loop_that_does_not_move_is_named_until_it_moves_or_ends() {
         let health = Health::default();
         let (flow, poll) = (health.pulse("the flow"), health.pulse("the poll thread"));
         tokio::time::advance(STILL_AFTER.mul_f64(0.9)).await;

@@ -4,11 +4,11 @@ use std::fmt;
 
 use crate::error::{Error, Kind};
 
-/// A job as an authority: later `as_of` counts more, then the higher number.
-/// Neither ever changes (R4a).
+/// A job as an authority: a later `as_of` takes precedence, then the higher number. Neither
+/// ever changes (rule R4a, docs/protocol.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobRef {
-    /// The moment whose truth the file tells, microseconds since the Unix epoch.
+    /// Effective time of the file's data, microseconds since the Unix epoch.
     pub as_of_micros: i64,
     /// The job's number.
     pub number: i64,
@@ -26,17 +26,17 @@ pub fn job_id(number: i64) -> String {
     format!("BAT{number:05}")
 }
 
-/// Where a job stands.
+/// Status of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// Planned, or stopped before its end; the next run goes on with it.
+    /// Planned, or stopped before its end; the next run continues it.
     Pending,
-    /// Somebody holds its lease.
+    /// A run holds its lease.
     Running,
     /// Every chunk is stored. Final.
     Completed,
-    /// Stopped by an error that a rerun may mend.
+    /// Stopped by an error that another run may not meet.
     Failed,
 }
 
@@ -66,17 +66,17 @@ impl fmt::Display for Status {
     }
 }
 
-/// One chunk of a job's content: a lane of its own, planned once and stored with
-/// the job (R19).
+/// One chunk of a job's content: a lane of its own, planned once and stored with the job
+/// (rule R19, docs/protocol.md).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {
-    /// Its first byte: that of its first record.
+    /// Its first byte, which is that of its first record.
     pub start: i64,
-    /// The byte behind its last one: the next chunk's start, or the content's end.
+    /// The byte after its last one: the next chunk's start, or the content's end.
     pub end: i64,
-    /// The line on which its first record begins, counted from 1.
+    /// Line on which its first record begins, counted from 1.
     pub first_line: i64,
-    /// Records in it.
+    /// Number of records in it.
     pub records: i64,
     /// SHA-256 of its bytes.
     pub digest: [u8; 32],
@@ -85,26 +85,27 @@ pub struct Chunk {
 /// A job as a run finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
-    /// Where it stands.
+    /// Its status.
     pub status: Status,
-    /// Whether its lease has not ended yet, by the database's clock.
+    /// Whether its lease is still valid, by the database's clock.
     pub leased: bool,
     /// Whether this run holds it: the answer to its own start was lost.
     pub mine: bool,
 }
 
-/// What a run does with a job that it finds.
+/// Decision of a run about an existing job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// It was loaded before: write nothing, exit 0.
+    /// It is already loaded: write nothing, exit 0.
     AlreadyCompleted,
-    /// Another run is at it: wait for its lease to end, then look again.
+    /// Another run has it: wait for the end of its lease, then look again.
     WaitForLease,
     /// Take it: attempt + 1, a lease, all its lanes.
     TakeOver,
 }
 
-/// Decides what a run does with the job of its file (R21, R22).
+/// Decides what a run does with the job of its file (rules R21 and R22 in
+/// docs/protocol.md).
 pub fn start(found: Found) -> Start {
     match found {
         Found { status: Status::Completed, .. } => Start::AlreadyCompleted,
@@ -113,29 +114,30 @@ pub fn start(found: Found) -> Start {
     }
 }
 
-/// How an attempt at a job ends.
+/// End of an attempt at a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
     /// Every chunk is stored.
     Completed,
-    /// It was stopped, or something around it failed for a while: the next run
-    /// goes on.
+    /// It was stopped, or failed for a while because of its environment: the next run
+    /// continues.
     Pending {
-        /// What stopped it, unless somebody asked for it.
+        /// The error that stopped it; none for a requested stop.
         error: Option<String>,
     },
-    /// It was stopped by what a person must look at.
+    /// It was stopped by an error that needs a person.
     Failed {
-        /// What that is.
+        /// The error.
         error: String,
     },
-    /// A lane was not where this attempt had left it. If another attempt has the
-    /// job, nothing of it may be touched; else the database lost commits, and the
-    /// job is let go of.
+    /// A lane was not where this attempt had left it. If another attempt has the job,
+    /// nothing of it may be touched; otherwise the database lost commits, and this attempt
+    /// lets go of the job.
     Fenced,
 }
 
-/// Decides how an attempt ends that was stopped with `result` (R22, R23).
+/// Decides how an attempt that stopped with `result` ends (rules R22 and R23 in
+/// docs/protocol.md).
 pub fn end(result: &Result<(), Error>) -> End {
     match result {
         Ok(()) => End::Completed,
@@ -154,7 +156,7 @@ mod tests {
     use crate::error::Server;
 
     #[test]
-    fn what_a_run_does_with_a_job_is_this_table() {
+    fn a_run_treats_a_job_by_this_table() {
         use Start::{AlreadyCompleted, TakeOver, WaitForLease};
         use Status::{Completed, Failed, Pending, Running};
         let table = [
@@ -183,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn how_an_attempt_ends_is_decided_by_the_meaning_of_its_error() {
+    fn the_meaning_of_its_error_decides_how_an_attempt_ends() {
         let text = |text: &str| text.to_owned();
         let lost = || Error::Unreachable { server: Server::Postgres, source: "gone".into() };
         let table = [

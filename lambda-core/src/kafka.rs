@@ -6,10 +6,11 @@
 //!       └── assign, unassign ┘  └──────────── start, stop ◀─────────────┘
 //! ```
 //!
-//! The rebalance callback only takes notes (R14): a granted partition is read
-//! once the flow has claimed its lane and says up to where it is stored. Reading begins at
-//! the last message stored, which is compared: a topic that is not what was read stops the
-//! source. Kafka's own offsets are written for monitoring and never read.
+//! The rebalance callback only takes notes (rule R14, docs/protocol.md): a granted
+//! partition is read once the flow has claimed its lane and knows the stored position.
+//! Reading begins at the last stored message, which is compared: a topic that is not the
+//! one that was read stops the source. Offsets in Kafka are written for monitoring and
+//! never read.
 
 pub mod admin;
 pub mod config;

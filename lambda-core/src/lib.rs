@@ -1,5 +1,5 @@
-//! Lands records in PostgreSQL exactly once, live from Kafka and nightly from
-//! files, by one delivery protocol.
+//! Stores records in PostgreSQL exactly once, live from Kafka and nightly from files, by
+//! one delivery protocol.
 //!
 //! A [`source::Source`] yields batches of decoded records with the span of each
 //! lane that they cover; a [`sink::Sink`] makes a batch durable in one

@@ -1,5 +1,5 @@
-//! [`Sink`] in memory: for tests of sources and flows, and as the plainest form
-//! of the protocol. Everything is as durable as the process.
+//! A [`Sink`] in memory: for tests of sources and flows, and as the simplest form of the
+//! protocol. Everything is as durable as the process.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,18 +18,18 @@ use crate::resolve::{Keys, Resolution, StandingRow};
 use crate::sink::{ClaimRequest, Committed, Durability, Sink};
 use crate::source::{FirstPosition, Gained};
 
-/// A row as it stands.
+/// A stored row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredRow {
     /// All fields (see [`crate::record::row`]).
     pub content: Vec<u8>,
-    /// Who wrote it last.
+    /// Its last writer's authority.
     pub authority: Authority,
-    /// Where its content was read.
+    /// Lane in which its content was read.
     pub lane: LaneId,
-    /// Where in the lane.
+    /// Position in the lane.
     pub position: i64,
-    /// Of content, lane and position.
+    /// Checksum of content, lane and position.
     pub checksum: Checksum,
     /// The commit that inserted it.
     pub written_xid: i64,
@@ -38,17 +38,17 @@ pub struct StoredRow {
 /// A dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredDeadLetter {
-    /// Where it was read.
+    /// Lane in which it was read.
     pub lane: LaneId,
-    /// Where in the lane.
+    /// Position in the lane.
     pub position: i64,
     /// Its bytes as read.
     pub payload: Vec<u8>,
-    /// Why.
+    /// Reason of the rejection.
     pub reject: Reject,
 }
 
-/// A correction: a row as it was, and as it became.
+/// A correction: a row before and after.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredCorrection {
     /// The row's key.
@@ -73,13 +73,13 @@ pub struct Contents {
     /// Progress by lane.
     pub lanes: BTreeMap<LaneId, Progress>,
     names: HashMap<LaneName, LaneId>,
-    /// How many partitions each source had when lanes of it were first claimed, by pipeline
+    /// Number of partitions of each source when its lanes were first claimed, by pipeline
     /// and source.
     partitions: HashMap<(String, String), i32>,
     commits: i64,
 }
 
-/// Keeps everything in memory.
+/// A sink that keeps everything in memory.
 #[derive(Debug, Default)]
 pub struct MemorySink {
     contents: Mutex<Contents>,
@@ -96,8 +96,8 @@ impl MemorySink {
         self.lock().clone()
     }
 
-    /// Goes back to `earlier` contents, as a database does that crashed and lost
-    /// its last commits. A claim is durable: `earlier` must not be from before one.
+    /// Returns to `earlier` contents, as a database that crashed and lost its last commits.
+    /// A claim is durable: `earlier` must not be from before one.
     pub fn rewind(&self, earlier: Contents) {
         *self.lock() = earlier;
     }
@@ -108,7 +108,7 @@ impl MemorySink {
 }
 
 impl Contents {
-    /// Where the lane of a request starts if it is new.
+    /// First position of a request's lane, if it is new.
     fn first_position(&mut self, request: &ClaimRequest) -> i64 {
         let FirstPosition { position, gained } = request.first_position;
         let Some(Gained { beginning, partitions }) = gained else { return position };
@@ -157,7 +157,7 @@ impl Sink for MemorySink {
 }
 
 impl Contents {
-    /// Sets a lane aside whose number the request gives up.
+    /// Sets aside the lane whose number the request gives up.
     fn give_up(&mut self, request: &ClaimRequest) {
         let holder = self.names.get(&request.name).copied();
         let Some(lane) = holder.filter(|lane| request.given_up == Some(*lane)) else { return };

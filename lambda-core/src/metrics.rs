@@ -1,14 +1,14 @@
-//! Records every metric that this platform exports. What they are is said in one
-//! place, the catalogue, and for people in `docs/metrics.md`, with which a test
-//! compares what is exported.
+//! Records every metric that this platform exports. The catalogue defines them, and
+//! `docs/metrics.md` describes them for people; a test compares that with the exported
+//! metrics.
 //!
-//! Recorded through the facade of the crate `metrics`: who uses the libraries installs
-//! a recorder of their own, or none, and then nothing is recorded. The binaries install
-//! Prometheus' ([`crate::health::http`]). Everything is recorded once a batch or less
-//! often, never once a record.
+//! Recording goes through the facade of the crate `metrics`: users of the libraries install
+//! their own recorder, or none, and then nothing is recorded. The binaries install
+//! Prometheus' ([`crate::health::http`]). Everything is recorded at most once for each
+//! batch, never for each record.
 //!
-//! What is told of something that may end, a lane or a job, is a value that records;
-//! dropped, it leaves the gauge at "no number", which is not exported.
+//! A lane or a job, which may end, is recorded through a value. Dropping the value sets its
+//! gauges to "no number", which is not exported.
 
 mod catalogue;
 
@@ -26,7 +26,7 @@ use crate::job::Status;
 use crate::progress::{Counts, LaneId, LaneName, Progress};
 use crate::transaction::synthetic::Expectation;
 
-/// The upper bounds of each histogram's buckets, for whoever makes a recorder.
+/// The upper bounds of each histogram's buckets, for recorders.
 pub fn buckets() -> impl Iterator<Item = (&'static str, &'static [f64])> {
     ALL.iter().filter_map(|metric| match metric.kind {
         Kind::Histogram(buckets) => Some((metric.name, buckets)),
@@ -34,14 +34,14 @@ pub fn buckets() -> impl Iterator<Item = (&'static str, &'static [f64])> {
     })
 }
 
-/// Tells the recorder what each metric means, and that this program runs.
+/// Describes each metric to the recorder, and records that this program runs.
 pub fn describe() {
     with_recorder(|recorder| ALL.iter().for_each(|metric| metric.describe(recorder)));
     BUILD.gauge(&[env!("CARGO_PKG_VERSION")]).set(1.0);
 }
 
-/// Shows from the first scrape on what a process can count that stores records of
-/// `pipeline`, so that a rate sees the first of them too.
+/// Registers the counters of a process that stores records of `pipeline`, so that the first
+/// scrape shows them and a rate includes the first records.
 pub fn stores(pipeline: &str) {
     for (name, _) in Counts::default().outcomes() {
         RECORDS.counter(&[pipeline, name]).increment(0);
@@ -60,7 +60,7 @@ pub fn stores(pipeline: &str) {
     }
 }
 
-/// The same for a process that sends messages.
+/// Registers those of a process that sends messages.
 pub fn sends() {
     for kind in Expectation::ALL {
         delivered(kind, 0);
@@ -69,7 +69,7 @@ pub fn sends() {
     Retry::Topic.count(0);
 }
 
-/// What was tried again.
+/// A retried operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
     /// The claim of a lane.
@@ -80,11 +80,11 @@ pub enum Retry {
     Consumer,
     /// A question about a job.
     Job,
-    /// The question what became of a commit whose answer was lost.
+    /// The check whether a commit whose answer was lost has happened.
     Settle,
-    /// A source that had nothing to give because of its surroundings.
+    /// A source that failed because of its environment.
     Source,
-    /// The look for a topic that was not there, or for its partitions, of which nobody told.
+    /// The lookup of a missing topic, or of partitions that no broker reported.
     Topic,
 }
 
@@ -114,17 +114,17 @@ impl Retry {
     }
 }
 
-/// Something is tried again.
+/// Counts a retry.
 pub fn retried(what: Retry) {
     what.count(1);
 }
 
-/// Whose backend was ended.
+/// Owner of a terminated backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Eviction {
-    /// Another loader's, which held locks that were waited for (R13).
+    /// Another loader, which held locks that were waited for (rule R13, docs/protocol.md).
     Blocker,
-    /// One that served us until its connection broke (R6).
+    /// This process, on a connection that broke (rule R6, docs/protocol.md).
     Own,
 }
 
@@ -141,62 +141,62 @@ impl Eviction {
     }
 }
 
-/// So many backends were ended.
+/// Counts terminated backends.
 pub fn evicted(whose: Eviction, backends: usize) {
     whose.count(backends as u64);
 }
 
-/// Lanes were claimed.
+/// Counts claimed lanes.
 pub fn claimed(pipeline: &str, lanes: usize) {
     CLAIMS.counter(&[pipeline]).increment(lanes as u64);
 }
 
-/// Lanes of a batch were left out of its commit.
+/// Counts lanes of a batch that were left out of its commit.
 pub fn fenced(pipeline: &str, lanes: usize) {
     FENCES.counter(&[pipeline]).increment(lanes as u64);
 }
 
-/// Rows were copied.
+/// Records the time of a copy of rows.
 pub fn copied(pipeline: &str, took: Duration) {
     COPY.histogram(&[pipeline]).record(took);
 }
 
-/// A transaction that stored records was acknowledged.
+/// Records the time of an acknowledged transaction that stored records.
 pub fn committed(pipeline: &str, took: Duration) {
     COMMIT.histogram(&[pipeline]).record(took);
 }
 
-/// So many dead letters of a pipeline are open; `None`: it is not known any more.
+/// Sets the number of open dead letters of a pipeline; `None`: no longer known.
 pub fn open_dead_letters(pipeline: &str, open: Option<i64>) {
     DEAD_LETTERS.gauge(&[pipeline]).set(open.map_or(f64::NAN, whole));
 }
 
-/// Messages are in the topic.
+/// Counts messages that are in the topic.
 pub fn delivered(kind: Expectation, messages: u64) {
     DELIVERED.counter(&[kind.as_str()]).increment(messages);
 }
 
-/// So many messages have no delivery report.
+/// Sets the number of messages without a delivery report.
 pub fn in_flight(messages: usize) {
     IN_FLIGHT.gauge(&[]).set(whole(messages as i64));
 }
 
-/// Counts records by outcome, from what is stored of the lanes that this process
-/// holds (R10): what a lane had when it was claimed is the base, so that what others
-/// stored of it is theirs. Clones are the same.
+/// Counts records by outcome, from the stored counts of the lanes that this process holds
+/// (rule R10, docs/protocol.md). A lane's counts at its claim are the base, so what other
+/// processes stored is not counted here. Clones share the counts.
 #[derive(Debug, Clone, Default)]
 pub struct Outcomes {
     lanes: Arc<Mutex<HashMap<LaneId, Counts>>>,
 }
 
 impl Outcomes {
-    /// Counts from this stored progress on.
+    /// Counts from this stored progress.
     pub fn begin(&self, lane: &Progress) {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         lanes.insert(lane.lane, lane.counts);
     }
 
-    /// What one commit has stored of lanes.
+    /// Counts what one commit has stored in its lanes.
     pub fn stored(&self, stored: &[Progress]) {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let mut added = Counts::default();
@@ -219,12 +219,12 @@ impl Outcomes {
     }
 }
 
-/// How far a lane that is held here lies behind its partition's end.
+/// Lag of a lane that is held here, behind its partition's end.
 #[derive(Debug)]
 pub struct Lag(Gauge);
 
 impl Lag {
-    /// A lane is held, its lag not known yet.
+    /// Registers a lane that is held, with unknown lag.
     pub fn of(lane: &LaneName) -> Self {
         let partition = lane.partition.to_string();
         let gauge = LAG.gauge(&[&lane.pipeline, &lane.source, &partition]);
@@ -232,7 +232,7 @@ impl Lag {
         Self(gauge)
     }
 
-    /// So many offsets.
+    /// Sets the lag in offsets.
     pub fn set(&self, offsets: i64) {
         self.0.set(whole(offsets));
     }
@@ -244,7 +244,7 @@ impl Drop for Lag {
     }
 }
 
-/// The job at hand. Clones are the same; the last one's end ends it.
+/// Gauges of the current job. Clones share them; dropping the last one ends them.
 #[derive(Debug, Clone)]
 pub struct JobAtHand(Arc<JobGauges>);
 
@@ -256,7 +256,7 @@ struct JobGauges {
 }
 
 impl JobAtHand {
-    /// The job of this id, of which nothing is known yet.
+    /// Registers the job with this id, with nothing known about it.
     pub fn new(job_id: &str) -> Self {
         let gauge = |status: Status| (status, JOB_STATUS.gauge(&[job_id, status.as_str()]));
         Self(Arc::new(JobGauges {
@@ -266,7 +266,7 @@ impl JobAtHand {
         }))
     }
 
-    /// Where it stands, and how many of its records are stored.
+    /// Shows its status, and how many of its records are stored.
     pub fn show(&self, now: Status, records: i64, stored: i64) {
         for (status, gauge) in &self.0.statuses {
             gauge.set(if *status == now { 1.0 } else { 0.0 });
@@ -275,7 +275,7 @@ impl JobAtHand {
         self.stored(stored);
     }
 
-    /// How many of its records are stored by now.
+    /// Shows how many of its records are stored.
     pub fn stored(&self, records: i64) {
         self.0.stored.set(whole(records));
     }
@@ -288,7 +288,7 @@ impl Drop for JobGauges {
     }
 }
 
-/// A count as a gauge's value.
+/// Converts a count to a gauge's value.
 #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
 fn whole(count: i64) -> f64 {
     count as f64

@@ -1,10 +1,10 @@
-//! What becomes of a record: one pure function of the record and the row that
-//! stands under its id.
+//! Decides the outcome of a record: a pure function of the record and the existing row
+//! under its id.
 
 use crate::job::JobRef;
 
-/// Whose word counts more. Every streamed record is lowest; batch records rank
-/// by their job's (`as_of`, id).
+/// Precedence of a record. Every streamed record is lowest; batch records rank by their
+/// job's (`as_of`, id).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Authority {
     /// Read from the live stream.
@@ -23,18 +23,18 @@ impl Authority {
     }
 }
 
-/// What became of a record. Each has exactly one.
+/// Outcome of a record. Each has exactly one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// It is a new row.
     Inserted,
-    /// It says the same as the row of a lower authority, which it takes over.
+    /// It equals the row of a lower authority, which it takes over.
     Confirmed,
-    /// It replaces the row of a lower authority, which goes to the corrections.
+    /// It replaces the row of a lower authority, which moves to the corrections.
     Corrected,
-    /// A higher authority has spoken.
+    /// The row has a higher authority.
     Superseded,
-    /// It was there already.
+    /// An equal record is already stored.
     Duplicate,
     /// It became a dead letter.
     Rejected,
@@ -54,17 +54,17 @@ impl Outcome {
     }
 }
 
-/// The row that stands under a record's id.
+/// The existing row under a record's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// Who wrote it last.
+    /// Its last writer's authority.
     pub authority: Authority,
     /// Whether its content equals the record's.
     pub same_content: bool,
 }
 
-/// Decides a record's outcome, by the table in docs/protocol.md#outcomes. A rejected
-/// one has the reason [`crate::dead_letter::Reason::IdConflict`].
+/// Decides a record's outcome, by the table in docs/protocol.md#outcomes. The reason of a
+/// rejection is [`crate::dead_letter::Reason::IdConflict`].
 pub fn decide(record: Authority, row: Option<Standing>) -> Outcome {
     use std::cmp::Ordering::{Equal, Greater, Less};
     let Some(row) = row else {
@@ -87,8 +87,8 @@ mod tests {
     #[test]
     fn every_combination_has_the_outcome_of_the_table() {
         let job = |number, as_of_micros| Authority::Batch(JobRef { as_of_micros, number });
-        // From the lowest authority to the highest; of two jobs of one moment the
-        // later one counts more, whatever the ids of others.
+        // From the lowest authority to the highest; of two jobs with one `as_of` the later
+        // one takes precedence, whatever the other ids are.
         let authorities = [Authority::Stream, job(9, 10), job(1, 20), job(2, 20), job(3, 30)];
         // The record's rank against the row's, same content, other content.
         let table = [

@@ -1,5 +1,5 @@
-//! The sink on PostgreSQL, and what it needs: connections, migrations, claims,
-//! the commit, jobs with their leases.
+//! The sink on PostgreSQL and its parts: connections, migrations, claims, the commit, jobs
+//! with their leases.
 
 mod blockers;
 mod claim;

@@ -1,4 +1,4 @@
-//! How far a lane has been stored, and under whose claim.
+//! How far a lane has been stored, and under which claim.
 
 use std::fmt;
 use std::ops::AddAssign;
@@ -7,8 +7,7 @@ use uuid::Uuid;
 
 use crate::outcome::Outcome;
 
-/// The number of a lane: unique in its database, small, part of every row's
-/// evidence.
+/// The number of a lane: unique in its database, small, part of every row's evidence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneId(pub i32);
 
@@ -30,17 +29,17 @@ pub struct LaneName {
 }
 
 impl LaneName {
-    /// Stands between a source's name and the number of a lane of it that was given
-    /// up. No topic's name holds it.
+    /// Separates a source's name from the number of a lane of it that was given up. No
+    /// topic's name contains it.
     const ASIDE: char = '#';
 
-    /// The name under which a lane of this name is kept once it is given up.
+    /// The name that a lane of this name takes once it is given up.
     #[must_use]
     pub fn set_aside(&self, lane: LaneId) -> Self {
         Self { source: format!("{}{}{}", self.source, Self::ASIDE, lane.0), ..self.clone() }
     }
 
-    /// Whether the lane is one of `source`, or was before it was given up.
+    /// Whether the lane belongs to `source`, or did before it was given up.
     pub fn was_of(&self, source: &str) -> bool {
         let rest = self.source.strip_prefix(source);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(Self::ASIDE))
@@ -53,8 +52,8 @@ impl fmt::Display for LaneName {
     }
 }
 
-/// A random id under which a lane is held. Whoever wrote the last one into the
-/// lane's progress row holds the lane; a commit under any other one is fenced.
+/// A random id under which a lane is held. The process whose id is in the lane's progress
+/// row holds the lane; a commit under any other id is fenced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClaimId(pub Uuid);
 
@@ -65,7 +64,7 @@ impl ClaimId {
     }
 }
 
-/// How many records had which outcome. `read` is their sum, always (R3).
+/// Number of records by outcome. `read` is always their sum (rule R3, docs/protocol.md).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
     /// Records read.
@@ -76,9 +75,9 @@ pub struct Counts {
     pub confirmed: i64,
     /// Rows of a lower authority with other content, replaced.
     pub corrected: i64,
-    /// Records that a higher authority had overruled.
+    /// Records that a row of a higher authority superseded.
     pub superseded: i64,
-    /// Records already there from an equal authority.
+    /// Records already stored by an equal authority.
     pub duplicate: i64,
     /// Records that became dead letters.
     pub rejected: i64,
@@ -98,8 +97,8 @@ impl Counts {
         } += 1;
     }
 
-    /// What changes in a lane's counts when records that it has counted as rejected are
-    /// taken again with these outcomes: what was read stays (R3).
+    /// Change of a lane's counts when records that it has counted as rejected are replayed
+    /// with these outcomes: the number read stays (rule R3, docs/protocol.md).
     #[must_use]
     pub fn reconsidered(self) -> Self {
         Self { read: 0, rejected: self.rejected - self.read, ..self }
@@ -124,8 +123,8 @@ impl Counts {
         ]
     }
 
-    /// What has been added since `before`, never less than nothing: a dead letter that
-    /// is replayed moves from one outcome to another.
+    /// Difference since `before`, never negative: a replayed dead letter moves from one
+    /// outcome to another.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let added = |now: i64, before: i64| (now - before).max(0);
@@ -157,10 +156,9 @@ impl AddAssign for Counts {
 /// (see [`crate::record::checksum`]).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sums {
-    /// Checksums of what this lane wrote: rows it inserted, rows it put in the
-    /// place of others.
+    /// Checksums of the rows that this lane wrote: inserted, or put in place of others.
     pub written: i64,
-    /// Ownership hashes this lane gave, less those it took.
+    /// Ownership hashes that this lane gave, minus those that it took.
     pub owned: i64,
     /// Hashes of the corrections this lane made.
     pub displaced: i64,
@@ -175,8 +173,8 @@ impl Sums {
     }
 }
 
-/// What the last record of a lane looked like, kept to notice a source that
-/// was swapped (R18).
+/// Fingerprint of a lane's last record, kept to detect a source that was replaced
+/// (rule R18, docs/protocol.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint {
     /// The record's own position.
@@ -194,11 +192,11 @@ pub struct Progress {
     pub lane: LaneId,
     /// Its name.
     pub name: LaneName,
-    /// Everything below is stored.
+    /// Everything below this position is stored.
     pub position: i64,
-    /// Where the lane ends, if it does (a file's chunk).
+    /// End of the lane, if it has one (a file's chunk).
     pub end_position: Option<i64>,
-    /// Under which claim it is held.
+    /// The claim under which it is held.
     pub claim: Option<ClaimId>,
     /// Outcomes of all its records.
     pub counts: Counts,

@@ -1,7 +1,7 @@
-//! What a pipeline carries: a [`Record`] is decoded from a message or a file's
-//! row, written as the columns of one table, and from then on travels as
-//! encoded bytes. Everything behind the decoder (batches, outcome, sinks) is
-//! the same for every record type.
+//! Records of a pipeline: a [`Record`] is decoded from a message or a file's row, and
+//! written as the columns of one table. From then on it travels as encoded bytes.
+//! Everything after the decoder (batches, outcome, sinks) is the same for every record
+//! type.
 
 pub mod checksum;
 pub mod column;
@@ -15,17 +15,16 @@ use crate::dead_letter::Reject;
 use crate::decode;
 use crate::decode::csv::CsvFields;
 
-/// One kind of record: the table it lands in and how its fields become columns.
+/// One kind of record: its table, and the mapping of its fields to columns.
 ///
 /// A type that derives [`serde::Deserialize`] needs only [`Record::TABLE`] and
-/// [`Record::write`]; both decoders have a default that goes through serde. A
-/// type that must be fast overrides them and writes the row from borrowed
-/// fields.
+/// [`Record::write`]; both decoders default to serde. A type that must be fast overrides
+/// them and writes the row from borrowed fields.
 ///
-/// Two records are equal when the bytes that [`Record::write`] makes of them
-/// are: normalise (round, trim, convert to UTC) before writing.
+/// Two records are equal when [`Record::write`] makes the same bytes of them: normalise
+/// (round, trim, convert to UTC) before writing.
 pub trait Record: DeserializeOwned + Send + Sync + 'static {
-    /// The table and its columns, in the order in which `write` puts them.
+    /// The table and its columns, in the order of `write`.
     const TABLE: Table;
 
     /// Puts every column of [`Record::TABLE`] into `row`, in order.
@@ -34,7 +33,7 @@ pub trait Record: DeserializeOwned + Send + Sync + 'static {
     /// Decodes one JSON object into `row`.
     ///
     /// # Errors
-    /// A [`Reject`] says why the payload is no record; `row` is then discarded.
+    /// A [`Reject`] with the reason; `row` is then discarded.
     fn decode_json(json: &str, row: &mut RowWriter<'_>) -> Result<(), Reject> {
         decode::json::by_serde::<Self>(json)?.write(row);
         Ok(())
@@ -44,7 +43,7 @@ pub trait Record: DeserializeOwned + Send + Sync + 'static {
     /// [`Record::TABLE`], into `row`.
     ///
     /// # Errors
-    /// A [`Reject`] says why the row is no record; `row` is then discarded.
+    /// A [`Reject`] with the reason; `row` is then discarded.
     fn decode_csv(fields: &CsvFields<'_>, row: &mut RowWriter<'_>) -> Result<(), Reject> {
         decode::csv::by_serde::<Self>(fields)?.write(row);
         Ok(())

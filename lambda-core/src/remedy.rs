@@ -1,13 +1,13 @@
-//! The one place that says what a server's code means and what to do about it.
+//! Meaning of each server's error codes, and what to do about them, in one place.
 
 use crate::error::Kind;
 
-/// What a code means.
+/// Meaning of a code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
-    /// What to do with the work at hand.
+    /// Decision about the current work.
     pub kind: Kind,
-    /// What a person can do.
+    /// Advice to a person.
     pub remedy: &'static str,
 }
 
@@ -15,14 +15,14 @@ const fn verdict(kind: Kind, remedy: &'static str) -> Verdict {
     Verdict { kind, remedy }
 }
 
-/// Statements that a session has prepared are not there, or another session's are:
-/// a pooler in between gives each transaction to any backend.
+/// Statements that a session has prepared are missing, or belong to another session: a
+/// pooler in between gives each transaction to any backend.
 const POOLER: &str = "\
-    PgBouncer or another pooler in transaction mode is between here and the server, which \
-    shares prepared statements, settings and locks among its clients: connect to the server \
+    PgBouncer or another pooler in transaction mode is between this program and the server \
+    and shares prepared statements, settings and locks among its clients: connect to the server \
     itself, or set the pooler's pool_mode to session";
 
-/// What a SQLSTATE means for a loader.
+/// Meaning of a SQLSTATE for a loader.
 pub fn of_sqlstate(code: &str) -> Verdict {
     use Kind::{Data, Fatal, Transient};
     match code {
@@ -33,7 +33,7 @@ pub fn of_sqlstate(code: &str) -> Verdict {
         ),
         "3D000" => verdict(Fatal, "check DB_NAME, or create the database"),
         "3F000" | "42P01" | "42703" | "42704" | "42883" => {
-            verdict(Fatal, "the schema is not this version's: run lambda-db-setup")
+            verdict(Fatal, "the schema is not of this version: run lambda-db-setup")
         }
         "42501" => verdict(Fatal, "the role lacks a grant: run lambda-db-setup"),
         "25P03" | "25P04" => {
@@ -43,8 +43,8 @@ pub fn of_sqlstate(code: &str) -> Verdict {
         // Not of a record: what was sent is of another type than the column, or was cut.
         "22P03" | "22P04" => verdict(
             Fatal,
-            "a column's type is not the record's: compare the table with this version's, or run \
-             lambda-db-setup",
+            "a column's type differs from the record's: compare the table with this version's, or \
+             run lambda-db-setup",
         ),
         "0A000" => {
             verdict(Fatal, "look for row security, rules and foreign tables where rows are stored")
@@ -56,13 +56,13 @@ pub fn of_sqlstate(code: &str) -> Verdict {
         "53300" => {
             verdict(Transient, "too many connections: raise max_connections or lower the pool")
         }
-        "55P03" => verdict(Transient, "a lock is held for long: look at pg_stat_activity"),
+        "55P03" => verdict(Transient, "another session holds a lock: look at pg_stat_activity"),
         "57014" => verdict(Transient, "a timeout cancelled the statement: check statement_timeout"),
         "57P01" | "57P02" | "57P03" => verdict(Transient, "the server is starting or stopping"),
         _ => match code.get(..2).unwrap_or_default() {
-            "08" => verdict(Transient, "check the network between here and the server"),
+            "08" => verdict(Transient, "check the network between this program and the server"),
             "22" | "23" => {
-                verdict(Data, "a record breaks a rule of the table: see the dead letters")
+                verdict(Data, "a record violates a rule of the table: see the dead letters")
             }
             "40" => verdict(Transient, "concurrent transactions collided"),
             "53" => verdict(Transient, "the server lacks a resource"),
@@ -85,22 +85,22 @@ mod of_kafka {
     use super::{Kind, Verdict, verdict};
     use crate::error::{Error, Server};
 
-    /// What to look at when no broker answers.
+    /// Advice for when no broker answers.
     pub(crate) const REACH_BROKERS: &str =
         "check KAFKA_BOOTSTRAP_SERVERS and the network to the brokers";
 
-    /// What a code of librdkafka or of a broker means for a reader or a producer.
+    /// Meaning of a code of librdkafka or of a broker, for a reader or a producer.
     ///
-    /// What is not known to need a person is transient: brokers come and go, and a
-    /// client that gives up helps nobody.
+    /// Codes not known to need a person are transient: brokers come and go, and a client
+    /// that gives up is of no use.
     pub fn of_kafka(code: RDKafkaErrorCode) -> Verdict {
         use Kind::{Data, Fatal, Transient};
         use RDKafkaErrorCode as Code;
         match code {
             Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::NoOffset => verdict(
                 Fatal,
-                "the topic no longer holds what was to be read next: it was recreated, or messages \
-                 expired unread; look at the topic's retention before you start anew",
+                "the topic no longer holds the next message to read: it was recreated, or messages \
+                 expired unread; check the topic's retention before you start again",
             ),
             Code::Authentication | Code::SaslAuthenticationFailed | Code::IllegalSASLState => {
                 verdict(Fatal, "check sasl.username and sasl.password in KAFKA_CONFIG")
@@ -108,9 +108,10 @@ mod of_kafka {
             Code::UnsupportedSASLMechanism => {
                 verdict(Fatal, "set sasl.mechanism in KAFKA_CONFIG to one that the brokers offer")
             }
-            Code::TopicAuthorizationFailed => {
-                verdict(Fatal, "grant this user Read (a producer: Write) and Describe on the topic")
-            }
+            Code::TopicAuthorizationFailed => verdict(
+                Fatal,
+                "grant this user Read (for a producer Write) and Describe on the topic",
+            ),
             Code::GroupAuthorizationFailed => {
                 verdict(Fatal, "grant this user Read on the consumer group")
             }
@@ -144,12 +145,12 @@ mod of_kafka {
             Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => {
                 verdict(Transient, "create the topic, or check KAFKA_TOPIC")
             }
-            // Of one broker of several perhaps, whose certificate is about to be replaced:
-            // the others are gone on with.
+            // It may concern one broker of several, whose certificate is about to be
+            // replaced: the client continues with the others.
             Code::SSL => verdict(
                 Transient,
                 "set ssl.ca.location in KAFKA_CONFIG to the authority that signed the brokers' \
-                 certificates, and KAFKA_BOOTSTRAP_SERVERS to names that these hold",
+                 certificates, and KAFKA_BOOTSTRAP_SERVERS to names in these",
             ),
             Code::Resolve
             | Code::AllBrokersDown
@@ -159,26 +160,27 @@ mod of_kafka {
         }
     }
 
-    /// Whether librdkafka would try for ever what only a person can mend.
+    /// Whether librdkafka would retry without end what only a person can fix.
     pub fn needs_a_person(code: RDKafkaErrorCode) -> bool {
         of_kafka(code).kind == Kind::Fatal
     }
 
-    /// Brokers at `bootstrap` and we did not agree on TLS: librdkafka's `reason`, which
-    /// does not tell an unknown authority from another host's certificate.
+    /// The error for brokers at `bootstrap` with which the client did not agree on TLS.
+    /// librdkafka's `reason` does not distinguish an unknown authority from a certificate
+    /// for another host.
     pub fn distrusted(bootstrap: &str, reason: String) -> Error {
         Error::Misconfigured {
-            what: format!("a certificate of the brokers at {bootstrap} cannot be verified"),
+            what: format!("could not verify a certificate of the brokers at {bootstrap}"),
             remedy: of_kafka(RDKafkaErrorCode::SSL).remedy.into(),
             source: Some(reason.into()),
         }
     }
 
-    /// An error met while doing `what` ("read the topic's metadata").
+    /// Converts an error met while doing `what` ("read the topic's settings in Kafka").
     pub fn kafka(error: KafkaError, what: &'static str) -> Error {
         use RDKafkaErrorCode as Code;
         let code = match &error {
-            // The binding's own accessor gives none for these.
+            // The binding's own accessor returns none for these.
             KafkaError::AdminOp(code) => Some(*code),
             error => error.rdkafka_error_code(),
         };
@@ -186,7 +188,7 @@ mod of_kafka {
             code.map_or(verdict(Kind::Transient, "look at the brokers' logs"), of_kafka);
         match (kind, code) {
             (Kind::Fatal | Kind::Data, _) => Error::Misconfigured {
-                what: format!("Kafka cannot {what}"),
+                what: format!("could not {what}"),
                 remedy: remedy.into(),
                 source: Some(Box::new(error)),
             },
@@ -218,23 +220,23 @@ mod of_postgres {
     use crate::error::{Error, Server, causes};
     use crate::postgres::config::DatabaseConfig;
 
-    /// An error met while doing `what` ("store a batch").
+    /// Converts an error met while doing `what` ("store a batch in PostgreSQL").
     ///
-    /// The server's detail and context hold values of rows, so only its code,
-    /// message and the constraint's or column's name are kept; and no message where
-    /// it may quote a value (`invalid input syntax`) or is a trigger's own.
+    /// The server's detail and context hold values of rows, so the error keeps only its
+    /// code, its message and the name of the constraint or column. It drops the message
+    /// where that may quote a value (`invalid input syntax`) or comes from a trigger.
     pub fn postgres(error: tokio_postgres::Error, what: &'static str) -> Error {
         let Some(db) = error.as_db_error() else { return without_code(error, what) };
         let code = db.code().code().to_owned();
         let Verdict { kind, remedy } = verdict_of(&code, db.message());
         let cause = if quotes_values(&code) {
-            format!("its log says more (SQLSTATE {code})")
+            format!("see the server's log for the message (SQLSTATE {code})")
         } else {
             format!("{} (SQLSTATE {code})", db.message())
         };
         match kind {
             Kind::Fatal if code == "0A000" => Error::Unsupported { what, source: cause.into() },
-            // It is there and lets nobody in.
+            // The server runs and accepts no connection.
             Kind::Transient if matches!(code.as_str(), "53300" | "57P01" | "57P02" | "57P03") => {
                 let source = format!("{cause}; {remedy}").into();
                 Error::Unreachable { server: Server::Postgres, source }
@@ -248,14 +250,14 @@ mod of_postgres {
                 Error::Temporary { server: Server::Postgres, what, remedy, source: cause.into() }
             }
             Kind::Fatal => Error::Misconfigured {
-                what: format!("PostgreSQL cannot {what}"),
+                what: format!("could not {what}"),
                 remedy: remedy.into(),
                 source: Some(cause.into()),
             },
         }
     }
 
-    /// What an error means. PgBouncer has one code for all that it says itself.
+    /// Meaning of an error. PgBouncer has one code for all its own errors.
     fn verdict_of(code: &str, message: &str) -> Verdict {
         if code == "08P01" && message.contains("pooling mode") {
             return Verdict { kind: Kind::Fatal, remedy: POOLER };
@@ -263,8 +265,8 @@ mod of_postgres {
         of_sqlstate(code)
     }
 
-    /// Whether the message with this code may hold a value of a row: it is about data,
-    /// or of a class that only triggers use.
+    /// Whether the message with this code may hold a value of a row: it is about data, or
+    /// of a class that only triggers use.
     fn quotes_values(code: &str) -> bool {
         const OF_THE_SERVER: [&str; 16] = [
             "08", "0A", "25", "26", "28", "3D", "3F", "40", "42", "53", "54", "55", "57", "58",
@@ -273,12 +275,12 @@ mod of_postgres {
         !code.get(..2).is_some_and(|class| OF_THE_SERVER.contains(&class))
     }
 
-    /// As [`postgres`], for what is written to the platform's own tables: no record
-    /// is to blame for a refusal there.
+    /// Converts an error as [`postgres`] does, for writes to the platform's own tables: no
+    /// record causes a refusal there.
     pub fn own_tables(error: tokio_postgres::Error, what: &'static str) -> Error {
         match postgres(error, what) {
             Error::Refused { code, object, source } => Error::Misconfigured {
-                what: format!("PostgreSQL refuses to {what}: {code} {object}"),
+                what: format!("could not {what}: refused with {code} {object}"),
                 remedy: "look for rules and triggers added to batch_jobs and ingest_progress"
                     .into(),
                 source: Some(source),
@@ -287,8 +289,8 @@ mod of_postgres {
         }
     }
 
-    /// An error that the server did not tell: the connection broke, or what came
-    /// was not what was expected.
+    /// Converts an error without a code of the server: the connection broke, or the answer
+    /// was not as expected.
     fn without_code(error: tokio_postgres::Error, what: &'static str) -> Error {
         let broken = error.is_closed()
             || error.source().is_some_and(<dyn std::error::Error>::is::<std::io::Error>);
@@ -296,29 +298,29 @@ mod of_postgres {
             return Error::Unreachable { server: Server::Postgres, source: Box::new(error) };
         }
         Error::Misconfigured {
-            what: format!("PostgreSQL cannot {what}"),
-            remedy: "the schema is not this version's: run lambda-db-setup".into(),
+            what: format!("could not {what}"),
+            remedy: "the schema is not of this version: run lambda-db-setup".into(),
             source: Some(Box::new(error)),
         }
     }
 
-    /// An error met while connecting.
+    /// Converts an error met while connecting.
     pub fn connecting(error: tokio_postgres::Error, config: &DatabaseConfig) -> Error {
         if let Some(refusal) = config.refusal(&error) {
             return refusal;
         }
         let unsaid = error.as_db_error().is_none();
-        match postgres(error, "let us log in") {
+        match postgres(error, "log in to PostgreSQL") {
             Error::Misconfigured { what, source, .. } if unsaid => Error::Misconfigured {
                 what: format!("{what} at {config}"),
-                remedy: "check DB_USER, DB_PASSWORD and how the server wants us to log in".into(),
+                remedy: "check DB_USER, DB_PASSWORD and the server's authentication method".into(),
                 source,
             },
             Error::Misconfigured { what, remedy, source } => {
                 Error::Misconfigured { what: format!("{what} at {config}"), remedy, source }
             }
             Error::Unreachable { server, source } => {
-                // Else the server itself has told why.
+                // Otherwise the server itself has given the reason.
                 let remedy = if source.is::<tokio_postgres::Error>() {
                     "; check that it runs, and that DB_HOST and DB_PORT lead to it"
                 } else {
@@ -337,10 +339,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_code_of_the_server_means_is_this_table() {
+    fn a_code_of_the_server_has_the_meaning_in_this_table() {
         use Kind::{Data, Fatal, Transient};
         let table = [
-            // The record breaks a rule.
+            // The record violates a rule.
             ("22001", Data),
             ("22003", Data),
             ("23502", Data),
@@ -351,23 +353,25 @@ mod tests {
             ("22P02", Data),
             ("54000", Data),
             ("P0001", Data),
-            // Something must be set up differently.
+            // The setup must change.
             ("28P01", Fatal),
             ("3D000", Fatal),
             ("42501", Fatal),
             ("42703", Fatal),
             ("42P01", Fatal),
-            // What is sent does not fit the table, or cannot be done with it.
+            // The sent data does not fit the table, or the table does not support the
+            // operation.
             ("22P03", Fatal),
             ("22P04", Fatal),
             ("0A000", Fatal),
             ("42804", Fatal),
             ("42809", Fatal),
-            // A pooler is between.
+            // A pooler is in between.
             ("26000", Fatal),
             ("42P05", Fatal),
             ("XX001", Fatal),
-            // It will pass: read-only (a standby too), collisions, no room, timeouts, restarts.
+            // Passes by itself: read-only (a standby too), collisions, no room, timeouts,
+            // restarts.
             ("08006", Transient),
             ("25006", Transient),
             ("40001", Transient),

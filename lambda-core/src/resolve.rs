@@ -1,5 +1,5 @@
-//! The outcome function applied to a whole batch: pure, so that every sink
-//! resolves alike and a test can drive it without a server.
+//! Applies the outcome function to a whole batch: pure, so that every sink resolves alike
+//! and a test can drive it without a server.
 
 use crate::batch::{Batch, Body};
 use crate::dead_letter::{Reason, Reject};
@@ -7,14 +7,14 @@ use crate::failpoint::{Protection, off};
 use crate::outcome::{Authority, Outcome, Standing, decide};
 use crate::progress::Counts;
 
-/// A row as it stands in the table under a key that a batch names.
+/// An existing row in the table, under a key of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct StandingRow<'a> {
     /// The key's text.
     pub key: &'a [u8],
     /// All fields (see [`crate::record::row`]).
     pub content: &'a [u8],
-    /// Who wrote it last.
+    /// Its last writer's authority.
     pub authority: Authority,
 }
 
@@ -27,7 +27,7 @@ pub struct Change {
     pub row: usize,
 }
 
-/// What a batch does to the table, and what became of its records.
+/// Effect of a batch on the table, and the outcomes of its records.
 #[derive(Debug, Default)]
 pub struct Resolution {
     /// Entries that become new rows, sorted by key.
@@ -38,14 +38,14 @@ pub struct Resolution {
     pub corrections: Vec<Change>,
     /// Entries that become dead letters, sorted by (lane, position).
     pub dead_letters: Vec<(usize, Reject)>,
-    /// What became of each entry.
+    /// Outcome of each entry.
     pub outcomes: Vec<Outcome>,
-    /// The same, counted span by span.
+    /// The outcomes, counted span by span.
     pub counts: Vec<Counts>,
 }
 
-/// The keys of a batch, sorted as bytes; repeats of a key in the order
-/// (partition, position) (R1).
+/// The keys of a batch, sorted as bytes; repeats of a key in the order (partition,
+/// position) (rule R1, docs/protocol.md).
 #[derive(Debug)]
 pub struct Keys<'a> {
     batch: &'a Batch,
@@ -71,17 +71,17 @@ impl<'a> Keys<'a> {
         Self { batch, sorted }
     }
 
-    /// Each key once, sorted.
+    /// Distinct keys, sorted.
     pub fn distinct(&self) -> impl Iterator<Item = &'a [u8]> + '_ {
         self.sorted.chunk_by(|a, b| a.0 == b.0).map(|repeats| repeats[0].0)
     }
 
-    /// Resolves the batch against the rows that stand under its keys, sorted by
-    /// key. No rows means that none of the keys is taken.
+    /// Resolves the batch against the existing rows under its keys, sorted by key. Without
+    /// rows none of the keys is taken.
     pub fn resolve(&self, standing: &[StandingRow<'_>]) -> Resolution {
         let batch = self.batch;
         let mut resolution = Resolution {
-            // What is no row stays so.
+            // Entries that are not rows stay rejected.
             outcomes: vec![Outcome::Rejected; batch.entries().len()],
             counts: vec![Counts::default(); batch.spans().len()],
             inserts: Vec::with_capacity(self.sorted.len()),
@@ -107,8 +107,8 @@ impl<'a> Keys<'a> {
         resolution
     }
 
-    /// Takes the repeats of one key in order, each against the row as the one
-    /// before left it.
+    /// Takes the repeats of one key in order, each against the row that the one before
+    /// left.
     fn resolve_key(
         &self,
         repeats: &[(&[u8], usize)],
@@ -132,7 +132,7 @@ impl<'a> Keys<'a> {
                 Outcome::Corrected => resolution.corrections.extend(change),
                 Outcome::Superseded | Outcome::Duplicate => continue,
                 Outcome::Rejected => {
-                    let detail = "another content of this id is stored already";
+                    let detail = "this id is already stored with other content";
                     resolution.dead_letters.push((*index, Reject::new(Reason::IdConflict, detail)));
                     continue;
                 }

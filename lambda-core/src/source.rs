@@ -1,4 +1,4 @@
-//! Where batches come from.
+//! The contract of sources, which yield batches.
 
 use async_trait::async_trait;
 
@@ -6,22 +6,22 @@ use crate::batch::Batch;
 use crate::error::Error;
 use crate::progress::{LaneId, LaneName, Progress};
 
-/// Where a lane starts that was never read before.
+/// Start of a lane that was never read before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FirstPosition {
     /// Its position.
     pub position: i64,
-    /// What is known of the partition, if the source may gain more of them.
+    /// Facts about the partition, if the source may gain more of them.
     pub gained: Option<Gained>,
 }
 
-/// What decides whether a partition was added to its source after that was first read. Such a
-/// partition holds only messages that came since, so it starts at its beginning.
+/// Facts that decide whether a partition was added to its source after that was first read.
+/// Such a partition holds only messages from after that, so it starts at its beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gained {
     /// The partition's beginning.
     pub beginning: i64,
-    /// How many partitions the source has now.
+    /// Number of partitions that the source has now.
     pub partitions: i32,
 }
 
@@ -31,19 +31,19 @@ impl From<i64> for FirstPosition {
     }
 }
 
-/// A lane that a source may read from now on, once it is claimed.
+/// A lane that a source may read, once it is claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// The lane.
     pub name: LaneName,
-    /// Where it starts if it was never read before.
+    /// Its start if it was never read before.
     pub first_position: FirstPosition,
     /// The lane that held this name and is given up (see
     /// [`crate::sink::ClaimRequest::given_up`]).
     pub given_up: Option<LaneId>,
 }
 
-/// What a source tells.
+/// An event of a source.
 #[derive(Debug)]
 pub enum Event {
     /// These partitions were given to this process: claim them, then
@@ -51,11 +51,11 @@ pub enum Event {
     Granted(Vec<Grant>),
     /// Records, and the spans of started lanes that they cover.
     Batch(Batch),
-    /// These partitions are no longer this process's. Batches of theirs that are
-    /// on their way may still be committed: claims decide. Told before any later
-    /// batch, grant or silence, so that what is not told revoked is still granted.
+    /// These partitions no longer belong to this process. Batches of theirs that are in
+    /// progress may still be committed: claims decide. Reported before any later batch,
+    /// grant or silence, so a partition that is not reported as revoked is still granted.
     Revoked(Vec<i32>),
-    /// There is nothing more, ever.
+    /// There will be no more events.
     End,
 }
 
@@ -64,30 +64,29 @@ pub enum Event {
 /// Driven by one task ([`crate::delivery::flow`]); object safe.
 #[async_trait]
 pub trait Source: Send {
-    /// The next event. Waits until there is one. Cancel safe: a dropped call
-    /// loses no event. A source holds at most one batch back while nobody asks,
-    /// and lets it grow up to its limits (R24).
+    /// Waits for the next event. Cancel safe: a dropped call loses no event. A source holds
+    /// at most one batch back between calls, and lets it grow up to its limits (rule R24,
+    /// docs/protocol.md).
     ///
     /// # Errors
     /// `Transient`: asking again may help. `Fatal`: the source is unusable.
     /// `Data`: the input as a whole is refused.
     async fn next(&mut self) -> Result<Event, Error>;
 
-    /// Reads a granted lane from `progress.position` on, under `progress.claim`.
-    /// Does nothing if the grant was revoked meanwhile. A lane that is being read
-    /// starts anew.
+    /// Reads a granted lane from `progress.position`, under `progress.claim`. Does nothing
+    /// if the grant has been revoked. A lane that is being read starts again.
     ///
     /// # Errors
     /// As for [`Source::next`].
     async fn start(&mut self, progress: &Progress) -> Result<(), Error>;
 
-    /// Stops reading a partition and drops what is buffered of it: it was fenced.
+    /// Stops reading a partition and drops its buffers: it was fenced.
     ///
     /// # Errors
     /// As for [`Source::next`].
     async fn stop(&mut self, partition: i32) -> Result<(), Error>;
 
-    /// Tells that lanes are stored so far, for the source's own books
-    /// (monitoring only, R17).
+    /// Reports how far lanes are stored, for monitoring by the source only (rule R17,
+    /// docs/protocol.md).
     fn stored(&mut self, progress: &[Progress]);
 }

@@ -1,6 +1,5 @@
-//! For those who write a sink or a source of their own: the promises of
-//! [`crate::sink::Sink`] as cases that run on any implementation, and batches to
-//! drive them with.
+//! Tests for your own sink or source: the promises of [`crate::sink::Sink`] as cases that
+//! run on any implementation, and batches to drive them.
 
 pub mod draft;
 pub mod sink;

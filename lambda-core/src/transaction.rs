@@ -22,36 +22,35 @@ use crate::dead_letter::Reject;
 use crate::decode::csv::CsvFields;
 use crate::record::{Column, ColumnType, Record, RowWriter, Table};
 
-/// A value is not what a field expects; the text says what that is, never what
-/// was found.
+/// A value is not of the expected form; the text describes that form, never the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected {0}")]
 pub struct Expected(pub(crate) &'static str);
 
 /// A financial transaction.
 ///
-/// It serialises to, and deserialises from, the JSON object of the topic, by
-/// `serde_json` only: its numbers are exact decimals, which other formats lack.
-/// An empty text counts as null, since a CSV row cannot tell them apart.
+/// It serialises to, and deserialises from, the JSON object of the topic, by `serde_json`
+/// only: its numbers are exact decimals, which other formats lack. An empty text counts as
+/// null, since CSV cannot distinguish them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transaction {
-    /// Its id, unique for good.
+    /// Its id, unique for all time.
     pub transaction_id: TransactionId,
-    /// Whose account it moves; also the message's key.
+    /// The account that it moves; also the message's key.
     pub account_id: AccountId,
-    /// What it does.
+    /// Its type.
     pub transaction_type: TransactionType,
-    /// How much, in cents.
+    /// Its amount, in cents.
     pub amount: Amount,
-    /// When it took place.
+    /// The time at which it took place.
     pub timestamp: Timestamp,
-    /// What the merchant deals in, an open set.
+    /// The merchant's line of business, an open set.
     pub merchant_category: Option<String>,
-    /// Where it took place.
+    /// The place at which it took place.
     pub location: Option<String>,
-    /// Whether the card was there.
+    /// Whether the card was present.
     pub card_present: Option<bool>,
-    /// How risky it is, from 0 to 1.
+    /// Its risk, from 0 to 1.
     pub risk_score: Option<RiskScore>,
 }
 

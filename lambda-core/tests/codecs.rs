@@ -325,8 +325,9 @@ fn a_header_that_nearly_fits_names_the_difference_and_quotes_nothing_else() {
         (CSV_HEADER.replace(',', "\t"), "tabs"),
         (CSV_HEADER.replace(',', "|"), "pipes"),
     ] {
-        let expected =
-            format!("the header line separates its columns by {name}: write the file with commas");
+        let expected = format!(
+            "the header line separates its columns with {name}: write the file with commas"
+        );
         assert_eq!(refused(&line), expected);
     }
     for (from, to, differs) in [
@@ -337,7 +338,7 @@ fn a_header_that_nearly_fits_names_the_difference_and_quotes_nothing_else() {
         let name = to.trim_matches('"');
         let expected = format!(
             "the header line has no column account_id but {name:?}: \
-             names must be equal, {differs} included"
+             names must match exactly, {differs} included"
         );
         assert_eq!(refused(&CSV_HEADER.replace(from, to)), expected);
     }
@@ -355,8 +356,8 @@ fn a_misplaced_quote_rejects_its_record_with_line_and_column() {
     let mut decoder = decoder();
     // A caret is where it is.
     for (location, why) in [
-        ("\"Joe\\\"^s Bar\"", "expected a comma or the line's end behind a closing quote"),
-        ("\"two\nlines\"^ ", "expected a comma or the line's end behind a closing quote"),
+        ("\"Joe\\\"^s Bar\"", "expected a comma or the line's end after a closing quote"),
+        ("\"two\nlines\"^ ", "expected a comma or the line's end after a closing quote"),
         ("5^\" pipe", "a quote in a field that does not begin with one"),
         (" ^\"Paris\"", "a quote in a field that does not begin with one"),
         ("\u{e9}^\"", "a quote in a field that does not begin with one"),

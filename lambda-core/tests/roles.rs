@@ -336,7 +336,7 @@ async fn rotated(context: Context) -> Result<(), Failure> {
     assert_eq!(refused(&config).await, Some(75), "it worked before");
     fs::remove_file(&file)?;
     let unreadable = connect(&config, "test").await.err().map(|error| error.chain());
-    assert!(unreadable.is_some_and(|it| it.contains("cannot read the password")));
+    assert!(unreadable.is_some_and(|it| it.contains("could not read the password")));
     drop_role(&database, &role).await
 }
 

@@ -105,7 +105,12 @@ async fn lags(context: Context) -> Result<(), Failure> {
     let lost = "update ingest_progress set position = position + 1000000 where partition = 1";
     bench.sql.batch_execute(lost).await?;
     let report = Report::of(&of_all(&bench), 78).await?;
-    report.says("positions", "problem", "is not what was read", "--on-source-change restart");
+    report.says(
+        "positions",
+        "problem",
+        "has changed since it was read",
+        "--on-source-change restart",
+    );
 
     bench
         .sql

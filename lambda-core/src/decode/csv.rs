@@ -14,16 +14,16 @@ use crate::record::{Record, Row, RowWriter};
 
 pub use self::header::Header;
 
-/// Bytes that may open a file: the UTF-8 byte order mark.
+/// Optional first bytes of a file: the UTF-8 byte order mark.
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// The fields of one row, in the order of the table's columns.
 #[derive(Debug, Clone, Copy)]
 pub struct CsvFields<'a> {
     header: &'a Header,
-    /// The unquoted fields, one behind the other.
+    /// The unquoted fields, one after the other.
     text: &'a str,
-    /// Where each field ends in `text`.
+    /// End of each field in `text`.
     ends: &'a [usize],
 }
 
@@ -39,7 +39,7 @@ impl<'a> CsvFields<'a> {
 /// Decodes a row by serde, under the names of the table's fields.
 ///
 /// # Errors
-/// What serde expected; never the value it found.
+/// The expected form, without the value that was found.
 pub fn by_serde<R: DeserializeOwned>(fields: &CsvFields<'_>) -> Result<R, Reject> {
     let columns = fields.header.table.columns;
     let names: StringRecord = columns.iter().map(|column| column.field).collect();
@@ -55,7 +55,7 @@ pub fn by_serde<R: DeserializeOwned>(fields: &CsvFields<'_>) -> Result<R, Reject
     })
 }
 
-/// Decodes the rows of one file. Its buffers are reused from row to row.
+/// Decodes the rows of one file. Reuses its buffers from row to row.
 #[derive(Debug)]
 pub struct CsvDecoder<R> {
     header: Header,
@@ -73,13 +73,13 @@ impl<R: Record> CsvDecoder<R> {
     /// a row at the end of `rows`.
     ///
     /// # Errors
-    /// A [`Reject`] says why it is no record; `rows` is then as it was.
+    /// A [`Reject`] with the reason; `rows` is then unchanged.
     pub fn decode(&mut self, raw_record: &[u8], rows: &mut Vec<u8>) -> Result<Row, Reject> {
         self.decode_at(raw_record, 1, rows)
     }
 
-    /// As [`Self::decode`], of a row that begins on `line` of its file: rejects for
-    /// misplaced quotes name lines from there.
+    /// Decodes a row that begins on `line` of its file, as [`Self::decode`] does: rejects
+    /// for misplaced quotes name lines counted from there.
     ///
     /// # Errors
     /// As for [`Self::decode`].
@@ -115,7 +115,7 @@ impl<R: Record> CsvDecoder<R> {
 fn reject(defect: Defect, record: &[u8], line: u64) -> Reject {
     match defect {
         Defect::Blank => Reject::new(Reason::EmptyPayload, "a blank line"),
-        Defect::More => Reject::new(Reason::RaggedRow, "expected one row, found more behind it"),
+        Defect::More => Reject::new(Reason::RaggedRow, "expected one row, found more after it"),
         Defect::Quote { at, misplaced } => {
             let (line, column) = split::place(record, at, line);
             Reject::new(Reason::InvalidCsv, format!("line {line} column {column}: {misplaced}"))

@@ -4,13 +4,13 @@
 /// Significant digits that a [`Number`] keeps: enough for any `numeric` of 18 digits.
 const DIGITS_MAX: u32 = 18;
 
-/// Why a text is no such number.
+/// Reason why a text is not such a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NumberError {
     /// The text does not spell a decimal number.
     #[error("expected a decimal number")]
     Syntax,
-    /// Other than zeros stand behind the last decimal allowed.
+    /// Digits other than zeros follow the last decimal allowed.
     #[error("expected fewer decimals")]
     Decimals,
     /// The value has more than 18 digits at the scale asked for.
@@ -25,13 +25,13 @@ pub struct Number {
     negative: bool,
     mantissa: u64,
     exponent: i64,
-    /// Whether other digits than zeros follow the mantissa's.
+    /// Whether digits other than zeros follow the mantissa's.
     more: bool,
 }
 
 impl Number {
-    /// Reads an optional sign, digits with at most one point, and an optional
-    /// exponent. Takes time in the text's length only, whatever the exponent.
+    /// Parses an optional sign, digits with at most one point, and an optional exponent.
+    /// Its time depends on the text's length only, whatever the exponent.
     ///
     /// # Errors
     /// [`NumberError::Syntax`] for anything else, spaces included.
@@ -40,7 +40,7 @@ impl Number {
         let (negative, bytes) = sign(bytes);
         let mut number = Self { negative, mantissa: 0, exponent: 0, more: false };
         let mut digits = 0_u32; // kept in the mantissa
-        let mut zeros = 0_u32; // read behind it, and dropped unless a digit follows
+        let mut zeros = 0_u32; // read after it, and dropped unless a digit follows
         let mut last = 0_i64; // index of the mantissa's last digit
         let mut seen = 0_i64;
         let mut point = None;
@@ -103,7 +103,7 @@ impl Number {
     pub fn rounded(self, scale: u8) -> Result<i64, NumberError> {
         let power = self.exponent.saturating_add(i64::from(scale));
         let padding = if self.more { DIGITS_MAX - self.digits() } else { 0 };
-        // With more digits behind, eighteen are known: zeros follow the mantissa.
+        // With more digits after it, eighteen are known: zeros follow the mantissa.
         let (mantissa, power) =
             (self.mantissa * 10_u64.pow(padding), power.saturating_sub(i64::from(padding)));
         if self.more && power >= 0 {
@@ -116,8 +116,8 @@ impl Number {
         if dropped > self.digits() + padding {
             return Ok(0);
         }
-        // What is left of the dropped digits is below one half exactly when the
-        // first of them is below five.
+        // The rest of the dropped digits is below one half exactly when the first of them
+        // is below five.
         let tenths = mantissa / 10_u64.pow(dropped - 1);
         Ok(self.signed(tenths / 10 + u64::from(tenths % 10 >= 5)))
     }
@@ -203,7 +203,7 @@ mod tests {
         Some((negative, kept.to_owned(), power))
     }
 
-    /// The value times 10^scale: its whole digits and its digits behind the point.
+    /// The value times 10^scale: its digits before and after the point.
     fn shifted((_, digits, power): &(bool, String, i64), scale: i64) -> (String, String) {
         let power = power + scale;
         if digits.is_empty() {
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fraction_ends_at_one_however_far_behind_the_point_the_rest_is() {
+    fn a_fraction_is_at_most_one_however_many_decimals_it_has() {
         let inside = |text: &str| Number::parse(text).unwrap().is_fraction();
         assert!(
             inside("1") && inside("1.000000000000000000000") && inside("0.9999999999999999999999")

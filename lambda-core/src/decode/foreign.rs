@@ -1,4 +1,4 @@
-//! Recognizes messages that are wrapped in something else, so that a reject says so.
+//! Detects messages that are wrapped in something else, so that a reject says so.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use crate::dead_letter::Reject;
 /// A schema registry's header: a zero and the schema's number.
 const REGISTRY_HEADER_BYTES: usize = 5;
 
-/// Adds to a reject what its message looks like, if that is known.
+/// Adds to a reject what its message looks like, if recognised.
 pub(super) fn explain(reject: Reject, payload: &[u8]) -> Reject {
     match describe(payload) {
         Some(what) => Reject::new(reject.reason, format!("{}; {what}", reject.detail)),
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_that_are_wrapped_say_in_what() {
+    fn a_reject_of_a_wrapped_message_names_the_wrapping() {
         let table: [(&[u8], Option<&str>); 8] = [
             (b"\x1f\x8b\x08\0", Some("gzip")),
             (b"\0\0\0\0\x07{}", Some("schema registry")),

@@ -11,7 +11,7 @@ use crate::record::{Record, Row, RowWriter};
 /// `None`.
 ///
 /// # Errors
-/// A [`Reject`] says why it is no record; `rows` is then as it was.
+/// A [`Reject`] with the reason; `rows` is then unchanged.
 pub fn decode<R: Record>(payload: Option<&[u8]>, rows: &mut Vec<u8>) -> Result<Row, Reject> {
     let payload = payload.filter(|payload| !payload.is_empty()).ok_or_else(|| {
         Reject::new(Reason::EmptyPayload, "expected a JSON object, found nothing")
@@ -31,19 +31,19 @@ pub fn decode<R: Record>(payload: Option<&[u8]>, rows: &mut Vec<u8>) -> Result<R
 /// Decodes one JSON object by serde.
 ///
 /// # Errors
-/// What serde expected and where; never the value it found.
+/// The expected form and the place, without the value that was found.
 pub fn by_serde<R: DeserializeOwned>(json: &str) -> Result<R, Reject> {
     serde_json::from_str(json).map_err(|error| reject(&error))
 }
 
-/// The reject for what `serde_json` says.
+/// The reject for an error of `serde_json`.
 pub(crate) fn reject(error: &serde_json::Error) -> Reject {
     let text = error.to_string();
     if error.classify() == Category::Data {
         let place = format!("at line {} column {}", error.line(), error.column());
         super::of_serde(&text, &place)
     } else {
-        // Such a text names what the grammar expected and the place, no value.
+        // Such a text names the expected token and the place, not a value.
         Reject::new(Reason::InvalidJson, text)
     }
 }

@@ -1,5 +1,5 @@
-//! A batch that the database refuses, taken apart until the bad records stand
-//! alone (R11).
+//! Splits a batch that the database refuses until each bad record is alone (rule R11,
+//! docs/protocol.md).
 
 use std::collections::VecDeque;
 
@@ -7,22 +7,21 @@ use crate::batch::Batch;
 use crate::dead_letter::{Reason, Reject};
 use crate::error::Error;
 
-/// How many of the last records are looked at to tell a few bad records from a
-/// table that takes none.
+/// Number of recent records that separates a few bad records from a table that refuses all.
 const WINDOW: u64 = 1_000;
 
-/// What becomes of a batch that was refused.
+/// Result of splitting a refused batch.
 #[derive(Debug)]
 pub enum Parts {
-    /// Commit these in order, each in a transaction of its own.
+    /// Two halves. Commit them in order, each in its own transaction.
     Halves(Box<(Batch, Batch)>),
-    /// It was one record, now a dead letter.
+    /// The batch was one record, which is now a dead letter.
     Rejected(Box<Batch>),
-    /// It has no row that could be the reason.
+    /// The batch has no row that could be the reason.
     Nothing,
 }
 
-/// Takes a refused batch apart.
+/// Splits a refused batch.
 pub fn take_apart(batch: Batch, code: &str, object: &str) -> Parts {
     if let Some(halves) = batch.halves() {
         return Parts::Halves(Box::new(halves));
@@ -33,14 +32,14 @@ pub fn take_apart(batch: Batch, code: &str, object: &str) -> Parts {
     Parts::Rejected(Box::new(batch.rejecting(0, refusal(code, object))))
 }
 
-/// Why a record is rejected that the database refuses alone.
+/// The reject for a record that the database refuses alone.
 pub(crate) fn refusal(code: &str, object: &str) -> Reject {
     let place = if object.is_empty() { String::new() } else { format!(" at {object}") };
-    Reject::new(Reason::Refused, format!("the database refuses the row: {code}{place}"))
+    Reject::new(Reason::Refused, format!("the database refused the row: {code}{place}"))
 }
 
-/// Counts refusals among the last records: a topic is not moved into the dead
-/// letters because the table was changed.
+/// Counts refusals among the last records, so that a changed table does not move a whole
+/// topic into the dead letters.
 #[derive(Debug, Default)]
 pub struct Refusals {
     /// Runs of (records, whether they were refused), the latest at the back.
@@ -50,7 +49,7 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// Notes that `records` more were stored or refused.
+    /// Adds `records` more records, stored or refused.
     pub fn note(&mut self, records: u64, refused: bool) {
         if records == 0 {
             return;
@@ -75,7 +74,7 @@ impl Refusals {
     /// Whether more than half of the last 1,000 records were refused.
     ///
     /// # Errors
-    /// [`Error::Misconfigured`] if so, naming what the database objects to.
+    /// [`Error::Misconfigured`] if so, with the rule that the database names.
     pub fn check(&self, code: &str, object: &str) -> Result<(), Error> {
         if self.refused * 2 <= WINDOW {
             return Ok(());
@@ -86,7 +85,7 @@ impl Refusals {
                 self.refused, self.records
             ),
             "the table has a rule that these records break: change the rule or the source, \
-             then start again; nothing was lost, the rest is still to be read",
+             then start again; nothing was lost, the remaining records are still in the source",
         ))
     }
 }

@@ -1,6 +1,6 @@
-//! Joins a source and a sink: the thin shell that does what
-//! [`State`] decides. One commit is in flight at a time; while it is, the source
-//! gathers and decodes the next batch, so that batches grow with the load (R24).
+//! Connects a source to a sink: the thin shell that runs what [`State`] decides. One commit
+//! is in flight at a time. During it the source gathers and decodes the next batch, so
+//! batches grow with the load (rule R24, docs/protocol.md).
 
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
@@ -22,90 +22,89 @@ use crate::record::Table;
 use crate::sink::{ClaimRequest, Committed, Sink};
 use crate::source::{Event, Grant, Source};
 
-/// How often an idle flow compares what is stored with what it thinks (R9), and one
-/// that waits for a commit shows that it lives.
+/// Interval at which an idle flow compares its memory with what is stored (rule R9,
+/// docs/protocol.md), and at which a flow that waits for a commit beats its pulse.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
 
-/// How many claims go on at once.
+/// Number of concurrent claims.
 const CLAIMS_AT_ONCE: usize = 4;
 
-/// How long a flow that is to stop waits for the commit in flight and the last one,
-/// and then for the server to say that it answers: together well within the 30 s that
-/// Kubernetes gives a process.
+/// Time for which a stopping flow waits for the commit in flight and the last one, and then
+/// for any answer of the server. Both together stay well within the 30 s that Kubernetes
+/// gives a process.
 const STOP_PATIENCE: Duration = Duration::from_secs(12);
 const STOP_ANSWER: Duration = Duration::from_secs(3);
 
-/// Who a flow is, and how long it waits.
+/// Identity and patience of a flow.
 #[derive(Debug, Clone)]
 pub struct FlowConfig {
-    /// Whose word the records are.
+    /// Precedence of the records.
     pub authority: Authority,
-    /// Where they go.
+    /// The target table.
     pub table: &'static Table,
-    /// Written beside claims, for people.
+    /// Text written beside claims, for people.
     pub owner: String,
-    /// The consumer group (R16).
+    /// The consumer group. Only one may be active on a lane (rule R16, docs/protocol.md).
     pub group: Option<String>,
-    /// Claim even over another active group, but take no lane back from one that
-    /// has taken it over from this flow: two groups that both may would fight for
-    /// ever.
+    /// Claim even over another active group. A lane that such a group has taken over from
+    /// this flow is not taken back: two groups that both did so would fight without end.
     pub take_over: bool,
-    /// How long to go on trying while the server does not answer; `None`: without end.
+    /// Time to retry while the server does not answer; `None`: unlimited.
     pub patience: Option<Duration>,
-    /// Is told that the flow moves, and whether the sink takes what it is given.
+    /// Receives the flow's pulse, and whether the sink accepts batches.
     pub health: Health,
-    /// Counts what becomes of records. A source that grants no lanes, since it holds
-    /// them already, has told it where they stand.
+    /// Counts outcomes. A source that grants no lanes, because it already holds them, has
+    /// passed it their positions.
     pub outcomes: Outcomes,
 }
 
 type Commit = Pin<Box<dyn Future<Output = Result<Committed, Error>> + Send>>;
 type Claim = (Generation, Result<Progress, Error>);
-/// Why it is asked whether the server answers, and whether it does.
+/// A question whether the server answers: why it is asked, and the answer.
 type Asked = Pin<Box<dyn Future<Output = (Why, bool)> + Send>>;
-/// How a flow ends whose time to stop is over.
+/// The result of a flow whose time to stop is over.
 type Giving = Pin<Box<dyn Future<Output = Error> + Send>>;
 
-/// Why a flow asks whether the server answers.
+/// Reason to ask whether the server answers.
 enum Why {
-    /// A commit keeps failing like this: its halves may not.
+    /// A commit keeps failing in this way; its halves may succeed.
     Halving(Error),
-    /// Patience with commits that fail like this is over.
+    /// The patience with commits that fail in this way is over.
     Patience(Error),
-    /// Patience with the commit in flight is over.
+    /// The patience with the commit in flight is over.
     InFlight,
 }
 
-/// A source, a sink, and what is going on between them.
+/// A source, a sink, and the work in progress between them.
 pub struct Flow<S> {
     config: FlowConfig,
     source: S,
     sink: Arc<dyn Sink>,
     state: State,
     commit: Option<Commit>,
-    /// When it is asked whether the server of the commit in flight answers.
+    /// Time to ask whether the server of the commit in flight answers.
     give_up_at: Option<Instant>,
     claims: JoinSet<Claim>,
     claiming: HashMap<i32, (Generation, AbortHandle)>,
     /// Partitions whose lanes were held before.
     held: HashSet<i32>,
-    /// Claims go on a few at a time, each on connections of its own.
+    /// Limits concurrent claims; each uses its own connections.
     claim_permits: Arc<Semaphore>,
     backoff: Backoff,
-    /// When to try the commit again.
+    /// Time of the commit's next attempt.
     retry_at: Option<Instant>,
-    /// When to ask a source again that has stalled.
+    /// Time to ask a stalled source again.
     source_at: Option<Instant>,
     /// A question that shows whether the server answers.
     asking: Option<Asked>,
-    /// Why the last commit failed, until one succeeds.
+    /// Error of the last commit, until one succeeds.
     failed: Option<Error>,
-    /// The stop takes too long: what the server has to say to that.
+    /// Set when the stop takes too long: asks the server and yields the result.
     giving_up: Option<Giving>,
-    /// Since when nothing has succeeded, and the server has not answered.
+    /// Start of the current series of failures during which the server did not answer.
     stalled_since: Option<Instant>,
     pulse: Pulse,
-    /// The sink: missing while it takes nothing.
+    /// Need of the sink; missing while it accepts nothing.
     sink_need: Need,
     result: Option<Result<(), Error>>,
 }
@@ -120,7 +119,7 @@ impl<S: std::fmt::Debug> std::fmt::Debug for Flow<S> {
 }
 
 impl<S: Source> Flow<S> {
-    /// Joins `source` and `sink`.
+    /// Connects `source` and `sink`.
     pub fn new(config: FlowConfig, source: S, sink: Arc<dyn Sink>) -> Self {
         let (pulse, sink_need) = (config.health.pulse("the flow"), config.health.need("the sink"));
         sink_need.met();
@@ -148,26 +147,25 @@ impl<S: Source> Flow<S> {
         }
     }
 
-    /// Halves a commit that takes longer than `patience`, for the first time, instead
-    /// of a minute.
+    /// Sets the time, instead of a minute, after which a commit is halved for the first
+    /// time.
     #[must_use]
     pub fn halving_after(mut self, patience: Duration) -> Self {
         self.state = self.state.halving_after(patience);
         self
     }
 
-    /// Runs until the source ends or `stop` becomes true; then finishes the
-    /// commit in flight and makes everything durable. Gives the source back, for
-    /// what it has counted.
+    /// Runs until the source ends or `stop` becomes true, then finishes the commit in
+    /// flight and makes everything durable. Returns the source for its counts.
     ///
     /// # Errors
-    /// `Fatal`; `Fenced` when a job was taken over; `Transient` only when patience
-    /// is over; [`Error::Interrupted`] when a commit took longer than a stop may, on a
-    /// server that answers. Everything committed before stays.
+    /// `Fatal`; `Fenced` when a job was taken over; `Transient` only when patience is over;
+    /// [`Error::Interrupted`] when a commit took longer than a stop may, on a server that
+    /// answers. Everything committed before stays.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> (S, Result<(), Error>) {
         let mut check = tokio::time::interval(CHECK_EVERY);
         check.reset();
-        // When a flow that is to stop gives up, whatever it is at.
+        // Deadline of a stop, whatever the flow is doing.
         let mut stop_by = None;
         loop {
             self.pulse.beat();
@@ -206,7 +204,7 @@ impl<S: Source> Flow<S> {
                 event = self.source.next(), if self.listens() && self.state.wants_events() => {
                     self.event(event).await;
                 }
-                // Polled after the source, and only if that had nothing.
+                // Polled after the source, and only if it had nothing.
                 () = std::future::ready(()), if self.listens() && self.state.awaits_news() => {
                     self.take(Input::NoNews).await;
                 }
@@ -227,7 +225,7 @@ impl<S: Source> Flow<S> {
             Ok(Event::End) => self.take(Input::End).await,
             Err(error) if error.kind() == Kind::Transient && !is_interrupted(&error) => {
                 let delay = self.backoff.next_delay();
-                tracing::warn!(error = error.chain(), retry_in = ?delay, "the source stalls");
+                tracing::warn!(error = error.chain(), retry_in = ?delay, "the source failed; retrying");
                 metrics::retried(Retry::Source);
                 self.source_at = Some(Instant::now() + delay);
             }
@@ -268,7 +266,7 @@ impl<S: Source> Flow<S> {
             Err(error) => {
                 if let Error::Slow { .. } = error {
                     let chain = error.chain();
-                    tracing::warn!(error = chain, "a commit takes too long: trying its halves");
+                    tracing::warn!(error = chain, "a commit took too long; committing its halves");
                     metrics::retried(Retry::Commit);
                     self.sink_need.missing(chain);
                 }
@@ -277,7 +275,7 @@ impl<S: Source> Flow<S> {
         }
     }
 
-    /// Lets the state take an input, and does what it says.
+    /// Passes an input to the state, and runs its actions.
     async fn take(&mut self, input: Input) {
         for action in self.state.step(input) {
             if let Err(error) = self.act(action).await {
@@ -298,7 +296,7 @@ impl<S: Source> Flow<S> {
             Action::Stop(partition) => {
                 tracing::warn!(
                     partition,
-                    "fenced: the lane is held by somebody else, or was rewound"
+                    "fenced: another process holds the lane, or it was rewound"
                 );
                 self.source.stop(partition).await?;
             }
@@ -339,7 +337,7 @@ impl<S: Source> Flow<S> {
             (Why::Halving(error), true) => {
                 tracing::warn!(
                     error = error.chain(),
-                    "a commit keeps failing while the database answers: trying its halves"
+                    "a commit keeps failing while the database answers; committing its halves"
                 );
                 self.take(Input::Answers(error)).await;
             }
@@ -354,7 +352,7 @@ impl<S: Source> Flow<S> {
         }
     }
 
-    /// Tries the commit again later. When patience is over, only if the server answers.
+    /// Retries the commit later. Once patience is over, only if the server answers.
     fn wait(&mut self, error: Error) {
         if self.out_of_patience() {
             self.ask(Why::Patience(error));
@@ -371,15 +369,15 @@ impl<S: Source> Flow<S> {
     fn retry_later(&mut self, error: Error) {
         let delay = self.backoff.next_delay();
         let chain = error.chain();
-        tracing::warn!(error = chain, retry_in = ?delay, "a commit failed and is tried again");
+        tracing::warn!(error = chain, retry_in = ?delay, "a commit failed; retrying");
         metrics::retried(Retry::Commit);
         self.sink_need.missing(chain);
         self.failed = Some(error);
         self.retry_at = Some(Instant::now() + delay);
     }
 
-    /// Ends a stop that takes too long. What is not stored is the next run's. Only a
-    /// server that does not answer makes that a failure.
+    /// Ends a stop that takes too long. The next run stores the rest. This is a failure
+    /// only if the server does not answer.
     fn give_up(&mut self) {
         let (sink, failed) = (Arc::clone(&self.sink), self.failed.take());
         self.giving_up = Some(Box::pin(async move {
@@ -391,7 +389,7 @@ impl<S: Source> Flow<S> {
         }));
     }
 
-    /// Starts a claim that goes on until it succeeds, is refused, or is cancelled.
+    /// Starts a claim. It retries until it succeeds, is refused, or is cancelled.
     fn claim(&mut self, generation: Generation, grant: Grant) {
         let request = ClaimRequest {
             first_position: grant.first_position,
@@ -416,7 +414,7 @@ impl<S: Source> Flow<S> {
                         let delay = backoff.next_delay();
                         tracing::warn!(
                             lane = %request.name, error = error.chain(), retry_in = ?delay,
-                            "a claim failed and is tried again"
+                            "a claim failed; retrying"
                         );
                         metrics::retried(Retry::Claim);
                         tokio::time::sleep(delay).await;
@@ -432,34 +430,34 @@ impl<S: Source> Flow<S> {
     }
 }
 
-/// A stop came while a commit took long, or kept failing.
+/// The error for a stop during a commit that took long or kept failing.
 fn unfinished(failed: Option<Error>) -> Error {
-    let why = failed.map(|error| format!(" (it failed before: {})", error.chain()));
+    let why = failed.map(|error| format!(" (an earlier attempt failed: {})", error.chain()));
     Error::Interrupted {
         what: format!(
-            "stopped before the commit under way was done{}; the next run starts at what is stored",
+            "stopped before the commit in flight finished{}; the next run continues from what is stored",
             why.unwrap_or_default()
         ),
     }
 }
 
-/// What became of the commit in flight is not known. Nothing depends on it: the
-/// next owner of the lanes goes on from what is stored.
+/// The error for a commit in flight whose outcome is unknown. Nothing depends on it: the
+/// next owner of the lanes continues from what is stored.
 fn unanswered() -> Error {
     Error::Unreachable {
         server: Server::Postgres,
-        source: "the commit in flight was not answered; the next run goes on from what is stored"
+        source: "the commit in flight was not answered; the next run continues from what is stored"
             .into(),
     }
 }
 
-/// [`Error::Interrupted`] is an end, not a stall.
+/// Whether the error is [`Error::Interrupted`], which ends a flow instead of stalling it.
 fn is_interrupted(error: &Error) -> bool {
     matches!(error, Error::Interrupted { .. })
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // A sender that is gone can stop nothing any more.
+    // A dropped sender can stop nothing any more.
     if stop.wait_for(|stop| *stop).await.is_err() {
         std::future::pending::<()>().await;
     }

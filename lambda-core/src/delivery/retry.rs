@@ -1,9 +1,9 @@
-//! When to try again.
+//! Delays between attempts.
 
 use std::time::Duration;
 
-/// Delays that double from one try to the next up to a bound, each shortened by
-/// a random part of up to a half, so that many waiters do not return at once.
+/// Delays that double from one attempt to the next up to a bound. Each is shortened by a
+/// random part of up to a half, so that many waiters do not return at once.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     next: Duration,
@@ -13,19 +13,19 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Delays from `first` up to `longest`; `random` decides the jitter.
+    /// Creates delays from `first` up to `longest`; `random` decides the jitter.
     pub fn new(first: Duration, longest: Duration, random: fastrand::Rng) -> Self {
         Self { next: first, first, longest, random }
     }
 
-    /// How long to wait before the next try.
+    /// Delay before the next attempt.
     pub fn next_delay(&mut self) -> Duration {
         let delay = self.next.mul_f64(1.0 - self.random.f64() / 2.0);
         self.next = (self.next * 2).min(self.longest);
         delay
     }
 
-    /// Starts over: something worked.
+    /// Starts over after a success.
     pub fn reset(&mut self) {
         self.next = self.first;
     }

@@ -1,5 +1,5 @@
-//! What stored progress says about a batch, before its commit and afterwards: pure,
-//! so that every sink decides alike.
+//! Compares stored progress with a batch, before and after its commit. The functions are
+//! pure, so that every sink decides alike.
 
 use std::borrow::Cow;
 
@@ -8,16 +8,16 @@ use crate::failpoint::{Protection, off};
 use crate::progress::{LaneId, Progress};
 use crate::sink::Committed;
 
-/// Whether a commit may move a lane: it is held by the span's claim and stands
-/// where the span starts. Any other lane is fenced.
+/// Whether a commit may move a lane: the lane's claim and position are those of the span.
+/// Any other lane is fenced.
 pub fn holds(span: &Span, stored: &Progress) -> bool {
     stored.lane == span.lane
         && (off(Protection::ClaimAtCommit) || stored.claim == Some(span.claim))
         && (off(Protection::PositionAtCommit) || stored.position == span.from)
 }
 
-/// What is left of a batch without the lanes that are fenced, and which those are;
-/// `held` tells whether a commit may move a span's lane.
+/// Removes the fenced lanes from a batch, and returns them; `held` decides whether a commit
+/// may move a span's lane.
 pub fn fence(batch: &Batch, mut held: impl FnMut(&Span) -> bool) -> (Cow<'_, Batch>, Vec<LaneId>) {
     let fenced = |span: &&Span| !held(span);
     let fenced: Vec<LaneId> = batch.spans().iter().filter(fenced).map(|span| span.lane).collect();
@@ -27,9 +27,9 @@ pub fn fence(batch: &Batch, mut held: impl FnMut(&Span) -> bool) -> (Cow<'_, Bat
     (Cow::Owned(batch.retain(|span| !fenced.contains(&span.lane))), fenced)
 }
 
-/// What became of a commit whose answer was lost, once it can land no more, from
-/// the lanes' progress as then stored (R6). `None`: it did not happen, and may be
-/// tried again.
+/// Outcome of a commit whose answer was lost, from the lanes' stored progress. Call it only
+/// once that commit can take effect no more (rule R6, docs/protocol.md). `None`: it did not
+/// happen, and may be tried again.
 pub fn settle(spans: &[Span], stored: &[Progress]) -> Option<Committed> {
     let mut committed = Committed::default();
     for span in spans {
@@ -39,7 +39,7 @@ pub fn settle(spans: &[Span], stored: &[Progress]) -> Option<Committed> {
         };
         let anywhere = off(Protection::PositionAtSettle);
         match stored.iter().find(ours) {
-            // Also for a batch that moves nothing: it may be committed again.
+            // This includes a batch that moves nothing: it may be committed again.
             Some(progress) if progress.position == span.from && !anywhere => return None,
             Some(progress) if progress.position == span.to || anywhere => {
                 committed.stored.push(progress.clone());

@@ -1,4 +1,4 @@
-//! What a flow does next: a pure function of its state and what happened.
+//! The next step of a flow: a pure function of its state and an event.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
@@ -15,21 +15,21 @@ use crate::record::Table;
 use crate::sink::{Committed, Durability};
 use crate::source::Grant;
 
-/// After so many equal failures of one batch on a server that answers, it is
-/// halved: part of it may be what the server chokes on.
+/// Number of equal failures of one batch, on a server that answers, after which it is
+/// halved: part of it may be the cause.
 const EQUAL_FAILURES_MAX: u32 = 3;
 
-/// How long a commit may take that could be halved, while the server answers.
+/// Time that a commit which can be halved may take while the server answers.
 const COMMIT_PATIENCE: Duration = Duration::from_mins(1);
 
-/// How often that time is doubled at most: to more than a day.
+/// Limit on doubling that time: it then exceeds a day.
 const DOUBLINGS_MAX: u32 = 11;
 
-/// Tells grants of the same partition apart.
+/// Distinguishes grants of the same partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Generation(u64);
 
-/// What happened.
+/// An event.
 #[derive(Debug)]
 pub enum Input {
     /// The source may read these lanes once they are claimed.
@@ -40,48 +40,48 @@ pub enum Input {
     Batch(Batch),
     /// The source lost these partitions.
     Revoked(Vec<i32>),
-    /// The source has nothing to tell just now ([`State::awaits_news`]).
+    /// The source has no news at present ([`State::awaits_news`]).
     NoNews,
     /// The commit in flight succeeded.
     Committed(Committed),
     /// The commit in flight failed; nothing of it was stored.
     CommitFailed(Error),
-    /// The delay before another try is over.
+    /// The delay before the next attempt is over.
     Retry,
-    /// The server answers other questions, while a commit keeps failing like this.
+    /// The server answers other questions, while a commit keeps failing in this way.
     Answers(Error),
-    /// It is time to compare memory with what is stored.
+    /// Time to compare memory with what is stored.
     Check,
-    /// The source has nothing more.
+    /// The source has no more records.
     End,
-    /// Somebody asked to stop.
+    /// A stop was requested.
     Stop,
 }
 
-/// What to do.
+/// A step for the flow to run.
 #[derive(Debug)]
 pub enum Action {
-    /// Claim the lane, for as long as it takes; tell [`Input::Claimed`].
+    /// Claim the lane, for as long as it takes; then give [`Input::Claimed`].
     Claim(Generation, Grant),
-    /// A claim under way is no longer wanted.
+    /// Cancel the claim under way.
     CancelClaim(i32),
-    /// Let the source read from here.
+    /// Let the source read from this position.
     Start(Progress),
-    /// Let the source stop reading and drop what it holds of the partition.
+    /// Let the source stop reading, and drop what it buffers of the partition.
     Stop(i32),
-    /// Commit; tell [`Input::Committed`] or [`Input::CommitFailed`]. With a time: fail
-    /// with [`Error::Slow`] if the server has not done it by then, and answers.
+    /// Commit; then give [`Input::Committed`] or [`Input::CommitFailed`]. With a time: fail
+    /// with [`Error::Slow`] if the server answers and has not finished by then.
     Commit(Arc<Batch>, Durability, Option<Duration>),
-    /// Wait a little longer each time; then tell [`Input::Retry`].
+    /// Wait, longer each time; then give [`Input::Retry`].
     Wait(Error),
-    /// Ask the server something else: tell [`Input::Answers`] if it answers; if
-    /// not, do as for [`Action::Wait`].
+    /// Send the server another query: give [`Input::Answers`] if it answers; if not, do as
+    /// for [`Action::Wait`].
     Ask(Error),
-    /// Something worked: waits start short again.
+    /// A commit or claim worked: the next delay is short again.
     ResetWaits,
-    /// Tell the source what is stored.
+    /// Report stored positions to the source.
     Tell(Vec<Progress>),
-    /// The end.
+    /// End with this result.
     Finish(Result<(), Error>),
 }
 
@@ -93,14 +93,14 @@ struct Lane {
     stage: Stage,
 }
 
-/// How far a lane has come.
+/// Stage of a lane.
 #[derive(Debug)]
 enum Stage {
-    /// It was fenced: to be claimed anew, unless the source says that it is gone.
+    /// It was fenced. It is claimed again, unless the source reports that it is gone.
     LetGo(LaneId),
     /// A claim is under way.
     Claiming,
-    /// It is being read; this is stored of it.
+    /// It is being read; this much of it is stored.
     Started(Box<Progress>),
 }
 
@@ -128,31 +128,31 @@ pub struct State {
     table: &'static Table,
     lanes: BTreeMap<i32, Lane>,
     next_generation: u64,
-    /// What is left of the batch at hand, in order; the first is being committed.
+    /// The rest of the current batch, in order; the first piece is being committed.
     pieces: VecDeque<Arc<Batch>>,
     failures: Failures,
     pace: Pace,
     refusals: Refusals,
-    /// Its commit failed and is to be tried again.
+    /// The commit failed and waits for its next attempt.
     waiting: bool,
     phase: Phase,
     /// The drain's last commit is in flight.
     draining: bool,
-    /// It was time for a check while a batch was at hand.
+    /// A check became due during a batch.
     check_due: bool,
 }
 
-/// Whether there is more to come.
+/// Whether more records may come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Running,
-    /// The source has ended: what is at hand is stored, for as long as it takes.
+    /// The source has ended: the current batch is stored, for as long as it takes.
     Ending,
-    /// The process is asked to end: what cannot be stored soon is left to the next one.
+    /// The process is stopping: what cannot be stored soon is left to the next one.
     Stopping,
 }
 
-/// Failures in a row of the piece being committed.
+/// Consecutive failures of the piece being committed.
 #[derive(Debug, Default)]
 struct Failures {
     last: String,
@@ -160,19 +160,19 @@ struct Failures {
     any: bool,
 }
 
-/// How long commits may take before they are halved.
+/// Time that commits may take before they are halved.
 #[derive(Debug)]
 struct Pace {
     patience: Duration,
-    /// How often it was doubled. What takes its time whatever its size, as a slow
-    /// disk does, is halved a few times and then has the time it needs.
+    /// Number of doublings. A commit that is slow whatever its size, as on a slow
+    /// disk, is halved a few times and then gets the time it needs.
     doublings: u32,
     /// Whether a piece of the current batch was too slow.
     slow: bool,
 }
 
 impl Pace {
-    /// The time that `piece` has: none ends it that cannot be halved.
+    /// Time for `piece`. One that cannot be halved has no limit.
     fn of(&self, piece: &Batch) -> Option<Duration> {
         let halvable = piece.entries().len() > 1;
         halvable.then(|| self.patience.saturating_mul(1 << self.doublings))
@@ -183,7 +183,7 @@ impl Pace {
         self.slow = true;
     }
 
-    /// All of a batch is stored.
+    /// Notes that all of a batch is stored.
     fn batch_done(&mut self) {
         if !mem::take(&mut self.slow) {
             self.doublings = self.doublings.saturating_sub(1);
@@ -192,7 +192,7 @@ impl Pace {
 }
 
 impl State {
-    /// A flow without lanes, for records of `authority` into `table`.
+    /// Creates a flow without lanes, for records of `authority` into `table`.
     pub fn new(authority: Authority, table: &'static Table) -> Self {
         Self {
             authority,
@@ -210,26 +210,25 @@ impl State {
         }
     }
 
-    /// The same with another time after which a commit is halved, for the first time.
+    /// Sets another time after which a commit is halved for the first time.
     #[must_use]
     pub fn halving_after(mut self, patience: Duration) -> Self {
         self.pace.patience = patience;
         self
     }
 
-    /// Whether a batch may be taken from the source: none is at hand.
+    /// Whether a batch may be taken from the source: none is in progress.
     pub fn wants_events(&self) -> bool {
         self.pieces.is_empty() && self.phase == Phase::Running
     }
 
-    /// Whether it matters that the source has nothing to tell: a lane that was let
-    /// go is then still granted.
+    /// Whether it matters that the source has no news: a fenced lane is then still granted.
     pub fn awaits_news(&self) -> bool {
         let let_go = |lane: &Lane| matches!(lane.stage, Stage::LetGo(_));
         self.wants_events() && self.lanes.values().any(let_go)
     }
 
-    /// Takes one input and tells what to do, in order.
+    /// Applies one input; returns the actions to run, in order.
     pub fn step(&mut self, input: Input) -> Vec<Action> {
         match input {
             Input::Granted(grants) => {
@@ -270,7 +269,7 @@ impl State {
 
     fn stop(&mut self) -> Vec<Action> {
         self.phase = Phase::Stopping;
-        // One more try at once for a batch that waits for its next one.
+        // A batch that waits for its next attempt is tried once more at once.
         if self.pieces.is_empty() || self.waiting { self.commit_next() } else { Vec::new() }
     }
 
@@ -292,7 +291,7 @@ impl State {
                 lane.stage = Stage::Started(Box::new(progress.clone()));
                 vec![Action::Start(progress)]
             }
-            // Revoked meanwhile, and perhaps granted anew.
+            // Revoked in the meantime, and perhaps granted again.
             _ => Vec::new(),
         }
     }
@@ -343,16 +342,16 @@ impl State {
             let held = lanes.find(|(_, lane)| lane.number() == Some(*fenced));
             match held.map(|(partition, lane)| (*partition, &lane.stage)) {
                 Some(_) if self.phase == Phase::Stopping => {}
-                // The rest of the batch at hand, of a lane that was let go before.
+                // The rest of the current batch, of a lane that was let go before.
                 Some((_, Stage::LetGo(_))) => {}
                 Some((partition, _)) => {
-                    // A source that has ended reads again what was lost since.
+                    // A source that has ended reads lost records again.
                     (self.phase, self.draining) = (Phase::Running, false);
                     actions.extend(self.let_go(partition, *fenced));
                 }
-                // A lane of a batch in flight when it was revoked: nothing to let go of.
+                // A lane of a batch in flight when it was revoked: nothing to let go.
                 None if self.authority == Authority::Stream => {}
-                // Somebody took over the job.
+                // Another run took over the job.
                 None => {
                     let what = fenced.to_string();
                     actions.push(Action::Finish(Err(Error::Fenced { what })));
@@ -372,9 +371,10 @@ impl State {
         actions
     }
 
-    /// A lane that somebody else holds, or that stands elsewhere than we thought:
-    /// drop its buffers, and claim it again if it is still granted (R9). What is left
-    /// of it in the batch at hand is fenced too, before the new claim is asked for.
+    /// Lets go of a lane that another process holds, or whose stored position is not the
+    /// expected one. Drops its buffers, and claims it again if it is still granted
+    /// (rule R9, docs/protocol.md). The rest of it in the current batch is fenced too, before the
+    /// new claim starts.
     fn let_go(&mut self, partition: i32, number: LaneId) -> Vec<Action> {
         let Some(lane) = self.lanes.get_mut(&partition) else { return Vec::new() };
         lane.stage = Stage::LetGo(number);
@@ -385,9 +385,9 @@ impl State {
         actions
     }
 
-    /// Claims what was let go. Not before the source was heard, which tells
-    /// revocations first: whoever holds a lane that is no longer granted here must
-    /// not lose it again.
+    /// Claims the lanes that were let go, after the source was asked: it reports
+    /// revocations first, and a process that now holds a revoked lane must not lose it
+    /// again.
     fn claim_anew(&mut self) -> Vec<Action> {
         let let_go = self.lanes.values().filter(|lane| matches!(lane.stage, Stage::LetGo(_)));
         let grants = let_go.map(|lane| lane.grant.clone()).collect();
@@ -408,8 +408,8 @@ impl State {
         }
     }
 
-    /// In a stop too: the connection may have broken while nothing was done over it.
-    /// How long that may take, the flow decides.
+    /// Handles a failed commit, in a stop too: the connection may have broken while it was
+    /// idle. The flow decides how long that may take.
     fn commit_stalled(&mut self, error: Error) -> Vec<Action> {
         let text = error.to_string();
         self.failures.equal = if self.failures.last == text { self.failures.equal + 1 } else { 1 };
@@ -440,7 +440,7 @@ impl State {
             }
             Parts::Nothing => {
                 return vec![Action::Finish(Err(Error::misconfigured(
-                    format!("the database refuses progress or a dead letter: {code} {object}"),
+                    format!("the database refused progress or a dead letter: {code} {object}"),
                     "look for rules added to ingest_progress and dead_letters, and for a lane whose \
                      position was set back over its dead letters",
                 )))];
@@ -466,10 +466,10 @@ impl State {
         self.pieces.push_front(Arc::new(first));
     }
 
-    /// Compares what is stored with what we think, by committing nothing: lanes
-    /// that stand elsewhere come back as fenced (R9). A crash of the database may
-    /// have lost commits that were only visible. It also shows other groups that
-    /// this one is alive (R16).
+    /// Compares stored positions with memory by an empty commit: lanes that differ come
+    /// back as fenced (rule R9, docs/protocol.md). A crash of the database may have lost
+    /// commits that were only visible. The commit also shows other groups that this one is
+    /// alive (rule R16).
     fn check(&mut self) -> Vec<Action> {
         self.check_due = false;
         if !off(Protection::Check) {
@@ -478,8 +478,8 @@ impl State {
         self.commit_next()
     }
 
-    /// The last commit makes everything before it durable. It writes a progress
-    /// row, since a commit that wrote nothing waits for nothing (R5).
+    /// Makes everything before it durable by a last commit. It writes a progress row, since
+    /// a commit that wrote nothing would not wait for the disk (rule R5, docs/protocol.md).
     fn drain(&mut self) -> Vec<Action> {
         let Some(last) = self.nothing() else { return vec![Action::Finish(Ok(()))] };
         self.draining = true;
@@ -487,7 +487,7 @@ impl State {
         self.commit_next()
     }
 
-    /// A batch that leaves all lanes being read where they are.
+    /// A batch that leaves all started lanes where they are.
     fn nothing(&self) -> Option<Arc<Batch>> {
         let stay = |progress: &Progress| {
             Some(Span {

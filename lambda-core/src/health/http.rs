@@ -1,7 +1,7 @@
-//! `/livez`, `/readyz` and `/metrics` by HTTP, for Kubernetes and Prometheus.
+//! `/livez`, `/readyz` and `/metrics` over HTTP, for Kubernetes and Prometheus.
 //!
 //! ```text
-//!   GET /livez    200 "ok", or 503 with a line for each loop that stands still
+//!   GET /livez    200 "ok", or 503 with a line for each loop that does not move
 //!   GET /readyz   200 "ok", or 503 with a line for each need that is not met
 //!   GET /metrics  Prometheus' text format, version 0.0.4
 //! ```
@@ -21,11 +21,11 @@ use crate::error::Error;
 use crate::health::{Health, Trouble};
 use crate::metrics;
 
-/// The format's name, which Prometheus insists on.
+/// The format's name, which Prometheus requires.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// How often samples are taken in: without it they would wait for a scrape, in
-/// memory, where nobody scrapes.
+/// Interval at which samples are folded: otherwise they would wait in memory for a scrape,
+/// even where nothing scrapes.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// Answers probes and scrapes, once it runs.
@@ -37,16 +37,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on `address` (`host:port`; port 0: any), and records this process's
-    /// metrics from now on.
+    /// Listens on `address` (`host:port`; port 0: any), and records this process's metrics
+    /// from now on.
     ///
     /// # Errors
-    /// [`Error::Misconfigured`] when the address cannot be used, or somebody else
-    /// records metrics in this process.
+    /// [`Error::Misconfigured`] when the address cannot be used, or another recorder of
+    /// metrics is installed in this process.
     pub async fn bind(address: &str, health: Health) -> Result<Self, Error> {
         let listener = TcpListener::bind(address).await.map_err(|error| Error::Misconfigured {
-            what: format!("cannot listen on {address}"),
-            remedy: "set HTTP_ADDR to an address of this machine and a port that is free, as \
+            what: format!("could not listen on {address}"),
+            remedy: "set HTTP_ADDR to an address of this machine and a free port, such as \
                      0.0.0.0:9464, or leave it out"
                 .into(),
             source: Some(error.into()),
@@ -54,12 +54,12 @@ impl Server {
         Ok(Self { listener, health, metrics: record()? })
     }
 
-    /// Where it listens; `None` if the system does not tell.
+    /// The address it listens on; `None` if the system does not report it.
     pub fn address(&self) -> Option<SocketAddr> {
         self.listener.local_addr().ok()
     }
 
-    /// Answers for as long as it is polled.
+    /// Serves requests for as long as it is polled.
     pub async fn run(self) -> Infallible {
         let Self { listener, health, metrics } = self;
         let ready = health.clone();
@@ -76,18 +76,18 @@ impl Server {
             }
         };
         tokio::select! {
-            // It ends on no error: axum waits a second where there is no descriptor left.
+            // It never ends with an error: axum waits a second when no descriptor is left.
             _ = axum::serve(listener, routes).into_future() => std::future::pending().await,
             never = upkeep => never,
         }
     }
 }
 
-/// Lets [`metrics`] be recorded.
+/// Installs the recorder of [`metrics`].
 fn record() -> Result<PrometheusHandle, Error> {
     let unusable = |error: Box<dyn std::error::Error + Send + Sync>| Error::Misconfigured {
-        what: "metrics cannot be recorded".into(),
-        remedy: "install one recorder of metrics only".into(),
+        what: "could not install the recorder of metrics".into(),
+        remedy: "install only one recorder of metrics in a process".into(),
         source: Some(error),
     };
     let mut builder = PrometheusBuilder::new();
@@ -115,8 +115,8 @@ fn scrape(metrics: &PrometheusHandle) -> impl IntoResponse + use<> {
     ([(header::CONTENT_TYPE, TEXT_FORMAT)], without_ended(&metrics.render()))
 }
 
-/// A gauge that is no number is one of something that has ended (see
-/// [`crate::metrics`]): it must not be counted where somebody else's is now.
+/// Removes gauges without a number, which belong to something that has ended (see
+/// [`crate::metrics`]): they must not count where another process has that series now.
 fn without_ended(rendered: &str) -> String {
     let lines = rendered.split_inclusive('\n');
     lines.filter(|line| !line.trim_end().ends_with(" NaN")).collect()
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gauge_of_what_has_ended_is_not_exported() {
+    fn a_gauge_of_an_ended_lane_or_job_is_not_exported() {
         let rendered = "# TYPE lag gauge\nlag{partition=\"0\"} NaN\nlag{partition=\"1\"} 3\n";
         assert_eq!(without_ended(rendered), "# TYPE lag gauge\nlag{partition=\"1\"} 3\n");
     }

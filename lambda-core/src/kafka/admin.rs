@@ -1,6 +1,6 @@
-//! What an operator asks of a cluster: what it says about the topic and the group, and
-//! to have the topic as it should be. Each question is asked once; who wants to wait
-//! asks again.
+//! An operator's questions about a cluster: its topic and group as the brokers describe
+//! them, and a function that creates or changes the topic. Each question is asked once;
+//! callers that want to wait ask again.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,72 +21,72 @@ use crate::kafka::position::Kept;
 use crate::kafka::topic::{self, ANSWER_TIMEOUT, Observer};
 use crate::remedy;
 
-/// How long brokers may take to create a topic everywhere.
+/// Time that brokers may take to create a topic everywhere.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often a change that somebody else made meanwhile is looked at again.
+/// Number of looks at a change that another client made in the meantime.
 const TRIES: u32 = 30;
 
-/// How long news of a change may take to be with every broker.
+/// Time for a change to reach every broker.
 const NEWS: Duration = Duration::from_millis(200);
 
-/// A cluster as its brokers see it.
+/// A cluster as its brokers describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cluster {
     /// The brokers that are up, as `host:port`.
     pub brokers: Vec<String>,
-    /// The topic's partitions; none: it is not there.
+    /// The topic's partitions; none if it does not exist.
     pub partitions: Vec<Partition>,
 }
 
 impl Cluster {
-    /// The partitions that nobody leads, so that nothing can be read or written there.
+    /// The partitions without a leader, which can be neither read nor written.
     pub fn without_leader(&self) -> Vec<i32> {
         self.partitions.iter().filter(|it| it.leader.is_none()).map(|it| it.id).collect()
     }
 
-    /// In how many copies the topic is kept; of partitions that differ, the fewest.
+    /// Replication factor of the topic; if partitions differ, the lowest.
     pub fn replication_factor(&self) -> usize {
         self.partitions.iter().map(|it| it.replicas).min().unwrap_or_default()
     }
 }
 
-/// A partition as its brokers see it.
+/// A partition as its brokers describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Partition {
     /// Its number.
     pub id: i32,
-    /// The broker that leads it, if one does.
+    /// The broker that leads it, if any.
     pub leader: Option<i32>,
-    /// How many brokers keep it.
+    /// Number of brokers that keep it.
     pub replicas: usize,
-    /// How many of them have all of it.
+    /// Number of replicas in sync.
     pub in_sync: usize,
 }
 
 /// A setting of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
-    /// What counts now.
+    /// The effective value.
     pub value: String,
-    /// Whether it was set for this topic, and not for all.
+    /// Whether it was set on this topic, instead of by default.
     pub own: bool,
 }
 
-/// A consumer group as its coordinator sees it.
+/// A consumer group as its coordinator describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     /// `Stable`, `Empty`, `PreparingRebalance` …
     pub state: String,
-    /// How partitions are assigned (`cooperative-sticky`).
+    /// Assignment protocol (`cooperative-sticky`).
     pub protocol: String,
-    /// How many members it has.
+    /// Number of members.
     pub members: usize,
 }
 
-/// Asks once, on a client of its own. What goes wrong is told by its reason: to a wrong
-/// password or a certificate that is not trusted the question itself only says that
-/// nobody answers.
+/// Asks once, on a client of its own. Returns the reason of a failure: after a wrong
+/// password or an untrusted certificate, the query itself only reports that no broker
+/// answered.
 async fn asking<T: Send + 'static>(
     config: &KafkaConfig,
     question: impl Fn(&KafkaConfig, &Observer) -> Result<T, Error> + Send + Sync + 'static,
@@ -96,8 +96,8 @@ async fn asking<T: Send + 'static>(
         question(config, &observer).map_err(|error| {
             let error = topic::reason(&observer, error);
             match observer.context().distrust() {
-                // Whoever reads goes on with the brokers that it trusts. Here those were
-                // not enough for an answer.
+                // A reader continues with the brokers that it trusts. Here those were not
+                // enough for an answer.
                 Some(why) if matches!(error, Error::Unreachable { .. }) => {
                     remedy::distrusted(config.bootstrap(), why)
                 }
@@ -108,8 +108,8 @@ async fn asking<T: Send + 'static>(
     .await
 }
 
-/// Names the brokers in an error that says that none of them answered, and the `failure` of
-/// the last connection if librdkafka reported one.
+/// Names the brokers in an error that none of them answered, with the `failure` of the last
+/// connection if librdkafka reported one.
 fn unreachable(config: &KafkaConfig, failure: Option<String>, error: Error) -> Error {
     let Error::Unreachable { server, .. } = error else { return error };
     let asked = config.bootstrap();
@@ -118,16 +118,16 @@ fn unreachable(config: &KafkaConfig, failure: Option<String>, error: Error) -> E
     Error::Unreachable { server, source }
 }
 
-/// Asks for the brokers and the topic.
+/// Reads the brokers and the topic.
 ///
 /// # Errors
-/// `Transient` when no broker answers; `Fatal` for a login, a grant or certificates that
-/// are not trusted.
+/// `Transient` when no broker answers; `Fatal` for a login, a grant or untrusted
+/// certificates.
 pub async fn cluster(config: &KafkaConfig) -> Result<Cluster, Error> {
     asking(config, |config, observer| {
         let metadata = observer
             .fetch_metadata(Some(config.topic()), ANSWER_TIMEOUT)
-            .map_err(|error| remedy::kafka(error, "tell its brokers and the topic"))?;
+            .map_err(|error| remedy::kafka(error, "list the brokers and the topic in Kafka"))?;
         let brokers = metadata.brokers().iter();
         let brokers = brokers.map(|it| format!("{}:{}", it.host(), it.port())).collect();
         let mut partitions = Vec::new();
@@ -137,7 +137,7 @@ pub async fn cluster(config: &KafkaConfig) -> Result<Cluster, Error> {
                 Some(RDKafkaErrorCode::UnknownTopicOrPartition) => continue,
                 Some(code) => {
                     let error = KafkaError::MetadataFetch(code);
-                    return Err(remedy::kafka(error, "tell about the topic"));
+                    return Err(remedy::kafka(error, "describe the topic in Kafka"));
                 }
             }
             partitions.extend(topic.partitions().iter().map(|it| Partition {
@@ -152,21 +152,21 @@ pub async fn cluster(config: &KafkaConfig) -> Result<Cluster, Error> {
     .await
 }
 
-/// Asks for the topic's settings, by name.
+/// Reads the topic's settings, by name.
 ///
 /// # Errors
-/// As for [`cluster`]; `Fatal` too when our user may not read them, `Transient` when
-/// the topic is not there.
+/// As for [`cluster`]; also `Fatal` when our user may not read them, and `Transient` when
+/// the topic does not exist.
 pub async fn settings(config: &KafkaConfig) -> Result<BTreeMap<String, Setting>, Error> {
     let admin = Admin::new(config)?;
     Ok(topic_settings(&admin.describe().await?))
 }
 
-/// Asks which offsets the topic's partitions keep, and for its name as a source (see
+/// Reads which offsets the topic's partitions keep, and its name as a source (see
 /// [`topic::Topic::source`]).
 ///
 /// # Errors
-/// As for [`cluster`]; `Transient` too when the topic is not there.
+/// As for [`cluster`]; also `Transient` when the topic does not exist.
 pub async fn offsets(config: &KafkaConfig) -> Result<(String, BTreeMap<i32, Kept>), Error> {
     asking(config, |config, observer| {
         let found = topic::describe(observer.client(), config.topic())?;
@@ -180,9 +180,9 @@ pub async fn offsets(config: &KafkaConfig) -> Result<(String, BTreeMap<i32, Kept
     .await
 }
 
-/// Asks for the consumer group. `None`: the coordinator knows of no such group, or of
-/// one that it keeps by the broker-side protocol, which this question cannot see, or it
-/// does not understand the question.
+/// Describes the consumer group. `None`: the coordinator knows no such group, keeps it by
+/// the broker-side protocol, which this request cannot see, or does not understand the
+/// request.
 ///
 /// # Errors
 /// As for [`cluster`].
@@ -192,7 +192,8 @@ pub async fn group(config: &KafkaConfig) -> Result<Option<Group>, Error> {
             Err(KafkaError::GroupListFetch(RDKafkaErrorCode::UnsupportedFeature)) => {
                 return Ok(None);
             }
-            groups => groups.map_err(|error| remedy::kafka(error, "tell about the group"))?,
+            groups => groups
+                .map_err(|error| remedy::kafka(error, "describe the consumer group in Kafka"))?,
         };
         let found = groups.groups().iter().find(|it| it.name() == config.group_id());
         Ok(found.filter(|it| !matches!(it.state(), "Dead" | "")).map(|it| Group {
@@ -207,45 +208,44 @@ pub async fn group(config: &KafkaConfig) -> Result<Option<Group>, Error> {
 /// A topic as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// How many partitions.
+    /// Number of partitions.
     pub partitions: i32,
-    /// In how many copies; `None`: as the brokers do by default.
+    /// Replication factor; `None`: the brokers' default.
     pub replication_factor: Option<i32>,
-    /// Settings that must have these values; others stay as they are.
+    /// Settings with required values; others stay as they are.
     pub settings: BTreeMap<String, String>,
 }
 
-/// What [`ensure`] did, or would do.
+/// A change that [`ensure`] made, or would make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// The topic is new, with so many partitions.
+    /// The topic is new.
     Created {
         /// Its partitions.
         partitions: i32,
     },
-    /// It has more partitions. Keys move: those of one account are in order only
-    /// within what was written before, and within what comes after.
+    /// It has more partitions. Keys move: messages of one account keep their order only
+    /// among those written before the change, and among those after it.
     Grown {
-        /// How many there were.
+        /// Number of partitions before.
         from: i32,
-        /// How many there are.
+        /// Number of partitions now.
         to: i32,
     },
     /// A setting has another value.
     Set {
         /// Its name.
         name: String,
-        /// What counted before.
+        /// The effective value before.
         from: String,
-        /// What counts now.
+        /// The effective value now.
         to: String,
     },
-    /// Nothing was done about the number of copies, which only a reassignment of
-    /// replicas changes.
+    /// The replication factor was left alone: only a reassignment of replicas changes it.
     ReplicationLeft {
-        /// How many there are.
+        /// The present factor.
         is: usize,
-        /// How many were asked for.
+        /// The wanted factor.
         wanted: i32,
     },
 }
@@ -256,8 +256,8 @@ impl fmt::Display for Change {
             Self::Created { partitions } => write!(f, "created, {partitions} partitions"),
             Self::Grown { from, to } => write!(
                 f,
-                "grown from {from} to {to} partitions: keys move to others, so the messages of \
-                 an account are in order only among those from before and among those after"
+                "grown from {from} to {to} partitions: keys move between them, so the messages \
+                 of an account keep their order only among those from before and among those after"
             ),
             Self::Set { name, from, to } => write!(f, "{name} set to {to}, it was {from}"),
             Self::ReplicationLeft { is, wanted } => write!(
@@ -269,14 +269,14 @@ impl fmt::Display for Change {
     }
 }
 
-/// Sees to it that the topic is as wanted, and tells what it had to do: nothing, the
-/// second time. Whoever does the same at the same time does no harm. With `dry_run` it
-/// only tells, without knowing whether the brokers would take a setting's value.
+/// Creates or changes the topic as wanted, and returns the changes: none, the second time.
+/// Concurrent calls do no harm. With `dry_run` it changes nothing, and cannot know whether
+/// the brokers would accept a setting's value.
 ///
 /// # Errors
-/// `Fatal` when the topic has more partitions than wanted, which nobody can take away
-/// without losing messages, or when the brokers refuse a setting or our user;
-/// `Transient` when no broker answers.
+/// `Fatal` when the topic has more partitions than wanted, which cannot be removed without
+/// losing messages, or when the brokers refuse a setting or our user; `Transient` when no
+/// broker answers.
 pub async fn ensure(
     config: &KafkaConfig,
     wanted: &Wanted,
@@ -292,7 +292,7 @@ pub async fn ensure(
             admin.mend(&found, wanted, dry_run).await
         };
         match done {
-            // Somebody else was faster, or not every broker has heard of the topic yet.
+            // Another client was faster, or some brokers do not know the topic yet.
             Err(Refusal::Raced(_)) if tries < TRIES => {
                 tries += 1;
                 tokio::time::sleep(NEWS).await;
@@ -309,8 +309,8 @@ pub async fn ensure(
     }
 }
 
-/// Looks until brokers tell of all partitions and who leads them: they do so a moment
-/// after they were made. Whoever needs them for longer waits on.
+/// Waits until brokers report all partitions and their leaders, which they do a moment
+/// after the creation. Callers that need them for longer wait further.
 async fn await_partitions(config: &KafkaConfig, wanted: i32) -> Result<(), Error> {
     for _ in 0..TRIES {
         let found = cluster(config).await?;
@@ -322,9 +322,9 @@ async fn await_partitions(config: &KafkaConfig, wanted: i32) -> Result<(), Error
     Ok(())
 }
 
-/// Why a change was not made.
+/// Reason why a change was not made.
 enum Refusal {
-    /// The topic is not what it was a moment ago.
+    /// The topic has changed since it was read.
     Raced(RDKafkaErrorCode),
     Error(Error),
 }
@@ -335,11 +335,11 @@ impl From<Error> for Refusal {
     }
 }
 
-/// Whether brokers mean the same by two texts of a setting: they give back what they
+/// Whether brokers read two texts of a setting as the same value: they return what they
 /// read (0.5 for 0.50, true for TRUE, a list without spaces).
 fn same(one: &str, other: &str) -> bool {
     let [one, other] = [one, other].map(str::trim);
-    // Whole numbers as such: a fraction has no room for the largest of them.
+    // Integers are compared as such: a float cannot hold the largest of them.
     if let (Ok(one), Ok(other)) = (one.parse::<i64>(), other.parse::<i64>()) {
         return one == other;
     }
@@ -350,7 +350,7 @@ fn same(one: &str, other: &str) -> bool {
     plain(one) == plain(other)
 }
 
-/// Asks for changes.
+/// A client that makes changes.
 struct Admin {
     client: AdminClient<Asking>,
     config: KafkaConfig,
@@ -364,13 +364,13 @@ impl Admin {
         Ok(Self { client, config: config.clone(), topic: config.topic().to_owned() })
     }
 
-    /// The error of a request to do `what`.
+    /// Error of a request to do `what`.
     fn failed(&self, error: KafkaError, what: &'static str) -> Error {
         unreachable(&self.config, None, remedy::kafka(error, what))
     }
 
     async fn create(&self, wanted: &Wanted, dry_run: bool) -> Result<Vec<Change>, Refusal> {
-        // -1: as the brokers do by default (KIP-464).
+        // -1: the brokers' default (KIP-464).
         let replication = TopicReplication::Fixed(wanted.replication_factor.unwrap_or(-1));
         let mut topic = NewTopic::new(&self.topic, wanted.partitions, replication);
         for (name, value) in &wanted.settings {
@@ -381,7 +381,7 @@ impl Admin {
         Ok(vec![Change::Created { partitions: wanted.partitions }])
     }
 
-    /// Brings a topic that is there to what is wanted.
+    /// Changes an existing topic to the wanted state.
     async fn mend(
         &self,
         found: &Cluster,
@@ -393,8 +393,8 @@ impl Admin {
         if from > wanted.partitions {
             return Err(Refusal::Error(Error::misconfigured(
                 format!("topic {} has {from} partitions, not {}", self.topic, wanted.partitions),
-                "partitions cannot be taken away without their messages: ask for as many or more, \
-                 or make a topic of another name",
+                "partitions cannot be removed without their messages: ask for as many or more, \
+                 or create a topic with another name",
             )));
         }
         if from < wanted.partitions {
@@ -410,8 +410,8 @@ impl Admin {
         Ok(changes)
     }
 
-    /// Sets what differs. Kafka's request replaces all settings of the topic's own, so
-    /// the others are sent along as they are.
+    /// Sets the settings that differ. Kafka's request replaces all settings of the topic
+    /// itself, so it carries the others unchanged.
     async fn set(
         &self,
         wanted: &BTreeMap<String, String>,
@@ -440,15 +440,15 @@ impl Admin {
             return Ok(changes);
         }
         let altered = self.client.alter_configs([&alter], &options(dry_run)).await;
-        altered.map_err(|error| self.failed(error, "change the topic"))?;
+        altered.map_err(|error| self.failed(error, "change the topic in Kafka"))?;
         if !dry_run {
             self.await_settings(wanted).await?;
         }
         Ok(changes)
     }
 
-    /// Looks whether settings count by now: the binding drops the brokers' refusal of a
-    /// value, and an answer can come before every broker has the news.
+    /// Waits until the settings are in effect: the binding drops the brokers' refusal of a
+    /// value, and an answer can come before every broker has the change.
     async fn await_settings(&self, wanted: &BTreeMap<String, String>) -> Result<(), Error> {
         for _ in 0..TRIES {
             let is = topic_settings(&self.describe().await?);
@@ -464,7 +464,7 @@ impl Admin {
     }
 
     async fn describe(&self) -> Result<ConfigResource, Error> {
-        const WHAT: &str = "tell the topic's settings";
+        const WHAT: &str = "read the topic's settings in Kafka";
         let asked = [ResourceSpecifier::Topic(&self.topic)];
         let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT));
         let told = self.client.describe_configs(&asked, &options).await;
@@ -472,7 +472,7 @@ impl Admin {
         match told {
             Some(Ok(resource)) => Ok(resource),
             Some(Err(RDKafkaErrorCode::TopicAuthorizationFailed)) => Err(Error::misconfigured(
-                format!("the settings of topic {} may not be read", self.topic),
+                format!("could not read the settings of topic {}: not authorized", self.topic),
                 "grant this user DescribeConfigs on the topic",
             )),
             Some(Err(code)) => Err(self.failed(KafkaError::AdminOp(code), WHAT)),
@@ -480,10 +480,10 @@ impl Admin {
         }
     }
 
-    /// What the brokers answered about the one topic.
+    /// The brokers' answer about the topic.
     fn answer(&self, answered: Result<Vec<TopicResult>, KafkaError>) -> Result<(), Refusal> {
         use RDKafkaErrorCode as Code;
-        for result in answered.map_err(|error| self.failed(error, "change the topic"))? {
+        for result in answered.map_err(|error| self.failed(error, "change the topic in Kafka"))? {
             match result {
                 Ok(_) => {}
                 Err((
@@ -505,16 +505,18 @@ impl Admin {
             Code::InvalidConfig | Code::InvalidRequest => {
                 "check the names and values of the settings against Kafka's topic settings"
             }
-            Code::InvalidReplicationFactor => "ask for at most as many copies as there are brokers",
-            Code::InvalidPartitions => "ask for a number of partitions that the brokers allow",
+            Code::InvalidReplicationFactor => {
+                "ask for at most as many replicas as there are brokers"
+            }
+            Code::InvalidPartitions => "ask for a number of partitions that the brokers accept",
             Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
                 "grant this user Create, Alter, AlterConfigs and DescribeConfigs on the topic"
             }
-            Code::PolicyViolation => "the cluster has a policy on topics: ask who runs it",
-            _ => return self.failed(KafkaError::AdminOp(code), "change the topic"),
+            Code::PolicyViolation => "the cluster has a policy on topics: ask its administrator",
+            _ => return self.failed(KafkaError::AdminOp(code), "change the topic in Kafka"),
         };
         Error::Misconfigured {
-            what: format!("Kafka refuses what is asked of topic {}", self.topic),
+            what: format!("could not create or change topic {} in Kafka", self.topic),
             remedy: remedy.into(),
             source: Some(Box::new(KafkaError::AdminOp(code))),
         }

@@ -1,7 +1,7 @@
-//! The offsets committed to Kafka. They are written for people who watch lag there, and never
-//! read as positions. Their metadata names the database that stores the messages: when another
-//! one appears while this program runs, two databases share one consumer group, and each gets
-//! a part of the messages only.
+//! Offsets committed to Kafka. They are written for people who watch lag there, and never
+//! read as positions. Their metadata names the database that stores the messages. If
+//! another database appears there while this program runs, two databases share one consumer
+//! group, and each gets only a part of the messages.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -14,36 +14,36 @@ use crate::error::Error;
 use crate::kafka::config::KafkaConfig;
 use crate::kafka::context::list;
 
-/// How often the group's offsets are looked at.
+/// Interval at which the group's offsets are read.
 const LOOK_EVERY: Duration = Duration::from_secs(20);
 
-/// How long the group's coordinator may take to answer.
+/// Timeout for the answer of the group's coordinator.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// First word of the metadata that this program writes.
 const MARK: &str = "lambda";
 
-/// What is committed for one topic of one group.
+/// Committed offsets of one topic and one group.
 #[derive(Debug)]
 pub(super) struct Committed {
     config: KafkaConfig,
     /// The database that stores this program's messages.
     database: String,
-    /// The metadata of each partition when it was last looked at.
+    /// The metadata of each partition when last read.
     seen: Option<BTreeMap<i32, String>>,
     look_at: Instant,
 }
 
 impl Committed {
-    /// What a program commits that stores in `database`.
+    /// Creates the offsets that a program with this `database` commits.
     pub(super) fn new(config: &KafkaConfig, database: &str, now: Instant) -> Self {
         Self { config: config.clone(), database: database.to_owned(), seen: None, look_at: now }
     }
 
-    /// Commits what is stored.
+    /// Commits stored positions.
     ///
     /// # Errors
-    /// Those of librdkafka; nothing depends on them.
+    /// Errors of librdkafka; nothing depends on them.
     pub(super) fn commit<C: ConsumerContext>(
         &self,
         consumer: &BaseConsumer<C>,
@@ -60,7 +60,7 @@ impl Committed {
         consumer.commit(&offsets, CommitMode::Async)
     }
 
-    /// Looks, now and then, whether another database commits for the group.
+    /// Checks at intervals whether another database commits for the group.
     ///
     /// # Errors
     /// [`Error::Misconfigured`] if one does.
@@ -77,20 +77,21 @@ impl Committed {
         let asked = list(self.config.topic(), partitions);
         match consumer.committed_offsets(asked, ANSWER_TIMEOUT) {
             Ok(committed) => {
-                // Brokers take no metadata that is not UTF-8, as which it is read here.
+                // Brokers accept only UTF-8 as metadata, and it is read here as such.
                 let elements = committed.elements();
                 let told = elements.iter().map(|it| (it.partition(), it.metadata().to_owned()));
                 self.compare(told.collect())
             }
             Err(error) => {
-                tracing::debug!(%error, "the group's offsets are looked at later");
+                tracing::debug!(%error, "could not read the group's offsets; trying later");
                 Ok(())
             }
         }
     }
 
-    /// Another database's commits from before this program started may be those of the one
-    /// that this database is a copy of. Only what changes comes from a program that runs.
+    /// Compares metadata with the last look. Commits of another database from before this
+    /// program started may belong to the original of which this database is a copy; only a
+    /// change comes from a running program.
     fn compare(&mut self, metadata: BTreeMap<i32, String>) -> Result<(), Error> {
         if let Some(seen) = &self.seen {
             let changed = metadata.iter().filter(|(partition, it)| seen.get(partition) != Some(it));
@@ -99,14 +100,14 @@ impl Committed {
                 return Err(Error::misconfigured(
                     format!(
                         "two databases share consumer group {} of {}: database {other} commits \
-                         partition {partition}, this program stores in {}, and each gets only a \
+                         partition {partition}, this program stores in {}, and each gets only \
                          part of the messages",
                         self.config.group_id(),
                         self.config,
                         self.database
                     ),
-                    "stop one of them, give each database a KAFKA_GROUP_ID of its own, and start \
-                     both again: each reads what it has not stored",
+                    "stop one of them, give each database its own KAFKA_GROUP_ID, and start both \
+                     again: each reads what it has not stored",
                 ));
             }
         }
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn commits_of_a_database_that_no_longer_runs_and_of_other_programs_are_not_minded() {
+    fn commits_of_a_database_that_no_longer_runs_and_of_other_programs_are_ignored() {
         let mut committed = ours();
         for metadata in [["lambda other 1", ""], ["lambda other 1", "x"], ["lambda ours 2", "y z"]]
         {

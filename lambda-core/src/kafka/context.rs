@@ -1,5 +1,5 @@
-//! librdkafka's callbacks, as thin as they can be: the rebalance takes notes
-//! (R14), errors and logs go to the log.
+//! librdkafka's callbacks, as thin as possible: the rebalance callback takes notes
+//! (rule R14, docs/protocol.md), errors and logs go to the log.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,7 +19,7 @@ use crate::kafka::statistics::{Statistics, Stranded};
 use crate::record::Record;
 use crate::remedy;
 
-/// The same error is told at most this often.
+/// Minimum time between two reports of the same error.
 const REPEAT_AFTER: Duration = Duration::from_secs(30);
 
 /// The topic id of all zeros, as librdkafka writes it.
@@ -30,9 +30,9 @@ pub(super) struct Context<R> {
     topic: String,
     shared: Arc<Shared<R>>,
     complaints: Complaints,
-    /// Partitions that librdkafka did nothing with at its last report.
+    /// Partitions that librdkafka did not fetch at its last report.
     silent: Mutex<Vec<i32>>,
-    /// Whether the consumer knows no broker any more.
+    /// Whether the consumer no longer knows any broker.
     pub(super) stranded: Stranded,
 }
 
@@ -47,8 +47,8 @@ impl<R: Record> Context<R> {
             tracing::info!(topic = self.topic, ?partitions, "the group grants partitions");
         }
         self.shared.lock().assignment.granted(partitions);
-        // Nothing is read before it is claimed; the empty list only tells
-        // librdkafka that the rebalance is dealt with.
+        // Nothing is read before it is claimed; the empty list only completes the rebalance
+        // in librdkafka.
         consumer.incremental_assign(&TopicPartitionList::new())
     }
 
@@ -66,13 +66,13 @@ impl<R: Record> Context<R> {
         consumer.incremental_unassign(&list(&self.topic, &unassign))
     }
 
-    /// How far the lanes lie behind, and whether they can be read.
+    /// Updates the lag of lanes, and whether they can be read.
     fn watch(&self, statistics: &Statistics) {
         self.stranded.watch(statistics);
         let mut state = self.shared.lock();
         for (partition, lane) in &state.lanes {
             if let Some(end) = statistics.end(&self.topic, *partition) {
-                // The end was told a while ago: more may be stored by now.
+                // The end was reported a while ago: more may be stored by now.
                 lane.lag.set((end - lane.position).max(0));
             }
         }
@@ -88,7 +88,7 @@ impl<R: Record> Context<R> {
         match statistics.unreachable(&self.topic, &assigned) {
             None if unread.is_empty() => self.shared.kafka.met(),
             None => self.shared.kafka.missing(format!(
-                "partitions {unread:?} have unread messages and deliver none; {}",
+                "partitions {unread:?} have unread messages but deliver none; {}",
                 self.complaints.latest()
             )),
             Some(lost) => {
@@ -97,8 +97,8 @@ impl<R: Record> Context<R> {
         }
     }
 
-    /// Has partitions started again of which an error was reported and lost: a pause drops what
-    /// waits in the queue, reports too.
+    /// Restarts partitions whose error was reported and lost: a pause drops what waits in
+    /// the queue, error reports included.
     fn find_silent(&self, statistics: &Statistics, assigned: &[i32]) {
         let silent = statistics.silent(&self.topic, assigned);
         let mut before = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,14 +136,14 @@ impl<R: Record> ConsumerContext for Context<R> {
             _ => self.revoked(consumer, &ours),
         };
         if let Err(error) = done {
-            tracing::warn!(%error, "librdkafka did not take the answer to a rebalance");
+            tracing::warn!(%error, "librdkafka did not accept the answer to a rebalance");
         }
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
-        // For monitoring only (R17): nothing depends on it.
+        // This is for monitoring only (rule R17, docs/protocol.md): nothing depends on it.
         if let Err(error) = result {
-            tracing::debug!(%error, "Kafka did not take our positions");
+            tracing::debug!(%error, "could not commit stored positions to Kafka");
         }
     }
 }
@@ -170,16 +170,15 @@ impl<R: Record> ClientContext for Context<R> {
     }
 }
 
-/// What a line of librdkafka's log says against the source. It is the only place
-/// where librdkafka tells of another topic id or cluster id; the line stands in the
-/// queue before what is read from there. `metadata` must be among its `debug`
-/// contexts.
+/// The doubt that a line of librdkafka's log casts on the source. Only there does
+/// librdkafka report another topic id or cluster id; the line precedes in the queue what is
+/// read from there. `metadata` must be among its `debug` contexts.
 fn doubt(topic: &str, facility: &str, message: &str) -> Option<Doubt> {
     if facility == "CLUSTERID" {
         return Some(Doubt::Cluster);
     }
     let (_, change) = message.split_once(&format!("Topic {topic} changed id from "))?;
-    // From nothing: it is seen for the first time.
+    // A change from nothing: the id is seen for the first time.
     (facility == "METADATA" && !change.starts_with(NO_TOPIC_ID)).then_some(Doubt::Topic)
 }
 
@@ -189,28 +188,28 @@ impl<R> fmt::Debug for Context<R> {
     }
 }
 
-/// The context of a client that only asks: what goes wrong is in its answers.
+/// The context of a client that only sends queries: errors are in its answers.
 #[derive(Debug, Default)]
 pub(super) struct Asking {
-    /// About TLS alone.
+    /// Complaints about TLS only.
     complaints: Complaints,
-    /// Why the last connection to a broker failed.
+    /// Reason for the last failed connection to a broker.
     failure: Mutex<Option<String>>,
 }
 
 impl Asking {
-    /// Why a broker was not trusted last, if the client has met such a one.
+    /// Reason why a broker was last not trusted, if any.
     pub(super) fn distrust(&self) -> Option<String> {
         Some(self.complaints.latest()).filter(|reason| !reason.is_empty())
     }
 
-    /// Why the last connection to a broker failed ("Connect to ipv4#… failed: …").
+    /// Reason why the last connection to a broker failed ("Connect to ipv4#… failed: …").
     pub(super) fn failure(&self) -> Option<String> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn note(&self, error: &KafkaError, reason: &str) {
-        // That all brokers are down says less than why one of them is.
+        // "All brokers down" says less than the reason why one of them is.
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
             // "host:port/id: why (after 0ms in state CONNECT)"
             let reason = reason.split_once(": ").map_or(reason, |(_broker, reason)| reason);
@@ -223,7 +222,7 @@ impl Asking {
 impl ClientContext for Asking {
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::SSL) {
-            // Its answers only say that nobody came to an agreement.
+            // Its answers only report that no TLS handshake succeeded.
             self.complaints.note(&error, reason);
         } else {
             self.note(&error, reason);
@@ -238,7 +237,7 @@ impl ClientContext for Asking {
 
 impl ConsumerContext for Asking {}
 
-/// Partitions of a topic, as librdkafka wants them.
+/// Builds librdkafka's list of partitions of a topic.
 pub(super) fn list(topic: &str, partitions: &[i32]) -> TopicPartitionList {
     let mut list = TopicPartitionList::with_capacity(partitions.len());
     for partition in partitions {
@@ -247,7 +246,7 @@ pub(super) fn list(topic: &str, partitions: &[i32]) -> TopicPartitionList {
     list
 }
 
-/// Partitions of a topic, each with an offset, as librdkafka wants them.
+/// Builds librdkafka's list of partitions of a topic, each with an offset.
 pub(super) fn list_from(topic: &str, partitions: &[(i32, i64)]) -> KafkaResult<TopicPartitionList> {
     let mut list = TopicPartitionList::with_capacity(partitions.len());
     for (partition, offset) in partitions {
@@ -256,8 +255,8 @@ pub(super) fn list_from(topic: &str, partitions: &[(i32, i64)]) -> KafkaResult<T
     Ok(list)
 }
 
-/// Passes librdkafka's log on. Connections that fail are told by [`Complaints`], which
-/// does not repeat itself.
+/// Forwards librdkafka's log. [`Complaints`] reports failed connections, without
+/// repetition.
 pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
         _ if facility == "FAIL" => tracing::debug!(facility, "librdkafka: {message}"),
@@ -272,17 +271,17 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     }
 }
 
-/// Errors that librdkafka deals with by itself, told once in a while: it repeats
-/// them for as long as a broker is away.
+/// Errors that librdkafka handles by itself, logged once in a while: it repeats them for as
+/// long as a broker is away.
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
-    /// By code, since librdkafka's codes have no hash.
+    /// Time of the last report by code, since librdkafka's codes have no hash.
     last: Mutex<HashMap<i32, Instant>>,
     latest: Mutex<String>,
 }
 
 impl Complaints {
-    /// What librdkafka complained about last, ever.
+    /// The latest complaint of librdkafka.
     pub(super) fn latest(&self) -> String {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -311,7 +310,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_topic_id_or_cluster_id_is_a_doubt_the_first_one_is_not() {
+    fn a_changed_topic_or_cluster_id_raises_a_doubt_the_first_id_does_not() {
         let line =
             |from: &str| format!("[thrd:main]: Topic t changed id from {from} to UYvIPevORH");
         assert_eq!(doubt("t", "METADATA", &line(NO_TOPIC_ID)), None);

@@ -1,35 +1,37 @@
-//! Lets every partition be read while others have a backlog: a pure value.
+//! Gives every partition its turn while others have a backlog: a pure value.
 //!
-//! librdkafka asks for all partitions at once, and brokers fill an answer in the order of the
-//! question. Whenever its queue was full, librdkafka begins with the same partitions again, so
-//! that the last of many would wait until the first have no backlog left. Here a partition
-//! that has waited for a second, or was just started, is **hungry**. While any is, those that
-//! are not are held back (paused) after a helping each.
+//! librdkafka requests all partitions at once, and brokers fill an answer in the order of
+//! the request. Whenever its queue was full, librdkafka starts with the same partitions
+//! again, so the last of many would wait until the first have no backlog left. Here a
+//! partition that has waited for a second, or was just started, is **hungry**. While any is
+//! hungry, the others are held back (paused) after a helping each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// Bytes that a partition may deliver while others are hungry.
+/// Number of bytes that a partition may deliver while others are hungry.
 const HELPING: usize = 256 << 10;
 
-/// How long others are held back for a partition that delivers nothing: it may have no leader.
+/// Time for which others are held back for a partition that delivers nothing: it may have
+/// no leader.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a partition with unread messages may deliver none before that is reported.
+/// Time for which a partition with unread messages may deliver none before that is
+/// reported.
 const UNREAD_AFTER: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, Copy)]
 struct Partition {
-    /// Since when it waits to be read.
+    /// Start of its wait to be read.
     hungry: Option<Instant>,
-    /// Bytes it delivered since any partition is hungry.
+    /// Number of bytes it has delivered since any partition became hungry.
     helping: usize,
-    /// Whether it delivered a message since the last look at what is behind.
+    /// Whether it has delivered a message since the last report of backlogs.
     heard: bool,
     held_back: bool,
 }
 
-/// What to do about partitions.
+/// Partitions to pause and to resume.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Change {
     pub(super) pause: Vec<i32>,
@@ -43,14 +45,14 @@ pub(super) struct Fairness {
 }
 
 impl Fairness {
-    /// A partition is read from now on. It is not paused.
+    /// Adds a partition that is read from now on. It is not paused.
     pub(super) fn started(&mut self, partition: i32, now: Instant) {
         let hungry = Some(now);
         let fresh = Partition { hungry, helping: 0, heard: false, held_back: false };
         self.partitions.insert(partition, fresh);
     }
 
-    /// A partition delivered a message of so many bytes.
+    /// Notes that a partition delivered a message of so many bytes.
     pub(super) fn heard(&mut self, partition: i32, bytes: usize) {
         if let Some(it) = self.partitions.get_mut(&partition) {
             (it.hungry, it.heard) = (None, true);
@@ -58,22 +60,22 @@ impl Fairness {
         }
     }
 
-    /// A partition was read to its end.
+    /// Notes that a partition was read to its end.
     pub(super) fn ended(&mut self, partition: i32) {
         if let Some(it) = self.partitions.get_mut(&partition) {
             it.hungry = None;
         }
     }
 
-    /// All partitions were paused until now: none could deliver.
+    /// Notes that all partitions were paused until now, so that none could deliver.
     pub(super) fn resumed(&mut self, now: Instant) {
         for it in self.partitions.values_mut() {
             it.hungry = it.hungry.map(|_| now);
         }
     }
 
-    /// The partitions that have unread messages, as librdkafka reports once a second: of these
-    /// the ones that delivered nothing since the last report are hungry.
+    /// Takes the partitions that have unread messages, as librdkafka reports once a second.
+    /// Those among them that delivered nothing since the last report are hungry.
     pub(super) fn behind(&mut self, behind: &BTreeSet<i32>, now: Instant) {
         for (partition, it) in &mut self.partitions {
             let heard = std::mem::take(&mut it.heard);
@@ -85,7 +87,7 @@ impl Fairness {
         }
     }
 
-    /// Which partitions to hold back from now on, and which no longer; `assigned` is what
+    /// Determines which partitions to pause and which to resume; `assigned` is what
     /// librdkafka reads, in order.
     pub(super) fn change(&mut self, assigned: &[i32], now: Instant) -> Change {
         self.partitions.retain(|partition, _| assigned.binary_search(partition).is_ok());
@@ -114,7 +116,8 @@ impl Fairness {
         self.partitions.get(&partition).is_some_and(|it| it.held_back)
     }
 
-    /// The partitions that have delivered nothing for long although they have unread messages.
+    /// The partitions that have delivered nothing for long although they have unread
+    /// messages.
     pub(super) fn unread(&self, now: Instant) -> Vec<i32> {
         let unread = |it: &Partition| {
             it.hungry.is_some_and(|since| now.saturating_duration_since(since) >= UNREAD_AFTER)
@@ -130,7 +133,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Partitions 0, 1 and 2, of which 0 and 1 deliver and 2 has not been heard of.
+    /// Partitions 0, 1 and 2, of which 0 and 1 deliver and 2 is silent.
     fn one_is_hungry() -> (Fairness, Instant) {
         let (mut fairness, now) = (Fairness::default(), Instant::now());
         for partition in 0..3 {

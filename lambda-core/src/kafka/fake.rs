@@ -1,6 +1,6 @@
-//! A broker of one topic with one partition, for what a real one answers only at a moment
-//! that a test cannot choose: right after its start it may know of topics and of no broker,
-//! not even of itself.
+//! A fake broker of one topic with one partition. It gives answers that a real one gives
+//! only at moments that a test cannot choose: right after its start a broker may report
+//! topics and no broker, not even itself.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -12,14 +12,14 @@ use std::time::Duration;
 use crate::kafka::config::KafkaConfig;
 use crate::kafka::position::Kept;
 
-/// How often a test has it answer so: what librdkafka does then, a race decides, of an
-/// observer in one of three rounds, of a consumer in one of ten.
+/// Number of such answers in a test: a race decides what librdkafka then does, in an
+/// observer in one of three rounds, in a consumer in one of ten.
 pub(super) const ROUNDS: usize = 6;
 
-/// Within this time everything that is waited for has happened.
+/// Time within which everything that a test waits for must happen.
 pub(super) const LIVENESS: Duration = Duration::from_mins(1);
 
-/// What it answers, with the highest version that it knows.
+/// The requests it answers, each with the highest version that it knows.
 const LIST_OFFSETS: (i16, i16) = (2, 2);
 const METADATA: (i16, i16) = (3, 5);
 const FIND_COORDINATOR: (i16, i16) = (10, 1);
@@ -28,10 +28,10 @@ const INIT_PRODUCER_ID: (i16, i16) = (22, 1);
 
 const TOPIC: &str = "t";
 
-/// What the partition keeps.
+/// Offsets that the partition keeps.
 pub(super) const KEPT: Kept = Kept { low: 3, high: 7 };
 
-/// Answers for as long as the test's process lives.
+/// Runs for as long as the test's process.
 #[derive(Debug, Clone)]
 pub(super) struct Broker {
     port: u16,
@@ -60,28 +60,28 @@ impl Broker {
         Ok(broker)
     }
 
-    /// Settings of a client of it; `extra` as in `KAFKA_CONFIG`.
+    /// Settings of a client for it; `extra` as in `KAFKA_CONFIG`.
     pub(super) fn config(&self, extra: &str) -> KafkaConfig {
         let address = format!("127.0.0.1:{}", self.port);
         KafkaConfig::new(&address, TOPIC, "g", extra).expect("settings that are allowed")
     }
 
-    /// How often it was asked about its topic.
+    /// Number of queries about its topic.
     pub(super) fn asked_for_topic(&self) -> usize {
         self.asked_for_topic.load(Ordering::SeqCst)
     }
 
-    /// The next answer about the topic tells of no broker.
+    /// Makes the next answer about the topic list no broker.
     pub(super) fn forget_brokers(&self) {
         self.forgetful.store(true, Ordering::SeqCst);
     }
 
-    /// Whether that answer is still to come.
+    /// Whether that answer is still pending.
     pub(super) fn forgetful(&self) -> bool {
         self.forgetful.load(Ordering::SeqCst)
     }
 
-    /// From here on it is a broker of another cluster.
+    /// Makes it a broker of another cluster from now on.
     pub(super) fn move_cluster(&self) {
         self.moved.store(true, Ordering::SeqCst);
     }
@@ -107,13 +107,13 @@ impl Broker {
         match i16_at(0)? {
             key if key == API_VERSIONS.0 => answer.api_versions(),
             key if key == METADATA.0 => {
-                // Behind the client's name: how many topics.
+                // The client's name, then the number of topics.
                 let name = usize::try_from(i16_at(8)?).ok()?;
                 let topics = request.get(10 + name..14 + name)?;
                 self.metadata(&mut answer, topics != [0; 4]);
             }
             key if key == LIST_OFFSETS.0 => {
-                // The last thing that is asked for: -2 is the first offset.
+                // The last value requested: -2 is the first offset.
                 let earliest = request.ends_with(&(-2_i64).to_be_bytes());
                 answer.offset(if earliest { KEPT.low } else { KEPT.high });
             }
@@ -143,7 +143,7 @@ impl Broker {
             answer.text(TOPIC);
             answer.0.push(0);
             answer.i32(1);
-            // LEADER_NOT_AVAILABLE, and nobody.
+            // LEADER_NOT_AVAILABLE, and no leader.
             answer.i16(if known { 0 } else { 5 });
             answer.i32(0);
             answer.i32(if known { 1 } else { -1 });
@@ -155,7 +155,7 @@ impl Broker {
     }
 }
 
-/// An answer in Kafka's encoding.
+/// An encoder for answers of Kafka.
 #[derive(Default)]
 struct Writer(Vec<u8>);
 
@@ -180,7 +180,8 @@ impl Writer {
     fn api_versions(&mut self) {
         let known = [LIST_OFFSETS, METADATA, FIND_COORDINATOR, API_VERSIONS, INIT_PRODUCER_ID];
         self.i16(0);
-        // Compact: one more than there are; no tags behind each, and behind all.
+        // A compact array has a length of one more; no tags after each entry, nor after
+        // all.
         self.0.push(u8::try_from(known.len() + 1).unwrap_or(u8::MAX));
         for (key, highest) in known {
             self.i16(key);

@@ -1,36 +1,35 @@
-//! Advances over the end of a partition that holds nothing for a reader: a
-//! transaction marker, aborted or compacted messages (R8). A pure value.
+//! Advances to a partition's end past offsets without messages for a reader: transaction
+//! markers, aborted or compacted messages (rule R8, docs/protocol.md). A pure value.
 //!
-//! librdkafka tells that the end was reached, but not where it was. Asking for the
-//! end afterwards could name one behind messages that arrived meanwhile, and those
-//! would be skipped. So a partition that has been quiet at its end for a while and
-//! whose end lies behind what was read is fetched once more, and only if that
-//! reaches the end with nothing read, and the end is where it was before, it is
-//! known that nothing lies between.
+//! librdkafka reports that the end was reached, but not its offset. Asking for the end
+//! afterwards could return one after messages that arrived in between, which would be
+//! skipped. So a partition that has been quiet at its end for a while, and whose end is
+//! after what was read, is fetched once more. Only if that fetch reaches the end with
+//! nothing read, and the end has not moved, is the gap known to be empty.
 //!
-//! Known, that is, if the broker that was fetched from is the one that told the end.
-//! While a partition changes its leader they may be two, and the one that is fetched
-//! from may end before messages that the other one has. So the end is believed only
-//! when a second fetch, a while later, has found it in the same place.
+//! This holds only if the broker of the fetch is the one that reported the end. During a
+//! change of leaders they may differ, and the one that is fetched from may lack messages
+//! that the other has. So the end is believed only when a second fetch, a while later,
+//! finds it in the same place.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How long a partition is quiet at its end before it is looked at.
+/// Time for which a partition is quiet at its end before it is checked.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// How long after an end was found it must be found again. A client that fetches
-/// from the wrong broker hears of the right one within this time.
+/// Time after which an end must be found again. A client that fetches from the wrong broker
+/// learns of the right one within this time.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// A partition whose end was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Tail {
-    /// Up to where it had been read then.
+    /// Position up to which it had been read.
     next: i64,
-    /// When that was, or when the end was found behind it for the first time.
+    /// Time at which the end was reached, or first found after `next`.
     since: Instant,
-    /// The end behind `next`, while it is fetched for it once more.
+    /// The end after `next`, while it is fetched once more.
     sought: Option<i64>,
     /// The end that such a fetch reached with nothing read.
     found: Option<i64>,
@@ -47,12 +46,12 @@ impl Tail {
     }
 }
 
-/// What to do with a partition that was looked at.
+/// Next step for a checked partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
-    /// Nothing: it was read to its end, or messages came.
+    /// Nothing: it was read to its end, or messages arrived.
     Settled,
-    /// Fetch it once more from where it was read to.
+    /// Fetch it once more from the position up to which it was read.
     Refetch,
 }
 
@@ -63,8 +62,8 @@ pub(super) struct Tails {
 }
 
 impl Tails {
-    /// The end of a partition that was read up to `next` was reached. Whether a
-    /// fetch for an end behind it read nothing: ask for the end again, and tell
+    /// Notes that a partition's end was reached after reading up to `next`. Returns whether
+    /// a fetch for a later end read nothing: then read the end again, and call
     /// [`found`](Self::found).
     pub(super) fn ended(&mut self, partition: i32, next: i64, now: Instant) -> bool {
         let tail = self.tails.entry(partition).or_insert_with(|| Tail::new(next, now));
@@ -74,8 +73,8 @@ impl Tails {
         tail.sought.is_some()
     }
 
-    /// A partition ends at `end` after a fetch for it read nothing. Gives the end to
-    /// advance to, once it was found there twice.
+    /// Notes that a partition ends at `end` after a fetch that read nothing. Returns the
+    /// end to advance to, once it was found there twice.
     pub(super) fn found(&mut self, partition: i32, end: i64, now: Instant) -> Option<i64> {
         let tail = self.tails.get_mut(&partition)?;
         let same = tail.sought.take() == Some(end);
@@ -88,14 +87,14 @@ impl Tails {
         None
     }
 
-    /// The partitions that are to be looked at now: ask for their ends.
+    /// The partitions to check now: read their ends.
     pub(super) fn due(&self, now: Instant) -> Vec<i32> {
         let due = self.tails.iter().filter(|(_, tail)| tail.is_due(now));
         due.map(|(partition, _)| *partition).collect()
     }
 
-    /// A partition that was read up to `next` (`None`: not read any more) ends at
-    /// `end`.
+    /// Notes that a partition ends at `end`; it was read up to `next` (`None`: no longer
+    /// read).
     pub(super) fn looked(&mut self, partition: i32, next: Option<i64>, end: i64) -> Look {
         match self.tails.get_mut(&partition) {
             Some(tail) if Some(tail.next) == next && end > tail.next => {
@@ -109,20 +108,19 @@ impl Tails {
         }
     }
 
-    /// The end of a partition could not be asked for, or not be fetched: from the
-    /// beginning, later.
+    /// Starts over, later, with a partition whose end could not be read or fetched.
     pub(super) fn postpone(&mut self, partition: i32, now: Instant) {
         if let Some(tail) = self.tails.get_mut(&partition) {
             *tail = Tail::new(tail.next, now);
         }
     }
 
-    /// Forgets a partition: it is not read any more, or from elsewhere.
+    /// Forgets a partition that is no longer read, or is read from another position.
     pub(super) fn forget(&mut self, partition: i32) {
         self.tails.remove(&partition);
     }
 
-    /// Forgets all.
+    /// Forgets all partitions.
     pub(super) fn clear(&mut self) {
         self.tails.clear();
     }
@@ -134,8 +132,8 @@ mod tests {
 
     const NONE: [i32; 0] = [];
 
-    /// A partition read up to 10, whose end was found at `end` by a first fetch at
-    /// the moment that is given.
+    /// A partition read up to 10, whose end was found at `end` by a first fetch at the
+    /// returned moment.
     fn found_once(end: i64) -> (Tails, Instant) {
         let now = Instant::now();
         let mut tails = Tails::default();
@@ -147,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_believed_only_after_a_fetch_that_began_behind_the_question() {
+    fn an_end_is_believed_only_after_a_fetch_that_began_after_the_query() {
         let now = Instant::now();
         let mut tails = Tails::default();
         assert!(!tails.ended(0, 10, now));
@@ -159,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_advanced_to_when_it_was_found_in_the_same_place_a_while_later() {
+    fn a_reader_advances_to_an_end_found_in_the_same_place_a_while_later() {
         let (mut tails, once) = found_once(12);
         assert_eq!(tails.due(once + QUIET), NONE, "a change of leaders takes longer");
         assert!(!tails.ended(0, 10, once + QUIET), "nothing was fetched for it");
@@ -187,7 +185,7 @@ mod tests {
 
     #[test]
     fn messages_that_another_broker_has_are_read_and_not_skipped() {
-        // The first fetch went to a broker that does not have 10 and 11 yet.
+        // The first fetch went to a broker that did not have 10 and 11 yet.
         let (mut tails, once) = found_once(12);
         assert_eq!(tails.looked(0, Some(10), 12), Look::Refetch);
         assert!(!tails.ended(0, 12, once + AGAIN), "the second fetch read them");
@@ -196,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_arrive_in_between_call_it_off() {
+    fn messages_that_arrive_in_between_cancel_the_advance() {
         let now = Instant::now();
         let later = now + QUIET;
         let mut tails = Tails::default();

@@ -1,4 +1,4 @@
-//! A member of the group: one consumer after the other, each polled until it breaks.
+//! A member of the group: a series of consumers, each polled until it breaks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,35 +19,35 @@ use crate::metrics::{self, Retry};
 use crate::record::Record;
 use crate::remedy;
 
-/// A consumer that lasted so long has worked: the next one is not waited for as if
-/// none ever had.
+/// Lifetime after which a consumer counts as having worked: the delay before the next one
+/// is then short again.
 const LASTED: Duration = Duration::from_mins(1);
 
-/// What the poll thread runs.
+/// The work of the poll thread.
 #[derive(Debug)]
 pub(super) struct Member<R> {
     pub(super) config: KafkaConfig,
     pub(super) options: SourceOptions,
     pub(super) shared: Arc<Shared<R>>,
-    /// Of the thread.
+    /// Heartbeat of the poll thread.
     pub(super) pulse: Pulse,
 }
 
 impl<R: Record> Member<R> {
     /// Polls until the flow closes the source or an error needs a person.
     pub(super) fn run(self) {
-        // Also if this thread panics: the flow must not wait for it for ever.
+        // This also runs if the thread panics: the flow must not wait for it without end.
         let _ended = Ended(&self.shared);
         let mut backoff = Backoff::default();
         loop {
             let begun = Instant::now();
             let broken = match self.consume() {
                 Ok(GivenUp::Closing) => return,
-                Ok(GivenUp::Broken) => "librdkafka can do nothing more with it".to_owned(),
+                Ok(GivenUp::Broken) => "librdkafka cannot recover it".to_owned(),
                 Err(error) if error.kind() == Kind::Transient => error.chain(),
                 Err(error) => return self.shared.fail(error),
             };
-            // The consumer has left the group, and so given back what it held.
+            // The consumer has left the group, and so returned its partitions.
             self.shared.lock().lost();
             self.shared.notify();
             if begun.elapsed() >= LASTED {
@@ -69,17 +69,16 @@ impl<R: Record> Member<R> {
         let settings = self.config.consumer();
         let consumer: BaseConsumer<Context<R>> =
             settings.create_with_context(context).map_err(|error| refused(&error))?;
-        // Asked over the client that will read, which from then on tells of any other
-        // cluster.
+        // Uses the client that will read, which from then on reports any other cluster.
         let Some(partitions) = self.wait_for_topic(&consumer)? else {
             return Ok(GivenUp::Closing);
         };
         let subscribed = consumer.subscribe(&[self.config.topic()]);
-        subscribed.map_err(|error| remedy::kafka(error, "let us subscribe to the topic"))?;
+        subscribed.map_err(|error| remedy::kafka(error, "subscribe to the topic in Kafka"))?;
         Polling::new(self, &consumer, &mut offsets, partitions).poll()
     }
 
-    /// Finds the topic's partitions, however long it takes. `None`: closed before.
+    /// Waits for the topic's partitions. `None`: closed before they were found.
     ///
     /// # Errors
     /// `Transient`: another consumer may find it. `Fatal`.
@@ -128,26 +127,25 @@ impl<R: Record> Member<R> {
         self.shared.wait_for_close(patience)
     }
 
-    /// Refuses to go on with another cluster than before: the lanes that are held
-    /// are those of the first one's topic (R18).
+    /// Refuses another cluster than before: the lanes that are held belong to the first
+    /// one's topic (rule R18, docs/protocol.md).
     pub(super) fn same_cluster(&self, source: &str) -> Result<(), Error> {
         let known = self.shared.lock().source.clone();
         match known.filter(|known| known != source) {
             None => Ok(()),
             Some(known) => Err(Error::misconfigured(
                 format!(
-                    "another cluster answers at {}: {known} was read, {source} is there now",
+                    "another cluster answers at {}: {known} was read, but it has {source}",
                     self.config.bootstrap()
                 ),
                 "nothing of it was stored; set KAFKA_BOOTSTRAP_SERVERS to the cluster that was \
-                 read, or start again: the topic there is another source, with positions of its \
-                 own",
+                 read, or start again to read the new one as another source with its own positions",
             )),
         }
     }
 }
 
-/// Tells the flow, when it is dropped, that the poll thread has ended.
+/// Reports to the flow, when dropped, that the poll thread has ended.
 struct Ended<'a, R: Record>(&'a Shared<R>);
 
 impl<R: Record> Drop for Ended<'_, R> {

@@ -1,5 +1,5 @@
-//! Asks the brokers which offsets partitions hold, by a client outside the group: on the
-//! consumer's own connection an answer waits behind the fetch under way.
+//! Reads the offsets that partitions hold, by a client outside the group: on the consumer's
+//! own connection an answer waits for the current fetch.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -11,30 +11,30 @@ use crate::kafka::config::KafkaConfig;
 use crate::kafka::position::Kept;
 use crate::kafka::topic::{self, Observer};
 
-/// Questions in a row without an answer, of a second or more each, before another client
-/// asks: at first, and after none was answered for long. A client whose connection takes its
-/// time must not be replaced again and again.
+/// Consecutive queries without an answer, of a second or more each, before another client
+/// takes over: at first, and after a long time without an answer. A client with a slow
+/// connection must not be replaced again and again.
 const PATIENCE: u32 = 4;
 const PATIENCE_MAX: u32 = 64;
 
-/// A client that asks.
+/// A client for queries.
 pub(super) struct Offsets {
     config: KafkaConfig,
     observer: Observer,
-    /// Questions since the last answer of a broker.
+    /// Number of queries since the last answer of a broker.
     unanswered: u32,
-    /// How many of them the observer has.
+    /// Number of unanswered queries that the observer may have.
     patience: u32,
     /// The topic of the cluster that answered first, and whether the observer was seen to
-    /// ask the same one.
+    /// use the same one.
     source: Option<String>,
     identified: bool,
-    /// The partition asked for last when one had to be asked for at a time.
+    /// The last partition queried when they had to be queried one at a time.
     turn: i32,
 }
 
 impl Offsets {
-    /// Of the topic of `config`; makes a client.
+    /// Creates a client for the topic of `config`.
     pub(super) fn new(config: &KafkaConfig) -> Result<Self, Error> {
         Ok(Self {
             config: config.clone(),
@@ -47,8 +47,8 @@ impl Offsets {
         })
     }
 
-    /// The offsets of those of `partitions` (one at least) that brokers answer for: of all in
-    /// one question, or, while some have no leader, of the others.
+    /// Returns the offsets of those `partitions` (one at least) that brokers answer for: of
+    /// all by one query, or, while some have no leader, of the others.
     ///
     /// # Errors
     /// `Transient`: ask again later. `Fatal`.
@@ -62,20 +62,20 @@ impl Offsets {
                 self.unanswered();
                 Err(Error::Temporary {
                     server: Server::Kafka,
-                    what: "tell a partition's offsets",
+                    what: "read a partition's offsets in Kafka",
                     remedy: "set KAFKA_BOOTSTRAP_SERVERS to the cluster that is being read",
-                    source: "another cluster answers new clients".into(),
+                    source: "new clients reach another cluster".into(),
                 })
             }
             Err(error) => self.of_one(partitions, error),
         }
     }
 
-    /// The offsets of the next partition in turn that has a leader, after a question for all
-    /// of them failed with `error`.
+    /// Returns the offsets of the next partition in turn that has a leader, after a query
+    /// for all of them failed with `error`.
     fn of_one(&mut self, partitions: &[i32], error: Error) -> Result<BTreeMap<i32, Kept>, Error> {
-        // What a broker that was just starting reported of the topic may name no leaders, and
-        // librdkafka, which takes that as final, would not ask again for minutes.
+        // A broker that was just starting may have reported no leaders, and librdkafka,
+        // which takes that as final, would not ask again for minutes.
         let led = match topic::led(self.observer.client(), self.config.topic()) {
             Ok(led) => led,
             Err(why) => {
@@ -106,9 +106,9 @@ impl Offsets {
         }
     }
 
-    /// Whether the observer asks the cluster that was asked first: a client that is made
-    /// later begins with the bootstrap servers, which may lead elsewhere by then, and the
-    /// consumer's lanes are of the first one.
+    /// Whether the observer uses the cluster that answered first: a later client begins
+    /// with the bootstrap servers, which may lead to another cluster by then, and the
+    /// consumer's lanes belong to the first one.
     fn asks_same_cluster(&mut self) -> Result<bool, Error> {
         if !self.identified {
             let source = topic::source(self.observer.client(), self.config.topic())?;
@@ -117,14 +117,15 @@ impl Offsets {
         Ok(self.identified)
     }
 
-    /// Asks by another client from now on: this one may have lost all its brokers
+    /// Replaces the client: it may have lost all its brokers
     /// ([`Stranded`](super::statistics::Stranded)).
     fn begin_again(&mut self) {
         let patience = self.patience;
         (self.unanswered, self.patience) = (0, PATIENCE_MAX.min(2 * patience));
         let observer = match topic::observer(&self.config) {
             Ok(observer) => observer,
-            // It was made of the same settings once: what is missing now may come back.
+            // A client was made of the same settings before: whatever fails now may work
+            // again.
             Err(error) => {
                 tracing::warn!(error = error.chain(), "could not make another Kafka client");
                 return;
@@ -133,11 +134,11 @@ impl Offsets {
         tracing::info!(
             topic = self.config.topic(),
             unanswered = patience,
-            "no broker answered questions about partitions; asking with another client"
+            "no broker answered queries about partitions; using another client"
         );
         let silent = std::mem::replace(&mut self.observer, observer);
         self.identified = false;
-        // Its end may wait for a name server. Without another thread, so does this one.
+        // Dropping it may wait for a name server. Without another thread, so does this one.
         drop(thread::Builder::new().spawn(|| drop(silent)));
     }
 

@@ -1,6 +1,6 @@
-//! One consumer being polled, on a thread of its own: it decodes what arrives, does what the flow
-//! wishes between two polls, and never stops polling for long, since a member that
-//! does is thrown out of its group.
+//! One consumer, polled on a thread of its own. It decodes messages, does what the flow
+//! wants between two polls, and never pauses polling for long, since the group expels a
+//! member that does.
 
 mod checking;
 
@@ -31,42 +31,43 @@ use crate::remedy;
 /// Longest wait for a message, and so for a wish of the flow.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Messages between two looks at everything else.
+/// Number of messages between two rounds of other work.
 const BURST: usize = 512;
 
-/// How long a full batcher is waited for before partitions are paused, which
-/// throws away what was fetched of them. A commit takes a tenth of it.
+/// Time to wait for room in a full batcher before partitions are paused, which discards
+/// what was fetched of them. A commit takes a tenth of it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often Kafka is told what is stored.
+/// Interval at which stored positions are committed to Kafka.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
 
-/// How long librdkafka may take to note another position.
+/// Time that librdkafka may take to set another position.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often a question to a broker that does not answer is repeated.
+/// Interval at which a query that no broker answers is repeated.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
-/// How long a question is repeated before a person hears of it, and again.
+/// Time after which, and interval at which, a query without an answer is logged.
 const TELL_AFTER: Duration = Duration::from_secs(10);
 
-/// Messages and reports that are dropped at once: more than librdkafka's queue holds of most.
+/// Number of messages and reports to discard at once: more than librdkafka's queue usually
+/// holds.
 const DRAINED_MAX: u32 = 100_000;
 
-/// How often in a row, without a message in between, Kafka may not hold what is to
-/// be read next although it says that it does.
+/// How often in a row, without a message in between, Kafka may report that it does not hold
+/// the next message although the offsets say that it does.
 const RESETS_MAX: u32 = 3;
 
-/// Why a consumer is given up.
+/// Reason to give up a consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum GivenUp {
     /// The flow has closed the source.
     Closing,
-    /// It can do nothing any more; another one can.
+    /// The consumer can do nothing more; another one can.
     Broken,
 }
 
-/// One consumer being polled.
+/// One consumer, being polled.
 pub(super) struct Polling<'a, R: Record> {
     member: &'a Member<R>,
     topic: &'a str,
@@ -77,15 +78,15 @@ pub(super) struct Polling<'a, R: Record> {
     tails: Tails,
     fairness: Fairness,
     committed: Committed,
-    /// All partitions of the topic, as they were when the group was joined.
+    /// All partitions of the topic at the time of joining the group.
     partitions: Vec<i32>,
-    /// Whether what is assigned is paused.
+    /// Whether the assigned partitions are paused.
     paused: bool,
     report_at: Instant,
     ask_at: Instant,
-    /// Since when no question was answered, or since that was told last.
+    /// Start of the current series of unanswered queries, or time of the last report of it.
     unanswered: Option<Instant>,
-    /// How often in a row Kafka did not hold what is to be read next.
+    /// Number of consecutive times that Kafka did not hold the next message.
     resets: u32,
 }
 
@@ -115,10 +116,10 @@ impl<'a, R: Record> Polling<'a, R> {
         }
     }
 
-    /// Polls until the source is closed or the consumer is of no more use.
+    /// Polls until the source is closed or the consumer is unusable.
     ///
     /// # Errors
-    /// `Transient`: another consumer may do better. `Fatal`.
+    /// `Transient`: another consumer may work. `Fatal`.
     pub(super) fn poll(mut self) -> Result<GivenUp, Error> {
         loop {
             self.member.pulse.beat();
@@ -142,7 +143,7 @@ impl<'a, R: Record> Polling<'a, R> {
                 self.report();
                 self.committed.look(self.consumer, &self.partitions, Instant::now())?;
             }
-            // Last: what the group says next is heard soon after.
+            // Last, so that the group's next decision is heard soon after.
             if !self.paused {
                 self.read_on();
             }
@@ -152,7 +153,7 @@ impl<'a, R: Record> Polling<'a, R> {
         }
     }
 
-    /// Reads what is there, or waits a little for something.
+    /// Reads what has arrived, or waits briefly for something.
     fn burst(&mut self) -> Result<Option<GivenUp>, Error> {
         let mut patience = POLL;
         for _ in 0..BURST {
@@ -176,8 +177,8 @@ impl<'a, R: Record> Polling<'a, R> {
         Ok(None)
     }
 
-    /// Decodes a message into the next batch. Whether nothing more is to be read
-    /// before everything else was looked at.
+    /// Decodes a message into the next batch. Returns whether other work must come before
+    /// the next message.
     fn push(&mut self, message: &BorrowedMessage<'_>) -> Result<bool, Error> {
         let message = as_read(message);
         let mut state = self.shared.lock();
@@ -210,30 +211,33 @@ impl<'a, R: Record> Polling<'a, R> {
         }
         let code = error.rdkafka_error_code();
         if code == Some(RDKafkaErrorCode::AutoOffsetReset) {
-            // Kafka does not hold what is to be read next, of a partition that the
-            // error does not name: the checks find it. Each of them tells of its own.
+            // Kafka does not hold the next message of some partition, which the error does
+            // not name: the checks find it. Each of them reports its own error.
             self.resets += u32::from(self.shared.doubt(Doubt::Topic));
             if self.resets > RESETS_MAX {
-                return Err(remedy::kafka(error, "continue at the stored position"));
+                return Err(remedy::kafka(
+                    error,
+                    "read the topic in Kafka from the stored position",
+                ));
             }
             return self.drain();
         }
         if let Some(code) = code.filter(|code| is_unreadable(*code)) {
-            // What follows in the queue lies behind those messages.
+            // What follows in the queue lies after those messages.
             tracing::warn!(topic = self.topic, %code, "messages could not be read");
             self.shared.doubt(Doubt::Unreadable);
             return self.drain();
         }
         match code.map(remedy::of_kafka).map(|verdict| verdict.kind) {
-            Some(Kind::Fatal) => Err(remedy::kafka(error, "let us read the topic")),
-            // librdkafka goes on by itself; the context has told of it.
+            Some(Kind::Fatal) => Err(remedy::kafka(error, "read the topic in Kafka")),
+            // librdkafka continues by itself; the context has logged the error.
             _ => Ok(None),
         }
     }
 
-    /// Takes what waits in librdkafka's queue, and drops it: nothing of it is stored while the
-    /// source is in doubt. The same report about other partitions may be among it; it would
-    /// outlast their assignment, and be read as one about the next.
+    /// Discards what waits in librdkafka's queue: nothing of it is stored while the source
+    /// is in doubt. It may include the same report about other partitions, which would
+    /// outlast their assignment and be taken for one about the next.
     fn drain(&self) -> Result<Option<GivenUp>, Error> {
         for _ in 0..DRAINED_MAX {
             match self.consumer.poll(Duration::ZERO) {
@@ -245,7 +249,7 @@ impl<'a, R: Record> Polling<'a, R> {
         Ok(None)
     }
 
-    /// librdkafka can do nothing more with this consumer: whether another one can.
+    /// Handles a fatal error of librdkafka: decides whether another consumer can continue.
     fn died(&self) -> Result<GivenUp, Error> {
         let Some((code, reason)) = self.consumer.client().fatal_error() else {
             return Ok(GivenUp::Broken);
@@ -254,12 +258,12 @@ impl<'a, R: Record> Polling<'a, R> {
         tracing::warn!(%code, reason, remedy, "librdkafka gave the consumer up");
         if remedy::needs_a_person(code) {
             let error = KafkaError::MessageConsumptionFatal(code);
-            return Err(remedy::kafka(error, "keep this member in its group"));
+            return Err(remedy::kafka(error, "stay in the consumer group in Kafka"));
         }
         Ok(GivenUp::Broken)
     }
 
-    /// Pauses while nobody takes a full batch for long, and resumes afterwards.
+    /// Pauses while a full batch waits for long, and resumes afterwards.
     fn make_room(&mut self) {
         let patience = if self.paused { Duration::ZERO } else { PATIENCE };
         let full = self.shared.wait_for_room(patience) && !self.shared.closing();
@@ -270,7 +274,7 @@ impl<'a, R: Record> Polling<'a, R> {
             assigned.retain(|partition| full || !self.fairness.holds_back(*partition));
             let assigned = list(self.topic, &assigned);
             let (done, what) = if full {
-                (self.consumer.pause(&assigned), "pausing: the database takes nothing")
+                (self.consumer.pause(&assigned), "pausing: the database accepts no batches")
             } else {
                 (self.consumer.resume(&assigned), "resuming")
             };
@@ -282,7 +286,7 @@ impl<'a, R: Record> Polling<'a, R> {
         }
     }
 
-    /// Holds partitions back while others wait to be read.
+    /// Pauses partitions while others wait to be read.
     fn share_fairly(&mut self) {
         let (assigned, behind) = {
             let mut state = self.shared.lock();
@@ -332,8 +336,8 @@ impl<'a, R: Record> Polling<'a, R> {
         }
     }
 
-    /// Reads lanes from where they are stored: each from its last message on, which must be
-    /// the one that was read, where that is `kept`.
+    /// Reads lanes from their stored positions: each starts at its last message, which must
+    /// be the one that was read, if that is `kept`.
     fn start_reading(&mut self, lanes: &[(Progress, Kept)]) {
         let mut from = Vec::with_capacity(lanes.len());
         for (progress, kept) in lanes {
@@ -349,11 +353,11 @@ impl<'a, R: Record> Polling<'a, R> {
             let Progress { lane: id, position, last, counts, .. } = *progress;
             let start = batcher::Start { id, claim, from: position, last, expected, counts };
             let mut state = self.shared.lock();
-            // Before the assignment, so that no message finds its lane missing; what
-            // was fetched under an earlier one was dropped by unassigning.
+            // Before the assignment, so that every message finds its lane; unassigning has
+            // discarded what was fetched earlier.
             state.batcher.start(partition, start);
             let offset = if expected { state.batcher.read_again(partition) } else { None };
-            // Without a last message the one before the position shows the leader epoch.
+            // Without a last message, the one before the position shows the leader epoch.
             from.push((partition, offset.unwrap_or(position - 1).max(kept.low)));
         }
         if from.is_empty() || self.assign(&from) {
@@ -364,8 +368,9 @@ impl<'a, R: Record> Polling<'a, R> {
         }
     }
 
-    /// The group is about to change its mind: tries to start a lane again after the next poll,
-    /// unless the flow wants something else by then or the partition is gone.
+    /// Tries to start a lane again after the next poll, since the group is about to change
+    /// its assignment; not if the flow wants something else by then or the partition is
+    /// gone.
     fn start_later(&self, progress: &Progress) {
         let partition = progress.name.partition;
         let mut state = self.shared.lock();
@@ -379,8 +384,8 @@ impl<'a, R: Record> Polling<'a, R> {
         }
     }
 
-    /// Goes on with what the group's last word may have left paused, from where it was
-    /// read to.
+    /// Continues with partitions that the group's last decision may have left paused, from
+    /// where they were read to.
     fn read_on(&mut self) {
         let stalled: Vec<(i32, i64)> = {
             let mut state = self.shared.lock();
@@ -419,7 +424,7 @@ impl<'a, R: Record> Polling<'a, R> {
         }
     }
 
-    /// Reads partitions, each from an offset on.
+    /// Reads partitions, each from an offset.
     fn assign(&mut self, partitions: &[(i32, i64)]) -> bool {
         let now = Instant::now();
         for (partition, _) in partitions {
@@ -438,11 +443,12 @@ impl<'a, R: Record> Polling<'a, R> {
         complain(&done, "letting go of a partition");
     }
 
-    /// Tells Kafka what is stored, for those who watch lag there (R17).
+    /// Commits stored positions to Kafka, for those who watch lag there (rule R17,
+    /// docs/protocol.md).
     fn report(&mut self) {
         self.report_at = Instant::now() + REPORT_EVERY;
         if self.consumer.context().stranded.is_likely() {
-            // It would be waited for when the consumer is given up.
+            // Giving up the consumer would wait for it.
             return;
         }
         let stored = std::mem::take(&mut self.shared.lock().stored);
@@ -450,27 +456,27 @@ impl<'a, R: Record> Polling<'a, R> {
             return;
         }
         if let Err(error) = self.committed.commit(self.consumer, &stored) {
-            tracing::debug!(%error, "Kafka did not take our positions");
+            tracing::debug!(%error, "could not commit stored positions to Kafka");
         }
     }
 }
 
-/// The error for a partition of something else.
+/// The error for a partition that holds something else than records.
 fn mostly_rejected(topic: &str, partition: i32, offset: i64, why: &str) -> Error {
     Error::misconfigured(
         format!(
-            "most of the first messages of partition {partition} of {topic} are no records, the \
+            "most of the first messages of partition {partition} of {topic} are not records, the \
              last one at offset {offset}: {why}"
         ),
-        "check KAFKA_TOPIC and what is produced to it; to store the records among them and move \
-         the others into the dead letters, start with --max-rejects 1000",
+        "check KAFKA_TOPIC and its producers; to store the records among them and move the \
+         others into the dead letters, start with --max-rejects 1000",
     )
 }
 
-/// Logs what librdkafka did not do. Whether it did.
+/// Logs what librdkafka refused. Returns whether it succeeded.
 fn complain(done: &KafkaResult<()>, what: &str) -> bool {
     if let Err(error) = done {
-        tracing::warn!(%error, "librdkafka refuses: {what}");
+        tracing::warn!(%error, "librdkafka refused: {what}");
     }
     done.is_ok()
 }

@@ -1,4 +1,4 @@
-//! Where a partition begins, ends, and whether it still holds a position.
+//! The beginning and end of a partition, and whether it still holds a position.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,13 +6,13 @@ use std::str::FromStr;
 use crate::error::Error;
 use crate::progress::{Fingerprint, LaneId, Progress};
 
-/// Where a partition that was never read before starts.
+/// Start of a partition that was never read before.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum StartAt {
     /// At the oldest message kept.
     #[default]
     Earliest,
-    /// Behind the newest.
+    /// After the newest message.
     Latest,
 }
 
@@ -47,13 +47,13 @@ impl FromStr for StartAt {
     }
 }
 
-/// What to do about a lane whose source is not what it was (R18).
+/// Treatment of a lane whose source has changed (rule R18, docs/protocol.md).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnSourceChange {
     /// Stop, with a remedy; skip nothing.
     #[default]
     Stop,
-    /// Give the lane up, and read its partition anew from its first position.
+    /// Give the lane up, and read its partition again from its first position.
     Restart,
 }
 
@@ -83,33 +83,33 @@ impl FromStr for OnSourceChange {
 pub struct Kept {
     /// The first one.
     pub low: i64,
-    /// One behind the last: the end of what a reader can see, which for readers
-    /// of committed messages is the last stable offset.
+    /// One after the last: the end of what a reader can see, which for readers of committed
+    /// messages is the last stable offset.
     pub high: i64,
 }
 
 impl Kept {
-    /// Whether `position` can be read next: something kept, or the end.
+    /// Whether `position` can be read next: it is kept, or is the end.
     pub fn holds(self, position: i64) -> bool {
         (self.low..=self.high).contains(&position)
     }
 }
 
-/// What is known of a lane's source before it is read on (R18).
+/// Verdict on a lane's source before reading continues (rule R18, docs/protocol.md).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing speaks against it: the last message is there as it was read, or none
-    /// was ever read.
+    /// No sign of a change: the last message is still as it was read, or none was ever
+    /// read.
     Same,
-    /// The last message is gone (expired, compacted), the position is kept: what
-    /// speaks against it cannot be known.
+    /// The last message is gone (expired, compacted) and the position is kept: a change
+    /// cannot be ruled out.
     Gone,
-    /// It is not what was read: what was found, with its offsets.
+    /// The source has changed: what was found, with its offsets.
     Other(String),
 }
 
-/// Judges by the offsets kept alone. `None`: the last message has to be read again,
-/// at the offset of its fingerprint.
+/// Judges by the kept offsets alone. `None`: the last message has to be read again, at the
+/// offset of its fingerprint.
 pub fn judge_range(progress: &Progress, kept: Kept) -> Option<Verdict> {
     let position = progress.position;
     if !kept.holds(position) {
@@ -120,7 +120,7 @@ pub fn judge_range(progress: &Progress, kept: Kept) -> Option<Verdict> {
         };
         let Kept { low, high } = kept;
         return Some(Verdict::Other(format!(
-            "it is to be read from offset {position}, but holds {low}..{high}: {cause}"
+            "the next offset is {position}, but it holds {low}..{high}: {cause}"
         )));
     }
     match progress.last {
@@ -130,23 +130,23 @@ pub fn judge_range(progress: &Progress, kept: Kept) -> Option<Verdict> {
     }
 }
 
-/// Judges by the first message at or behind the one that `last` remembers (`None`:
-/// there is none up to the partition's end).
+/// Judges by the first message at or after the offset of `last` (`None`: there is none up
+/// to the partition's end).
 pub fn judge_message(last: Fingerprint, found: Option<Fingerprint>) -> Verdict {
     match found {
         Some(found) if found == last => Verdict::Same,
         Some(found) if found.position == last.position => Verdict::Other(format!(
-            "the message at offset {} is not the one that was read: it was written at {} ms \
-             with checksum {:016x}, it is now of {} ms with {:016x}: the topic was recreated, or \
-             lost messages in an unclean election",
+            "the message at offset {} has changed since it was read: its timestamp was {} ms and its \
+             checksum {:016x}, they are now {} ms and {:016x}: the topic was recreated, or lost \
+             messages in an unclean election",
             last.position, last.timestamp_ms, last.checksum, found.timestamp_ms, found.checksum
         )),
         _ => Verdict::Gone,
     }
 }
 
-/// The error for a lane whose source is not what was read, for the reason `what`. Everything
-/// below `position` was read.
+/// The error for a lane whose source has changed, with the reason `what`. Everything below
+/// `position` was read.
 pub fn source_changed(
     topic: &str,
     partition: i32,
@@ -156,11 +156,11 @@ pub fn source_changed(
 ) -> Error {
     Error::misconfigured(
         format!(
-            "partition {partition} of {topic} ({lane}, read up to offset {position}) is not what \
-             was read: {what}"
+            "partition {partition} of {topic} ({lane}, read up to offset {position}) has changed \
+             since it was read: {what}"
         ),
         "nothing was skipped; find out what is lost, then start with --on-source-change restart, \
-         which gives the lane up and reads the partition anew from its first position",
+         which gives the lane up and reads the partition again from its first position",
     )
 }
 
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_outside_what_is_kept_says_which_way_it_was_lost() {
+    fn a_position_outside_the_kept_range_says_how_it_was_lost() {
         let kept = Kept { low: 5, high: 9 };
         for (position, word) in [(4, "expired"), (10, "recreated")] {
             let Some(Verdict::Other(what)) = judge_range(&lane(position, None), kept) else {
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn another_message_at_the_same_offset_betrays_the_source_a_later_one_does_not() {
+    fn another_message_at_the_same_offset_reveals_another_source_a_later_one_does_not() {
         let last = Fingerprint { position: 6, timestamp_ms: 1_000, checksum: 0xabc };
         assert_eq!(judge_message(last, Some(last)), Verdict::Same);
         assert_eq!(judge_message(last, None), Verdict::Gone);

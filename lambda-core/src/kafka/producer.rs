@@ -1,4 +1,4 @@
-//! Sends messages to a topic and tells what became of each one.
+//! Sends messages to a topic and reports the delivery of each.
 //!
 //! ```text
 //!   send ──▶ librdkafka's queue (bounded) ──▶ brokers
@@ -6,9 +6,10 @@
 //!   on_delivery(tag, partition, offset) ◀─ poll ┘
 //! ```
 //!
-//! Idempotent: what the network makes librdkafka send again is not in the topic again, nor
-//! out of the order of its key. Delivered is what has an offset there: a report without one
-//! fails the producer. Blocking: use it on a thread.
+//! The producer is idempotent: what librdkafka sends again after a network error is neither
+//! duplicated in the topic nor out of the order of its key. A message counts as delivered
+//! once it has an offset: a report without one fails the producer. Calls block: use it on a
+//! thread.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -32,17 +33,17 @@ use crate::kafka::topic;
 use crate::metrics::{self, Retry};
 use crate::remedy;
 
-/// How long one poll waits for room in a full queue.
+/// Time that one poll waits for room in a full queue.
 const ROOM: Duration = Duration::from_millis(1);
 
-/// How long messages may be in flight without a delivery report before the brokers
+/// Time for which messages may be in flight without a delivery report before the brokers
 /// count as missing: a round trip takes milliseconds, a new leader seconds.
 const REPORT_WITHIN: Duration = Duration::from_secs(10);
 
 /// A message that is in the topic.
 #[derive(Debug)]
 pub struct Delivered<T> {
-    /// What was sent with it.
+    /// The tag given to [`Producer::send`].
     pub tag: T,
     /// Its partition.
     pub partition: i32,
@@ -56,15 +57,15 @@ pub struct Producer<T: Send + Sync + 'static> {
     topic: String,
     client: BaseProducer<Reports<T>>,
     pulse: Pulse,
-    /// Missing while the topic is not there, or nothing is delivered.
+    /// Missing while the topic does not exist, or nothing is delivered.
     kafka: Need,
-    /// Since when something is in flight without any report.
+    /// Time since which messages are in flight without any report.
     waiting: Mutex<Option<Instant>>,
 }
 
 impl<T: Send + Sync + 'static> Producer<T> {
-    /// A producer for the configured topic; nothing is connected yet. Tells `health`
-    /// that it moves, and whether what is sent is delivered.
+    /// Creates a producer for the configured topic, without connecting. Reports to `health`
+    /// whether it moves, and whether messages are delivered.
     ///
     /// # Errors
     /// [`Error::Misconfigured`] when librdkafka refuses the settings.
@@ -80,11 +81,11 @@ impl<T: Send + Sync + 'static> Producer<T> {
         })
     }
 
-    /// Waits, with backoff and a message, for the topic to exist. `stopped` is
-    /// asked now and then; false is returned once it says so.
+    /// Waits, with backoff and a log line, for the topic to exist. Calls `stopped` at
+    /// intervals, and returns false once that is true.
     ///
     /// # Errors
-    /// `Fatal`; `Unreachable` when only another producer can find it.
+    /// `Fatal`; `Unreachable` when only another producer can find the topic.
     pub fn wait_for_topic(&self, stopped: impl Fn() -> bool) -> Result<bool, Error> {
         let mut backoff = Backoff::default();
         while !stopped() {
@@ -118,8 +119,8 @@ impl<T: Send + Sync + 'static> Producer<T> {
         }
     }
 
-    /// Puts a message into librdkafka's queue, waiting while it is full: that is
-    /// what bounds the messages in flight.
+    /// Puts a message into librdkafka's queue. Waits while the queue is full, which bounds
+    /// the messages in flight.
     ///
     /// # Errors
     /// [`Error::Misconfigured`] when the message can never be sent (it is too
@@ -137,18 +138,18 @@ impl<T: Send + Sync + 'static> Producer<T> {
                     self.poll(ROOM);
                     self.failure()?;
                 }
-                Err((error, _)) => return Err(remedy::kafka(error, "take a message")),
+                Err((error, _)) => return Err(remedy::kafka(error, "send a message to Kafka")),
             }
         }
     }
 
-    /// Delivery reports that arrived since the last call or arrive within
+    /// Returns the delivery reports that arrived since the last call or arrive within
     /// `patience`. Call it often: reports are kept until then.
     ///
     /// # Errors
-    /// The first message that could not be delivered, or of which nobody knows: later ones
-    /// may be in the topic, so whoever wants all must start over. `Unreachable` when none
-    /// can be delivered any more. What was delivered besides is told by the next call.
+    /// The first message that failed or whose fate is unknown: later ones may be in the
+    /// topic, so a caller that wants all must start over. `Unreachable` when none can be
+    /// delivered any more. The next call returns what else was delivered.
     pub fn delivered(&self, patience: Duration) -> Result<Vec<Delivered<T>>, Error> {
         self.poll(patience);
         self.failure()?;
@@ -156,12 +157,12 @@ impl<T: Send + Sync + 'static> Producer<T> {
         Ok(std::mem::take(&mut *self.client.context().delivered()))
     }
 
-    /// Messages sent whose report has not arrived.
+    /// Number of messages sent whose report has not arrived.
     pub fn in_flight(&self) -> usize {
         usize::try_from(self.client.in_flight_count()).unwrap_or_default()
     }
 
-    /// Waits until every message sent has its report; [`Producer::delivered`] tells them.
+    /// Waits until every sent message has its report; [`Producer::delivered`] returns them.
     ///
     /// # Errors
     /// `Unreachable` when `patience` is over.
@@ -170,7 +171,7 @@ impl<T: Send + Sync + 'static> Producer<T> {
         flushed.map_err(|error| Error::Unreachable { server: Server::Kafka, source: error.into() })
     }
 
-    /// Takes delivery reports in, and sees whether they come.
+    /// Collects delivery reports, and checks that they arrive.
     fn poll(&self, patience: Duration) {
         self.pulse.beat();
         let before = self.client.context().delivered().len();
@@ -202,16 +203,16 @@ impl<T: Send + Sync + 'static> fmt::Debug for Producer<T> {
     }
 }
 
-/// Where librdkafka's delivery reports go.
+/// Receives librdkafka's delivery reports.
 #[derive(Debug)]
 struct Reports<T> {
     delivered: Mutex<Vec<Delivered<T>>>,
     failed: Mutex<Option<Error>>,
-    /// Partitions of which a report had no offset. librdkafka counts on from what it was
-    /// told, so those that follow may be made up.
+    /// Partitions with a report without an offset. librdkafka counts on from the last
+    /// offset it knows, so later ones may be made up.
     unproven: Mutex<BTreeSet<i32>>,
     complaints: Complaints,
-    /// Whether the producer knows no broker any more.
+    /// Whether the producer no longer knows any broker.
     stranded: Stranded,
 }
 
@@ -232,12 +233,12 @@ impl<T> Reports<T> {
         self.delivered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first failure is the one that is told.
+    /// Keeps the first failure, which is the one reported.
     fn fail(&self, error: Error) {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 
-    /// Whether it is known that a message is in the topic.
+    /// Whether a message is known to be in the topic.
     fn is_proven(&self, partition: i32, offset: i64) -> bool {
         let mut unproven = self.unproven.lock().unwrap_or_else(PoisonError::into_inner);
         if offset < 0 {
@@ -247,7 +248,7 @@ impl<T> Reports<T> {
     }
 
     fn cannot_take(&self, error: KafkaError) {
-        self.fail(remedy::kafka(error, "take a message"));
+        self.fail(remedy::kafka(error, "send a message to Kafka"));
     }
 }
 
@@ -288,13 +289,14 @@ impl<T: Send + Sync + 'static> ProducerContext for Reports<T> {
     }
 }
 
-/// librdkafka reports so what no broker confirmed, but seems to follow from its answers.
+/// The error for a report without an offset: no broker confirmed the message, though
+/// librdkafka infers it from the brokers' answers.
 fn without_offset(partition: i32) -> Error {
     Error::Temporary {
         server: Server::Kafka,
-        what: "prove that a message is in the topic",
-        remedy: "send all of it again: what is stored falls out as duplicates",
-        source: format!("one to partition {partition} was reported without an offset").into(),
+        what: "confirm that a message is in the topic in Kafka",
+        remedy: "send all messages again: those that are stored count as duplicates",
+        source: format!("a delivery report for partition {partition} has no offset").into(),
     }
 }
 
@@ -311,18 +313,18 @@ mod tests {
     use crate::kafka::fake::{Broker, LIVENESS, ROUNDS};
 
     #[test]
-    fn what_a_new_partition_refuses_is_delivered_before_what_comes_behind() {
+    fn messages_refused_by_a_new_partition_are_delivered_before_later_ones() {
         let brokers = MockCluster::new(1).unwrap();
         let producer = producer_to(&brokers);
         send(&producer, 0..1);
         assert_eq!(all_delivered(&producer).unwrap(), [(0, 0)], "it is known to the brokers");
-        // These brokers never look at sequence numbers, as real ones do not either while a
-        // partition is new to them: what comes behind a refused request is taken.
+        // These brokers never check sequence numbers, nor do real ones while a partition is
+        // new to them: they accept what follows a refused request.
         brokers.broker_round_trip_time(1, Duration::from_millis(100)).unwrap();
         refuse(&brokers, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION);
         for number in 1..10 {
             producer.send(b"key", Some(b"payload"), number).unwrap();
-            // Longer than messages are gathered for a request.
+            // Longer than messages are collected for a request.
             producer.client.poll(Duration::from_millis(10));
         }
         producer.flush(LIVENESS).unwrap();
@@ -331,16 +333,21 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_reported_without_an_offset_is_not_told_as_delivered() {
+    fn a_message_reported_without_an_offset_does_not_count_as_delivered() {
         let brokers = MockCluster::new(1).unwrap();
         let producer = producer_to(&brokers);
         refuse(&brokers, RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER);
-        // One request: librdkafka counts its offsets on from none, and so comes to true ones.
+        // One request: librdkafka counts its offsets on from none, and so reaches true
+        // ones.
         send(&producer, 0..3);
         let error = all_delivered(&producer).unwrap_err();
-        assert!(error.chain().contains("one to partition 0 was reported"), "{}", error.chain());
+        assert!(
+            error.chain().contains("report for partition 0 has no offset"),
+            "{}",
+            error.chain()
+        );
         assert_eq!(error.kind(), Kind::Transient);
-        // What comes behind it is sent, and in doubt as well.
+        // The next message is sent, and in doubt as well.
         send(&producer, 3..4);
         assert!(all_delivered(&producer).is_err());
     }
@@ -356,7 +363,7 @@ mod tests {
         assert_eq!(all_delivered(&producer).unwrap(), [(0, 0)]);
     }
 
-    /// Sends these, and waits until each has its report.
+    /// Sends these messages, and waits until each has its report.
     fn send(producer: &Producer<i64>, numbers: Range<i64>) {
         for number in numbers {
             producer.send(b"key", Some(b"payload"), number).unwrap();
@@ -364,12 +371,12 @@ mod tests {
         producer.flush(LIVENESS).unwrap();
     }
 
-    /// The next request to store messages is answered so.
+    /// Answers the next produce request in this way.
     fn refuse(brokers: &MockCluster<'_, DefaultProducerContext>, answer: RDKafkaRespErr) {
         brokers.request_errors(RDKafkaApiKey::Produce, &[answer]);
     }
 
-    /// Tags and offsets of all that was delivered, until there is no more, or an error.
+    /// Tags and offsets of all delivered messages, until there are no more, or an error.
     fn all_delivered(producer: &Producer<i64>) -> Result<Vec<(i64, i64)>, Error> {
         let mut all = Vec::new();
         loop {
@@ -391,14 +398,14 @@ mod tests {
     }
 
     #[test]
-    fn a_producer_that_was_told_of_no_broker_says_so_or_finds_them_again() {
+    fn a_producer_that_learns_of_no_broker_says_so_or_finds_the_brokers_again() {
         let broker = Broker::start().unwrap();
         let producer = Producer::<()>::new(&broker.config(""), &Health::default()).unwrap();
-        // Of twenty rounds, one or so strands it.
+        // Out of twenty rounds, about one strands it.
         for round in 0..10 * ROUNDS {
             let begun = Instant::now();
             match producer.wait_for_topic(|| begun.elapsed() > LIVENESS) {
-                Ok(found) => assert!(found, "round {round}: it waits for ever"),
+                Ok(found) => assert!(found, "round {round}: it waits without end"),
                 Err(Error::Unreachable { .. }) => return,
                 Err(error) => panic!("{}", error.chain()),
             }

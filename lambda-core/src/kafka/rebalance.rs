@@ -1,9 +1,9 @@
-//! Which partitions the group has granted, and what is done with each: a pure
-//! value (R14). librdkafka's rebalance callback and the poll loop do as it says.
+//! The partitions that the group has granted, and what to do with each: a pure value
+//! (rule R14, docs/protocol.md). librdkafka's rebalance callback and the poll loop act on it.
 //!
-//! A partition goes through: granted by the group; told to the flow, once its
-//! first position is known; read, once the flow has claimed its lane. A grant that
-//! is taken back before it was told was never there.
+//! A partition passes through: granted by the group; reported to the flow, once its first
+//! position is known; read, once the flow has claimed its lane. A grant that is taken back
+//! before it was reported is dropped.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,9 +13,9 @@ use crate::source::FirstPosition;
 /// A partition that the group has granted to this process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Hold {
-    /// Where its lane starts if it was never read before, once asked for.
+    /// First position of its lane if that was never read before, once known.
     first_position: Option<FirstPosition>,
-    /// The lane that is given up for it (R18).
+    /// The lane that is given up for it (rule R18, docs/protocol.md).
     given_up: Option<LaneId>,
     /// Whether the flow knows of the grant.
     told: bool,
@@ -23,12 +23,12 @@ struct Hold {
     assigned: bool,
 }
 
-/// What the flow is to be told next.
+/// The next news for the flow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum News {
-    /// These are gone.
+    /// These partitions are revoked.
     Revoked(Vec<i32>),
-    /// These are here.
+    /// These partitions are granted.
     Granted(Vec<Granted>),
 }
 
@@ -36,43 +36,42 @@ pub(super) enum News {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Granted {
     pub(super) partition: i32,
-    /// Where its lane starts if it was never read before.
+    /// First position of its lane if that was never read before.
     pub(super) first_position: FirstPosition,
     /// The lane that is given up for it.
     pub(super) given_up: Option<LaneId>,
 }
 
-/// How to start reading a partition.
+/// Way to start reading a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
-    /// Its grant is gone, or not the one that was claimed: leave it.
+    /// Its grant is gone, or is not the one that was claimed: leave it.
     Ignore,
     /// Assign it.
     Assign,
-    /// Unassign it, which drops what was fetched of it, then assign it.
+    /// Unassign it, which discards what was fetched of it, then assign it.
     Reassign,
 }
 
-/// The partitions of one topic in this process. Bounded by their number, however
-/// often the group changes its mind.
+/// The partitions of one topic in this process. Its size is bounded by their number,
+/// however often the group rebalances.
 #[derive(Debug, Default)]
 pub(super) struct Assignment {
     holds: BTreeMap<i32, Hold>,
-    /// Gone, but the flow does not know yet.
+    /// Revoked, but not yet reported to the flow.
     revoked: BTreeSet<i32>,
     /// Whether a partition was assigned in librdkafka since the group's last grant.
     started: bool,
-    /// Whether what is assigned in librdkafka may stay paused there.
+    /// Whether assigned partitions may stay paused in librdkafka.
     stalled: bool,
 }
 
 impl Assignment {
-    /// The group grants these.
+    /// Adds partitions that the group grants.
     ///
-    /// librdkafka pauses what is assigned until it has our answer. A partition that is
-    /// assigned in the moment before it asks us is taken for that answer: it ends the
-    /// pause before the pause begins, and what was assigned before stays paused until
-    /// the next grant.
+    /// librdkafka pauses what is assigned until it has our answer. It mistakes an assignment
+    /// made just before its question for this answer: the pause then ends before it begins,
+    /// and what was assigned before stays paused until the next grant.
     pub(super) fn granted(&mut self, partitions: &[i32]) {
         self.stalled |= std::mem::take(&mut self.started);
         for partition in partitions {
@@ -80,9 +79,9 @@ impl Assignment {
         }
     }
 
-    /// Partitions to unassign and assign again, since they may be paused until the next
-    /// grant. Once any was assigned, each grant makes it all of them: rarely needed, and
-    /// a rebalance has dropped what was fetched of them anyway.
+    /// Returns partitions to unassign and assign again, since they may be paused until the
+    /// next grant. Once any was assigned, each grant affects all of them: this is rare, and
+    /// a rebalance has discarded what was fetched of them anyway.
     pub(super) fn stalled(&mut self) -> Vec<i32> {
         if !std::mem::take(&mut self.stalled) {
             return Vec::new();
@@ -92,9 +91,8 @@ impl Assignment {
         assigned
     }
 
-    /// The group takes these back. Tells which of them to unassign in librdkafka:
-    /// only those that are assigned there, since a foreign one fails the whole
-    /// call.
+    /// Removes partitions that the group takes back. Returns which of them to unassign in
+    /// librdkafka: only assigned ones, since any other fails the whole call.
     pub(super) fn revoked(&mut self, partitions: &[i32]) -> Vec<i32> {
         let mut unassign = Vec::new();
         for partition in partitions {
@@ -109,7 +107,7 @@ impl Assignment {
         unassign
     }
 
-    /// The consumer that held them all is gone.
+    /// Handles the loss of the consumer that held all partitions.
     pub(super) fn lost(&mut self) {
         self.revoked(&self.held());
         (self.started, self.stalled) = (false, false);
@@ -121,15 +119,15 @@ impl Assignment {
         holds.map(|(partition, _)| *partition).collect()
     }
 
-    /// A partition's first position.
+    /// Sets a partition's first position.
     pub(super) fn first_position(&mut self, partition: i32, first: impl Into<FirstPosition>) {
         if let Some(hold) = self.holds.get_mut(&partition) {
             hold.first_position = Some(first.into());
         }
     }
 
-    /// What the flow is to be told next, which it then knows. Revocations come
-    /// first, so that a partition that went and came back is claimed anew.
+    /// Returns the next news for the flow, which then counts as reported. Revocations come
+    /// first, so that a partition that was revoked and granted again is claimed again.
     pub(super) fn news(&mut self) -> Option<News> {
         if !self.revoked.is_empty() {
             return Some(News::Revoked(std::mem::take(&mut self.revoked).into_iter().collect()));
@@ -145,7 +143,7 @@ impl Assignment {
         (!granted.is_empty()).then_some(News::Granted(granted))
     }
 
-    /// The flow wants a partition read.
+    /// Decides how to read a partition that the flow wants read.
     pub(super) fn start(&mut self, partition: i32) -> Start {
         let Some(hold) = self.holds.get_mut(&partition).filter(|hold| hold.told) else {
             return Start::Ignore;
@@ -154,15 +152,15 @@ impl Assignment {
         if std::mem::replace(&mut hold.assigned, true) { Start::Reassign } else { Start::Assign }
     }
 
-    /// A partition is not assigned in librdkafka any more, or could not be.
-    /// Whether it was.
+    /// Notes that a partition is no longer assigned in librdkafka, or could not be. Returns
+    /// whether it was.
     pub(super) fn unassigned(&mut self, partition: i32) -> bool {
         let hold = self.holds.get_mut(&partition);
         hold.is_some_and(|hold| std::mem::take(&mut hold.assigned))
     }
 
-    /// A partition is claimed anew, as if it had gone and come back; `given_up` is
-    /// the lane that its next one replaces. It is not assigned in librdkafka.
+    /// Has a partition claimed again, as if it were revoked and granted; `given_up` is the
+    /// lane that the next one replaces. It is not assigned in librdkafka.
     pub(super) fn anew(&mut self, partition: i32, given_up: Option<LaneId>) {
         let Some(hold) = self.holds.get_mut(&partition) else { return };
         if hold.told {
@@ -223,16 +221,15 @@ mod tests {
         ]
     }
 
-    /// The world around an assignment: what the group, librdkafka and the flow
-    /// hold true.
+    /// The environment of an assignment: the state of the group, librdkafka and the flow.
     #[derive(Debug, Default)]
     struct World {
         group: BTreeSet<i32>,
         librdkafka: BTreeSet<i32>,
         flow: BTreeSet<i32>,
-        /// Assigned in librdkafka and not read there, if starts come at the worst moments.
+        /// Assigned in librdkafka but not read there, if starts come at the worst moments.
         paused: BTreeSet<i32>,
-        /// Something was assigned since the last grant.
+        /// Whether anything was assigned since the last grant.
         started: bool,
     }
 
@@ -249,13 +246,13 @@ mod tests {
             match news {
                 News::Revoked(partitions) => {
                     for partition in partitions {
-                        assert!(self.flow.remove(&partition), "revoked only what was told");
+                        assert!(self.flow.remove(&partition), "revoked only what was reported");
                     }
                 }
                 News::Granted(partitions) => {
                     for Granted { partition, .. } in partitions {
-                        assert!(self.flow.insert(partition), "told once a grant");
-                        assert!(self.group.contains(&partition), "told only what is granted");
+                        assert!(self.flow.insert(partition), "reported once for each grant");
+                        assert!(self.group.contains(&partition), "reported only what is granted");
                     }
                 }
             }
@@ -264,7 +261,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn librdkafka_is_asked_only_what_it_can_do_and_the_flow_ends_up_with_the_groups_view(
+        fn librdkafka_gets_only_valid_calls_and_the_flow_ends_up_with_the_groups_view(
             steps in prop::collection::vec(step(), 1..80),
         ) {
             let mut assignment = Assignment::default();
@@ -342,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_that_went_and_came_back_is_claimed_anew_before_it_is_read() {
+    fn a_partition_revoked_and_granted_again_is_claimed_again_before_it_is_read() {
         let mut assignment = granted_and_told();
         assert_eq!(assignment.revoked(&[3]), Vec::<i32>::new());
         assignment.granted(&[3]);
@@ -356,26 +353,26 @@ mod tests {
     }
 
     #[test]
-    fn what_a_grant_that_met_a_start_may_leave_paused_is_assigned_again() {
+    fn partitions_that_a_grant_during_a_start_may_leave_paused_are_assigned_again() {
         let mut assignment = granted_and_told();
         assert_eq!(assignment.start(3), Start::Assign);
         assert_eq!(assignment.stalled(), Vec::<i32>::new(), "nothing has paused it since");
         assignment.granted(&[]);
         assert_eq!(assignment.stalled(), [3]);
         assert_eq!(assignment.stalled(), Vec::<i32>::new(), "once is enough");
-        // To assign it again may meet a grant, too.
+        // Assigning it again may also coincide with a grant.
         assignment.granted(&[]);
         assert_eq!(assignment.stalled(), [3]);
     }
 
     #[test]
-    fn a_partition_whose_lane_is_given_up_goes_and_comes_back_with_its_first_position() {
+    fn a_partition_whose_lane_is_given_up_is_granted_again_with_its_first_position() {
         let mut assignment = granted_and_told();
         assignment.anew(3, Some(LaneId(7)));
         assert_eq!(assignment.start(3), Start::Ignore, "the claim is on the old lane");
         assert_eq!(assignment.news(), Some(News::Revoked(vec![3])));
         assert_eq!(assignment.without_first_position(), [3], "the source is another one");
-        // A doubt in between forgets nothing.
+        // A doubt in between keeps it.
         assignment.anew(3, None);
         assignment.first_position(3, 0);
         assert_eq!(assignment.news(), Some(granted(0, Some(LaneId(7)))));
@@ -393,7 +390,7 @@ mod tests {
         assert_eq!(assignment.news(), Some(News::Granted(vec![granted])));
     }
 
-    /// Partition 3 is the member's, from offset 10 on, and the flow knows.
+    /// An assignment with partition 3 granted, from offset 10, and reported to the flow.
     fn granted_and_told() -> Assignment {
         let mut assignment = Assignment::default();
         assignment.granted(&[3]);

@@ -1,6 +1,6 @@
-//! What the poll thread and the flow's task share: the batcher, the assignment,
-//! and what each wants of the other. Everything in it is bounded: by the batcher's
-//! limits, or by the number of partitions (R25).
+//! State shared by the poll thread and the flow's task: the batcher, the assignment, and
+//! their requests to each other. All of it is bounded: by the batcher's limits, or by the
+//! number of partitions (rule R25, docs/protocol.md).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,21 +17,21 @@ use crate::metrics::Lag;
 use crate::progress::Progress;
 use crate::record::Record;
 
-/// What the flow wants of the poll thread, at most one thing for a partition: the
-/// latest wins.
+/// A request of the flow to the poll thread, at most one for each partition: the latest
+/// wins.
 #[derive(Debug, Clone)]
 pub(super) enum Wish {
-    /// Read it from here.
+    /// Read it from this position.
     Start(Box<Progress>),
     /// Stop reading it.
     Stop,
 }
 
-/// What librdkafka said that makes everything read from here on suspect, the
-/// graver one last (R18).
+/// Reason of librdkafka to doubt everything read from here on, the gravest last (rule R18,
+/// docs/protocol.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Doubt {
-    /// A batch of messages could not be read, of a partition that was not named.
+    /// A batch of messages could not be read, in a partition that was not named.
     Unreadable,
     /// The topic may be another one of the same name.
     Topic,
@@ -39,7 +39,7 @@ pub(super) enum Doubt {
     Cluster,
 }
 
-/// What the poll thread has for the flow.
+/// Output of the poll thread for the flow.
 #[derive(Debug)]
 pub(super) enum Yield {
     News(News),
@@ -49,29 +49,29 @@ pub(super) enum Yield {
     Ended,
 }
 
-/// A lane that the flow has claimed, for those who watch.
+/// A lane that the flow has claimed, for lag and monitoring.
 #[derive(Debug)]
 pub(super) struct HeldLane {
-    /// Up to where it is stored.
+    /// Position up to which it is stored.
     pub(super) position: i64,
     pub(super) lag: Lag,
 }
 
-/// State under the lock.
+/// State behind the lock.
 #[derive(Debug)]
 pub(super) struct State<R> {
     pub(super) assignment: Assignment,
     pub(super) batcher: Batcher<R>,
     pub(super) wishes: BTreeMap<i32, Wish>,
-    /// Lanes that are to be read from where they are stored.
+    /// Lanes to read from their stored positions.
     pub(super) starting: BTreeMap<i32, Progress>,
-    /// Why nothing is read at present.
+    /// Reason why nothing is read at present.
     pub(super) doubt: Option<Doubt>,
     /// The partitions with unread messages, as librdkafka reported last.
     pub(super) behind: Option<BTreeSet<i32>>,
     /// Partitions with unread messages that have delivered none for long.
     pub(super) unread: Vec<i32>,
-    /// Stored positions that Kafka was not told yet.
+    /// Stored positions that are not committed to Kafka yet.
     pub(super) stored: BTreeMap<i32, i64>,
     /// The lanes held, by partition.
     pub(super) lanes: BTreeMap<i32, HeldLane>,
@@ -82,20 +82,20 @@ pub(super) struct State<R> {
     ended: bool,
 }
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Shared<R> {
     state: Mutex<State<R>>,
     /// Missing while the brokers cannot be read from.
     pub(super) kafka: Need,
-    /// There is something for the flow.
+    /// Signals output for the flow.
     news: Notify,
-    /// There is something for the poll thread: room, a wish, or the end.
+    /// Signals input for the poll thread: room, a wish, or the end.
     wake: Condvar,
 }
 
 impl<R: Record> State<R> {
-    /// Forgets everything about a partition that is not read any more, or anew.
+    /// Forgets everything about a partition that is no longer read, or is read again.
     pub(super) fn forget(&mut self, partition: i32) {
         self.batcher.drop_partition(partition);
         self.wishes.remove(&partition);
@@ -112,7 +112,7 @@ impl<R: Record> State<R> {
         !self.batcher.is_empty() || self.lanes.iter().any(unstored)
     }
 
-    /// The consumer that held all partitions is gone.
+    /// Handles the loss of the consumer that held all partitions.
     pub(super) fn lost(&mut self) {
         self.assignment.lost();
         self.lanes.clear();
@@ -143,23 +143,23 @@ impl<R: Record> Shared<R> {
         }
     }
 
-    /// A panic under the lock would be a bug of ours, and the state behind it is
+    /// Locks the state. A panic under the lock would be a bug of ours, and the state is
     /// still whole: every change to it is one assignment or one call.
     pub(super) fn lock(&self) -> MutexGuard<'_, State<R>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the flow that there is something for it.
+    /// Signals output to the flow.
     pub(super) fn notify(&self) {
         self.news.notify_one();
     }
 
-    /// Waits until [`Shared::notify`] is called, or was since the last wait.
+    /// Waits for [`Shared::notify`], or returns if it was called since the last wait.
     pub(super) async fn notified(&self) {
         self.news.notified().await;
     }
 
-    /// What there is for the flow, most pressing first.
+    /// The next output for the flow, most urgent first.
     pub(super) fn next(&self) -> Option<Yield> {
         let mut state = self.lock();
         if let Some(error) = state.failure.take() {
@@ -175,7 +175,7 @@ impl<R: Record> Shared<R> {
         state.ended.then_some(Yield::Ended)
     }
 
-    /// Lets the poll thread do something about a partition.
+    /// Asks the poll thread to do something about a partition.
     pub(super) fn wish(&self, partition: i32, wish: Wish) {
         let mut state = self.lock();
         match &wish {
@@ -193,7 +193,7 @@ impl<R: Record> Shared<R> {
         self.wake.notify_all();
     }
 
-    /// Has nothing more read until the poll thread has dealt with `doubt`. Whether
+    /// Stops all reading until the poll thread has dealt with `doubt`. Returns whether
     /// there was none before.
     pub(super) fn doubt(&self, doubt: Doubt) -> bool {
         let mut state = self.lock();
@@ -202,7 +202,7 @@ impl<R: Record> Shared<R> {
         first
     }
 
-    /// Tells the flow of an error, the first one if there are several.
+    /// Passes an error to the flow; keeps the first one.
     pub(super) fn fail(&self, error: Error) {
         self.lock().failure.get_or_insert(error);
         self.notify();
@@ -218,14 +218,14 @@ impl<R: Record> Shared<R> {
         self.lock().closing
     }
 
-    /// The poll thread has ended.
+    /// Notes that the poll thread has ended.
     pub(super) fn end(&self) {
         self.lock().ended = true;
         self.notify();
     }
 
-    /// Waits, at most for `patience`, while the batcher is full and nobody wants
-    /// anything. Whether it is still full.
+    /// Waits, for at most `patience`, while the batcher is full and there are no wishes.
+    /// Returns whether it is still full.
     pub(super) fn wait_for_room(&self, patience: Duration) -> bool {
         let full = |state: &mut State<R>| {
             state.batcher.is_full() && state.wishes.is_empty() && !state.closing
@@ -235,7 +235,7 @@ impl<R: Record> Shared<R> {
         state.batcher.is_full()
     }
 
-    /// Waits until the end is asked for, at most for `patience`. Whether it is.
+    /// Waits for the request to end, for at most `patience`. Returns whether it came.
     pub(super) fn wait_for_close(&self, patience: Duration) -> bool {
         let waited = self.wake.wait_timeout_while(self.lock(), patience, |state| !state.closing);
         waited.unwrap_or_else(PoisonError::into_inner).0.closing

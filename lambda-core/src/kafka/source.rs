@@ -19,42 +19,43 @@ use crate::progress::{LaneName, Progress};
 use crate::record::Record;
 use crate::source::{Event, Grant, Source};
 
-/// How long a source that is closed waits for the brokers to hear of it.
+/// Time that closing a source waits for the brokers to take note.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How a topic is read.
+/// Options for reading a topic.
 #[derive(Debug, Clone, Default)]
 pub struct SourceOptions {
-    /// Where partitions start that were never read before.
+    /// Start of partitions that were never read before.
     pub start: StartAt,
-    /// What to do about a partition that is not what was read of it (R18).
+    /// Treatment of a partition that has changed since it was read (rule R18,
+    /// docs/protocol.md).
     pub on_source_change: OnSourceChange,
-    /// How large a batch may grow.
+    /// Maximum size of a batch.
     pub limits: Limits,
-    /// Identifies the database that stores the messages, in one word. It is written beside the
-    /// offsets that are committed to Kafka; another one there while this source runs stops it.
+    /// Identifies the database that stores the messages, in one word. It is written beside
+    /// the offsets committed to Kafka; another one there while this source runs stops it.
     pub database: String,
 }
 
 /// The messages of a topic, as records of type `R`: one member of a consumer
 /// group, polled on a thread of its own.
 ///
-/// Waits for a broker or topic that is not there, with messages in the log.
-/// [`Source::next`] fails for what needs a person only: refused settings or
-/// grants, an eager group, a topic that is not what was read of it (R18).
-/// Lets the group go when it is closed or dropped.
+/// Waits for a broker or topic that is missing, with log lines. [`Source::next`] fails only
+/// for what needs a person: refused settings or grants, an eager group, a topic that has
+/// changed since it was read (rule R18, docs/protocol.md). Closing or dropping it leaves
+/// the group.
 pub struct KafkaSource<R: Record> {
     shared: Arc<Shared<R>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl<R: Record> KafkaSource<R> {
-    /// Joins the group; tells `health` that it is polled, and whether the brokers can
-    /// be read from.
+    /// Joins the group. Reports to `health` whether it is polled, and whether the brokers
+    /// can be read from.
     ///
     /// # Errors
-    /// `Temporary` when the machine gives no thread; everything else is told by
-    /// [`Source::next`].
+    /// `Temporary` when the machine allows no more threads; [`Source::next`] returns all
+    /// other errors.
     pub fn open(
         config: KafkaConfig,
         options: SourceOptions,
@@ -68,8 +69,8 @@ impl<R: Record> KafkaSource<R> {
             .spawn(|| member.run())
             .map_err(|error| Error::Temporary {
                 server: Server::Kafka,
-                what: "be polled",
-                remedy: "the machine gives no more threads: raise its limits",
+                what: "start the thread that polls Kafka",
+                remedy: "the machine allows no more threads: raise its limits",
                 source: Box::new(error),
             })?;
         Ok(Self { shared, thread: Some(thread) })
@@ -89,7 +90,7 @@ impl<R: Record> KafkaSource<R> {
         match tokio::time::timeout(CLOSE_TIMEOUT, ended).await {
             Ok(Ok(Ok(()))) => {}
             Ok(_) => tracing::error!("the thread that polled Kafka panicked: this is a bug"),
-            Err(_) => tracing::warn!("no broker heard that this member leaves its group"),
+            Err(_) => tracing::warn!("no broker acknowledged that this member leaves its group"),
         }
     }
 
@@ -124,7 +125,7 @@ impl<R: Record> Source for KafkaSource<R> {
                 Some(Yield::Ended) => {
                     return Err(Error::misconfigured(
                         "the thread that polled Kafka has ended",
-                        "start again; if it panicked, the log above says where: report it",
+                        "start again; if it panicked, report the place in the log above",
                     ));
                 }
                 None => self.shared.notified().await,
@@ -156,7 +157,7 @@ impl<R: Record> Source for KafkaSource<R> {
 }
 
 impl<R: Record> Drop for KafkaSource<R> {
-    /// The thread ends by itself; [`KafkaSource::close`] waits for it.
+    /// Asks the thread to end; [`KafkaSource::close`] also waits for it.
     fn drop(&mut self) {
         self.shared.close();
     }
@@ -178,7 +179,7 @@ mod tests {
     use crate::testing::draft::Sample;
 
     #[test]
-    fn a_consumer_that_was_told_of_no_broker_finds_them_again() {
+    fn a_consumer_that_learns_of_no_broker_finds_the_brokers_again() {
         let broker = Broker::start().unwrap();
         let config = broker.config("topic.metadata.refresh.interval.ms=100");
         let options = SourceOptions::default();

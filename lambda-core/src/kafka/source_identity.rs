@@ -1,11 +1,11 @@
-//! Whether a lane's partition is still what was read of it.
+//! Checks whether a lane's partition still is what was read of it.
 //!
-//! A running consumer finds out in line: every lane is read from its last message on, which
+//! A running consumer finds out in line: every lane is read from its last message, which
 //! the batcher compares and drops ([`Batcher::start`](crate::delivery::batcher::Batcher)).
-//! librdkafka then knows the leader epoch of what it reads, and reports itself when the log
-//! is cut below that later. [`changed`] asks once for lanes that this process may never read.
+//! librdkafka then knows the leader epoch of what it reads, and reports a later truncation
+//! below that by itself. [`changed`] asks once for lanes that this process may never read.
 //!
-//! What cannot be noticed:
+//! What cannot be detected:
 //! - a recreated topic that holds the stored position, if the message that was read last is
 //!   gone by then (a warning says so) or none was ever read of the lane;
 //! - partitions that a recreated topic no longer has: no member is granted them;
@@ -29,16 +29,17 @@ use crate::kafka::topic;
 use crate::progress::{Fingerprint, LaneId, Progress};
 use crate::remedy;
 
-/// How long the last messages of some partitions may take to arrive.
+/// Timeout for the last messages of some partitions.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Partitions read at a time: their batches, of 1 MB by default, wait in memory together.
+/// Number of partitions read at a time: their batches, of 1 MB by default, are in memory
+/// together.
 const WINDOW: usize = 4;
 
 /// Longest wait for one message.
 const POLL: Duration = Duration::from_millis(100);
 
-/// A message as the batcher takes it.
+/// Converts a message to the batcher's form.
 pub(super) fn as_read<'a>(message: &'a BorrowedMessage<'_>) -> Message<'a> {
     Message {
         partition: message.partition(),
@@ -49,9 +50,8 @@ pub(super) fn as_read<'a>(message: &'a BorrowedMessage<'_>) -> Message<'a> {
     }
 }
 
-/// Those of `lanes` (of the topic of `config`, as stored just now) whose source is
-/// not what was read, each with the error that says so. Waits with a message for
-/// brokers that do not answer.
+/// Returns those of `lanes` (of the topic of `config`, as stored just now) whose source has
+/// changed, each with its error. Waits, with a log line, for brokers that do not answer.
 ///
 /// # Errors
 /// `Fatal` only.
@@ -97,14 +97,15 @@ fn ask_changed(config: &KafkaConfig, lanes: &[Progress]) -> Result<Vec<(LaneId, 
     Ok(verdicts.into_iter().filter_map(changed).collect())
 }
 
-/// The first message at or behind each lane's last one; nothing where the partition ends
+/// Reads the first message at or after each lane's last one; none where the partition ends
 /// before.
 fn read(
     config: &KafkaConfig,
     reader: &topic::Observer,
     lanes: &[(&Progress, Fingerprint)],
 ) -> Result<BTreeMap<i32, Option<Fingerprint>>, Error> {
-    let cannot = |error| remedy::kafka(error, "give the last message of a partition again");
+    let cannot =
+        |error| remedy::kafka(error, "read the last message of a partition again in Kafka");
     let from = lanes.iter().map(|(lane, last)| (lane.name.partition, last.position));
     let from = list_from(config.topic(), &from.collect::<Vec<_>>()).map_err(cannot)?;
     reader.assign(&from).map_err(cannot)?;
@@ -113,9 +114,9 @@ fn read(
         let (partition, message) = match reader.poll(POLL) {
             Some(Ok(message)) => (message.partition(), Some(as_read(&message).fingerprint())),
             Some(Err(KafkaError::PartitionEOF(partition))) => (partition, None),
-            Some(Err(error)) => match remedy::kafka(error, "give a message again") {
+            Some(Err(error)) => match remedy::kafka(error, "read a message again in Kafka") {
                 error if error.kind() == Kind::Fatal => return Err(error),
-                // librdkafka tries again by itself.
+                // librdkafka retries by itself.
                 _ => continue,
             },
             None if begun.elapsed() < FETCH_TIMEOUT => continue,
@@ -137,7 +138,7 @@ fn read(
 fn unanswered(partitions: &[i32]) -> Error {
     Error::Temporary {
         server: Server::Kafka,
-        what: "give the last message of each partition again",
+        what: "read the last message of each partition again in Kafka",
         remedy: "look at the brokers' logs",
         source: format!("no answer about partitions {partitions:?}").into(),
     }

@@ -1,5 +1,5 @@
-//! What librdkafka tells of itself every second: where partitions end, and which
-//! brokers it knows and is connected to. Nothing else tells that without asking a broker.
+//! librdkafka's statistics, emitted every second: where partitions end, and which brokers
+//! it knows and is connected to. No other source has that without asking a broker.
 //! <https://github.com/confluentinc/librdkafka/blob/v2.12.1/STATISTICS.md>
 
 use std::collections::HashMap;
@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::Deserialize;
 
-/// Statistics in a row, and so seconds, that name no server before a client is given up.
-/// Beginning with the bootstrap servers anew takes less than one: they are in the list
+/// Consecutive statistics, and so seconds, without a server after which a client is given
+/// up. Starting over with the bootstrap servers takes less than one: they are in the list
 /// while their names are still being looked up.
 const STRANDED_AFTER: u32 = 5;
 
-/// The part that is read.
+/// The part of the statistics that is read.
 #[derive(Debug, Deserialize)]
 pub(super) struct Statistics {
     brokers: HashMap<String, Broker>,
@@ -31,7 +31,7 @@ impl Broker {
         matches!(self.state.as_str(), "UP" | "UPDATE" | "REAUTH")
     }
 
-    /// Whether it is a server: others are librdkafka's own, or stand for the group's
+    /// Whether it is a server: others are internal to librdkafka, or represent the group's
     /// coordinator, which only leads to one.
     fn is_server(&self) -> bool {
         matches!(self.source.as_str(), "configured" | "learned")
@@ -53,18 +53,18 @@ struct Partition {
     fetch_state: FetchState,
 }
 
-/// What librdkafka does with a partition.
+/// State of librdkafka's fetches of a partition.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum FetchState {
-    /// Nothing: it is not assigned, or an error about it was reported.
+    /// No fetches: it is not assigned, or an error about it was reported.
     None,
     #[default]
     #[serde(other)]
     Other,
 }
 
-/// How librdkafka writes an offset that it does not know.
+/// librdkafka's value for an unknown offset.
 fn unknown() -> i64 {
     -1001
 }
@@ -74,7 +74,7 @@ impl Statistics {
     pub(super) fn parse(json: &[u8]) -> Option<Self> {
         let parsed = serde_json::from_slice(json);
         parsed
-            .inspect_err(|error| tracing::debug!(%error, "librdkafka's statistics cannot be read"))
+            .inspect_err(|error| tracing::debug!(%error, "could not read librdkafka's statistics"))
             .ok()
     }
 
@@ -86,10 +86,10 @@ impl Statistics {
         self.topics.get(topic)?.partitions.get(&partition).copied()
     }
 
-    /// One behind the last message of a partition, once one of its answers told.
+    /// One after the last message of a partition, once one of its answers contained it.
     pub(super) fn end(&self, topic: &str, partition: i32) -> Option<i64> {
         let end = self.partition(topic, partition)?.hi_offset;
-        // Below it are librdkafka's names for offsets that it does not know.
+        // Lower values are librdkafka's names for unknown offsets.
         (end >= 0).then_some(end)
     }
 
@@ -98,7 +98,7 @@ impl Statistics {
         self.partition(topic, partition).is_some_and(|it| it.ls_offset > position)
     }
 
-    /// Which of `partitions` librdkafka does nothing with, although they are assigned.
+    /// Those of `partitions` that librdkafka does not fetch, although they are assigned.
     pub(super) fn silent(&self, topic: &str, partitions: &[i32]) -> Vec<i32> {
         let silent = |partition: &i32| {
             let partition = self.partition(topic, *partition);
@@ -107,8 +107,8 @@ impl Statistics {
         partitions.iter().copied().filter(silent).collect()
     }
 
-    /// Which of `partitions` cannot be read now: no connection to the broker that
-    /// leads it. Without partitions, whether there is any connection at all.
+    /// Describes which of `partitions` cannot be read at present: no connection to the
+    /// broker that leads it. Without partitions, checks for any connection at all.
     pub(super) fn unreachable(&self, topic: &str, partitions: &[i32]) -> Option<String> {
         if partitions.is_empty() {
             let any = self.brokers.values().any(Broker::is_connected);
@@ -127,16 +127,16 @@ impl Statistics {
     }
 }
 
-/// Notices a client that can do nothing any more. Brokers that have just started may
-/// tell of topics and of no broker, not even of themselves; librdkafka then forgets all
-/// that it knew, those of `bootstrap.servers` too, and may miss to begin with these anew:
+/// Detects a client that can do nothing any more. Brokers that have just started may report
+/// topics and no broker, not even themselves; librdkafka then forgets all that it knew,
+/// those of `bootstrap.servers` too, and may fail to return to these:
 /// <https://github.com/confluentinc/librdkafka/issues/5301>.
 #[derive(Debug, Default)]
 pub(super) struct Stranded(AtomicU32);
 
 impl Stranded {
-    /// Takes note of what the client tells of itself. Whether that has just made it
-    /// certain that only another client can go on.
+    /// Takes the client's statistics. Returns whether they have just made it certain that
+    /// only another client can continue.
     pub(super) fn watch(&self, statistics: &Statistics) -> bool {
         if statistics.knows_a_broker() {
             self.0.store(0, Ordering::Relaxed);
@@ -144,17 +144,17 @@ impl Stranded {
         }
         let certain = self.0.fetch_add(1, Ordering::Relaxed) + 1 == STRANDED_AFTER;
         if certain {
-            tracing::warn!("librdkafka knows no broker any more, and looks for none");
+            tracing::warn!("librdkafka no longer knows any broker, and looks for none");
         }
         certain
     }
 
-    /// Whether no server was named last.
+    /// Whether the last statistics named no server.
     pub(super) fn is_likely(&self) -> bool {
         self.0.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether only another client can go on.
+    /// Whether only another client can continue.
     pub(super) fn is_certain(&self) -> bool {
         self.0.load(Ordering::Relaxed) >= STRANDED_AFTER
     }
@@ -164,7 +164,7 @@ impl Stranded {
 mod tests {
     use super::*;
 
-    /// With what surrounds it in librdkafka's own.
+    /// Statistics among other fields of librdkafka's.
     const JSON: &[u8] = br#"{ "name": "lambda", "type": "consumer", "ts": 1,
         "brokers": {
             "a:9092/1": { "nodeid": 1, "source": "learned", "state": "UP", "rtt": { "min": 1 } },
@@ -178,7 +178,7 @@ mod tests {
             "-1": { "partition": -1, "leader": 0, "hi_offset": -1001 } } } } }"#;
 
     #[test]
-    fn an_end_is_told_once_it_is_known() {
+    fn an_end_is_reported_once_it_is_known() {
         let statistics = Statistics::parse(JSON).expect("librdkafka's JSON");
         let ends = [0, 1, 2, 3].map(|partition| statistics.end("t", partition));
         assert_eq!(ends, [Some(12), None, Some(0), None]);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn partitions_with_unread_messages_and_silent_ones_are_told_apart() {
+    fn partitions_with_unread_messages_differ_from_silent_ones() {
         let statistics = Statistics::parse(JSON).expect("librdkafka's JSON");
         let behind = |partition, position| statistics.is_behind("t", partition, position);
         assert_eq!([behind(0, 11), behind(0, 12), behind(1, 0)], [true, false, false]);
@@ -224,7 +224,7 @@ mod tests {
             assert!(stranded.is_likely() && !stranded.is_certain());
             let certain = !last.knows_a_broker();
             assert_eq!((stranded.watch(last), stranded.is_certain()), (certain, certain));
-            assert!(!stranded.watch(last), "it is told once");
+            assert!(!stranded.watch(last), "reported once");
             stranded.watch(&known);
         }
     }

@@ -1,5 +1,5 @@
-//! What a cluster tells about a topic: its name as a source, its partitions,
-//! where they begin and end.
+//! A topic as its cluster describes it: its name as a source, its partitions, where they
+//! begin and end.
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
@@ -20,52 +20,52 @@ use crate::kafka::context::Asking;
 use crate::kafka::position::Kept;
 use crate::remedy;
 
-/// How long one question may take. The group goes on without the poll loop for
-/// minutes, but a person at a terminal waits for it.
+/// Timeout for one query. The group tolerates minutes without the poll loop, but a person
+/// at a terminal waits for the answer.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a client is listened to for what it has heard already.
+/// Time to collect events that a client has received already.
 const EVENTS_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// How long the poll loop waits for the offsets of partitions.
+/// Time that the poll loop waits for the offsets of partitions.
 pub(super) const OFFSETS_TIMEOUT: Duration = Duration::from_secs(1);
 
-const TELL_OFFSETS: &str = "tell a partition's offsets";
+const TELL_OFFSETS: &str = "read a partition's offsets in Kafka";
 
 /// A topic as a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
     /// `<cluster id>/<topic>`: the same topic of another cluster is another source
-    /// (R18).
+    /// (rule R18, docs/protocol.md).
     pub source: String,
     /// Its partitions, in order.
     pub partitions: Vec<i32>,
 }
 
-/// Where a topic's partitions end.
+/// The ends of a topic's partitions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ends {
     /// The topic's name as a source (see [`Topic::source`]).
     pub source: String,
-    /// One behind the last offset of each partition that a reader can see now.
+    /// One after the last offset of each partition that a reader can see now.
     pub ends: BTreeMap<i32, i64>,
 }
 
-/// A client outside the group that asks about the topic.
+/// A client outside the group for queries about the topic.
 pub(super) type Observer = BaseConsumer<Asking>;
 
-/// Makes an [`Observer`].
+/// Creates an [`Observer`].
 pub(super) fn observer(config: &KafkaConfig) -> Result<Observer, Error> {
     config.observer().create_with_context(Asking::default()).map_err(|error| refused(&error))
 }
 
-/// Asks for a topic.
+/// Reads a topic's description.
 ///
 /// # Errors
-/// `Transient` when it does not exist (yet) or no broker answers; `Fatal` when it
-/// may not be read.
+/// `Transient` when it does not exist (yet) or no broker answers; `Fatal` when it may not
+/// be read.
 pub(super) fn describe<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<Topic, Error> {
-    const WHAT: &str = "tell about the topic";
+    const WHAT: &str = "describe the topic in Kafka";
     let metadata = client
         .fetch_metadata(Some(topic), ANSWER_TIMEOUT)
         .map_err(|error| remedy::kafka(error, WHAT))?;
@@ -83,43 +83,43 @@ pub(super) fn describe<C: ClientContext>(client: &Client<C>, topic: &str) -> Res
     Ok(Topic { source: source(client, topic)?, partitions })
 }
 
-/// A topic's name as a source, by the cluster that the client last heard of.
-/// librdkafka's binding leaks this answer, so ask once for each client and change.
+/// A topic's name as a source, by the cluster that the client last saw. librdkafka's
+/// binding leaks this answer, so ask once for each client and change.
 ///
 /// # Errors
-/// `Transient` when no broker has told it yet.
+/// `Transient` when no broker has reported it yet.
 pub(super) fn source<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<String, Error> {
     let cluster = client.fetch_cluster_id(ANSWER_TIMEOUT).ok_or_else(|| Error::Temporary {
         server: Server::Kafka,
-        what: "tell the cluster's id",
+        what: "read the cluster's id in Kafka",
         remedy: "brokers older than 0.10.1 have none",
         source: topic.to_owned().into(),
     })?;
     Ok(format!("{cluster}/{topic}"))
 }
 
-/// Why a question was not answered, if the client has meanwhile heard of what only a
-/// person can mend (a wrong password); else `error`. The question itself just times out.
+/// Reason why a query had no answer, if the client has since met an error that only a
+/// person can fix (a wrong password); otherwise `error`. The query itself just times out.
 pub(super) fn reason<C: ConsumerContext>(consumer: &BaseConsumer<C>, error: Error) -> Error {
     if error.kind() != Kind::Transient {
         return error;
     }
-    // Nothing is assigned: what comes are errors, and lines for the log.
+    // Nothing is assigned: the events are errors, and lines for the log.
     while let Some(event) = consumer.poll(EVENTS_TIMEOUT) {
         if let Err(told) = event
             && told.rdkafka_error_code().is_some_and(remedy::needs_a_person)
         {
-            return remedy::kafka(told, "let us in");
+            return remedy::kafka(told, "log in to Kafka");
         }
     }
     error
 }
 
-/// Asks which offsets partitions keep, of all in two questions. Partitions whose leader
-/// refuses an answer are left out.
+/// Reads which offsets partitions keep, of all in two queries. Leaves out partitions whose
+/// leader refuses an answer.
 ///
 /// # Errors
-/// As for [`describe`]; that of a partition when no other one is answered for.
+/// As for [`describe`]; that of a partition when there is no answer for any other.
 pub(super) fn kept_of(
     client: &Observer,
     topic: &str,
@@ -139,8 +139,8 @@ pub(super) fn kept_of(
     }
 }
 
-/// Asks for one end of each partition: by time, of which librdkafka takes the name of an end
-/// for one.
+/// Reads one end of each partition, by a query for times, in which librdkafka accepts the
+/// name of an end.
 fn ask_offsets(
     client: &Observer,
     topic: &str,
@@ -159,7 +159,7 @@ fn ask_offsets(
             (Ok(()), Offset::Offset(offset)) => {
                 offsets.insert(element.partition(), offset);
             }
-            // An answer that is none: it is asked for again.
+            // Not an answer: it is asked for again.
             (Ok(()), _) => {}
             (Err(error), _) => refused = Some(error),
         }
@@ -177,13 +177,13 @@ pub(super) fn led<C: ClientContext>(
 ) -> Result<BTreeSet<i32>, Error> {
     let metadata = client
         .fetch_metadata(Some(topic), OFFSETS_TIMEOUT)
-        .map_err(|error| remedy::kafka(error, "tell about the topic"))?;
+        .map_err(|error| remedy::kafka(error, "describe the topic in Kafka"))?;
     let found = metadata.topics().iter().filter(|found| found.name() == topic);
     let partitions = found.flat_map(MetadataTopic::partitions);
     Ok(partitions.filter(|it| it.leader() >= 0).map(MetadataPartition::id).collect())
 }
 
-/// Asks which offsets a partition keeps.
+/// Reads which offsets a partition keeps.
 ///
 /// # Errors
 /// As for [`describe`].
@@ -198,8 +198,8 @@ pub(super) fn kept<C: ClientContext>(
     Ok(Kept { low, high })
 }
 
-/// Where the topic's partitions end now. Waits with backoff and a message for a
-/// broker or a topic that is not there.
+/// Reads where the topic's partitions end now. Waits, with backoff and a log line, for a
+/// missing broker or topic.
 ///
 /// # Errors
 /// `Fatal` only.
@@ -207,7 +207,7 @@ pub async fn ends(config: &KafkaConfig) -> Result<Ends, Error> {
     asking(config, ask_ends).await
 }
 
-/// Asks the brokers a question, on a thread of its own, until they answer it.
+/// Asks the brokers, on a thread of its own, until they answer.
 ///
 /// # Errors
 /// `Fatal` only.
@@ -230,7 +230,7 @@ pub(super) async fn asking<T: Send + 'static>(
     }
 }
 
-/// Asks the brokers a question once, on a thread of its own.
+/// Asks the brokers once, on a thread of its own.
 ///
 /// # Errors
 /// Those of `question`.
@@ -243,7 +243,7 @@ pub(super) async fn ask<T: Send + 'static>(
     answer.unwrap_or_else(|panicked| {
         Err(Error::Temporary {
             server: Server::Kafka,
-            what: "answer a question about the topic",
+            what: "ask Kafka about the topic",
             remedy: "this is a bug",
             source: Box::new(panicked),
         })
@@ -257,7 +257,7 @@ fn ask_ends(config: &KafkaConfig) -> Result<Ends, Error> {
     let mut kept = kept_of(&client, config.topic(), &topic.partitions)?;
     for partition in topic.partitions {
         if let Entry::Vacant(missing) = kept.entry(partition) {
-            // Asked for alone, an answer says why there is none.
+            // A query for one partition alone returns the reason of a failure.
             missing.insert(self::kept(client.client(), config.topic(), partition)?);
         }
     }

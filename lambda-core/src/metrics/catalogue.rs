@@ -1,12 +1,11 @@
-//! The metrics: name, kind, unit, labels and meaning of each, once. Keys and
-//! descriptions are made from these, so that no place where something is recorded can
-//! name a label that another one does not.
+//! The metrics: name, kind, unit, labels and meaning of each. Keys and descriptions derive
+//! from these, so no place of recording can use a label that another one lacks.
 
 use ::metrics::{
     Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit, with_recorder,
 };
 
-/// What Prometheus calls a metric's type.
+/// Prometheus' type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Kind {
     /// Only grows while the process runs.
@@ -24,19 +23,19 @@ pub(super) struct Metric {
     pub(super) name: &'static str,
     /// Its type.
     pub(super) kind: Kind,
-    /// What is counted.
+    /// The unit of the values.
     unit: &'static str,
     /// The names of its labels.
     labels: &'static [&'static str],
-    /// What it means.
+    /// Its meaning.
     help: &'static str,
 }
 
-/// From a single message at low load to the largest batches.
+/// Buckets from a single message at low load to the largest batches.
 const RECORDS_BUCKETS: &[f64] =
     &[1.0, 10.0, 100.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0, 20_000.0, 50_000.0];
 
-/// From a commit on an idle disk to one that waits for locks.
+/// Buckets from a commit on an idle disk to one that waits for locks.
 const SECONDS_BUCKETS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
@@ -53,7 +52,7 @@ pub(super) const RECORDS: Metric = Metric {
     kind: Kind::Counter,
     unit: "records",
     labels: &["pipeline", "outcome"],
-    help: "Records that this process stored, by what became of them",
+    help: "Records that this process stored, by outcome",
 };
 
 pub(super) const BATCH: Metric = Metric {
@@ -61,7 +60,7 @@ pub(super) const BATCH: Metric = Metric {
     kind: Kind::Histogram(RECORDS_BUCKETS),
     unit: "records",
     labels: &["pipeline"],
-    help: "Records stored by one commit, of those that stored any",
+    help: "Records stored by one commit; commits without records are left out",
 };
 
 pub(super) const COPY: Metric = Metric {
@@ -69,7 +68,7 @@ pub(super) const COPY: Metric = Metric {
     kind: Kind::Histogram(SECONDS_BUCKETS),
     unit: "seconds",
     labels: &["pipeline"],
-    help: "How long the rows of a batch took to be copied into the table",
+    help: "Time to copy the rows of a batch into the table",
 };
 
 pub(super) const COMMIT: Metric = Metric {
@@ -77,7 +76,7 @@ pub(super) const COMMIT: Metric = Metric {
     kind: Kind::Histogram(SECONDS_BUCKETS),
     unit: "seconds",
     labels: &["pipeline"],
-    help: "From the begin of a transaction that stores records to its acknowledged commit",
+    help: "Time from begin to acknowledged commit of a transaction that stores records",
 };
 
 pub(super) const RETRIES: Metric = Metric {
@@ -85,7 +84,7 @@ pub(super) const RETRIES: Metric = Metric {
     kind: Kind::Counter,
     unit: "tries",
     labels: &["kind"],
-    help: "What failed because of its surroundings and was tried again",
+    help: "Operations that failed because of their environment and were retried",
 };
 
 pub(super) const CLAIMS: Metric = Metric {
@@ -101,7 +100,7 @@ pub(super) const FENCES: Metric = Metric {
     kind: Kind::Counter,
     unit: "lanes",
     labels: &["pipeline"],
-    help: "Lanes that a commit found held by somebody else, or rewound",
+    help: "Lanes that a commit found held by another process, or rewound",
 };
 
 pub(super) const EVICTIONS: Metric = Metric {
@@ -109,7 +108,7 @@ pub(super) const EVICTIONS: Metric = Metric {
     kind: Kind::Counter,
     unit: "backends",
     labels: &["kind"],
-    help: "PostgreSQL backends ended: another loader's that held locks, or one that lost us",
+    help: "PostgreSQL backends terminated: another loader's that held locks, or our own",
 };
 
 pub(super) const LAG: Metric = Metric {
@@ -117,7 +116,7 @@ pub(super) const LAG: Metric = Metric {
     kind: Kind::Gauge,
     unit: "records",
     labels: &["pipeline", "source", "partition"],
-    help: "Offsets from what is stored of a lane held here to the end of its partition",
+    help: "Offsets between the stored position of a lane held here and the end of its partition",
 };
 
 pub(super) const DEAD_LETTERS: Metric = Metric {
@@ -125,7 +124,7 @@ pub(super) const DEAD_LETTERS: Metric = Metric {
     kind: Kind::Gauge,
     unit: "records",
     labels: &["pipeline"],
-    help: "Dead letters in the table that nobody has dealt with, whoever wrote them",
+    help: "Open dead letters of the pipeline, of all processes",
 };
 
 pub(super) const JOB_STATUS: Metric = Metric {
@@ -133,7 +132,7 @@ pub(super) const JOB_STATUS: Metric = Metric {
     kind: Kind::Gauge,
     unit: "",
     labels: &["job_id", "status"],
-    help: "1 for the status that the job at hand has, 0 for the others",
+    help: "1 for the current job's status, 0 for the others",
 };
 
 pub(super) const JOB_RECORDS: Metric = Metric {
@@ -141,7 +140,7 @@ pub(super) const JOB_RECORDS: Metric = Metric {
     kind: Kind::Gauge,
     unit: "records",
     labels: &["job_id"],
-    help: "Records in the file of the job at hand",
+    help: "Records in the file of the current job",
 };
 
 pub(super) const JOB_STORED: Metric = Metric {
@@ -149,7 +148,7 @@ pub(super) const JOB_STORED: Metric = Metric {
     kind: Kind::Gauge,
     unit: "records",
     labels: &["job_id"],
-    help: "Records of the job at hand that are stored, by this run and earlier ones",
+    help: "Records of the current job that are stored, by this run and earlier ones",
 };
 
 pub(super) const DELIVERED: Metric = Metric {
@@ -157,7 +156,7 @@ pub(super) const DELIVERED: Metric = Metric {
     kind: Kind::Counter,
     unit: "messages",
     labels: &["kind"],
-    help: "Messages that the brokers have acknowledged, by what the consumer is to find",
+    help: "Messages that the brokers have acknowledged, by the outcome expected of the consumer",
 };
 
 pub(super) const IN_FLIGHT: Metric = Metric {
@@ -191,7 +190,7 @@ pub(super) const ALL: &[Metric] = &[
 static METADATA: Metadata<'static> = Metadata::new("lambda", Level::INFO, Some(module_path!()));
 
 impl Metric {
-    /// The key of one series: a value for each label, in their order.
+    /// Builds the key of one series from a value for each label, in their order.
     fn key(&self, values: &[&str]) -> Key {
         debug_assert_eq!(self.labels.len(), values.len(), "{}", self.name);
         let labels = self.labels.iter().zip(values);

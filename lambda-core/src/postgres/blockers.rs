@@ -1,6 +1,6 @@
-//! Ends the sessions of loaders that keep one of ours waiting: a process that is frozen
-//! or cut off inside COPY FROM STDIN keeps its locks until `pg_terminate_backend` frees
-//! them (docs/protocol.md, R13).
+//! Terminates the sessions of loaders that keep one of ours waiting: a process that is
+//! frozen or cut off inside COPY FROM STDIN keeps its locks until `pg_terminate_backend`
+//! frees them (rule R13, docs/protocol.md).
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -20,36 +20,36 @@ use crate::postgres::holdup;
 use crate::postgres::mark::{Mark, marked};
 use crate::remedy;
 
-/// The function that ends a loader's session with the rights of the schema's owner.
+/// The function that terminates a loader's session with the rights of the schema's owner.
 pub(super) const END_LOADER: &str = "end_loader(integer, text)";
 
-/// How long finished work waits for a look that is under way, to report what that did.
+/// Time that finished work waits for a look in progress, so that its result is logged.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// How long a transaction that no longer blocks us is remembered.
+/// Time for which a transaction that no longer blocks us is remembered.
 const REMEMBERED: Duration = Duration::from_mins(2);
 
-/// When the session that blocks one of ours is ended.
+/// Conditions for terminating a session that blocks one of ours.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms {
-    /// How often to look for it.
+    /// Interval between looks.
     pub(super) every: Duration,
-    /// How long ours has waited at least.
+    /// Minimum wait of our session.
     pub(super) waited: Duration,
-    /// How old the other transaction is at least.
+    /// Minimum age of the other transaction.
     pub(super) older_than: Duration,
 }
 
 impl Terms {
-    /// The same time for all three.
+    /// Uses the same time for all three.
     pub(super) const fn of(time: Duration) -> Self {
         Self { every: time, waited: time, older_than: time }
     }
 }
 
-/// The transactions that were seen to block one of ours, with the first and the last time.
-/// PostgreSQL hides the age of a transaction from other logins, and with
-/// `track_activities = off` from every role.
+/// Transactions that were seen to block one of ours, with the first and the last time.
+/// PostgreSQL hides the age of a transaction from other logins, and with `track_activities
+/// = off` from every role.
 #[derive(Debug, Default)]
 pub(super) struct Seen(Mutex<HashMap<Blocker, (Instant, Instant)>>);
 
@@ -61,7 +61,7 @@ struct Blocker {
 }
 
 impl Seen {
-    /// Notes that `blocker` blocks us now. Returns how long it is known to.
+    /// Notes that `blocker` blocks us now. Returns for how long it has done so.
     fn note(&self, blocker: &Blocker) -> Duration {
         let now = Instant::now();
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,9 +73,9 @@ impl Seen {
 }
 
 impl Blocker {
-    /// The loaders that `waiting` waits for, and the age of their transactions where the
-    /// server shows it. What a claim waits for counts too: a claim that was given up keeps
-    /// its place in the lock queue, before ours.
+    /// Returns the loaders that `waiting` waits for, and the age of their transactions
+    /// where the server shows it. This includes loaders that a claim waits for: an
+    /// abandoned claim keeps its place in the lock queue, before ours.
     async fn of(
         waiting: &Backend,
         client: &Client,
@@ -103,10 +103,10 @@ impl Blocker {
         rows.iter().map(read).collect()
     }
 
-    /// Ends its session, if that is still in the same transaction.
+    /// Terminates its session, if that is still in the same transaction.
     ///
-    /// A role may end its own sessions. Those of another login are ended by a function
-    /// that runs as the schema's owner and ends nothing but loaders.
+    /// A role may terminate its own sessions. Those of another login need a function that
+    /// runs as the schema's owner and terminates only loaders.
     async fn end(&self, client: &Client) -> Result<(), Error> {
         let own = format!(
             "select pg_terminate_backend(pid, 1000) \
@@ -124,13 +124,14 @@ impl Blocker {
     }
 }
 
-/// An error met while ending another session.
+/// Converts an error met while terminating another session.
 fn ending(error: tokio_postgres::Error) -> Error {
     if error.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
-        return remedy::postgres(error, "end a session");
+        return remedy::postgres(error, "terminate a session in PostgreSQL");
     }
     Error::Misconfigured {
-        what: "a loader that logged in under another name cannot be ended".into(),
+        what: "could not terminate the session of a loader that logged in under another name"
+            .into(),
         remedy: "run lambda-db-setup; if that does not help, grant pg_signal_backend to the \
                  owner of the schema"
             .into(),
@@ -138,8 +139,8 @@ fn ending(error: tokio_postgres::Error) -> Error {
     }
 }
 
-/// Runs `work`, which waits at `waiting`, and until it is done ends the loaders that block
-/// it, by these `terms`.
+/// Runs `work`, which waits at `waiting`, and terminates the loaders that block it, by
+/// these `terms`.
 pub(super) async fn ending_blockers<T>(
     config: &DatabaseConfig,
     waiting: &Backend,
@@ -156,22 +157,23 @@ pub(super) async fn ending_blockers<T>(
         }
         let waited = begun.elapsed() >= terms.waited;
         // Boxed: large, and rarely needed.
-        let mut look = Box::pin(answered(ANSWER_TIMEOUT, "end a session", async {
-            let client = match connection.take() {
-                Some(client) => client,
-                None => connect(config, "evict").await?,
-            };
-            let looked = look(&client, waiting, terms, waited, seen).await;
-            if looked.is_ok() {
-                connection = Some(client);
-            }
-            looked
-        }));
+        let mut look =
+            Box::pin(answered(ANSWER_TIMEOUT, "terminate a session in PostgreSQL", async {
+                let client = match connection.take() {
+                    Some(client) => client,
+                    None => connect(config, "evict").await?,
+                };
+                let looked = look(&client, waiting, terms, waited, seen).await;
+                if looked.is_ok() {
+                    connection = Some(client);
+                }
+                looked
+            }));
         let looked = tokio::select! {
             biased;
             done = &mut work => {
-                // This very look may have ended what it waited for, and report that a
-                // little later.
+                // This look may have terminated the blocker, and report that a little
+                // later.
                 if let Ok(looked) = tokio::time::timeout(LAST_WORDS, look).await {
                     report(looked);
                 }
@@ -183,11 +185,12 @@ pub(super) async fn ending_blockers<T>(
     }
 }
 
-/// What came of a look at what blocks us.
+/// Result of a look at the sessions that block us.
 enum Look {
-    /// So many sessions of loaders were ended.
+    /// Number of loaders' sessions that were terminated.
     Ended(usize),
-    /// These are not ended: not a loader's (an operator's replay, a migration), or not yet.
+    /// These stay: they are not loaders (an operator's replay, a migration), or not yet
+    /// due.
     Waiting { blockers: Option<String>, long: bool },
 }
 
@@ -198,7 +201,7 @@ async fn look(
     waited: bool,
     seen: &Seen,
 ) -> Result<Look, Error> {
-    let failed = |error| remedy::postgres(error, "find what holds a lock");
+    let failed = |error| remedy::postgres(error, "find the holders of a lock in PostgreSQL");
     let mut ended = 0;
     for (blocker, age) in Blocker::of(waiting, client).await.map_err(failed)? {
         let blocks = seen.note(&blocker);
@@ -223,13 +226,15 @@ fn report(looked: Result<Look, Error>) {
         }
         Ok(Look::Waiting { blockers: Some(blockers), long: true }) => tracing::warn!(
             blockers,
-            "waiting for locks of these sessions; if they hang, end them by pg_terminate_backend"
+            "waiting for locks of these sessions; if they hang, terminate them with pg_terminate_backend"
         ),
         Ok(Look::Ended(ended)) => {
-            tracing::warn!(ended, "ended sessions of loaders that held locks");
+            tracing::warn!(ended, "terminated sessions of loaders that held locks");
             metrics::evicted(Eviction::Blocker, ended);
         }
-        Err(error) => tracing::warn!(error = error.chain(), "could not end what blocks us"),
+        Err(error) => {
+            tracing::warn!(error = error.chain(), "could not terminate the blocking sessions")
+        }
     }
 }
 
@@ -242,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_transaction_is_as_old_as_it_was_seen_and_another_one_is_not() {
+    async fn a_transactions_age_counts_from_the_first_time_it_was_seen() {
         let seen = Seen::default();
         assert_eq!(seen.note(&blocker("3/1")), Duration::ZERO);
         tokio::time::advance(Duration::from_secs(30)).await;

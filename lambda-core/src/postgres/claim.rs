@@ -1,4 +1,5 @@
-//! Taking a lane from whoever held it (R12, R13, R16).
+//! Claims a lane, and takes it from its former owner (rules R12, R13 and R16 in
+//! docs/protocol.md).
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,23 +20,23 @@ use crate::progress::{ClaimId, Progress};
 use crate::remedy;
 use crate::sink::ClaimRequest;
 
-/// How long a claim waits for the lane's lock before it gives up and tries again:
-/// longer than [`TERMS`] and, on a busy machine too, the login by which the holder's
-/// backend is then ended, and nothing else may end that wait sooner. A process that is
-/// frozen between two statements must not hold a lane's row for ever.
+/// Time that a claim waits for the lane's lock before it tries again: longer than [`TERMS`]
+/// and, on a busy machine too, the login that then terminates the holder's backend. No
+/// other timeout may end that wait sooner. A process that is frozen between two statements
+/// must not hold a lane's row without end.
 const SETTINGS: &str = "\
     set synchronous_commit = on; set lock_timeout = '5s'; set statement_timeout = 0; \
     set idle_in_transaction_session_timeout = '10s'";
 
-/// When a claim ends the session that holds the lane.
+/// Conditions under which a claim terminates the session that holds the lane.
 const TERMS: Terms = Terms::of(Duration::from_secs(1));
 
-/// How often a claim is tried before its failure is told, and until when again: the
-/// last try may wait for two locks, and all of them end within [`LOCK_TIMEOUT`].
+/// Number of attempts before the failure of a claim is returned, and their deadline: the
+/// last attempt may wait for two locks, and all end within [`LOCK_TIMEOUT`].
 const TRIES: u32 = 5;
 const LAST_TRY: Duration = Duration::from_secs(12);
 
-/// A group that stored or claimed within this time is active (R16).
+/// A group that stored or claimed within this time is active (rule R16, docs/protocol.md).
 const ACTIVE: &str = "60 seconds";
 
 /// How long a session is kept for the next claim. A rebalance grants many lanes at once, and a
@@ -90,7 +91,7 @@ impl Sessions {
 }
 
 fn failed(error: tokio_postgres::Error) -> Error {
-    remedy::own_tables(error, "claim a lane")
+    remedy::own_tables(error, "claim a lane in PostgreSQL")
 }
 
 /// Claims a lane on a connection that does nothing else.
@@ -112,7 +113,7 @@ pub(super) async fn claim(
         sessions.keep(session);
         Ok(progress)
     };
-    answered(LOCK_TIMEOUT, "claim a lane", claim).await
+    answered(LOCK_TIMEOUT, "claim a lane in PostgreSQL", claim).await
 }
 
 async fn try_claim(
@@ -136,7 +137,7 @@ async fn try_claim(
         let done = ending_blockers(config, backend, TERMS, &seen, attempt).await;
         match done {
             Ok(Some(progress)) => return Ok(progress),
-            // Somebody else claimed it in between, or a lock is held on.
+            // Another process claimed it in between, or a lock is still held.
             Ok(None) => {}
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {}
             Err(error) => return Err(failed(error)),
@@ -144,14 +145,14 @@ async fn try_claim(
     }
     Err(Error::Temporary {
         server: Server::Postgres,
-        what: "claim a lane",
+        what: "claim a lane in PostgreSQL",
         remedy: "its row in ingest_progress is locked by another program: look at pg_stat_activity",
         source: request.name.to_string().into(),
     })
 }
 
-/// Creates the lane's row, unless there is one. A lane that is given up is set
-/// aside in the same transaction; whoever does it second finds another number.
+/// Creates the lane's row, unless it exists. A lane that is given up is set aside in the
+/// same transaction; the second process to do so finds another number.
 async fn create(client: &mut Client, request: &ClaimRequest) -> Result<(), tokio_postgres::Error> {
     let Some(lane) = request.given_up else { return insert(client, request).await };
     let transaction = client.transaction().await?;
@@ -166,9 +167,9 @@ async fn create(client: &mut Client, request: &ClaimRequest) -> Result<(), tokio
     transaction.commit().await
 }
 
-/// A partition beyond those that its source had when it was first read was added since, and
-/// starts at its beginning. Members that start together may come here in any order, so what
-/// counts is what the first of them knew.
+/// A partition beyond those of the first claim of its source was added later, and starts at
+/// its beginning. Members that start together may come here in any order, so the number
+/// that the first of them knew counts.
 async fn insert(client: &Client, request: &ClaimRequest) -> Result<(), tokio_postgres::Error> {
     let (name, first) = (&request.name, request.first_position);
     let sql = "insert into ingest_progress (pipeline, source, partition, position, partitions) \
@@ -186,8 +187,8 @@ async fn insert(client: &Client, request: &ClaimRequest) -> Result<(), tokio_pos
     client.execute(sql, &parameters).await.map(drop)
 }
 
-/// The claim that is to be replaced. Refuses to take a lane from another group
-/// that is active.
+/// Reads the claim that is to be replaced. Refuses to take a lane from another group that
+/// is active.
 async fn current(client: &Client, request: &ClaimRequest) -> Result<Option<Uuid>, Error> {
     let name = &request.name;
     let sql = format!(
@@ -219,8 +220,8 @@ async fn current(client: &Client, request: &ClaimRequest) -> Result<Option<Uuid>
     Ok(claim)
 }
 
-/// Replaces the claim `current`, if it is still that one: a ghost of an earlier
-/// try, still waiting in the server, then replaces nothing.
+/// Replaces the claim `current`, if it is unchanged: an abandoned earlier attempt that
+/// still waits in the server then replaces nothing.
 async fn swap(
     client: &Client,
     request: &ClaimRequest,

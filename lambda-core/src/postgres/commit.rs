@@ -1,6 +1,6 @@
-//! The commit: one transaction for rows, corrections, dead letters, counts,
-//! sums and positions. docs/protocol.md#commit-steps has its steps and their order; each
-//! deviation tried led to deadlocks or wrong outcomes.
+//! The commit: one transaction for rows, corrections, dead letters, counts, sums and
+//! positions. docs/protocol.md#commit-steps has its steps and their order; each deviation
+//! that was tried led to deadlocks or wrong outcomes.
 
 use std::time::Instant;
 
@@ -20,18 +20,18 @@ use crate::remedy;
 use crate::resolve::{Keys, Resolution};
 use crate::sink::{Committed, Durability};
 
-/// How often the probe path is tried while others insert the same ids.
+/// Number of attempts by the probe path while other transactions insert the same ids.
 const PROBES: u32 = 5;
 
-/// Which path the rows take first.
+/// First path for the rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Path {
-    /// COPY straight into the table; the key's index tells repeats.
+    /// COPY straight into the table; the key's index finds repeats.
     Fast,
-    /// Look first, since repeats keep coming.
+    /// Probe first, since repeats keep coming.
     Probe,
-    /// Look first, and insert by one statement: whoever is frozen meanwhile is ended by
-    /// the server's timeouts, which a COPY is not (R13).
+    /// Probe first, and insert by one statement: the server's timeouts terminate a process
+    /// that is frozen during one, but not during a COPY (rule R13, docs/protocol.md).
     Statement,
 }
 
@@ -50,15 +50,15 @@ impl From<Error> for Failure {
     }
 }
 
-/// What a commit did, and which path the next one should take.
+/// Result of a commit, and the path for the next one.
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) committed: Committed,
     pub(super) next: Path,
 }
 
-/// Commits `batch` on `session`, and leaves no transaction open on it unless
-/// the outcome is unknown.
+/// Commits `batch` on `session`. Leaves no transaction open on it unless the outcome is
+/// unknown.
 pub(super) async fn commit(
     session: &mut Session,
     batch: &Batch,
@@ -80,7 +80,7 @@ async fn transact(
     path: Path,
     jobs: &JobCache,
 ) -> Result<Done, Failure> {
-    let storing = |error| remedy::postgres(error, "store a batch");
+    let storing = |error| remedy::postgres(error, "store a batch in PostgreSQL");
     let begun = Instant::now();
     session.begin(durability == Durability::Durable).await.map_err(storing)?;
     let held: Vec<LaneId> = batch.spans().iter().map(|span| span.lane).collect();
@@ -109,7 +109,8 @@ async fn transact(
     Ok(Done { committed: Committed { stored, fenced }, next })
 }
 
-/// Steps 2 and 3: the rows, by the fast path if it may be tried, else by probing.
+/// Steps 2 and 3: stores the rows, by the fast path if it may be tried, otherwise by
+/// probing.
 pub(super) async fn store_rows(
     session: &Session,
     batch: &Batch,
@@ -137,7 +138,7 @@ pub(super) async fn store_rows(
                 let next = if found.is_empty() { Path::Fast } else { Path::Probe };
                 return Ok((resolution, sums, next));
             }
-            // Nobody has inserted an id of ours meanwhile: the key is the reason.
+            // No transaction has inserted an id of ours in between: the key is the reason.
             Inserted::KeyTaken(error) if standing == Some(found.len()) => return Err(error),
             Inserted::KeyTaken(_) | Inserted::IdTaken => standing = Some(found.len()),
         }
@@ -145,19 +146,19 @@ pub(super) async fn store_rows(
     Err(Error::Contended { tries: PROBES })
 }
 
-/// What became of the rows of a batch that are new by what was looked up.
+/// Result of inserting the rows that were new in the probe.
 enum Inserted {
-    /// They are stored, and add this to each span's sums.
+    /// They are stored, and add these sums to the spans.
     All(Vec<Sums>),
-    /// One of the ids is taken meanwhile.
+    /// One of the ids was taken in between.
     IdTaken,
-    /// Another unique key is taken. The row that has it may be the same record: which
-    /// key is looked at first depends on the age of their indexes.
+    /// Another unique key is taken. The row that has it may be the same record: the age of
+    /// the indexes decides which key is checked first.
     KeyTaken(Error),
 }
 
-/// Stores the new rows. If not all of them could be inserted, the transaction is
-/// back at the savepoint, which frees the probe's locks.
+/// Stores the new rows. If not all of them could be inserted, the transaction returns to
+/// the savepoint, which frees the probe's locks.
 async fn store_new(
     session: &Session,
     batch: &Batch,
@@ -178,7 +179,7 @@ async fn store_new(
         Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
             let sql = "rollback to savepoint rows; release savepoint rows";
             let back = session.client().batch_execute(sql).await;
-            back.map_err(|error| remedy::postgres(error, "store a batch"))?;
+            back.map_err(|error| remedy::postgres(error, "store a batch in PostgreSQL"))?;
             Ok(if is_id_key(session, &error) {
                 Inserted::IdTaken
             } else {
@@ -189,13 +190,15 @@ async fn store_new(
     }
 }
 
-/// A missing value is the record's fault only if the column is the record's: one
-/// that it does not have was added to the table without a default (R11).
+/// Converts a refusal. A missing value is the record's fault only if the column belongs to
+/// the record: any other was added to the table without a default (rule R11,
+/// docs/protocol.md).
 fn refused(table: &Table, error: tokio_postgres::Error) -> Error {
-    // Sent in binary, so it is about a type. Elsewhere this code is a broken connection's.
+    // The rows are sent in binary, so this is about a type. Elsewhere the code means a
+    // broken connection.
     if error.code() == Some(&SqlState::PROTOCOL_VIOLATION) {
         return Error::Misconfigured {
-            what: format!("rows do not have the form that {} takes", table.name),
+            what: format!("rows do not have the form that {} accepts", table.name),
             remedy: remedy::of_sqlstate(SqlState::INVALID_BINARY_REPRESENTATION.code())
                 .remedy
                 .into(),
@@ -206,16 +209,16 @@ fn refused(table: &Table, error: tokio_postgres::Error) -> Error {
     let foreign = foreign.and_then(|error| error.column()).map(ToOwned::to_owned);
     match foreign.filter(|name| table.columns.iter().all(|column| column.name != name)) {
         Some(column) => Error::misconfigured(
-            format!("{}.{column} is not null, and no record has it", table.name),
+            format!("{}.{column} is not null, but records do not have it", table.name),
             "give the column a default, or allow null",
         ),
-        None => remedy::postgres(error, "store a batch"),
+        None => remedy::postgres(error, "store a batch in PostgreSQL"),
     }
 }
 
 async fn savepoint(session: &Session) -> Result<(), Error> {
     let done = session.client().batch_execute("savepoint rows").await;
-    done.map_err(|error| remedy::postgres(error, "store a batch"))
+    done.map_err(|error| remedy::postgres(error, "store a batch in PostgreSQL"))
 }
 
 fn is_id_key(session: &Session, error: &tokio_postgres::Error) -> bool {

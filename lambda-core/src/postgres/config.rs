@@ -1,4 +1,4 @@
-//! Which database, as whom.
+//! Address and login of a database.
 
 use std::fmt;
 use std::fs;
@@ -17,17 +17,17 @@ use crate::postgres::url;
 /// Prefix of `application_name` on every connection of this platform, for people.
 pub const APPLICATION_PREFIX: &str = "lambda";
 
-/// Where a database is, how to log in, and over what. Its `Debug` and `Display` never show
-/// the password.
+/// A database's address, login and TLS settings. Its `Debug` and `Display` never show the
+/// password.
 #[derive(Clone)]
 pub struct DatabaseConfig {
     config: tokio_postgres::Config,
     tls: Tls,
-    /// Where the password is read at each login.
+    /// The file that holds the password, read at each login.
     password_file: Option<PathBuf>,
-    /// How logins went, for all clones together.
+    /// Outcome of recent logins, shared by all clones.
     logins: Arc<Logins>,
-    /// Whether a server may leave unread what it was sent ([`Self::for_copies`]).
+    /// Whether a server may leave sent data unread ([`Self::for_copies`]).
     copies: bool,
 }
 
@@ -41,7 +41,8 @@ impl DatabaseConfig {
         Self::from_url_or(url, &TlsSettings::default())
     }
 
-    /// As [`Self::from_url`]; what the URL does not say of TLS, `tls` does.
+    /// Reads a URL as [`Self::from_url`] does; `tls` supplies the TLS settings that it
+    /// lacks.
     ///
     /// # Errors
     /// As [`Self::from_url`].
@@ -51,16 +52,16 @@ impl DatabaseConfig {
             mode: parted.mode.map_or(Ok(tls.mode), |mode| mode.parse())?,
             root_cert: parted.root_cert.or_else(|| tls.root_cert.clone()),
         };
-        // The parser's own words may hold a piece of a password that was not quoted.
+        // The parser's own message may contain part of a password that was not quoted.
         let mut config: tokio_postgres::Config = parted.rest.parse().map_err(|_| {
             Error::misconfigured(
-                "the database URL cannot be read",
+                "could not parse the database URL",
                 "write it as postgresql://user:password@host:port/database with / @ ? and % of the \
                  password percent-encoded; client certificates (sslcert) are not supported",
             )
         })?;
         if config.get_hosts().is_empty() {
-            // TLS wants a name, be it the address.
+            // TLS needs a name, if only the address.
             for address in config.get_hostaddrs().to_vec() {
                 config.host(address.to_string());
             }
@@ -69,7 +70,8 @@ impl DatabaseConfig {
         Self { config, tls: Tls::default(), password_file: None, logins, copies }.with_tls(&said)
     }
 
-    /// A database by its parts, over TLS if the server can ([`SslMode::Prefer`]).
+    /// Creates a configuration from parts, with TLS if the server offers it
+    /// ([`SslMode::Prefer`]).
     ///
     /// [`SslMode::Prefer`]: crate::postgres::SslMode::Prefer
     pub fn from_parts(host: &str, port: u16, name: &str, user: &str, password: &str) -> Self {
@@ -79,37 +81,37 @@ impl DatabaseConfig {
         Self { config, tls: Tls::default(), password_file: None, logins, copies }
     }
 
-    /// The same database over connections that `tls` secures.
+    /// The same database, with connections secured by `tls`.
     ///
     /// # Errors
-    /// [`Error::Misconfigured`] when the authorities that `tls` names cannot be used.
+    /// [`Error::Misconfigured`] when the certificate authorities of `tls` cannot be used.
     pub fn with_tls(self, tls: &TlsSettings) -> Result<Self, Error> {
         Ok(Self { tls: Tls::new(tls)?, ..self })
     }
 
-    /// The same login with the password that `file` holds, which is read again at every
-    /// login: it may be replaced while a program runs.
+    /// The same login with the password in `file`, which is read again at every login: it
+    /// may be replaced while a program runs.
     #[must_use]
     pub fn with_password_file(self, file: PathBuf) -> Self {
         Self { password_file: Some(file), ..self }
     }
 
-    /// Where the password is read at each login, if it is in a file.
+    /// The file that holds the password, if any.
     pub(super) fn password_file(&self) -> Option<&Path> {
         self.password_file.as_deref()
     }
 
-    /// How connections are secured.
+    /// Security of the connections.
     pub(super) fn tls(&self) -> &Tls {
         &self.tls
     }
 
-    /// How logins went.
+    /// Outcome of recent logins.
     pub(super) fn logins(&self) -> &Logins {
         &self.logins
     }
 
-    /// What went wrong with TLS, if a person has to mend it.
+    /// The TLS error that a person has to fix, if it is one.
     pub(crate) fn refusal(&self, error: &tokio_postgres::Error) -> Option<Error> {
         self.tls.refusal(error, &self.to_string())
     }
@@ -131,9 +133,9 @@ impl DatabaseConfig {
         Self { config, tls: self.tls.clone(), password_file: None, logins, copies }
     }
 
-    /// The same for connections that carry COPY. A backend that waits for a lock in the
-    /// middle of one reads nothing more for as long as that takes, which TCP's user timeout
-    /// takes for a dead peer. The commit looks at the backend instead.
+    /// The same for connections that carry COPY. A backend that waits for a lock during a
+    /// COPY reads nothing for as long as that takes, which TCP's user timeout takes for a
+    /// dead peer. The commit watches the backend instead.
     #[must_use]
     pub(super) fn for_copies(&self) -> Self {
         Self { copies: true, ..self.clone() }
@@ -148,21 +150,21 @@ impl DatabaseConfig {
         let mut config = self.config.clone();
         if let Some(file) = &self.password_file {
             config.password(secret_in(file).map_err(|error| Error::Misconfigured {
-                what: format!("cannot read the password for {self} in {}", file.display()),
+                what: format!("could not read the password for {self} from {}", file.display()),
                 remedy: "make the file readable, or name another one".into(),
                 source: Some(Box::new(error)),
             })?);
         }
         let local = |host: &Host| !matches!(host, Host::Tcp(_));
         if !config.get_hosts().is_empty() && config.get_hosts().iter().all(local) {
-            // What goes through a socket leaves no machine: libpq too asks for no TLS there.
+            // A Unix socket does not leave the machine: libpq requests no TLS there either.
             config.ssl_mode(SslMode::Disable);
         } else {
             config.ssl_mode(self.tls.mode());
         }
         config.application_name(format!("{APPLICATION_PREFIX}-{purpose}"));
         config.connect_timeout(Duration::from_secs(5));
-        // A server or link that goes silent is noticed within half a minute.
+        // A server or link that goes silent is detected within half a minute.
         config.keepalives_idle(Duration::from_secs(10));
         config.keepalives_interval(Duration::from_secs(5));
         config.keepalives_retries(4);
@@ -173,10 +175,10 @@ impl DatabaseConfig {
     }
 }
 
-/// The secret that a file holds, without the line's end that editors add.
+/// The secret in a file, without the line end that editors add.
 ///
 /// # Errors
-/// When the file cannot be read, or is not UTF-8.
+/// If the file cannot be read, or is not UTF-8.
 pub fn secret_in(file: &Path) -> io::Result<String> {
     let mut secret = fs::read_to_string(file)?;
     secret.truncate(secret.trim_end_matches(['\r', '\n']).len());

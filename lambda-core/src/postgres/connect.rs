@@ -14,28 +14,28 @@ use crate::error::{Error, Kind, Server};
 use crate::postgres::config::DatabaseConfig;
 use crate::remedy;
 
-/// How long a server may take to let us log in.
+/// Timeout of a login.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the file and the server may differ while a password is replaced.
+/// Time for which the file and the server may differ while a password is replaced.
 const REPLACED_WITHIN: Duration = Duration::from_secs(1);
 
-/// The protocol is written for this level; a role or a database may have another one
-/// as its default. Whoever needs a snapshot says so.
+/// The protocol needs this level; a role or a database may have another default. Statements
+/// that need a snapshot set their own level.
 const SETTINGS: &str = "set default_transaction_isolation = 'read committed'";
 
-/// How long the server may take over a plain question.
+/// Timeout of a plain query.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long it may take over one that waits for locks.
+/// Timeout of a query that waits for locks.
 pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What comes of `asking` the server to do `what` ("claim a lane") within that time.
-/// TCP notices a peer that is gone, but not a proxy in between that has forgotten the
+/// Runs `asking`, a request to the server to do `what` ("claim a lane in PostgreSQL"), with
+/// a timeout. TCP detects a dead peer, but not a proxy in between that has forgotten the
 /// connection.
 ///
 /// # Errors
-/// `Transient` when there is no answer; else those of `asking`.
+/// `Transient` without an answer; otherwise those of `asking`.
 pub(super) async fn answered<T>(
     within: Duration,
     what: &str,
@@ -43,27 +43,27 @@ pub(super) async fn answered<T>(
 ) -> Result<T, Error> {
     tokio::time::timeout(within, asking).await.map_err(|_| Error::Unreachable {
         server: Server::Postgres,
-        source: format!("asked to {what}, it gave no answer within {within:?}").into(),
+        source: format!("no answer within {within:?}; the request was to {what}").into(),
     })?
 }
 
-/// How long a caller waits for the server, and the server for a statement.
+/// Time that a caller waits for the server, and the server for a statement.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wait {
-    /// How long to try a server that does not answer; zero for one attempt.
+    /// Time to retry a server that does not answer; zero for one attempt.
     pub(super) server: Duration,
-    /// Limit of a statement; `None` for as long as it takes.
+    /// Limit of a statement; `None`: unlimited.
     statement: Option<Duration>,
 }
 
 impl Wait {
-    /// Waits for a server that is away, and never ends a statement.
+    /// Waits for a server that is away, and never cancels a statement.
     pub(super) fn for_server(patience: Duration) -> Self {
         Self { server: patience, statement: None }
     }
 
-    /// Tries once. The caller gives up after `limit`, and the server a second later: an
-    /// abandoned statement must not keep it busy.
+    /// Tries once. The caller gives up after `limit`, and the server a second later, so
+    /// that an abandoned statement does not keep it busy.
     pub(super) fn once(limit: Duration) -> Self {
         let statement = limit.saturating_add(Duration::from_secs(1));
         Self { server: Duration::ZERO, statement: Some(statement) }
@@ -81,7 +81,7 @@ impl Wait {
     }
 }
 
-/// A connection of its own, outside any pool.
+/// A connection outside any pool.
 #[derive(Debug)]
 pub struct Connection {
     client: Client,
@@ -103,19 +103,19 @@ impl DerefMut for Connection {
 }
 
 impl Drop for Connection {
-    /// Closes the socket at once: a transaction that is still open ends with it,
-    /// instead of lingering until the runtime gets to it.
+    /// Closes the socket at once: an open transaction ends with it, instead of lingering
+    /// until the runtime closes the socket.
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-/// How long a login that worked may be refused before that is believed: after a
-/// failover a standby may not have the role, the password or the database yet. Longer
-/// than a load tries a server that does not answer.
+/// Time for which a login that once worked may be refused before the refusal counts: after
+/// a failover a standby may not have the role, the password or the database yet. Longer
+/// than a load retries a server that does not answer.
 const REFUSED_MAX: Duration = Duration::from_secs(90);
 
-/// How the logins to a database went.
+/// Outcome of the logins to a database.
 #[derive(Debug, Default)]
 pub(super) struct Logins(Mutex<Login>);
 
@@ -124,7 +124,7 @@ enum Login {
     #[default]
     Untried,
     Worked,
-    /// It worked, and has been refused since then.
+    /// It worked once, and has been refused since then.
     Refused(Instant),
 }
 
@@ -133,7 +133,7 @@ impl Logins {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
-    /// Since when a login is refused that worked before.
+    /// Start of the refusals of a login that worked before.
     fn refused_since(&self) -> Option<Instant> {
         let mut login = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Login::Worked = *login {
@@ -145,13 +145,13 @@ impl Logins {
         }
     }
 
-    /// A refusal passes if it has not lasted, of a login that worked.
+    /// Treats a recent refusal of a login that once worked as transient.
     fn judge(&self, error: Error) -> Error {
         let Error::Misconfigured { what, remedy, source } = error else { return error };
         match self.refused_since() {
             Some(since) if since.elapsed() < REFUSED_MAX => Error::Temporary {
                 server: Server::Postgres,
-                what: "let us log in as before",
+                what: "log in to PostgreSQL as before",
                 remedy: "after a failover, check that the new server has the role, its password \
                          and the database; if the login was changed, start with the new one",
                 source: source.unwrap_or_else(|| what.into()),
@@ -161,19 +161,19 @@ impl Logins {
     }
 }
 
-/// Connects once. `purpose` is a word that people see in `pg_stat_activity`. A password that
-/// was refused is read from its file again and tried once more, since it may be replaced
-/// while a program runs.
+/// Connects once. `purpose` is a word that people see in `pg_stat_activity`. If the
+/// password is refused, reads it from its file again and tries once more, since it may be
+/// replaced while a program runs.
 ///
 /// # Errors
-/// `Transient` when the server is not there or not ready; `Fatal` for a wrong
-/// password, user or database, and for a server that does not prove what TLS asks it to.
+/// `Transient` when the server is not reachable or not ready; `Fatal` for a wrong password,
+/// user or database, and for a server that does not prove what the TLS settings require.
 pub async fn connect(config: &DatabaseConfig, purpose: &str) -> Result<Connection, Error> {
     let mut again = config.password_file();
     loop {
         let settings = config.for_purpose(purpose)?;
         // The connect timeout of the settings ends where the server begins to answer.
-        // Boxed: what TLS needs is large, and would be in every future that connects.
+        // Boxed: the TLS state is large, and would be in every future that connects.
         let connected = tokio::time::timeout(LOGIN_TIMEOUT, Box::pin(log_in(config, &settings)));
         let connected = connected.await.map_err(|_| Error::Unreachable {
             server: Server::Postgres,
@@ -212,11 +212,11 @@ async fn log_in(
     Ok(connection)
 }
 
-/// Connects, waiting with backoff and a message for a server that is not there,
-/// at most `patience` (`None`: for ever).
+/// Connects. Waits with backoff and a log line for a server that is not reachable, at most
+/// `patience` (`None`: without limit).
 ///
 /// # Errors
-/// The last error, when patience is over; anything but a transient one at once.
+/// The last error, when patience is over; any other than a transient one at once.
 pub async fn connect_waiting(
     config: &DatabaseConfig,
     purpose: &str,

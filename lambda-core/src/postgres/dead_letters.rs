@@ -1,4 +1,4 @@
-//! Dead letters: stored by step 4 of the commit, looked at, taken again, and put away.
+//! Dead letters: stored by step 4 of the commit, listed, replayed, discarded and purged.
 
 mod filter;
 mod origin;
@@ -22,75 +22,75 @@ pub use self::filter::Filter;
 pub use self::replay::{Replay, Skip, Verdict};
 pub(super) use self::store::store;
 
-/// How long a server that does not answer is waited for.
+/// Time to wait for a server that does not answer.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// What somebody decides about dead letters is durable before it is believed (R5). A
-/// process that is frozen between two statements holds nothing for longer than that:
-/// loaders wait for it, and never end an operator's session.
+/// An operator's decision about dead letters is durable before it counts (rule R5,
+/// docs/protocol.md). A process that is frozen between two statements holds nothing for
+/// longer than the timeout: loaders wait for it, and never terminate an operator's session.
 const SETTINGS: &str = "\
     set synchronous_commit = on; set idle_in_transaction_session_timeout = '10s'; \
     set lock_timeout = '5s'; set statement_timeout = 0";
 
-/// Dead letters put away by one transaction.
+/// Number of dead letters discarded or purged by one transaction.
 const CHUNK: usize = 1_000;
 
-/// How long one of those may take: it may wait for a replay.
+/// Timeout of such a transaction: it may wait for a replay.
 const CHUNK_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// A dead letter, without what it holds.
+/// A dead letter, without its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
     /// Its number.
     pub id: i64,
     /// The lane in which it was read.
     pub lane: LaneName,
-    /// Where in the lane: an offset, or its first byte.
+    /// Its position in the lane: an offset, or its first byte.
     pub position: i64,
-    /// Its first line, if it is a file's.
+    /// Line on which it starts; files only.
     pub line: Option<i64>,
-    /// The file's name, if it is a file's.
+    /// The file's name; files only.
     pub file_name: Option<String>,
-    /// Its job, if it is a file's.
+    /// Its job; files only.
     pub job_id: Option<String>,
-    /// Why it was rejected last, as stored (see [`crate::dead_letter::Reason`]).
+    /// Reason of its last rejection, as stored (see [`crate::dead_letter::Reason`]).
     pub reason: String,
-    /// The field and what is expected of it.
+    /// The field and the expected value.
     pub detail: String,
-    /// What has been made of it.
+    /// Its status.
     pub status: Status,
-    /// How often it was taken again.
+    /// Number of replay attempts.
     pub attempts: i32,
-    /// When it was rejected first.
+    /// Time of its first rejection.
     pub created_at: jiff::Timestamp,
-    /// How long ago that was, by the database's clock.
+    /// Its age, by the database's clock.
     pub age: Duration,
-    /// When it was replayed or discarded.
+    /// Time at which it was replayed or discarded.
     pub resolved_at: Option<jiff::Timestamp>,
-    /// When its key and payload were deleted; nothing once another payload is given.
+    /// Time at which its key and payload were deleted; none once another payload is given.
     pub purged_at: Option<jiff::Timestamp>,
 }
 
-/// What a dead letter holds.
+/// Content of a dead letter.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Content {
     /// The message key as read.
     pub key: Option<Vec<u8>>,
     /// The bytes as read; `None`: a message without a value, or a purged letter.
     pub payload: Option<Vec<u8>>,
-    /// What was given instead of them, last.
+    /// The latest payload given instead.
     pub edited_payload: Option<Vec<u8>>,
 }
 
 impl Content {
-    /// The bytes that a replay takes.
+    /// The bytes that a replay reads.
     pub fn current(&self) -> Option<&[u8]> {
         self.edited_payload.as_deref().or(self.payload.as_deref())
     }
 }
 
 impl std::fmt::Debug for Content {
-    /// Records' values are never logged.
+    /// Hides records' values, which are never logged.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Content").finish_non_exhaustive()
     }
@@ -104,13 +104,13 @@ pub struct DeadLetters {
 }
 
 impl DeadLetters {
-    /// The dead letters in `database`.
+    /// Opens the dead letters in `database`; connects on use.
     pub fn new(database: DatabaseConfig) -> Self {
         Self { database, wait: Wait::for_server(PATIENCE) }
     }
 
-    /// The same for a person who only reads: a server that does not answer is an error
-    /// at once, and a statement ends soon after `limit`.
+    /// The same for interactive reads: a server that does not answer is an error at once,
+    /// and a statement ends soon after `limit`.
     #[must_use]
     pub fn answering_within(self, limit: Duration) -> Self {
         Self { wait: Wait::once(limit), ..self }
@@ -119,16 +119,16 @@ impl DeadLetters {
     async fn connect(&self) -> Result<Connection, Error> {
         let connection = connect_waiting(&self.database, "letters", Some(self.wait.server)).await?;
         let settings = self.wait.settings(SETTINGS);
-        let set = answered(ANSWER_TIMEOUT, "prepare a session", async {
+        let set = answered(ANSWER_TIMEOUT, "prepare a session in PostgreSQL", async {
             let set = connection.batch_execute(&settings).await;
-            set.map_err(|error| remedy::postgres(error, "prepare a session"))
+            set.map_err(|error| remedy::postgres(error, "prepare a session in PostgreSQL"))
         });
         set.await?;
         Ok(connection)
     }
 
-    /// The latest dead letters that `filter` lets through, newest first, at most
-    /// `limit`. A reader may.
+    /// Lists the latest dead letters that match `filter`, newest first, at most `limit`.
+    /// Readers may call this.
     ///
     /// # Errors
     /// `Transient` or `Fatal`.
@@ -147,8 +147,8 @@ impl DeadLetters {
         rows.iter().map(letter).collect::<Result<_, _>>().map_err(listing)
     }
 
-    /// How many dead letters that `filter` lets through have which reason, most first.
-    /// A reader may.
+    /// Counts the dead letters that match `filter` by reason, most first. Readers may call
+    /// this.
     ///
     /// # Errors
     /// `Transient` or `Fatal`.
@@ -163,7 +163,7 @@ impl DeadLetters {
         rows.iter().map(reason).collect::<Result<_, _>>().map_err(listing)
     }
 
-    /// What a dead letter holds. The schema's owner may.
+    /// Reads a dead letter's content. Only the schema's owner may.
     ///
     /// # Errors
     /// `Transient` or `Fatal`.
@@ -171,7 +171,7 @@ impl DeadLetters {
         let connection = self.connect().await?;
         let sql = "select key, payload, edited_payload from dead_letters where id = $1";
         let asking = async { connection.query_opt(sql, &[&id]).await.map_err(owning) };
-        let row = answered(ANSWER_TIMEOUT, "read a dead letter", asking).await?;
+        let row = answered(ANSWER_TIMEOUT, "read a dead letter in PostgreSQL", asking).await?;
         let content = |row: Row| {
             let (key, payload) = (row.try_get("key")?, row.try_get("payload")?);
             Ok(Content { key, payload, edited_payload: row.try_get("edited_payload")? })
@@ -179,7 +179,7 @@ impl DeadLetters {
         row.map(content).transpose().map_err(owning)
     }
 
-    /// The numbers of the dead letters that `filter` lets through, in order.
+    /// Numbers of the dead letters that match `filter`, in order.
     ///
     /// # Errors
     /// `Transient` or `Fatal`.
@@ -189,9 +189,9 @@ impl DeadLetters {
         rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(listing)
     }
 
-    /// Marks those of the dead letters `ids` as discarded that are open, durably, and
-    /// gives their numbers. What is counted as rejected stays so. A `dry_run` changes
-    /// nothing. The schema's owner may.
+    /// Marks the open ones among the dead letters `ids` as discarded, durably, and returns
+    /// their numbers. They still count as rejected. A `dry_run` changes nothing. Only the
+    /// schema's owner may.
     ///
     /// # Errors
     /// `Transient` or `Fatal`; those discarded before stay so.
@@ -203,9 +203,9 @@ impl DeadLetters {
         self.put_away(sql, ids, dry_run).await
     }
 
-    /// Deletes keys and payloads of the dead letters `ids`, durably, and gives the
-    /// numbers of those that had not been purged. Their rows stay: what was counted
-    /// stays explained. A `dry_run` changes nothing. The schema's owner may.
+    /// Deletes keys and payloads of the dead letters `ids`, durably, and returns the
+    /// numbers of those that were not purged before. Their rows stay, so that the counts
+    /// stay explained. A `dry_run` changes nothing. Only the schema's owner may.
     ///
     /// # Errors
     /// `Transient` or `Fatal`; those purged before stay so.
@@ -233,7 +233,9 @@ impl DeadLetters {
                 rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<i64>, _>>()
             };
             let put_away = async { put_away.await.map_err(owning) };
-            done.extend(answered(CHUNK_TIMEOUT, "change dead letters", put_away).await?);
+            done.extend(
+                answered(CHUNK_TIMEOUT, "change dead letters in PostgreSQL", put_away).await?,
+            );
         }
         done.sort_unstable();
         Ok(done)
@@ -276,12 +278,13 @@ fn letter(row: &Row) -> Result<DeadLetter, tokio_postgres::Error> {
     })
 }
 
-/// A loader sees no numbers of dead letters.
+/// Converts an error of a list. A loader may not read the numbers of dead letters.
 fn listing(error: tokio_postgres::Error) -> Error {
     lacking(error, "list dead letters", "log in as the reader, or as the schema's owner")
 }
 
-/// Payloads are for nobody else, and no loader changes what was rejected.
+/// Converts an error of an owner's operation. Only the owner may read payloads, and no
+/// loader changes what was rejected.
 fn owning(error: tokio_postgres::Error) -> Error {
     let remedy = "log in as the schema's owner: the role that ran lambda-db-setup";
     lacking(error, "show or change dead letters", remedy)

@@ -1,5 +1,5 @@
-//! Backends of our own: which one serves a connection, whether it still works for us, and
-//! how it is ended when its connection is lost.
+//! Our own backends: which one serves a connection, whether it still works for us, and how
+//! to terminate it when its connection is lost.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::{ANSWER_TIMEOUT, answered, connect};
 use crate::remedy;
 
-/// How often the server is asked whether it still works for us.
+/// Interval at which the server is asked whether the backend still works for us.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// How many looks in a row must find the same before the connection counts as silent.
+/// Number of consecutive equal looks after which the connection counts as silent.
 const LOOKS: u32 = 2;
 
-/// The same with `track_activities = off`, where a look does not show what moved since the
-/// one before.
+/// The same with `track_activities = off`, where a look does not show progress since the
+/// last one.
 const BLIND_LOOKS: u32 = 6;
 
-/// A backend. Its start tells it from a later one with the same pid.
+/// A backend. Its start time distinguishes it from a later one with the same pid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Backend {
     pid: i32,
@@ -28,7 +28,7 @@ pub(super) struct Backend {
 }
 
 impl Backend {
-    /// The backend that serves `client`.
+    /// Finds the backend that serves `client`.
     pub(super) async fn of(client: &Client) -> Result<Self, Error> {
         let sql =
             "select pid, backend_start::text from pg_stat_activity where pid = pg_backend_pid()";
@@ -36,8 +36,8 @@ impl Backend {
         Ok(Self { pid: row.try_get(0)?, started: row.try_get(1)? })
     }
 
-    /// Ends this backend from another connection, and waits until it is gone.
-    /// Does nothing if it is gone already.
+    /// Terminates this backend from another connection, and waits until it is gone. Does
+    /// nothing if it is already gone.
     pub(super) async fn end(&self, client: &Client) -> Result<(), Error> {
         let sql = "select pg_terminate_backend(pid, 5000) from pg_stat_activity \
                    where pid = $1 and backend_start::text = $2";
@@ -46,12 +46,12 @@ impl Backend {
         Ok(())
     }
 
-    /// Its process's number.
+    /// Its process id.
     pub(super) fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// Whether it waits for our next word, or is gone.
+    /// Whether it waits for our next message, or is gone.
     async fn awaits_us(&self, client: &Client) -> Result<Option<Waiting>, Error> {
         let sql = "select concat_ws(' ', 'waiting', state_change, bytes_processed), \
                           state_change is not null, wait_event_type = 'Client' \
@@ -65,27 +65,27 @@ impl Backend {
     }
 }
 
-/// What a backend that waits for us is at. As long as nothing moves, this is the same.
+/// State of a backend that waits for us. It stays the same as long as nothing moves.
 #[derive(Debug, PartialEq, Eq)]
 struct Waiting {
     at: String,
-    /// Whether `at` would show that something has moved.
+    /// Whether `at` would show progress.
     tracked: bool,
 }
 
 impl Waiting {
-    /// How many looks must find it.
+    /// Number of looks that must find it.
     fn looks(&self) -> u32 {
         if self.tracked { LOOKS } else { BLIND_LOOKS }
     }
 }
 
-/// The connection does not carry what one side says to the other any more.
+/// The connection no longer carries messages from one side to the other.
 #[derive(Debug)]
 pub(super) struct Silent;
 
-/// Runs `work`, which talks to `working`, and gives it up when that has waited for us at
-/// several looks in a row and nothing has moved in between.
+/// Runs `work`, which talks to `working`. Gives it up when that has waited for us at
+/// several looks in a row without progress.
 pub(super) async fn unless_silent<T>(
     config: &DatabaseConfig,
     working: &Backend,
@@ -97,10 +97,10 @@ pub(super) async fn unless_silent<T>(
         if let Ok(done) = tokio::time::timeout(LOOK_EVERY, &mut work).await {
             return Ok(done);
         }
-        let look = answered(ANSWER_TIMEOUT, "report what a session does", async {
+        let look = answered(ANSWER_TIMEOUT, "read a session's state in PostgreSQL", async {
             let client = connect(config, "look").await?;
             let found = working.awaits_us(&client).await;
-            found.map_err(|error| remedy::postgres(error, "report what a session does"))
+            found.map_err(|error| remedy::postgres(error, "read a session's state in PostgreSQL"))
         });
         let found = tokio::select! {
             biased;
@@ -116,7 +116,7 @@ pub(super) async fn unless_silent<T>(
                 }
                 seen = now;
             }
-            Err(error) => tracing::warn!(error = error.chain(), "a commit is not answered"),
+            Err(error) => tracing::warn!(error = error.chain(), "a commit has no answer"),
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Whether a table fits the record that is stored in it, by the catalog. A column of
-//! another type takes values too: numeric rounds to its scale, a shorter integer
-//! refuses every row. So both are compared before anything is stored.
+//! Checks whether a table fits the record that is stored in it, by the catalog. A column of
+//! another type accepts values too: numeric rounds to its scale, a shorter integer refuses
+//! every row. So both are compared before anything is stored.
 
 use postgres_types::Type;
 use tokio_postgres::Client;
@@ -9,11 +9,11 @@ use crate::error::Error;
 use crate::record::{Column, ColumnType, Table};
 use crate::remedy;
 
-/// The tables of the protocol, which a loader reads and writes beside the record's.
+/// The protocol's tables, which a loader reads and writes in addition to the record's.
 const OWN_TABLES: [&str; 5] =
     ["ingest_progress", "dead_letters", "corrections", "batch_jobs", "xid_offset"];
 
-/// The columns that say where a row came from.
+/// The columns that store where a row came from.
 const EVIDENCE: [Column; 6] = [
     Column::new("job_id", ColumnType::Text).nullable(),
     Column::new("ingestion_type", ColumnType::Text),
@@ -23,15 +23,14 @@ const EVIDENCE: [Column; 6] = [
     Column::new("written_xid", ColumnType::Int8),
 ];
 
-/// What kind of relation each name is, and whether policies hide rows of it from this
-/// role.
+/// Kind of relation behind each name, and whether policies hide its rows from this role.
 const RELATIONS: &str = "\
     select t.name, c.relkind::text as kind, row_security_active(c.oid) as secured, \
            current_user::text as role \
     from unnest($1::text[]) with ordinality t (name, number) \
     join pg_class c on c.oid = t.name::regclass order by t.number";
 
-/// The columns of a table. A domain counts as what it is based on.
+/// Columns of a table. A domain counts as its base type.
 const COLUMNS: &str = "\
     with recursive c as ( \
         select attname::text as name, atttypid as type, atttypmod as modifier, \
@@ -44,7 +43,7 @@ const COLUMNS: &str = "\
     select c.*, format_type(c.type, c.modifier) as shown \
     from c join pg_type t on t.oid = c.type where t.typtype <> 'd'";
 
-/// What the catalog says of a column.
+/// A column in the catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Found {
     name: String,
@@ -53,16 +52,16 @@ struct Found {
     modifier: i32,
     not_null: bool,
     generated: bool,
-    /// The type as people write it.
+    /// The type as SQL writes it.
     shown: String,
 }
 
-/// Compares `table` and the protocol's own tables with the catalog.
+/// Compares `table` and the protocol's tables with the catalog.
 ///
 /// # Errors
 /// `Fatal`, naming the table and each column that differs with both types.
 pub(super) async fn check(client: &Client, table: &Table) -> Result<(), Error> {
-    let failed = |error| remedy::postgres(error, "compare the table with the record");
+    let failed = |error| remedy::postgres(error, "compare the table in PostgreSQL with the record");
     let names: Vec<&str> = [table.name].into_iter().chain(OWN_TABLES).collect();
     for row in client.query(RELATIONS, &[&names]).await.map_err(failed)? {
         let read = || {
@@ -112,11 +111,11 @@ fn storable(name: &str, kind: &str) -> Result<(), Error> {
         "v" => "a view",
         "m" => "a materialized view",
         "f" => "a foreign table",
-        _ => "no table",
+        _ => "not a table",
     };
     Err(Error::misconfigured(
         format!("{name} is {kind}, and rows are stored exactly once only in a table"),
-        "name the table itself; a partitioned one will do",
+        "name the table itself; a partitioned table works too",
     ))
 }
 
@@ -130,7 +129,7 @@ fn secured_by_policies(name: &str, role: &str) -> Error {
     )
 }
 
-/// How a column of the record differs from the table's, if it does.
+/// Describes how the record's column differs from the table's, if it does.
 fn difference(table: &str, column: &Column, found: &[Found]) -> Option<String> {
     let (name, wanted) = (column.name, column.kind);
     let Some(found) = found.iter().find(|found| found.name == name) else {
@@ -148,14 +147,14 @@ fn difference(table: &str, column: &Column, found: &[Found]) -> Option<String> {
     found.generated.then(|| format!("{table}.{name} is generated, the record has it as {wanted}"))
 }
 
-/// Whether a column stores every value of the type as it is.
+/// Whether a column stores every value of the type unchanged.
 fn takes(found: &Found, wanted: ColumnType) -> bool {
     let plain = |kind: Type| found.kind == kind.oid() && found.modifier == -1;
     match wanted {
         ColumnType::Bool => plain(Type::BOOL),
         ColumnType::Int4 => plain(Type::INT4),
         ColumnType::Int8 => plain(Type::INT8),
-        // A varchar with a length cuts spaces without a word.
+        // A varchar with a length cuts spaces silently.
         ColumnType::Text => plain(Type::TEXT) || plain(Type::VARCHAR),
         // Fewer digits than these six would round.
         ColumnType::Timestamptz => {
@@ -171,7 +170,7 @@ fn takes(found: &Found, wanted: ColumnType) -> bool {
     }
 }
 
-/// Precision and scale by the modifier of a numeric, as `numeric.c` packs them.
+/// Decodes precision and scale from the modifier of a numeric, as `numeric.c` packs them.
 fn digits(modifier: i32) -> Option<(i32, i32)> {
     let packed = modifier.checked_sub(4).filter(|packed| *packed >= 0)?;
     Some((packed >> 16, ((packed & 0x7ff) ^ 1024) - 1024))

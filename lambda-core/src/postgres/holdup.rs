@@ -1,4 +1,5 @@
-//! What holds a commit up: the sessions that block it, or what its own backend is at.
+//! Describes what holds a commit up: the sessions that block it, or the state of its own
+//! backend.
 
 use std::time::{Duration, Instant};
 
@@ -9,12 +10,12 @@ use crate::postgres::connect::{ANSWER_TIMEOUT, answered, connect};
 use crate::postgres::evict::Backend;
 use crate::remedy;
 
-/// How soon a server that did not answer is asked again.
+/// Delay before a server that did not answer is asked again.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// The sessions that block `$1`. No text of a query, which may hold values of rows. A
-/// prepared transaction has the pid 0 and no session; of a session of another role only
-/// pid, role and program are shown to a role without `pg_read_all_stats`.
+/// prepared transaction has the pid 0 and no session. A role without `pg_read_all_stats`
+/// sees only pid, role and program of another role's session.
 const BLOCKERS: &str = "\
     select string_agg( \
         case when b.pid = 0 then 'a prepared transaction (see pg_prepared_xacts)' \
@@ -28,41 +29,41 @@ const BLOCKERS: &str = "\
     from (select distinct unnest(pg_blocking_pids($1))) b (pid) \
     left join pg_stat_activity a on a.pid = b.pid";
 
-/// What `$1` is at, if it waits for no lock.
+/// Wait event of `$1`, if it waits for no lock.
 const AT: &str = "\
     select nullif(concat_ws(' ', wait_event_type, wait_event), '') \
     from pg_stat_activity where pid = $1";
 
-/// Names the sessions that block `pid`, with their programs, roles, states and the ages
-/// of statement and transaction. `None`: it waits for no lock.
+/// Names the sessions that block `pid`, with their programs, roles, states and the ages of
+/// statement and transaction. `None` if it waits for no lock.
 pub(super) async fn blockers(client: &Client, pid: i32) -> Result<Option<String>, Error> {
     client.query_one(BLOCKERS, &[&pid]).await?.try_get(0)
 }
 
 async fn holdup(client: &Client, pid: i32) -> Result<String, Error> {
     if let Some(blockers) = blockers(client, pid).await? {
-        return Ok(format!("it waits for locks that others hold: {blockers}"));
+        return Ok(format!("waiting for locks held by {blockers}"));
     }
     let at: Option<String> = match client.query_opt(AT, &[&pid]).await? {
         Some(row) => row.try_get(0)?,
         None => None,
     };
     Ok(match at {
-        Some(at) => format!("no lock blocks it, the server is at {at}"),
-        None => "no lock blocks it, the server works on it".into(),
+        Some(at) => format!("no lock blocks it; the server's wait event is {at}"),
+        None => "no lock blocks it; the server is working on it".into(),
     })
 }
 
-/// A server that answers has not done its work in time.
+/// A server that answers has not finished its work in time.
 #[derive(Debug)]
 pub(super) struct Slow {
     pub(super) waited: Duration,
     pub(super) holdup: String,
 }
 
-/// Runs `work`, which `working` does, and gives it up when it is not done after
-/// `patience` although the server answers others. A server that does not answer is
-/// waited for: that is for others to judge.
+/// Runs `work` on `working`. Gives it up when it is not done after `patience` although the
+/// server answers other sessions. Waits for a server that does not answer: callers judge
+/// that.
 pub(super) async fn unless_slow<T>(
     config: &DatabaseConfig,
     working: &Backend,
@@ -77,11 +78,14 @@ pub(super) async fn unless_slow<T>(
             return Ok(done);
         }
         // Boxed: large, and rarely needed.
-        let look = Box::pin(answered(ANSWER_TIMEOUT, "see what blocks a commit", async {
-            let client = connect(config, "look").await?;
-            let found = holdup(&client, working.pid()).await;
-            found.map_err(|error| remedy::postgres(error, "see what blocks a commit"))
-        }));
+        let look =
+            Box::pin(answered(ANSWER_TIMEOUT, "find what blocks a commit in PostgreSQL", async {
+                let client = connect(config, "look").await?;
+                let found = holdup(&client, working.pid()).await;
+                found.map_err(|error| {
+                    remedy::postgres(error, "find what blocks a commit in PostgreSQL")
+                })
+            }));
         let looked = tokio::select! {
             biased;
             done = &mut work => return Ok(done),
@@ -89,7 +93,7 @@ pub(super) async fn unless_slow<T>(
         };
         match looked {
             Ok(holdup) => return Err(Slow { waited: begun.elapsed(), holdup }),
-            Err(error) => tracing::warn!(error = error.chain(), "a commit is not answered"),
+            Err(error) => tracing::warn!(error = error.chain(), "a commit has no answer"),
         }
         wait = LOOK_AGAIN;
     }

@@ -1,4 +1,5 @@
-//! Steps 2 and 3 of the commit: the new rows of a batch, with their evidence, into its table.
+//! Steps 2 and 3 of the commit: inserts the new rows of a batch, with their evidence, into
+//! its table.
 
 use std::time::Instant;
 
@@ -13,7 +14,7 @@ use crate::postgres::statements::EVIDENCE_COLUMNS;
 use crate::progress::Sums;
 use crate::record::checksum::{self, Checksum};
 
-/// Who answers for new rows.
+/// Evidence of the writer of new rows.
 struct Writer {
     job_id: Option<String>,
     ingestion_type: &'static str,
@@ -27,7 +28,7 @@ impl Writer {
         Self { job_id, ingestion_type, xid }
     }
 
-    /// What one of its rows adds to its span's sums.
+    /// Sums that one of its rows adds to its span.
     fn sums(&self, checksum: Checksum) -> Sums {
         Sums {
             written: checksum.0,
@@ -37,8 +38,8 @@ impl Writer {
     }
 }
 
-/// Copies the entries `inserts` of `batch` into its table, in that order. Gives
-/// what they add to each span's sums, and how many rows the server stored.
+/// Copies the entries `inserts` of `batch` into its table, in that order. Returns what they
+/// add to each span's sums, and how many rows the server stored.
 pub(super) async fn by_copy(
     session: &Session,
     batch: &Batch,
@@ -73,8 +74,8 @@ pub(super) async fn by_copy(
     Ok((sums, stored))
 }
 
-/// As [`by_copy`], by one statement, which is slower. No timeout of the server's ends a
-/// COPY whose client is frozen; one between two messages is ended.
+/// Inserts as [`by_copy`] does, by one statement, which is slower. No timeout of the server
+/// ends a COPY whose client is frozen; between two messages a timeout does.
 pub(super) async fn by_statement(
     session: &Session,
     batch: &Batch,

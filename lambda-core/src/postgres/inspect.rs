@@ -1,5 +1,5 @@
-//! What a database tells about itself: facts for a doctor, who judges them. Nothing is
-//! changed; what is written to see whether there is room is rolled back.
+//! Facts about a database for a doctor, who judges them. Nothing is changed; the write that
+//! checks for free space is rolled back.
 
 pub mod dead_letters;
 pub mod privileges;
@@ -16,13 +16,13 @@ use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::{ANSWER_TIMEOUT, Connection, LOCK_TIMEOUT, answered, connect};
 use crate::remedy;
 
-/// How many connections [`is_pooled`] opens.
+/// Number of connections that [`is_pooled`] opens.
 const CONNECTIONS: usize = 3;
 
-/// A row of this text fills a page, so that nothing is saved by packing it.
+/// A row with this text fills a page, so packing saves nothing.
 const FILLER: usize = 7_000;
 
-const READ: &str = "tell about itself";
+const READ: &str = "inspect PostgreSQL";
 
 async fn rows(
     client: &Client,
@@ -44,19 +44,19 @@ fn unread(error: tokio_postgres::Error) -> Error {
     remedy::postgres(error, READ)
 }
 
-/// Identifies a database among all: its cluster's identifier and its own number there.
+/// Identifies a database: its cluster's identifier and its own number there.
 ///
 /// # Errors
-/// `Transient` when there is no answer; `Fatal`.
+/// `Transient` without an answer; `Fatal`.
 pub async fn identity(client: &Client) -> Result<String, Error> {
     let sql = "select concat_ws('/', system_identifier, (select oid from pg_database \
                where datname = current_database())) from pg_control_system()";
     row(client, sql, &[]).await?.try_get(0).map_err(unread)
 }
 
-/// Whether something in between gives one backend to several connections, by the
-/// transaction or by the statement: session settings and advisory locks do not hold
-/// there. Asked in the plain protocol, which such poolers pass on too.
+/// Whether a pooler gives one backend to several connections, by the transaction or by the
+/// statement: session settings and advisory locks do not work there. Asks in the simple
+/// query protocol, which such poolers pass on too.
 ///
 /// # Errors
 /// As for [`connect`].
@@ -65,8 +65,8 @@ pub async fn is_pooled(config: &DatabaseConfig) -> Result<bool, Error> {
     for _ in 0..CONNECTIONS {
         connections.push(connect(config, "doctor").await?);
     }
-    // The second time the other way round: a pooler that hands its backends out in turn
-    // gives somebody another one than before.
+    // The second time in reverse order: a pooler that hands out its backends in turn then
+    // gives some connection another one.
     let mut pids = BTreeMap::new();
     for index in (0..CONNECTIONS).chain((0..CONNECTIONS).rev()) {
         let pid = backend(&connections[index]).await?;
@@ -92,16 +92,16 @@ async fn backend(connection: &Connection) -> Result<String, Error> {
     answered(ANSWER_TIMEOUT, READ, asked).await
 }
 
-/// A server and what it does by default for our role and database.
+/// A server and its defaults for our role and database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
-    /// As in `server_version_num`: 170006 is 17.6.
+    /// Number as in `server_version_num`: 170006 is 17.6.
     pub version: i32,
-    /// Whether it follows another one.
+    /// Whether it is a standby.
     pub standby: bool,
     /// Whether transactions can only read.
     pub read_only: bool,
-    /// How many more connections like ours it takes.
+    /// Number of connections like ours that it can still accept.
     pub connections_left: i64,
     /// Size of the database, in bytes.
     pub database_bytes: i64,
@@ -109,19 +109,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// A setting as it counts for our sessions, in its own unit; empty when the server
-    /// has none of this name.
+    /// The effective value of a setting for our sessions, in its own unit; empty when the
+    /// server does not have it.
     pub fn setting(&self, name: &str) -> &str {
         self.settings.get(name).map_or("", String::as_str)
     }
 
-    /// A timeout in milliseconds; `None` when there is none.
+    /// A timeout in milliseconds; `None` if there is none.
     pub fn timeout_ms(&self, name: &str) -> Option<i64> {
         self.setting(name).parse().ok().filter(|timeout| *timeout > 0)
     }
 }
 
-/// Asks the server about itself.
+/// Reads the server's settings and state.
 ///
 /// # Errors
 /// `Transient` or `Fatal`.
@@ -153,12 +153,12 @@ pub async fn server(client: &Client) -> Result<Server, Error> {
     Ok(server)
 }
 
-/// How far the server's clock is ahead of ours.
+/// Difference between the server's clock and ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Skew {
-    /// In microseconds; negative when it is behind.
+    /// Lead of the server's clock in microseconds; negative when it is behind.
     pub ahead_micros: i64,
-    /// How far this may be wrong either way: half of the question's round trip.
+    /// Possible error either way: half of the query's round trip.
     pub uncertain_micros: i64,
 }
 
@@ -168,7 +168,7 @@ pub struct Skew {
 /// `Transient` or `Fatal`.
 pub async fn skew(client: &Client) -> Result<Skew, Error> {
     let asked = async {
-        // Prepared, so that only one round trip lies around the server's look.
+        // Prepared, so that only one round trip surrounds the server's reading.
         let look = client.prepare("select clock_timestamp()").await.map_err(unread)?;
         let before = Timestamp::now();
         let row = client.query_one(&look, &[]).await.map_err(unread)?;
@@ -181,14 +181,14 @@ pub async fn skew(client: &Client) -> Result<Skew, Error> {
     answered(ANSWER_TIMEOUT, READ, asked).await
 }
 
-/// Writes so many bytes where the database's tables lie, and rolls back.
+/// Writes so many bytes to the disk of the database's tables, and rolls back.
 ///
 /// # Errors
-/// `Transient` when there is no room, or the server only reads.
+/// `Transient` when there is no space, or the server is read-only.
 pub async fn try_disk(config: &DatabaseConfig, bytes: usize) -> Result<(), Error> {
-    const WRITE: &str = "write a few MiB";
+    const WRITE: &str = "write a few MiB to PostgreSQL's disk";
     let connection = connect(config, "doctor").await?;
-    // Where temporary tables lie could be another disk.
+    // Temporary tables could be on another disk.
     let sql = format!(
         "begin; set local temp_tablespaces = ''; \
          create temporary table lambda_doctor (filler text) on commit drop; \
@@ -208,11 +208,11 @@ pub async fn try_disk(config: &DatabaseConfig, bytes: usize) -> Result<(), Error
 pub struct Slot {
     /// Its name.
     pub name: String,
-    /// Whether somebody reads from it.
+    /// Whether a client reads from it.
     pub active: bool,
-    /// How many bytes of WAL it keeps on the disk.
+    /// Bytes of WAL that it keeps on the disk.
     pub kept_bytes: i64,
-    /// How many bytes of WAL the server wants to keep at most (`max_wal_size`).
+    /// Maximum number of bytes of WAL that the server aims to keep (`max_wal_size`).
     pub wal_bytes_max: i64,
 }
 
@@ -239,16 +239,16 @@ pub async fn slots(client: &Client) -> Result<Vec<Slot>, Error> {
     rows(client, sql, &[]).await?.iter().map(read).collect::<Result<_, _>>().map_err(unread)
 }
 
-/// A transaction that is open, and holds back vacuum everywhere.
+/// An open transaction, which holds back vacuum everywhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenTransaction {
-    /// Whose: `prepared transaction x`, or `backend 7 (psql)`.
+    /// Its owner: `prepared transaction x`, or `backend 7 (psql)`.
     pub of: String,
-    /// Since when, in seconds.
+    /// Its age, in seconds.
     pub seconds: i64,
 }
 
-/// Transactions that have been open for at least so many seconds, the oldest first: all
+/// Transactions that have been open for at least so many seconds, oldest first: all
 /// prepared ones, and those of sessions that our role may see.
 ///
 /// # Errors
@@ -274,8 +274,7 @@ pub async fn open_transactions(
     open.iter().map(read).collect::<Result<_, _>>().map_err(unread)
 }
 
-/// How long ago each lane of a pipeline was last claimed or moved, by its number, in
-/// seconds.
+/// Time since each lane of a pipeline was last claimed or moved, by its number, in seconds.
 ///
 /// # Errors
 /// `Transient` or `Fatal`.

@@ -1,5 +1,5 @@
-//! Jobs: found or created once for each content, listed, and looked into.
-//! Starting, holding and ending them is [`crate::postgres::lease`]'s.
+//! Jobs: found or created once for each content, listed, and read.
+//! [`crate::postgres::lease`] starts, holds and ends them.
 
 use std::time::Duration;
 
@@ -19,22 +19,22 @@ use crate::postgres::mark::Mark;
 use crate::progress::Counts;
 use crate::remedy;
 
-/// How long a server that does not answer is waited for.
+/// Time to wait for a server that does not answer.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Everything about jobs is durable before it is believed (R5). A process that
-/// is frozen between two statements must not hold a job's row for ever. A start
-/// waits for its lanes until it has ended who holds them (R13): a timeout of the
-/// role's own would end the wait each time before that. It ends before
-/// [`LOCK_TIMEOUT`], after which nobody could tell that it was for a lock.
+/// Everything about jobs is durable before it counts (rule R5, docs/protocol.md). A process
+/// that is frozen between two statements must not hold a job's row without end. A start
+/// waits for its lanes until it has terminated their holder's session (rule R13): a timeout
+/// of the role's own would end the wait each time before that. The wait ends before
+/// [`LOCK_TIMEOUT`], after which the error could no longer say that it was for a lock.
 const SETTINGS: &str = "\
     set synchronous_commit = on; set idle_in_transaction_session_timeout = '10s'; \
     set lock_timeout = '20s'; set statement_timeout = 0";
 
-/// Key of the advisory lock under which jobs are looked for and created.
+/// Key of the advisory lock under which jobs are looked up and created.
 const NUMBER_LOCK: i64 = 0x6c61_6d62_6461_0002;
 
-/// What the lanes of a job have stored so far; without its condition.
+/// Sums of what the lanes of a job have stored so far; without its condition.
 pub(super) const LANE_SUMS: &str = "\
     select coalesce(sum(read), 0)::bigint as read, \
            coalesce(sum(inserted), 0)::bigint as inserted, \
@@ -46,8 +46,8 @@ pub(super) const LANE_SUMS: &str = "\
            count(*) as lanes, count(*) filter (where position = end_position) as stored_chunks \
     from ingest_progress";
 
-/// What [`job`] reads. A completed job's counts are its own, those of any other
-/// are the sums of what its lanes have stored so far (R10).
+/// Query that [`job`] reads. A completed job has counts of its own; those of any other are
+/// the sums of what its lanes have stored so far (rule R10, docs/protocol.md).
 fn select_job() -> String {
     format!(
         "select j.id, j.pipeline, j.source, j.status, j.file_name, j.bytes, j.records, j.chunks, \
@@ -71,8 +71,8 @@ const INSERT_CHUNKS: &str = "\
     select $1, $2, n.* from unnest($3::int4[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], \
                                    $8::bytea[]) as n";
 
-/// Takes the next number with the job: both are stored or neither is. Jobs that were given
-/// a number by hand count too.
+/// Takes the next number with the job: both are stored or neither is. Jobs with a number
+/// given by hand count too.
 const INSERT_JOB: &str = "\
     with number as ( \
         update job_numbers \
@@ -92,9 +92,9 @@ pub struct Job {
     pub pipeline: String,
     /// SHA-256 of the content, in hex.
     pub source: String,
-    /// Where it stands.
+    /// Its status.
     pub status: Status,
-    /// Whether somebody holds its lease.
+    /// Whether a run holds its lease.
     pub leased: bool,
     /// The name under which the content was first seen.
     pub file_name: String,
@@ -106,28 +106,28 @@ pub struct Job {
     pub chunks: i32,
     /// Chunks that are stored.
     pub stored_chunks: i64,
-    /// The moment whose truth the file tells.
+    /// Effective time of the file's data.
     pub as_of: jiff::Timestamp,
-    /// When it was created.
+    /// Time of its creation.
     pub run_time: jiff::Timestamp,
-    /// How often it was started.
+    /// Number of starts.
     pub attempt: i32,
-    /// Who started it last.
+    /// Owner of its last start.
     pub owner: Option<String>,
-    /// When it was first started.
+    /// Time of its first start.
     pub started_at: Option<jiff::Timestamp>,
-    /// When it was completed.
+    /// Time of its completion.
     pub finished_at: Option<jiff::Timestamp>,
-    /// From its first start until it was completed, or until now.
+    /// Time from its first start to its completion, or until now.
     pub took: Option<Duration>,
-    /// What stopped it last.
+    /// Error that stopped it last.
     pub error: Option<String>,
-    /// What became of its records so far.
+    /// Outcomes of its records so far.
     pub counts: Counts,
 }
 
 impl Job {
-    /// It as an authority.
+    /// Its authority.
     pub fn authority(&self) -> JobRef {
         JobRef { as_of_micros: self.as_of.as_microsecond(), number: self.number }
     }
@@ -138,7 +138,7 @@ impl Job {
     }
 }
 
-/// What a job is created from.
+/// Data for the creation of a job.
 #[derive(Debug, Clone)]
 pub struct NewJob {
     /// The target table.
@@ -151,8 +151,8 @@ pub struct NewJob {
     pub header: String,
     /// Bytes of the content, decompressed.
     pub bytes: i64,
-    /// The moment whose truth the file tells, microseconds since the Unix epoch;
-    /// `None`: the database's now.
+    /// Effective time of the file's data, microseconds since the Unix epoch; `None`: the
+    /// database's current time.
     pub as_of_micros: Option<i64>,
     /// The content's chunks, in order.
     pub chunks: Vec<Chunk>,
@@ -165,16 +165,16 @@ pub struct JobReject {
     pub line: i64,
     /// Its first byte.
     pub position: i64,
-    /// Why, as stored.
+    /// Reason, as stored.
     pub reason: String,
-    /// The field and what is expected of it.
+    /// The field and the expected value.
     pub detail: String,
     /// Its bytes as read.
     pub payload: Vec<u8>,
 }
 
-/// The jobs of one database. Uses a connection of its own for each call: there
-/// are few, and none may depend on what a former one left behind.
+/// The jobs of one database. Each call uses its own connection: there are few, and none may
+/// depend on the state that an earlier one left.
 #[derive(Debug, Clone)]
 pub struct Jobs {
     database: DatabaseConfig,
@@ -187,14 +187,14 @@ impl Jobs {
         Self { database, wait: Wait::for_server(PATIENCE) }
     }
 
-    /// The same for a person who only reads: a server that does not answer is an error
-    /// at once, and a statement ends soon after `limit`.
+    /// The same for interactive reads: a server that does not answer is an error at once,
+    /// and a statement ends soon after `limit`.
     #[must_use]
     pub fn answering_within(self, limit: Duration) -> Self {
         Self { wait: Wait::once(limit), ..self }
     }
 
-    /// Where they are stored.
+    /// The database.
     pub fn database(&self) -> &DatabaseConfig {
         &self.database
     }
@@ -202,27 +202,27 @@ impl Jobs {
     pub(super) async fn connect(&self) -> Result<Connection, Error> {
         let connection = connect_waiting(&self.database, "job", Some(self.wait.server)).await?;
         let settings = self.wait.settings(SETTINGS);
-        let set = answered(ANSWER_TIMEOUT, "prepare a session", async {
+        let set = answered(ANSWER_TIMEOUT, "prepare a session in PostgreSQL", async {
             let set = connection.batch_execute(&settings).await;
-            set.map_err(|error| remedy::postgres(error, "prepare a session"))
+            set.map_err(|error| remedy::postgres(error, "prepare a session in PostgreSQL"))
         });
         set.await?;
         Ok(connection)
     }
 
-    /// A connection to write jobs by, marked as a loader's.
+    /// Opens a connection for writes to jobs, marked as a loader's.
     pub(super) async fn connect_to_load(&self) -> Result<Connection, Error> {
         let connection = self.connect().await?;
-        let marked = answered(ANSWER_TIMEOUT, "prepare a session", async {
+        let marked = answered(ANSWER_TIMEOUT, "prepare a session in PostgreSQL", async {
             let marked = Mark::Loader.put(&connection).await;
-            marked.map_err(|error| remedy::postgres(error, "prepare a session"))
+            marked.map_err(|error| remedy::postgres(error, "prepare a session in PostgreSQL"))
         });
         marked.await?;
         Ok(connection)
     }
 
-    /// The job of a content, creating it with all its chunks' lanes if there is
-    /// none (R19, R21).
+    /// Returns the job of a content. Creates it with all its chunks' lanes if it does not
+    /// exist (rules R19 and R21 in docs/protocol.md).
     ///
     /// # Errors
     /// `Fatal` if the job has another `as_of` than asked for; `Transient` when the
@@ -240,25 +240,26 @@ impl Jobs {
 
     async fn try_find_or_create(&self, new: &NewJob) -> Result<Job, Error> {
         let mut connection = self.connect_to_load().await?;
-        answered(LOCK_TIMEOUT, "create a job", find_or_create(&mut connection, new)).await
+        answered(LOCK_TIMEOUT, "create a job in PostgreSQL", find_or_create(&mut connection, new))
+            .await
     }
 
-    /// The job with this number.
+    /// Reads the job with this number.
     ///
     /// # Errors
     /// `Transient` or `Fatal`.
     pub async fn get(&self, number: i64) -> Result<Option<Job>, Error> {
         let connection = self.connect().await?;
-        answered(LOCK_TIMEOUT, "read a job", get(&connection, number)).await
+        answered(LOCK_TIMEOUT, "read a job in PostgreSQL", get(&connection, number)).await
     }
 
-    /// The latest jobs, newest first, at most `limit`; only those in `status` if
-    /// one is given.
+    /// Lists the latest jobs, newest first, at most `limit`; only those in `status` if one
+    /// is given.
     ///
     /// # Errors
     /// `Transient` or `Fatal`.
     pub async fn list(&self, status: Option<Status>, limit: u32) -> Result<Vec<Job>, Error> {
-        let failed = |error| remedy::postgres(error, "list the jobs");
+        let failed = |error| remedy::postgres(error, "list the jobs in PostgreSQL");
         let connection = self.connect().await?;
         let sql = format!(
             "{} where $1::text is null or j.status = $1 order by j.id desc limit $2",
@@ -267,21 +268,21 @@ impl Jobs {
         let status = status.map(Status::as_str);
         let limit = i64::from(limit);
         let rows = async { connection.query(&sql, &[&status, &limit]).await.map_err(failed) };
-        let rows = answered(LOCK_TIMEOUT, "list the jobs", rows).await?;
+        let rows = answered(LOCK_TIMEOUT, "list the jobs in PostgreSQL", rows).await?;
         rows.iter().map(job).collect::<Result<_, _>>().map_err(failed)
     }
 
-    /// Hands every open dead letter of a job to `each`, in the order of the file, one
-    /// at a time.
+    /// Passes every open dead letter of a job to `each`, one at a time, in the order of the
+    /// file.
     ///
     /// # Errors
-    /// `Transient` or `Fatal`, and what `each` says.
+    /// `Transient` or `Fatal`, and errors of `each`.
     pub async fn rejects(
         &self,
         job: &Job,
         mut each: impl FnMut(JobReject) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let failed = |error| remedy::postgres(error, "read dead letters");
+        let failed = |error| remedy::postgres(error, "read dead letters in PostgreSQL");
         let connection = self.connect().await?;
         let sql = "select d.line, d.position, d.reason, d.detail, d.payload \
                    from ingest_progress p join dead_letters d using (lane) \
@@ -295,33 +296,33 @@ impl Jobs {
     }
 }
 
-/// An authority never changes (R4a).
+/// Refuses another `as_of`, since an authority never changes (rule R4a, docs/protocol.md).
 fn same_as_of(job: Job, asked: Option<i64>) -> Result<Job, Error> {
     match asked {
         Some(micros) if micros != job.as_of.as_microsecond() => Err(Error::misconfigured(
             format!("job {} of this content has --as-of {}", job.job_id(), job.as_of),
-            "an authority never changes: leave --as-of out or give the same",
+            "the effective time of a content never changes: omit --as-of or give the same",
         )),
         _ => Ok(job),
     }
 }
 
-/// The job with this number.
+/// Reads the job with this number.
 pub(super) async fn get(client: &Client, number: i64) -> Result<Option<Job>, Error> {
-    let failed = |error| remedy::postgres(error, "read a job");
+    let failed = |error| remedy::postgres(error, "read a job in PostgreSQL");
     let sql = format!("{} where j.id = $1", select_job());
     let row = client.query_opt(&sql, &[&number]).await.map_err(failed)?;
     row.as_ref().map(job).transpose().map_err(failed)
 }
 
 async fn find_or_create(client: &mut Client, new: &NewJob) -> Result<Job, Error> {
-    let failed = |error| remedy::own_tables(error, "create a job");
+    let failed = |error| remedy::own_tables(error, "create a job in PostgreSQL");
     if let Some(job) = find(client, new).await.map_err(failed)? {
         return Ok(job);
     }
     let create = async {
         let transaction = client.transaction().await?;
-        // Only one at a time looks and inserts, so that a content has one job.
+        // Only one process at a time looks and inserts, so that a content has one job.
         transaction.execute("select pg_advisory_xact_lock($1)", &[&NUMBER_LOCK]).await?;
         if find(transaction.client(), new).await?.is_none() {
             insert(&transaction, new).await?;
@@ -330,7 +331,7 @@ async fn find_or_create(client: &mut Client, new: &NewJob) -> Result<Job, Error>
         find(client, new).await
     };
     let job = create.await.map_err(failed)?;
-    job.ok_or_else(|| Error::misconfigured("a job vanished", "do not delete jobs"))
+    job.ok_or_else(|| Error::misconfigured("a job disappeared", "do not delete jobs"))
 }
 
 async fn find(client: &Client, new: &NewJob) -> Result<Option<Job>, tokio_postgres::Error> {
@@ -339,7 +340,8 @@ async fn find(client: &Client, new: &NewJob) -> Result<Option<Job>, tokio_postgr
     row.as_ref().map(job).transpose()
 }
 
-/// The lanes first: they may be many, and the next number waits for the end of this.
+/// Inserts a job. The lanes come first: they may be many, and the next number waits for the
+/// end of this transaction.
 async fn insert(transaction: &Transaction<'_>, new: &NewJob) -> Result<(), tokio_postgres::Error> {
     let column = |value: fn(&Chunk) -> i64| new.chunks.iter().map(value).collect::<Vec<i64>>();
     let count = i32::try_from(new.chunks.len()).unwrap_or(i32::MAX);
@@ -381,7 +383,7 @@ async fn insert(transaction: &Transaction<'_>, new: &NewJob) -> Result<(), tokio
         .map(drop)
 }
 
-/// Reads a row of [`select_job`].
+/// Decodes a row of [`select_job`].
 fn job(row: &Row) -> Result<Job, tokio_postgres::Error> {
     let status: String = row.try_get("status")?;
     let live = if row.try_get("final")? { "" } else { "live_" };
@@ -430,7 +432,7 @@ fn reject(row: &Row) -> Result<JobReject, tokio_postgres::Error> {
     })
 }
 
-/// Tries again for a while what failed because of the environment.
+/// Retries for a while after errors of the environment.
 #[derive(Debug)]
 pub(super) struct Patience {
     since: Instant,
@@ -444,13 +446,13 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// Whether to try again after `error`, having waited.
+    /// Waits, and returns whether to retry after `error`.
     pub(super) async fn again(&mut self, error: &Error) -> bool {
         if error.kind() != Kind::Transient || self.since.elapsed() >= PATIENCE {
             return false;
         }
         let delay = self.backoff.next_delay();
-        tracing::warn!(error = error.chain(), retry_in = ?delay, "the database is asked again");
+        tracing::warn!(error = error.chain(), retry_in = ?delay, "a query to the database failed; retrying");
         metrics::retried(Retry::Job);
         tokio::time::sleep(delay).await;
         true

@@ -16,7 +16,7 @@ pub(super) const PROGRESS_COLUMNS: &str = "\
     read, inserted, confirmed, corrected, superseded, duplicate, rejected, \
     written, owned, displaced, last_position, last_timestamp_ms, last_checksum";
 
-/// What [`recount`] sets.
+/// Update of [`recount`].
 const RECOUNT: &str = "\
     update ingest_progress p set \
         inserted = n.inserted, confirmed = n.confirmed, corrected = n.corrected, \
@@ -69,8 +69,8 @@ pub(super) fn progress(row: &Row) -> Result<Progress, tokio_postgres::Error> {
     })
 }
 
-/// The stored progress of all lanes of a pipeline that a consumer group ever
-/// claimed: the only counts of a stream that people are shown (R10).
+/// Reads the stored progress of all lanes of a pipeline that a consumer group ever claimed:
+/// people see no other counts of a stream (rule R10, docs/protocol.md).
 ///
 /// # Errors
 /// `Transient` or `Fatal`.
@@ -83,25 +83,26 @@ pub async fn stream_lanes(client: &Client, pipeline: &str) -> Result<Vec<Progres
         let rows = client.query(&sql, &[&pipeline]).await?;
         rows.iter().map(progress).collect::<Result<_, tokio_postgres::Error>>()
     };
-    let read = async { read.await.map_err(|error| remedy::postgres(error, "read progress")) };
-    answered(ANSWER_TIMEOUT, "read progress", read).await
+    let read = async {
+        read.await.map_err(|error| remedy::postgres(error, "read progress in PostgreSQL"))
+    };
+    answered(ANSWER_TIMEOUT, "read progress in PostgreSQL", read).await
 }
 
-/// How a run's last words are made durable. Whatever was seen lies before this
-/// record in the log, and a synchronous commit waits until the log is flushed that
-/// far; without a record it would not. A row that is written instead may be locked.
+/// Makes the end of a run durable. All that was seen precedes this record in the log, and a
+/// synchronous commit waits until the log is flushed that far; without a record it would
+/// not. A row in its place may be locked.
 const MAKE_DURABLE: &str = "select pg_logical_emit_message(true, 'lambda', ''); commit";
 
-/// As [`stream_lanes`], and makes durable what it tells, whoever stored it: no crash
-/// of the server takes it back (R5).
+/// Reads as [`stream_lanes`] does, and makes the result durable, whichever process stored
+/// it: no crash of the server reverts it (rule R5, docs/protocol.md).
 ///
 /// # Errors
-/// As for [`stream_lanes`]. The connection is then in the midst of a transaction:
-/// drop it.
+/// As for [`stream_lanes`]. The connection may then be inside a transaction: drop it.
 pub async fn stream_lanes_durably(client: &Client, pipeline: &str) -> Result<Vec<Progress>, Error> {
-    const WHAT: &str = "make progress durable";
+    const WHAT: &str = "make progress durable in PostgreSQL";
     let refused = |error| remedy::postgres(error, WHAT);
-    // In one transaction, so that both are said to the same server: one that crashed
+    // In one transaction, so that both statements reach the same server: one that crashed
     // in between would flush a log that no longer holds what was read.
     let read = async {
         let begin = "begin; set local synchronous_commit = on";
@@ -113,7 +114,7 @@ pub async fn stream_lanes_durably(client: &Client, pipeline: &str) -> Result<Vec
     answered(ANSWER_TIMEOUT, WHAT, read).await
 }
 
-/// The stored progress of lanes, read without locking.
+/// Reads the stored progress of lanes, without locks.
 pub(super) async fn stored(client: &Client, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
     let numbers: Vec<i32> = lanes.iter().map(|lane| lane.0).collect();
     let sql = format!(
@@ -124,7 +125,7 @@ pub(super) async fn stored(client: &Client, lanes: &[LaneId]) -> Result<Vec<Prog
         let rows = client.query(&sql, &[&numbers]).await?;
         rows.iter().map(progress).collect::<Result<_, tokio_postgres::Error>>()
     };
-    read.await.map_err(|error| remedy::postgres(error, "read progress"))
+    read.await.map_err(|error| remedy::postgres(error, "read progress in PostgreSQL"))
 }
 
 /// A batch's lanes, locked by the transaction.
@@ -137,13 +138,12 @@ pub(super) struct LockedLanes {
 }
 
 impl LockedLanes {
-    /// The lane's progress, if it is held by the span's claim and stands where
-    /// the span starts.
+    /// The lane's progress, if its claim and position are those of the span.
     pub(super) fn holding(&self, span: &Span) -> Option<&Progress> {
         self.rows.iter().find(|lane| settle::holds(span, lane))
     }
 
-    /// The lane's progress, whoever holds it.
+    /// The lane's progress, under any claim.
     pub(super) fn get(&self, lane: LaneId) -> Option<&Progress> {
         self.rows.iter().find(|row| row.lane == lane)
     }
@@ -156,15 +156,16 @@ pub(super) async fn lock(session: &Session, lanes: &[LaneId]) -> Result<LockedLa
         .client()
         .query(&session.statements.lock_lanes, &[&numbers])
         .await
-        .map_err(|error| remedy::postgres(error, "lock lanes"))?;
+        .map_err(|error| remedy::postgres(error, "lock lanes in PostgreSQL"))?;
     let read = || {
         let Some(first) = rows.first() else { return Ok((0, true)) };
         Ok((first.try_get::<_, i64>("xid")?, first.try_get::<_, bool>("same_cluster")?))
     };
-    let (xid, same_cluster) = read().map_err(|error| remedy::postgres(error, "lock lanes"))?;
+    let (xid, same_cluster) =
+        read().map_err(|error| remedy::postgres(error, "lock lanes in PostgreSQL"))?;
     if !same_cluster {
         return Err(Error::misconfigured(
-            "the database was restored into another cluster, its stored transaction ids mean nothing here",
+            "the database was restored into another cluster: its stored transaction ids are invalid here",
             "run lambda-db-setup, which moves them",
         ));
     }
@@ -172,12 +173,11 @@ pub(super) async fn lock(session: &Session, lanes: &[LaneId]) -> Result<LockedLa
         .iter()
         .map(progress)
         .collect::<Result<_, _>>()
-        .map_err(|error| remedy::postgres(error, "lock lanes"))?;
+        .map_err(|error| remedy::postgres(error, "lock lanes in PostgreSQL"))?;
     Ok(LockedLanes { xid, rows })
 }
 
-/// Step 5: moves the lanes of a batch, all of them or none. Gives their progress
-/// as now set.
+/// Step 5: moves the lanes of a batch, all of them or none. Returns their new progress.
 pub(super) async fn set(
     session: &Session,
     batch: &Batch,
@@ -229,13 +229,14 @@ pub(super) async fn set(
             ],
         )
         .await
-        .map_err(|error| remedy::postgres(error, "store progress"))?;
+        .map_err(|error| remedy::postgres(error, "store progress in PostgreSQL"))?;
     expect_rows("set in ingest_progress", updated, after.len())?;
     Ok(after)
 }
 
-/// Counts rejected records of a batch anew, whose lanes are locked. Claims and
-/// positions stay, and so does the time at which a group last stored something (R16).
+/// Updates the counts of a batch's rejected records, whose lanes are locked. Claims and
+/// positions stay, and so does the time at which a group last stored something (rule R16,
+/// docs/protocol.md).
 pub(super) async fn recount(
     session: &Session,
     batch: &Batch,
@@ -273,12 +274,12 @@ pub(super) async fn recount(
             ],
         )
         .await
-        .map_err(|error| remedy::own_tables(error, "count replayed records"))?;
+        .map_err(|error| remedy::own_tables(error, "count replayed records in PostgreSQL"))?;
     expect_rows("counted in ingest_progress", updated, after.len())
 }
 
-/// Everything is locked and sorted out before it is written, so a different number
-/// means that something beside the protocol has its hand in, a trigger for example.
+/// Checks a number of rows. Everything is locked and decided before it is written, so a
+/// different number means that something else interferes, a trigger for example.
 pub(super) fn expect_rows(what: &str, done: u64, expected: usize) -> Result<(), Error> {
     if done == expected as u64 {
         return Ok(());

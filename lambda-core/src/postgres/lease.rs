@@ -1,8 +1,8 @@
-//! Attempts at a job: starting it, holding it by a lease that is renewed, and ending it.
+//! Attempts at a job: their start, their lease and its renewal, and their end.
 //!
-//! The lease shows others that the job is being worked on; it protects nothing. What does
-//! are the claims on the job's lanes, and the attempt's number and owner, which every write
-//! to the job carries.
+//! The lease shows others that a run works on the job; it protects nothing. The protection
+//! comes from the claims on the job's lanes, and from the attempt's number and owner, which
+//! every write to the job carries.
 
 use std::time::Duration;
 
@@ -24,13 +24,13 @@ use crate::postgres::mark::Mark;
 use crate::progress::{ClaimId, Progress};
 use crate::remedy;
 
-/// How long a lease lasts, by the database's clock.
+/// Duration of a lease, by the database's clock.
 pub const LEASE: Duration = Duration::from_secs(15);
 
-/// How often it is renewed.
+/// Interval between renewals.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// When a start ends the session that holds one of its lanes.
+/// Conditions under which a start terminates the session that holds one of its lanes.
 const TERMS: Terms = Terms::of(Duration::from_secs(1));
 
 const LOCK_JOB: &str = "\
@@ -47,8 +47,8 @@ const TAKE_JOB: &str = "\
 const LOCK_LANES: &str = "\
     select from ingest_progress where pipeline = $1 and source = $2 order by lane for update";
 
-/// Holds for a job that this attempt still has. The number alone would not do: a database
-/// that was restored gives it again, while a run from before the restore is still alive.
+/// Holds for a job that this attempt still has. The number alone would not do: a restored
+/// database gives it again, while a run from before the restore is still alive.
 const MINE: &str = "j.id = $1 and j.attempt = $2 and j.owner = $3 and j.status = 'running'";
 
 fn renew_lease() -> String {
@@ -62,14 +62,15 @@ const SET_COUNTS: &str = "\
     read = s.read, inserted = s.inserted, confirmed = s.confirmed, corrected = s.corrected, \
     superseded = s.superseded, duplicate = s.duplicate, rejected = s.rejected";
 
-/// Locks a job whose lanes are about to be counted anew: before they are locked, as
-/// a start does. Locks nothing if a failover has lost the job.
+/// Locks a job before its lanes are locked for a recount, as a start does. Locks nothing if
+/// a failover has lost the job.
 pub(super) async fn lock(client: &Client, number: i64) -> Result<(), tokio_postgres::Error> {
     client.query_opt(LOCK_JOB, &[&number]).await.map(drop)
 }
 
-/// Makes a locked job's counts the sums of its lanes again. Those of a running job are
-/// summed when its attempt ends, and are that attempt's alone to write (R22).
+/// Sets a locked job's counts to the sums of its lanes. Those of a running job are summed
+/// when its attempt ends, and only that attempt may write them (rule R22,
+/// docs/protocol.md).
 pub(super) async fn recount(client: &Client, number: i64) -> Result<(), tokio_postgres::Error> {
     let sql = format!(
         "update batch_jobs j set {SET_COUNTS} \
@@ -80,23 +81,23 @@ pub(super) async fn recount(client: &Client, number: i64) -> Result<(), tokio_po
     client.execute(&sql, &[&number]).await.map(drop)
 }
 
-/// What became of the wish to start a job.
+/// Result of starting a job.
 #[derive(Debug)]
 pub enum Started {
-    /// It is ours.
+    /// This run has it.
     Attempt(Box<Attempt>),
-    /// It was loaded before.
+    /// It is already loaded.
     AlreadyCompleted,
-    /// Another run is at it.
+    /// Another run has it.
     Leased {
-        /// Whose.
+        /// Owner of its lease.
         owner: String,
-        /// What is left of its lease.
+        /// Remaining time of its lease.
         rest: Duration,
     },
 }
 
-/// One of a job's lanes: what was planned for it, and what is stored of it.
+/// One of a job's lanes: its plan, and its progress.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobLane {
     /// The plan.
@@ -105,8 +106,8 @@ pub struct JobLane {
     pub progress: Progress,
 }
 
-/// A started job: its lanes are claimed, its lease is renewed until this is
-/// ended or dropped.
+/// A started job. Its lanes are claimed, and its lease is renewed until this is ended or
+/// dropped.
 #[derive(Debug)]
 pub struct Attempt {
     jobs: Jobs,
@@ -124,8 +125,8 @@ impl Drop for Attempt {
     }
 }
 
-/// Starts `job` as `owner`, a text that no other run has. `first_byte` is where
-/// its first chunk starts.
+/// Starts `job` as `owner`, a text that no other run has. `first_byte` is the start of its
+/// first chunk.
 ///
 /// # Errors
 /// `Transient` when the server stays away; `Fatal`.
@@ -141,8 +142,12 @@ pub async fn start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Resu
 
 async fn try_start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Result<Started, Error> {
     let mut connection = jobs.connect_to_load().await?;
-    answered(LOCK_TIMEOUT, "start a job", start_on(&mut connection, jobs, job, first_byte, owner))
-        .await
+    answered(
+        LOCK_TIMEOUT,
+        "start a job in PostgreSQL",
+        start_on(&mut connection, jobs, job, first_byte, owner),
+    )
+    .await
 }
 
 async fn start_on(
@@ -152,7 +157,7 @@ async fn start_on(
     first_byte: i64,
     owner: &str,
 ) -> Result<Started, Error> {
-    let failed = |error| remedy::own_tables(error, "start a job");
+    let failed = |error| remedy::own_tables(error, "start a job in PostgreSQL");
     let backend = Backend::of(client).await.map_err(failed)?;
     let transaction = client.transaction().await.map_err(failed)?;
     let row = transaction.query_opt(LOCK_JOB, &[&job.number]).await.map_err(failed)?;
@@ -228,7 +233,7 @@ async fn claim_lanes(
     transaction.query(&sql, &[&job.pipeline, &job.source, &claim, &owner]).await
 }
 
-/// A chunk starts where the one before ends.
+/// Decodes the lanes. A chunk starts where the one before ends.
 fn job_lanes(rows: &[Row], first_byte: i64) -> Result<Vec<JobLane>, Error> {
     let read = |row: &Row| {
         let plan: (Option<i64>, Option<i64>, Option<Vec<u8>>) =
@@ -239,7 +244,7 @@ fn job_lanes(rows: &[Row], first_byte: i64) -> Result<Vec<JobLane>, Error> {
     let mut all = Vec::with_capacity(rows.len());
     for row in rows {
         let (progress, plan) =
-            read(row).map_err(|error| remedy::own_tables(error, "start a job"))?;
+            read(row).map_err(|error| remedy::own_tables(error, "start a job in PostgreSQL"))?;
         let (Some(first_line), Some(records), Some(digest)) = plan else { return Err(no_plan()) };
         let (Some(end), Ok(digest)) = (progress.end_position, digest.try_into()) else {
             return Err(no_plan());
@@ -253,7 +258,7 @@ fn job_lanes(rows: &[Row], first_byte: i64) -> Result<Vec<JobLane>, Error> {
 fn rewound(job: &Job) -> String {
     format!(
         "job {}: the database lost commits, by a crash, a failover or a restore; \
-         run it again to go on from what is stored",
+         run it again to continue from what is stored",
         job.job_id()
     )
 }
@@ -261,12 +266,12 @@ fn rewound(job: &Job) -> String {
 fn no_plan() -> Error {
     Error::misconfigured(
         "a job's chunk has no plan in ingest_progress",
-        "rows there are written by this program only: restore what was changed",
+        "only this program may write there: restore the changed rows",
     )
 }
 
 impl Attempt {
-    /// The job as it was found.
+    /// The job as found at the start.
     pub fn job(&self) -> &Job {
         &self.job
     }
@@ -281,21 +286,21 @@ impl Attempt {
         self.fenced.clone()
     }
 
-    /// Ends the attempt, durably, and gives the job as it is now stored.
+    /// Ends the attempt, durably, and returns the job as now stored.
     ///
     /// # Errors
-    /// `Fenced` if another attempt has the job; [`Error::Interrupted`] if it was
-    /// to be completed and is not stored whole, or its lanes were rewound;
-    /// `Transient` when the server stays away.
+    /// `Fenced` if another attempt has the job; [`Error::Interrupted`] if it should be
+    /// completed and is not stored whole, or its lanes were rewound; `Transient` when the
+    /// server stays away.
     pub async fn end(self, end: &End) -> Result<Job, Error> {
         self.heartbeat.abort();
         let mut patience = Patience::default();
         loop {
             match self.try_end(end).await {
-                // Said by what is stored, which asking again does not change.
+                // This follows from what is stored, which another query does not change.
                 Err(error @ Error::Interrupted { .. }) => {
                     if *end == End::Completed {
-                        // Not whole: let go of it, for the next run.
+                        // It is not whole: let go of it, for the next run.
                         let pending = End::Pending { error: Some(error.chain()) };
                         self.try_end(&pending).await?;
                     }
@@ -309,15 +314,15 @@ impl Attempt {
 
     async fn try_end(&self, end: &End) -> Result<Job, Error> {
         let mut connection = self.jobs.connect_to_load().await?;
-        answered(LOCK_TIMEOUT, "end a job", self.end_on(&mut connection, end)).await
+        answered(LOCK_TIMEOUT, "end a job in PostgreSQL", self.end_on(&mut connection, end)).await
     }
 
     async fn end_on(&self, client: &mut Client, end: &End) -> Result<Job, Error> {
-        let failed = |error| remedy::own_tables(error, "end a job");
+        let failed = |error| remedy::own_tables(error, "end a job in PostgreSQL");
         let rewound = || rewound(&self.job);
         let transaction = client.transaction().await.map_err(failed)?;
-        // The lanes are summed by a later statement: one that waited for a replay of the
-        // job's dead letters would set the sums from before it.
+        // A later statement sums the lanes: one that waited for a replay of the job's dead
+        // letters would set the sums from before it.
         lock(transaction.client(), self.job.number).await.map_err(failed)?;
         let client = transaction.client();
         let written = match end {
@@ -336,11 +341,11 @@ impl Attempt {
         };
         let stored = jobs::get(client, self.job.number).await?;
         transaction.commit().await.map_err(failed)?;
-        // Not taken over: a job that is gone has no holder.
+        // It was not taken over: a deleted job has no holder.
         let stored = stored.ok_or_else(|| Error::Interrupted { what: rewound() })?;
-        // Nothing written may also mean that the answer to a first try was lost.
+        // An update of no row may also mean that the answer to a first attempt was lost.
         match end {
-            // Still ours: not another run has its lanes, they are back where they were.
+            // It is still ours: no other run has its lanes, they were rewound.
             End::Fenced if written || self.had(&stored) => {
                 Err(Error::Interrupted { what: rewound() })
             }
@@ -360,8 +365,8 @@ impl Attempt {
         }
     }
 
-    /// Tells whether the job was this attempt's and is now completed: every chunk
-    /// is stored, and the counts are the lanes' sums (R23).
+    /// Completes the job. Returns whether it was this attempt's and is now completed: every
+    /// chunk is stored, and the counts are the lanes' sums (rule R23, docs/protocol.md).
     async fn complete(&self, client: &Client) -> Result<bool, tokio_postgres::Error> {
         let sql = format!(
             "update batch_jobs j set status = 'completed', lease_until = null, error = null, \
@@ -376,7 +381,7 @@ impl Attempt {
         Ok(written == 1)
     }
 
-    /// Releases the lease. Tells whether the job was this attempt's.
+    /// Releases the lease. Returns whether the job was this attempt's.
     async fn stop(
         &self,
         client: &Client,
@@ -395,7 +400,7 @@ impl Attempt {
         Ok(written == 1)
     }
 
-    /// Whether the job as it is stored was last started by this attempt.
+    /// Whether the stored job was last started by this attempt.
     fn had(&self, stored: &Job) -> bool {
         stored.attempt == self.number && stored.owner.as_ref() == Some(&self.owner)
     }
@@ -405,7 +410,7 @@ impl Attempt {
     }
 }
 
-/// Renews a lease, on a connection of its own, so that no commit delays it.
+/// Renews a lease, on its own connection, so that no commit delays it.
 struct Heartbeat {
     database: DatabaseConfig,
     number: i64,
@@ -414,8 +419,8 @@ struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Runs until aborted, or until the job is another attempt's, which `fence`
-    /// is told.
+    /// Runs until aborted, or until another attempt has the job, which it reports to
+    /// `fence`.
     async fn run(self, fence: watch::Sender<bool>) {
         loop {
             match self.renew().await {
@@ -424,21 +429,21 @@ impl Heartbeat {
                     fence.send_replace(true);
                     return;
                 }
-                // Claims decide, so the work goes on without the lease.
+                // Claims decide, so the work continues without the lease.
                 Err(error) => {
                     let job = job::job_id(self.number);
-                    tracing::warn!(job, error = error.chain(), "the lease could not be renewed");
+                    tracing::warn!(job, error = error.chain(), "could not renew the lease");
                 }
             }
             tokio::time::sleep(HEARTBEAT / 5).await;
         }
     }
 
-    /// Renews again and again. Returns when the job is no longer this attempt's.
+    /// Renews repeatedly. Returns when the job is no longer this attempt's.
     async fn renew(&self) -> Result<(), Error> {
-        let failed = |error| remedy::own_tables(error, "renew a lease");
+        let failed = |error| remedy::own_tables(error, "renew a lease in PostgreSQL");
         let connection = connect(&self.database, "lease").await?;
-        let marked = answered(ANSWER_TIMEOUT, "renew a lease", async {
+        let marked = answered(ANSWER_TIMEOUT, "renew a lease in PostgreSQL", async {
             Mark::Loader.put(&connection).await.map_err(failed)
         });
         marked.await?;
@@ -446,7 +451,7 @@ impl Heartbeat {
         let (sql, seconds) = (renew_lease(), LEASE.as_secs_f64());
         loop {
             ticks.tick().await;
-            let renewed = answered(ANSWER_TIMEOUT, "renew a lease", async {
+            let renewed = answered(ANSWER_TIMEOUT, "renew a lease in PostgreSQL", async {
                 let parameters: [&(dyn ToSql + Sync); 4] =
                     [&self.number, &self.attempt, &self.owner, &seconds];
                 connection.execute(&sql, &parameters).await.map_err(failed)

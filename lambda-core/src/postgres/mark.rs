@@ -1,22 +1,24 @@
-//! The mark of a session that others may end: a shared advisory lock that the session
+//! Marks of sessions that others may terminate: a shared advisory lock that the session
 //! keeps until it ends.
 //!
-//! `pg_locks` shows the mark to every role, whatever `track_activities` says, together
-//! with the session's current transaction. The name of a program would not do: migrations
-//! and an operator's sessions have the same prefix, and anybody can set it.
+//! `pg_locks` shows the mark to every role, whatever `track_activities` is, together with
+//! the session's current transaction. The name of a program would not do: migrations and an
+//! operator's sessions have the same prefix, and any client can set it.
 
 use tokio_postgres::{Client, Error};
 
 /// First key of the lock: "lamb" in ASCII.
 const CLASS: i32 = 0x6c61_6d62;
 
-/// What a session is. Migrations, setups, replays and an operator's commands have no mark
-/// and are never ended.
+/// Type of a session. Migrations, setups, replays and an operator's commands have no mark
+/// and are never terminated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mark {
-    /// A session of a stream, a load or a job: it may be ended once it blocks another one.
+    /// A session of a stream, a load or a job: it may be terminated once it blocks another
+    /// one.
     Loader = 1,
-    /// A claim. It times out by itself, so it is not ended, but what it waits for is.
+    /// A claim. It times out by itself, so only the sessions that it waits for are
+    /// terminated.
     Claim = 2,
 }
 

@@ -1,10 +1,10 @@
-//! Migrations: lowercase SQL files, applied in order, once; and the gate that keeps a
+//! Migrations: lowercase SQL files, applied once and in order; and the check that keeps a
 //! program from a schema that is older than it needs.
 //!
-//! A schema changes by expand and contract: a migration only adds what older programs
-//! do not see, and what nobody needs any more goes in a later one, once no program
-//! that needs it runs. So an old program runs on beside a newer schema, and a new one
-//! waits, by its exit code, until `lambda-db-setup` of its version ran.
+//! A schema changes by expand and contract: a migration only adds what older programs do
+//! not see. What is no longer needed is removed by a later one, once no program that needs
+//! it runs. So an old program keeps running on a newer schema, and a new one waits, by its
+//! exit code, until `lambda-db-setup` of its version ran.
 
 use std::time::Duration;
 
@@ -17,47 +17,46 @@ use crate::postgres::config::DatabaseConfig;
 use crate::postgres::connect::{ANSWER_TIMEOUT, Connection, answered, connect};
 use crate::remedy;
 
-/// The schema that loaders need at least. Raise it to a migration's number in the
-/// change that makes a loader's statement use what that migration adds, and no sooner:
-/// from then on programs of this version wait for it, while those of the version before
-/// run on beside it.
+/// The oldest schema that loaders can use. Raise it to a migration's number in the change
+/// that makes a loader's statement use what that migration adds, and no sooner: from then
+/// on programs of this version wait for it, while those of the version before keep running.
 pub const LOADERS_NEED: i32 = 2;
 
 /// Key of the advisory lock that lets one migration run at a time; refinery
 /// itself takes none.
 const MIGRATION_LOCK: i64 = 0x6c61_6d62_6461_0001;
 
-/// Settings of every session that sets up a database. The server ends one whose process
-/// is frozen, and so frees its locks: no loader may do that. A statement may take as long
-/// as it needs.
+/// Settings of every session that sets up a database. The server ends one whose process is
+/// frozen, and so frees its locks, which no loader may do. A statement may take as long as
+/// it needs.
 const SETTINGS: &str = "\
     set idle_in_transaction_session_timeout = '10s'; set idle_session_timeout = '30s'; \
     set lock_timeout = '20s'; set statement_timeout = 0; set transaction_timeout = 0";
 
-/// How long a migration waits for a table: all loaders that come after it wait behind it.
+/// Time that a migration waits for a table: all loaders that come later wait after it.
 const LOCK_TIMEOUT: &str = "set lock_timeout = '3s'";
 
-/// How long it lets them pass before it tries again.
+/// Pause for loaders before the next attempt.
 const LOCK_AGAIN: Duration = Duration::from_secs(5);
 
-/// Where refinery keeps which migrations were applied.
+/// The table in which refinery records applied migrations.
 pub(super) const MIGRATIONS: &str = "refinery_schema_history";
 
-/// Whether migrations are recorded, whether we may read which, and whether we may read
-/// another table of the platform.
+/// Reads whether migrations are recorded, whether our role may read them, and whether it
+/// may read another table of the platform.
 const LOOK: &str = "\
     select history is not null, \
            coalesce(has_table_privilege(history, 'select'), false), \
            coalesce(has_table_privilege(to_regclass('ingest_progress'), 'select'), false) \
     from to_regclass($1::text) as history";
 
-const TELL: &str = "tell its schema's version";
+const TELL: &str = "read the schema's version in PostgreSQL";
 
 mod embedded {
     refinery::embed_migrations!("src/postgres/migrations");
 }
 
-/// The schema that this build brings: the number of its last migration.
+/// The schema of this build: the number of its last migration.
 pub fn latest() -> i32 {
     embedded::migrations::runner()
         .get_migrations()
@@ -67,9 +66,9 @@ pub fn latest() -> i32 {
         .unwrap_or_default()
 }
 
-/// The schema that a database has: the number of the last migration applied, 0 for
-/// none. `None` when only the version is hidden from our role: a `lambda-db-setup`
-/// that did not grant it yet set up the others.
+/// The schema of a database: the number of the last migration applied, 0 for none. `None`
+/// when only the version is hidden from our role: a `lambda-db-setup` that did not grant it
+/// yet created the other grants.
 ///
 /// # Errors
 /// As for [`connect`]; `Fatal` when the role has no grants at all.
@@ -81,7 +80,7 @@ pub async fn applied(client: &Client) -> Result<Option<i32>, Error> {
         match (there, readable, granted) {
             (false, ..) => return Ok(Some(0)),
             (true, false, true) => return Ok(None),
-            // Without any grant the question itself has the right answer.
+            // Without any grant the query itself returns the right error.
             (true, true, _) | (true, false, false) => {}
         }
         let sql = format!("select coalesce(max(version), 0)::integer from {MIGRATIONS}");
@@ -93,28 +92,30 @@ pub async fn applied(client: &Client) -> Result<Option<i32>, Error> {
     .await
 }
 
-/// Lets a program begin that needs the schema `needed`, or a newer one.
+/// Checks that the database has the schema `needed`, or a newer one.
 ///
 /// # Errors
-/// `Transient` when the schema is older or there is none; else as for [`applied`].
+/// `Transient` when the schema is older or missing; otherwise as for [`applied`].
 pub async fn require(client: &Client, needed: i32) -> Result<(), Error> {
     let found = match applied(client).await? {
         Some(version) if version >= needed => return Ok(()),
         Some(0) => "the database has no schema yet".to_owned(),
         Some(version) => format!("its schema is version {version}"),
-        None => "an older version left its schema's version hidden from this role".to_owned(),
+        None => {
+            "an older lambda-db-setup did not let this role read its schema's version".to_owned()
+        }
     };
     Err(Error::Temporary {
         server: Server::Postgres,
-        what: "serve this program",
-        remedy: "run lambda-db-setup of this version, with the roles it is to set up; \
-                 this program goes on once that is done",
+        what: "start on this database's schema",
+        remedy: "run lambda-db-setup of this version with all roles; this program continues \
+                 after that",
         source: format!("{found}, version {needed} is needed").into(),
     })
 }
 
-/// Brings the database's schema up to date, and tells the names of the
-/// migrations it applied. Safe to run at the same time from several places.
+/// Brings the database's schema up to date, and returns the names of the migrations that it
+/// applied. Safe to run several times at once.
 ///
 /// # Errors
 /// `Transient` or `Fatal`, as for [`connect`]; `Fatal` when a migration fails.
@@ -122,8 +123,8 @@ pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<String>, Error> {
     run(config, &runner()).await
 }
 
-/// As [`migrate`], but no further than migration `version`: a schema of the past, for
-/// tests of programs on one.
+/// Migrates as [`migrate`] does, but no further than migration `version`: for tests of
+/// programs on an old schema.
 ///
 /// # Errors
 /// As for [`migrate`].
@@ -132,8 +133,8 @@ pub async fn migrate_to(config: &DatabaseConfig, version: i32) -> Result<Vec<Str
     run(config, &runner().set_target(refinery::Target::Version(version))).await
 }
 
-/// As [`migrate`], and then applies a migration of a made-up future, `V<number>__<name>`:
-/// for tests of what a migration does to programs that run beside it.
+/// Migrates as [`migrate`] does, and then applies an invented future migration,
+/// `V<number>__<name>`: for tests of its effect on programs that run beside it.
 ///
 /// # Errors
 /// As for [`migrate`]; also `Fatal` when it has another name.
@@ -149,13 +150,13 @@ pub async fn migrate_beyond(
     run(config, &Runner::new(&migrations).set_abort_missing(false)).await
 }
 
-/// A database that a newer version migrated is none of our business: after a release was
-/// rolled back, the older setup still sets up roles.
+/// Builds the runner. It accepts a database that a newer version migrated: after a release
+/// was rolled back, the older setup still sets up roles.
 fn runner() -> Runner {
     embedded::migrations::runner().set_abort_missing(false)
 }
 
-/// Connects for a part of the setup: `purpose` is a word for `pg_stat_activity`.
+/// Connects for a step of the setup: `purpose` is a word for `pg_stat_activity`.
 ///
 /// # Errors
 /// As for [`connect`].
@@ -172,7 +173,7 @@ pub(super) async fn connect_to_set_up(
     Ok(connection)
 }
 
-/// Waits until no other setup migrates. One that is frozen loses the lock to [`SETTINGS`].
+/// Waits until no other setup migrates. A frozen one loses the lock by [`SETTINGS`].
 async fn take_lock(client: &Client) -> Result<(), tokio_postgres::Error> {
     client.batch_execute(LOCK_TIMEOUT).await?;
     loop {
@@ -188,7 +189,7 @@ async fn take_lock(client: &Client) -> Result<(), tokio_postgres::Error> {
 async fn run(config: &DatabaseConfig, runner: &Runner) -> Result<Vec<String>, Error> {
     let mut connection = connect_to_set_up(config, "migrate").await?;
     let locked = take_lock(&connection).await;
-    locked.map_err(|error| remedy::postgres(error, "take the migration lock"))?;
+    locked.map_err(|error| remedy::postgres(error, "take the migration lock in PostgreSQL"))?;
     let mut applied = Vec::new();
     loop {
         let error = match runner.run_async(&mut *connection).await {
@@ -208,23 +209,23 @@ async fn run(config: &DatabaseConfig, runner: &Runner) -> Result<Vec<String>, Er
 
 fn failed(error: refinery::Error) -> Error {
     if let Some(remedy) = again(&error) {
-        let (server, what) = (Server::Postgres, "migrate its schema");
+        let (server, what) = (Server::Postgres, "migrate the schema in PostgreSQL");
         return Error::Temporary { server, what, remedy, source: Box::new(error) };
     }
     Error::Misconfigured {
-        what: "a migration failed".into(),
+        what: "could not apply a migration".into(),
         remedy: "the schema is as it was before that migration; see the cause".into(),
         source: Some(Box::new(error)),
     }
 }
 
-/// The database's error in one of refinery's.
+/// The database's error inside one of refinery's.
 fn of_server(error: &refinery::Error) -> Option<&tokio_postgres::Error> {
     let first: Option<&dyn std::error::Error> = Some(error);
     std::iter::successors(first, |error| error.source()).find_map(|error| error.downcast_ref())
 }
 
-/// How others kept a migration from its tables, if it was that.
+/// Describes how other transactions kept a migration from its tables, if so.
 fn others(error: &refinery::Error) -> Option<&'static str> {
     let code = of_server(error)?.code()?;
     if *code == SqlState::LOCK_NOT_AVAILABLE {
@@ -232,13 +233,13 @@ fn others(error: &refinery::Error) -> Option<&'static str> {
             "a migration needs a table that a long transaction holds: look at pg_stat_activity",
         );
     }
-    // A program that writes to several tables may take them in another order than the
-    // migration; the server then ends either of the two.
+    // A program that writes to several tables may lock them in another order than the
+    // migration; the server then cancels either of the two.
     (*code == SqlState::T_R_DEADLOCK_DETECTED)
         .then_some("a migration and another transaction waited for each other's tables")
 }
 
-/// What to do about a failure that says nothing of the migration, if it is one.
+/// The remedy for a failure that is not the migration's fault, if it is one.
 fn again(error: &refinery::Error) -> Option<&'static str> {
     let error = of_server(error)?;
     if error.is_closed() {
@@ -255,21 +256,21 @@ fn again(error: &refinery::Error) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    /// Migrations that take something away on purpose, once no program that needs it
-    /// runs any more. Say in the migration which version was the last to need it.
+    /// Migrations that remove something on purpose, once no program that needs it runs any
+    /// more. Name in the migration the last version that needed it.
     const CONTRACTING: &[i32] = &[];
 
     /// The first migration that met programs running beside it.
     const FIRST_BESIDE: i32 = 3;
 
-    /// What of a migration would break an older program that runs beside it, or hold
-    /// its tables locked while they are rewritten or searched.
+    /// Statements of a migration that would break an older program running beside it, or
+    /// keep its tables locked while they are rewritten or scanned.
     fn contractions(sql: &str) -> Vec<String> {
         statements(sql).into_iter().filter(|statement| contracts(statement)).collect()
     }
 
-    /// Statements in small letters with single spaces, without comments and without the
-    /// bodies of functions.
+    /// Statements in lower case with single spaces, without comments and without the bodies
+    /// of functions.
     fn statements(sql: &str) -> Vec<String> {
         let lines = sql.lines().map(|line| line.split("--").next().unwrap_or_default());
         let text: String = lines.flat_map(|line| [line, " "]).collect();
@@ -280,7 +281,8 @@ mod tests {
         split.filter(|statement| !statement.is_empty()).collect()
     }
 
-    /// What is not known to expand has to be looked at by a person, and declared.
+    /// Whether a statement may contract: a person has to check and declare every form that
+    /// is not known to expand.
     fn contracts(statement: &str) -> bool {
         let adds = [
             "comment ",
@@ -296,10 +298,10 @@ mod tests {
             return false;
         }
         let Some(altered) = statement.strip_prefix("alter table ") else { return true };
-        // Columns are added one by one, each without more than a type and a default.
+        // Columns are added one by one, each with a type and a default only.
         !altered.split(',').all(|clause| {
             let (column, default) = clause.split_once(" default ").unwrap_or((clause, ""));
-            // A constant is kept in the catalogue; anything else is computed for each row.
+            // A constant is kept in the catalog; anything else is computed for each row.
             let computed = default.contains('(');
             let demanded = column.contains(" not null") && default.is_empty();
             let checked = [" check ", " generated ", " primary key", " references ", " unique"];
@@ -322,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contracts_is_noticed() {
+    fn a_contracting_statement_is_detected() {
         for sql in [
             "drop table corrections",
             "drop index corrections_key",

@@ -1,5 +1,4 @@
-//! Step 3 of the commit: the rows that stand under a batch's keys, and the jobs
-//! that answer for them.
+//! Step 3 of the commit: reads the existing rows under a batch's keys, and their jobs.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -15,7 +14,7 @@ use crate::record::checksum::Checksum;
 use crate::remedy;
 use crate::resolve::{Keys, StandingRow};
 
-/// The jobs met so far. A job's rank never changes, so an entry stays true.
+/// The jobs read so far. A job's precedence never changes, so an entry stays valid.
 #[derive(Debug, Default)]
 pub(super) struct JobCache {
     jobs: Mutex<HashMap<String, JobRef>>,
@@ -31,7 +30,7 @@ impl JobCache {
     }
 }
 
-/// A row found by the probe, with what its replacement must know.
+/// A row found by the probe, with the data that its replacement needs.
 #[derive(Debug)]
 pub(super) struct FoundRow {
     key: Range<usize>,
@@ -73,8 +72,8 @@ impl Found {
     }
 }
 
-/// Reads the rows under `keys`. A batch job locks them, since it may change
-/// them; the stream locks nothing: a stale read equals "the stream came first".
+/// Reads the rows under `keys`. A batch job locks them, since it may change them. The
+/// stream locks nothing: a stale read equals "the stream came first".
 pub(super) async fn probe(
     session: &Session,
     table: &Table,
@@ -89,10 +88,12 @@ pub(super) async fn probe(
         .client()
         .query(statement, &[&keys])
         .await
-        .map_err(|error| remedy::postgres(error, "look up ids"))?;
+        .map_err(|error| remedy::postgres(error, "look up ids in PostgreSQL"))?;
     let mut found = Found::default();
     for row in &rows {
-        found.push(row, table).map_err(|error| remedy::postgres(error, "look up ids"))?;
+        found
+            .push(row, table)
+            .map_err(|error| remedy::postgres(error, "look up ids in PostgreSQL"))?;
     }
     rank(session, &mut found, cache).await?;
     Ok(found)
@@ -126,8 +127,8 @@ impl Found {
     }
 }
 
-/// Gives each row the authority of its job. The jobs are read by a statement of
-/// their own, later than the one that may have waited for the rows.
+/// Sets the authority of each row from its job. A separate statement reads the jobs, later
+/// than the one that may have waited for the rows.
 async fn rank(session: &Session, found: &mut Found, cache: &JobCache) -> Result<(), Error> {
     let mut unknown: Vec<&str> = found
         .rows
@@ -145,14 +146,14 @@ async fn rank(session: &Session, found: &mut Found, cache: &JobCache) -> Result<
             }
             Ok(())
         };
-        read.await.map_err(|error| remedy::postgres(error, "look up jobs"))?;
+        read.await.map_err(|error| remedy::postgres(error, "look up jobs in PostgreSQL"))?;
     }
     for row in &mut found.rows {
         let Some(job_id) = &row.job_id else { continue };
         let job = cache.get(job_id).ok_or_else(|| {
             Error::misconfigured(
-                format!("a row names the job {job_id}, which batch_jobs does not have"),
-                "restore that job's row: without it nobody knows whose word counts more",
+                format!("a row names the job {job_id}, which is missing from batch_jobs"),
+                "restore that job's row: it decides the precedence of its records",
             )
         })?;
         row.authority = Authority::Batch(job);

@@ -1,4 +1,4 @@
-//! Values in PostgreSQL's binary form, taken and given as they are.
+//! Values in PostgreSQL's binary form, passed through unchanged.
 
 use std::error::Error;
 
@@ -45,7 +45,7 @@ pub(super) fn fields(mut row: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// An array of any element type, from elements that are encoded already.
+/// An array of any element type, built from encoded elements.
 #[derive(Debug, Default)]
 pub(super) struct RawArray {
     count: i32,

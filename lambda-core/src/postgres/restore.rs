@@ -1,5 +1,5 @@
-//! A database that was dumped and restored into another cluster: its stored
-//! transaction ids mean nothing there until they are moved.
+//! Adopts a database that was dumped and restored into another cluster: its stored
+//! transaction ids are meaningless there until they are moved.
 
 use crate::error::Error;
 use crate::postgres::config::DatabaseConfig;
@@ -7,22 +7,23 @@ use crate::postgres::migrate::connect_to_set_up;
 use crate::record::Table;
 use crate::remedy;
 
-/// What [`adopt`] did.
+/// Result of [`adopt`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Adopted {
-    /// What is now added to each transaction id before it is stored.
+    /// Offset now added to each transaction id before it is stored.
     pub xid_offset: i64,
-    /// How many lanes lost their claim.
+    /// Number of lanes that lost their claim.
     pub claims_cleared: u64,
 }
 
-/// Makes this cluster the one that the database's transaction ids belong to, if
-/// it is not: raises the offset so that every id from now on is above all stored
-/// ones, of `pipelines` too, and clears every claim. A running loader's next
-/// commit is fenced. `None` when the database was never moved.
+/// Makes this cluster the one to which the database's transaction ids belong, if it is not:
+/// raises the offset so that every later id is above all stored ones, those of `pipelines`
+/// included, and clears every claim. A running loader's next commit is fenced. `None` when
+/// the database was never moved.
 ///
 /// # Errors
-/// As for [`connect`](crate::postgres::connect::connect); `Fatal` when the role may not do it.
+/// As for [`connect`](crate::postgres::connect::connect); `Fatal` when the role lacks the
+/// privileges.
 pub async fn adopt(config: &DatabaseConfig, pipelines: &[Table]) -> Result<Option<Adopted>, Error> {
     let mut connection = connect_to_set_up(config, "setup").await?;
     let adopt = async {
@@ -44,12 +45,12 @@ pub async fn adopt(config: &DatabaseConfig, pipelines: &[Table]) -> Result<Optio
         Ok(Some(Adopted { xid_offset: row.try_get(0)?, claims_cleared }))
     };
     adopt.await.map_err(|error: tokio_postgres::Error| {
-        remedy::postgres(error, "move stored transaction ids to this cluster")
+        remedy::postgres(error, "move stored transaction ids to this PostgreSQL cluster")
     })
 }
 
-/// The offset that puts every id to come above every stored one. An upgraded
-/// cluster goes on counting where it was: there the old offset is high enough.
+/// SQL for the offset that puts every later id above every stored one. An upgraded cluster
+/// continues to count from where it was: there the old offset is high enough.
 fn raise(pipelines: &[Table]) -> String {
     let stored: Vec<String> = pipelines
         .iter()

@@ -1,5 +1,5 @@
-//! The two roles beside the owner of the schema: loaders, which may store and
-//! nothing else, and readers, which see everything but raw payloads.
+//! The two roles in addition to the schema's owner: loaders, which may only store, and
+//! readers, which see everything but raw payloads.
 
 use std::fmt;
 
@@ -18,13 +18,13 @@ use crate::remedy;
 /// Key of the advisory lock that lets one setup change grants at a time.
 const GRANT_LOCK: i64 = 0x6c61_6d62_6461_0003;
 
-/// What a role is for.
+/// Purpose of a role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Stores batches and keeps jobs: inserts, and updates of what the protocol
-    /// changes; deletes nothing, truncates nothing, defines nothing.
+    /// Stores batches and keeps jobs: inserts, and updates what the protocol changes. It
+    /// deletes, truncates and defines nothing.
     Loader,
-    /// Reads everything but the keys and payloads of dead letters.
+    /// Reads everything except the keys and payloads of dead letters.
     Reader,
 }
 
@@ -37,10 +37,10 @@ impl fmt::Display for Access {
     }
 }
 
-/// A role to be there. Its `Debug` does not show the password.
+/// A role to create or update. Its `Debug` does not show the password.
 #[derive(Clone)]
 pub struct Role {
-    /// What it is for.
+    /// Its purpose.
     pub access: Access,
     /// Its name, any text.
     pub name: String,
@@ -57,23 +57,22 @@ impl fmt::Debug for Role {
     }
 }
 
-/// What [`ensure`] did about a role. It has its password and its grants either way.
+/// Change that [`ensure`] made to a role. It has its password and its grants in both cases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// It is new.
+    /// It was created.
     Created,
-    /// It was there.
+    /// It existed.
     Updated,
 }
 
-/// Creates or updates roles, with the grants of their access on the platform's
-/// tables and on `pipelines`, in one transaction, so that a running loader notices nothing.
-/// What a role was granted beside that stays. Safe to repeat, and at the same time from
-/// several places.
+/// Creates or updates roles, with the grants of their access on the platform's tables and
+/// on `pipelines`, in one transaction, so a running loader notices nothing. Other grants of
+/// a role stay. Safe to repeat, and to run several times at once.
 ///
 /// # Errors
-/// `Fatal` when a name is the owner's own, given twice, or that of a role that
-/// can do more than log in; when we may not create roles. Otherwise as for
+/// `Fatal` when a name is the owner's own, given twice, or that of a role that can do more
+/// than log in, or when our role may not create roles. Otherwise as for
 /// [`connect`](crate::postgres::connect::connect).
 pub async fn ensure(
     config: &DatabaseConfig,
@@ -116,7 +115,7 @@ async fn ensure_role(transaction: &Transaction<'_>, role: &Role) -> Result<Chang
     let flag = |name| found.as_ref().map_or(Ok(false), |row| row.try_get(name)).map_err(granting);
     if flag("own")? || flag("mighty")? {
         return Err(Error::misconfigured(
-            format!("role {} is to be the {}, but may do more than that", role.name, role.access),
+            format!("role {} should be the {}, but has more privileges", role.name, role.access),
             "name another role, which lambda-db-setup will create",
         ));
     }
@@ -130,8 +129,8 @@ async fn ensure_role(transaction: &Transaction<'_>, role: &Role) -> Result<Chang
     Ok(change)
 }
 
-/// The statements that give a role what its access needs, each on objects by their names.
-/// Nothing is taken away: what else a role may do is up to an administrator.
+/// Grants a role what its access needs, each on objects by name. Revokes nothing: an
+/// administrator decides on other grants.
 async fn grants(
     transaction: &Transaction<'_>,
     pipelines: &[Table],
@@ -155,8 +154,7 @@ async fn loader_grants(
     transaction: &Transaction<'_>,
     pipelines: &[Table],
 ) -> Result<Vec<String>, tokio_postgres::Error> {
-    // The key of a row and the transaction that inserted it never change, nor does a job's
-    // precedence.
+    // A row's key and inserting transaction never change, nor does a job's precedence.
     let mut kept: Vec<(&str, Vec<&str>)> = pipelines
         .iter()
         .map(|table| (table.name, vec![table.key_column().name, "written_xid"]))
@@ -167,7 +165,7 @@ async fn loader_grants(
         let columns = columns_without(transaction, table, &kept).await?;
         grants.push(format!("select, insert, update ({columns}) on {table}"));
     }
-    // What a load lists as its rejects, and which are open.
+    // The columns that a load lists as its rejects, and the status of each.
     let listed = "lane, position, line, payload, reason, detail, status";
     grants.extend([
         "select, insert, update on ingest_progress".into(),
@@ -192,8 +190,8 @@ async fn reader_grants(
     Ok(vec![format!("select on {named}"), format!("select ({columns}) on dead_letters")])
 }
 
-/// The logins that count as this loader and that [`END_LOADER`] may not end yet, each with
-/// whether we may change that.
+/// The logins that count as this loader and that [`END_LOADER`] may not terminate yet, each
+/// with whether our role can change that.
 const UNENDED: &str = "\
     select login.rolname::text, owner.rolname::text, \
            pg_has_role(login.oid, 'member with admin option') as ours \
@@ -203,8 +201,8 @@ const UNENDED: &str = "\
       and not login.rolsuper and not pg_has_role(owner.oid, login.oid, 'usage') \
       and not pg_has_role(owner.oid, 'pg_signal_backend', 'usage')";
 
-/// Lets one loader end the frozen session of another that logged in under another name:
-/// the function that does so runs as the schema's owner, which has to be a member of the
+/// Lets one loader terminate the frozen session of another that logged in under another
+/// name: the function for it runs as the schema's owner, which has to be a member of the
 /// logins.
 async fn let_loaders_be_ended(transaction: &Transaction<'_>, role: &Role) -> Result<(), Error> {
     let logins = transaction.query(UNENDED, &[&role.name, &END_LOADER]).await.map_err(granting)?;
@@ -219,7 +217,7 @@ async fn let_loaders_be_ended(transaction: &Transaction<'_>, role: &Role) -> Res
             tracing::warn!(
                 login,
                 owner,
-                "other loaders cannot end a frozen session of this login; grant \
+                "other loaders cannot terminate a frozen session of this login; grant \
                  pg_signal_backend to the owner of the schema"
             );
         }
@@ -227,7 +225,7 @@ async fn let_loaders_be_ended(transaction: &Transaction<'_>, role: &Role) -> Res
     Ok(())
 }
 
-/// The columns of a table but those named, separated by commas.
+/// The columns of a table except those named, separated by commas.
 async fn columns_without(
     transaction: &Transaction<'_>,
     table: &str,
@@ -243,10 +241,10 @@ async fn columns_without(
 fn granting(error: tokio_postgres::Error) -> Error {
     if error.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) {
         return Error::Misconfigured {
-            what: "roles and grants cannot be set".into(),
+            what: "could not set roles and grants in PostgreSQL".into(),
             remedy: "log in as the schema's owner, with the right to create roles".into(),
             source: error.as_db_error().map(|error| error.message().into()),
         };
     }
-    remedy::postgres(error, "set roles and grants")
+    remedy::postgres(error, "set roles and grants in PostgreSQL")
 }

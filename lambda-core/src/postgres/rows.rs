@@ -1,4 +1,4 @@
-//! Rows as an array for each column, for statements that unnest them.
+//! Rows as one array for each column, for statements that unnest them.
 
 use tokio_postgres::types::ToSql;
 
@@ -7,8 +7,8 @@ use crate::progress::LaneId;
 use crate::record::Table;
 use crate::record::checksum::Checksum;
 
-/// Rows and the first part of their evidence: the parameters of what
-/// [`crate::postgres::statements`] calls given rows.
+/// Rows and the first part of their evidence: the parameters for given rows in
+/// [`crate::postgres::statements`].
 #[derive(Debug)]
 pub(super) struct Rows {
     columns: Vec<RawArray>,
@@ -18,13 +18,13 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// No rows of `table` yet.
+    /// Creates an empty set of rows of `table`.
     pub(super) fn new(table: &Table) -> Self {
         let columns = table.columns.iter().map(|_| RawArray::default()).collect();
         Self { columns, lanes: Vec::new(), positions: Vec::new(), checksums: Vec::new() }
     }
 
-    /// Appends a row's `content`, read at `position` of `lane`. Gives its checksum.
+    /// Appends a row's `content`, read at `position` of `lane`. Returns its checksum.
     pub(super) fn push(&mut self, content: &[u8], lane: LaneId, position: i64) -> Checksum {
         for (column, field) in self.columns.iter_mut().zip(fields(content)) {
             column.push_field(field);
@@ -36,7 +36,7 @@ impl Rows {
         checksum
     }
 
-    /// The arrays in the order of the statement, and what follows them.
+    /// The arrays in the order of the statement, and further parameters.
     pub(super) fn parameters<'a>(
         &'a self,
         others: &[&'a (dyn ToSql + Sync)],

@@ -15,13 +15,13 @@ use crate::postgres::statements::Statements;
 use crate::record::Table;
 use crate::remedy;
 
-/// Session settings of a loader. Ordinary commits do not wait for the disk:
-/// progress lives with the data, so what a crash loses is read again (R5). Who waits
-/// for a lock waits until it has ended who holds it (R13).
+/// Session settings of a loader. Ordinary commits do not wait for the disk: progress is
+/// stored with the data, so what a crash loses is read again (rule R5, docs/protocol.md). A
+/// session that waits for a lock waits until it has terminated the holder (rule R13).
 const SETTINGS: &str = "\
     set synchronous_commit = off; set plan_cache_mode = force_generic_plan; set lock_timeout = 0";
 
-/// In milliseconds; 0: none.
+/// Query for the timeout in milliseconds; 0: none.
 const STATEMENT_TIMEOUT: &str =
     "select setting::bigint from pg_settings where name = 'statement_timeout'";
 
@@ -31,16 +31,17 @@ pub(super) struct Session {
     connection: Connection,
     /// Its backend.
     pub(super) backend: Backend,
-    /// How long the server lets a statement run, if there is a limit.
+    /// Server's limit on the time of a statement, if any.
     pub(super) statement_timeout: Option<Duration>,
     /// Prepared once for this connection.
     pub(super) statements: Statements,
-    /// Whether it may be used again.
+    /// Whether it must not be used again.
     retired: bool,
-    /// Whether a commit has succeeded over it: what it has prepared was right once.
+    /// Whether a commit has succeeded on it: its prepared statements were right once.
     seasoned: bool,
-    /// From `begin` until the acknowledged end. A session that is dropped or
-    /// given back in between is closed (R7).
+    /// True from `begin` until the acknowledged end. A session that is dropped or returned
+    /// in between is closed, since nothing is committed after an error (rule R7,
+    /// docs/protocol.md).
     in_transaction: bool,
 }
 
@@ -50,13 +51,13 @@ impl Session {
         &self.connection
     }
 
-    /// Lets the next one be a new connection: what failed on this one may lie in
-    /// what it has prepared.
+    /// Has the pool open a new connection next: the failure may be due to this one's
+    /// prepared statements.
     pub(super) fn retire(&mut self) {
         self.retired = true;
     }
 
-    /// Whether a commit has succeeded over it.
+    /// Whether a commit has succeeded on it.
     pub(super) fn is_seasoned(&self) -> bool {
         self.seasoned
     }
@@ -68,8 +69,8 @@ impl Session {
         self.connection.batch_execute(begin).await
     }
 
-    /// Commits. An error means that the outcome is unknown (R6), and leaves the
-    /// session unfit for reuse.
+    /// Commits. An error means that the outcome is unknown (rule R6, docs/protocol.md), and
+    /// leaves the session unfit for reuse.
     pub(super) async fn commit(&mut self) -> Result<(), tokio_postgres::Error> {
         self.connection.batch_execute("commit").await?;
         self.in_transaction = false;
@@ -86,14 +87,14 @@ impl Session {
     }
 }
 
-/// Makes [`Session`]s for a pool.
+/// Creates [`Session`]s for a pool.
 #[derive(Debug, Clone)]
 pub(super) struct SessionManager {
-    /// Where to.
+    /// The database.
     pub(super) config: DatabaseConfig,
-    /// What people see in `pg_stat_activity`.
+    /// Name shown in `pg_stat_activity`.
     pub(super) purpose: String,
-    /// What others may do to the session.
+    /// Mark that decides whether others may terminate the session.
     pub(super) mark: Option<Mark>,
     /// The table whose statements are prepared.
     pub(super) table: &'static Table,
@@ -105,7 +106,7 @@ impl bb8::ManageConnection for SessionManager {
 
     async fn connect(&self) -> Result<Session, Error> {
         let connection = connect(&self.config, &self.purpose).await?;
-        let failed = |error| remedy::postgres(error, "prepare a session");
+        let failed = |error| remedy::postgres(error, "prepare a session in PostgreSQL");
         let prepare = async {
             connection.batch_execute(SETTINGS).await.map_err(failed)?;
             if let Some(mark) = self.mark {
@@ -119,7 +120,7 @@ impl bb8::ManageConnection for SessionManager {
             Ok((backend, limit, statements.map_err(failed)?))
         };
         let (backend, limit, statements) =
-            answered(ANSWER_TIMEOUT, "prepare a session", prepare).await?;
+            answered(ANSWER_TIMEOUT, "prepare a session in PostgreSQL", prepare).await?;
         if statements.key_indexes.is_empty() {
             let key = self.table.key_column().name;
             return Err(Error::misconfigured(
@@ -141,7 +142,7 @@ impl bb8::ManageConnection for SessionManager {
 
     async fn is_valid(&self, session: &mut Session) -> Result<(), Error> {
         let ping = session.client().batch_execute("").await;
-        ping.map_err(|error| remedy::postgres(error, "answer"))
+        ping.map_err(|error| remedy::postgres(error, "run a query in PostgreSQL"))
     }
 
     fn has_broken(&self, session: &mut Session) -> bool {

@@ -29,18 +29,17 @@ use crate::record::Table;
 use crate::remedy;
 use crate::sink::{ClaimRequest, Committed, Durability, Sink};
 
-/// How long a commit waits for a free connection before it says why there is
-/// none.
+/// Time that a commit waits for a free connection before it reports why there is none.
 const CHECKOUT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a commit waits for other loaders before it ends those whose
-/// transactions are as old.
+/// Time that a commit waits for other loaders before it terminates those whose transactions
+/// are as old.
 const BLOCKED_AFTER: Duration = Duration::from_secs(30);
 
-/// How often it looks what it waits for.
+/// Interval at which it checks what it waits for.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// Ends on the server what is given up here ([`LOCK_TIMEOUT`]).
+/// Ends a request on the server that is given up here ([`LOCK_TIMEOUT`]).
 const SETTLE_SETTINGS: &str = "set lock_timeout = '20s'";
 
 /// Stores batches of one table in PostgreSQL.
@@ -50,18 +49,18 @@ pub struct PostgresSink {
     identity: String,
     sessions: SessionManager,
     pool: Pool<SessionManager>,
-    /// Whether repeats keep coming, so that the commit looks before it copies.
+    /// Whether repeats keep coming, so that the commit probes before it copies.
     probe_first: AtomicBool,
     jobs: JobCache,
     claims: claim::Sessions,
-    /// What was seen to block commits.
+    /// Sessions that were seen to block commits.
     blockers: Seen,
 }
 
 impl PostgresSink {
-    /// A sink for `table` with up to `connections` commits at a time. `purpose`
-    /// is a word that people see in `pg_stat_activity`. Waits for a server that
-    /// is not there yet, at most `patience` (`None`: for ever).
+    /// Creates a sink for `table` with up to `connections` concurrent commits. `purpose` is
+    /// a word that people see in `pg_stat_activity`. Waits for a server that is not
+    /// reachable, at most `patience` (`None`: without limit).
     ///
     /// # Errors
     /// `Transient` when patience is over, or when the schema is older than this version
@@ -83,7 +82,7 @@ impl PostgresSink {
             mark: Some(Mark::Loader),
             table,
         };
-        // The first session tells at once whether table and schema fit.
+        // The first session shows at once whether table and schema fit.
         let first = manager.connect().await?;
         drop(first);
         let pool = Pool::builder()
@@ -103,7 +102,7 @@ impl PostgresSink {
         })
     }
 
-    /// Where it stores.
+    /// The database's configuration.
     pub fn config(&self) -> &DatabaseConfig {
         &self.config
     }
@@ -113,7 +112,7 @@ impl PostgresSink {
         &self.identity
     }
 
-    /// A session of the pool, but none that was closed while it was idle.
+    /// Takes a session from the pool, except one that was closed while it was idle.
     async fn session(&self) -> Result<PooledConnection<'_, SessionManager>, Error> {
         let mut idle = self.pool.state().idle_connections;
         loop {
@@ -126,8 +125,9 @@ impl PostgresSink {
         }
     }
 
-    /// Why the pool has no session. It does not say, so another one is made: that meets
-    /// a wrong login, a table that does not fit, or a server that is away.
+    /// Finds out why the pool has no session. The pool does not report it, so this opens
+    /// another one, which meets a wrong login, a table that does not fit, or a server that
+    /// is away.
     async fn no_session(&self) -> Error {
         if let Err(error) = self.sessions.connect().await {
             return error;
@@ -135,19 +135,24 @@ impl PostgresSink {
         let state = self.pool.state();
         let (what, remedy) = if state.connections > state.idle_connections {
             (
-                "the sessions of this process are all at commits that take long",
-                "look in pg_stat_activity what they wait for",
+                "all sessions of this process are in long commits",
+                "check in pg_stat_activity what they wait for",
             )
         } else {
-            ("it takes long to let a session in", "look at the server's load and the network")
+            ("a login takes long", "check the server's load and the network")
         };
         let source = format!("{what}; none was free for {CHECKOUT_TIMEOUT:?}").into();
-        Error::Temporary { server: Server::Postgres, what: "give us a session", remedy, source }
+        Error::Temporary {
+            server: Server::Postgres,
+            what: "open a session in PostgreSQL",
+            remedy,
+            source,
+        }
     }
 
-    /// What a fatal failure of a commit means. A session may be older than a change of
-    /// the table: a new one names what does not fit. If nothing is wrong with that, what
-    /// an older session has prepared is out of date.
+    /// Explains a fatal failure of a commit. The session may be older than a change of the
+    /// table: a new one names what does not fit. If it finds no difference, the statements
+    /// that the old session has prepared are out of date.
     async fn explain(&self, error: Error, seasoned: bool) -> Error {
         if error.kind() != Kind::Fatal {
             return error;
@@ -157,28 +162,31 @@ impl PostgresSink {
             (Ok(_), Error::Unsupported { what, source }) if seasoned => Error::Temporary {
                 server: Server::Postgres,
                 what,
-                remedy: "the schema has changed: the next session sees it",
+                remedy: "the schema has changed: the next session uses the new one",
                 source,
             },
             (_, error) => error,
         }
     }
 
-    /// Ends the backend of a connection that broke before COMMIT was sent: it
-    /// stores nothing any more, but may hold its locks until it notices.
+    /// Terminates the backend of a connection that broke before COMMIT was sent: it stores
+    /// nothing more, but may hold its locks until it notices.
     async fn end_ghost(&self, backend: &Backend) {
-        let ended = answered(ANSWER_TIMEOUT, "end a backend", async {
+        let ended = answered(ANSWER_TIMEOUT, "terminate a backend in PostgreSQL", async {
             let client = connect(&self.config, "evict").await?;
             let ended = backend.end(&client).await;
-            ended.map_err(|error| remedy::postgres(error, "end a backend"))
+            ended.map_err(|error| remedy::postgres(error, "terminate a backend in PostgreSQL"))
         });
         if let Err(error) = ended.await {
-            tracing::debug!(error = error.chain(), "the backend of a broken connection was left");
+            tracing::debug!(
+                error = error.chain(),
+                "could not terminate the backend of a broken connection"
+            );
         }
     }
 
-    /// Finds out what became of a commit whose answer was lost, for as long as it
-    /// takes. `failed`: it did not happen, and why it may be tried again.
+    /// Finds out the outcome of a commit whose answer was lost, for as long as it takes.
+    /// `failed`: the error if it did not happen, after which it may be tried again.
     async fn settle(
         &self,
         backend: &Backend,
@@ -188,7 +196,9 @@ impl PostgresSink {
         let mut backoff = Backoff::default();
         loop {
             let asking = self.try_settle(backend, batch);
-            match answered(LOCK_TIMEOUT, "tell what became of a commit", asking).await {
+            match answered(LOCK_TIMEOUT, "check in PostgreSQL whether a commit happened", asking)
+                .await
+            {
                 Ok(Some(committed)) => return Ok(committed),
                 Ok(None) => return Err(failed),
                 Err(error) if error.kind() != Kind::Transient => return Err(error),
@@ -196,7 +206,7 @@ impl PostgresSink {
                     let delay = backoff.next_delay();
                     tracing::warn!(
                         error = error.chain(), retry_in = ?delay,
-                        "a commit was not answered; asking what became of it"
+                        "connection lost during COMMIT; checking whether it committed"
                     );
                     metrics::retried(Retry::Settle);
                     tokio::time::sleep(delay).await;
@@ -205,16 +215,16 @@ impl PostgresSink {
         }
     }
 
-    /// Ends the old backend, which may still be committing, then reads progress
-    /// with a lock: a plain read could see the old position. `None`: the commit
-    /// did not happen.
+    /// Terminates the old backend, which may still be committing, then reads progress with
+    /// a lock: a plain read could see the old position. `None`: the commit did not happen.
     async fn try_settle(
         &self,
         backend: &Backend,
         batch: &Batch,
     ) -> Result<Option<Committed>, Error> {
         let mut client = connect(&self.config, "settle").await?;
-        let asking = |error| remedy::postgres(error, "tell what became of a commit");
+        let asking =
+            |error| remedy::postgres(error, "check in PostgreSQL whether a commit happened");
         client.batch_execute(SETTLE_SETTINGS).await.map_err(asking)?;
         Mark::Loader.put(&client).await.map_err(asking)?;
         backend.end(&client).await.map_err(asking)?;
@@ -229,7 +239,7 @@ impl PostgresSink {
     }
 }
 
-/// The answer to a commit was lost, and it did not happen.
+/// The error for a commit whose answer was lost and which did not happen.
 fn lost(how: &str) -> Error {
     let source = format!("the answer to a commit was lost: {how}").into();
     Error::Unreachable { server: Server::Postgres, source }
@@ -245,7 +255,7 @@ impl PostgresSink {
         let mut session = self.session().await?;
         let path = if self.probe_first.load(Ordering::Relaxed) { Path::Probe } else { Path::Fast };
         let backend = session.backend.clone();
-        // Within a statement's time, or nobody ever sees what it waits for.
+        // Within a statement's timeout, or what it waits for is never found.
         let limit = session.statement_timeout;
         let within = |time: Duration| limit.map_or(time, |limit| time.min(limit / 2));
         let terms = Terms {
@@ -316,13 +326,13 @@ impl Sink for PostgresSink {
         if lanes.is_empty() {
             let client = connect(&self.config, "look").await?;
             let reading = lanes::stored(&client, lanes);
-            return answered(ANSWER_TIMEOUT, "read progress", reading).await;
+            return answered(ANSWER_TIMEOUT, "read progress in PostgreSQL", reading).await;
         }
         let mut session = self.session().await?;
         let reading = lanes::stored(session.client(), lanes);
-        let stored = answered(ANSWER_TIMEOUT, "read progress", reading).await;
+        let stored = answered(ANSWER_TIMEOUT, "read progress in PostgreSQL", reading).await;
         if stored.is_err() {
-            // The question may still be unanswered.
+            // The query may still be unanswered.
             session.retire();
         }
         stored

@@ -1,20 +1,18 @@
-//! The SQL of the commit for one table, in one place, prepared once for each
-//! connection.
+//! The SQL of the commit for one table, prepared once for each connection.
 
 use tokio_postgres::{Client, Statement};
 
 use crate::postgres::lanes::PROGRESS_COLUMNS;
 use crate::record::Table;
 
-/// The evidence columns in the order in which COPY sends them, behind the
-/// record's own. Lane and position come first, so that what the checksum covers
-/// lies in one piece.
+/// The evidence columns in COPY's order, after the record's own. Lane and position come
+/// first, so that the checksum covers contiguous bytes.
 const EVIDENCE: &str = "lane, position, checksum, written_xid, job_id, ingestion_type";
 
-/// How many columns [`EVIDENCE`] has.
+/// Number of columns in [`EVIDENCE`].
 pub(super) const EVIDENCE_COLUMNS: usize = 6;
 
-/// Step 5: positions, counts and sums, set and not added: the rows are locked,
+/// Step 5: sets positions, counts and sums instead of adding to them: the rows are locked,
 /// and `bigint` does not wrap.
 const SET_PROGRESS: &str = "\
     update ingest_progress p set updated_at = now(), position = n.position, \
@@ -31,8 +29,8 @@ const SET_PROGRESS: &str = "\
              last_position, last_timestamp_ms, last_checksum) \
     where p.lane = n.lane and p.claim = n.claim and p.position = n.from_position";
 
-/// Step 1: locks the lanes and tells the transaction's id, and whether the
-/// database is the one that the stored ids belong to.
+/// Step 1: locks the lanes. Returns the transaction's id, and whether the stored ids belong
+/// to this cluster.
 fn lock_lanes() -> String {
     format!(
         "select {PROGRESS_COLUMNS}, \
@@ -43,8 +41,8 @@ fn lock_lanes() -> String {
     )
 }
 
-/// The unique indexes on the key alone, in byte order and not deferrable: the
-/// constraint that a violation of the id key names is one of these.
+/// The unique indexes on the key alone, in byte order and not deferrable: a violation of
+/// the id key names one of these.
 const KEY_INDEXES: &str = "\
     select c.relname::text from pg_index i \
     join pg_class c on c.oid = i.indexrelid \
@@ -70,19 +68,19 @@ pub(super) struct Statements {
     pub(super) set_progress: Statement,
     /// Binary COPY into the table.
     pub(super) copy_rows: Statement,
-    /// Inserts given rows of the transaction `xid`, the job and the type behind them.
+    /// Inserts given rows, with the transaction's id, the job and the type after them.
     pub(super) insert_rows: Statement,
     /// Binary COPY into the dead letters.
     pub(super) copy_dead_letters: Statement,
-    /// The rows under the keys `$1`, in order.
+    /// Reads the rows under the keys `$1`, in order.
     pub(super) probe: Statement,
-    /// The same, locked.
+    /// Reads and locks them.
     pub(super) probe_for_update: Statement,
-    /// The jobs named `$1`.
+    /// Reads the jobs named `$1`.
     pub(super) jobs: Statement,
-    /// Gives the rows under the keys `$1` to the job `$2`.
+    /// Assigns the rows under the keys `$1` to the job `$2`.
     pub(super) confirm: Statement,
-    /// Replaces rows and keeps what they were as corrections.
+    /// Replaces rows and keeps their former content as corrections.
     pub(super) correct: Statement,
     /// Names of the unique indexes on the key.
     pub(super) key_indexes: Vec<String>,
@@ -120,8 +118,8 @@ fn copy_rows(table: &Table) -> String {
     format!("copy {} ({}, {EVIDENCE}) from stdin (format binary)", table.name, columns(table))
 }
 
-/// Never joined to another table: after waiting for a lock, a join would keep
-/// the other table's old row (R4).
+/// Selects rows by key, never joined to another table: after waiting for a lock, a join
+/// would keep the other table's old row (rule R4, docs/protocol.md).
 fn probe(table: &Table) -> String {
     let key = table.key_column().name;
     format!(
@@ -139,7 +137,7 @@ fn confirm(table: &Table) -> String {
     )
 }
 
-/// Rows as parameters: an array for each column, then lanes, positions, checksums.
+/// Rows as parameters: one array for each column, then lanes, positions, checksums.
 fn given_rows(table: &Table) -> String {
     let count = table.columns.len();
     let arrays: Vec<String> = table
@@ -157,13 +155,13 @@ fn given_rows(table: &Table) -> String {
     )
 }
 
-/// How many parameters [`given_rows`] has.
+/// Number of parameters of [`given_rows`].
 fn given_parameters(table: &Table) -> usize {
     table.columns.len() + 3
 }
 
-/// Parameters: given rows, the transaction's id, the job's and the type. They go in as
-/// they are given: in the order of their ids (R4).
+/// Inserts rows. Parameters: given rows, the transaction's id, the job's and the type. The
+/// order of the given rows, by id, is that of the inserts (rule R4, docs/protocol.md).
 fn insert_rows(table: &Table) -> String {
     let [xid, job, ingestion_type] = [1, 2, 3].map(|offset| given_parameters(table) + offset);
     format!(
@@ -175,8 +173,8 @@ fn insert_rows(table: &Table) -> String {
     )
 }
 
-/// Parameters: given rows, the job's id and the transaction's. The rows are locked by
-/// the probe, so that all parts see the same ones.
+/// Corrects rows. Parameters: given rows, the job's id and the transaction's. The probe has
+/// locked the rows, so all parts see the same ones.
 fn correct(table: &Table) -> String {
     let (name, key) = (table.name, table.key_column().name);
     let sets: Vec<String> = table

@@ -1,5 +1,4 @@
-//! Rows that a job takes over, unchanged or replaced. The probe has locked them,
-//! so nothing here waits.
+//! Confirms and corrects rows. The probe has locked them, so nothing here waits.
 
 use crate::batch::{Batch, Body};
 use crate::error::Error;
@@ -13,7 +12,7 @@ use crate::record::checksum::{displacement, ownership};
 use crate::remedy;
 use crate::resolve::{Change, Resolution};
 
-/// Confirms and corrects rows, and adds what that does to each span's sums.
+/// Confirms and corrects rows, and adds the effect to each span's sums.
 pub(super) async fn apply(
     session: &Session,
     batch: &Batch,
@@ -54,7 +53,7 @@ async fn confirm(
         .client()
         .execute(&session.statements.confirm, &[&keys, &job_id])
         .await
-        .map_err(|error| remedy::postgres(error, "confirm rows"))?;
+        .map_err(|error| remedy::postgres(error, "confirm rows in PostgreSQL"))?;
     lanes::expect_rows("confirmed", updated, confirms.len())
 }
 
@@ -77,7 +76,8 @@ async fn correct(
         let row = found.row(change.row);
         let before = (row.checksum, row.job_id.as_deref(), row.written_xid);
         let owned_before = ownership(row.checksum, row.job_id.as_deref(), row.written_xid);
-        // The row keeps the transaction that inserted it (R4b).
+        // The row keeps the id of the transaction that inserted it (rule R4b,
+        // docs/protocol.md).
         let owned_after = ownership(checksum, Some(job_id), row.written_xid);
         sums[entry.span as usize].add(Sums {
             written: checksum.0,
@@ -90,6 +90,6 @@ async fn correct(
         .client()
         .execute(&session.statements.correct, &parameters)
         .await
-        .map_err(|error| remedy::postgres(error, "correct rows"))?;
+        .map_err(|error| remedy::postgres(error, "correct rows in PostgreSQL"))?;
     lanes::expect_rows("corrected", stored, corrections.len())
 }

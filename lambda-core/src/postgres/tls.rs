@@ -23,35 +23,35 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::Error;
 
-/// The root certificates that this machine trusts, in place of a file's name.
+/// Value for the root certificates that this machine trusts, in place of a file's name.
 const SYSTEM: &str = "system";
 
-/// What tokio-postgres says of a server that has no TLS.
+/// Error of tokio-postgres about a server without TLS.
 const NOT_OFFERED: &str = "server does not support TLS";
 
-/// Whether a connection is encrypted, and what the server must prove.
+/// Whether a connection is encrypted, and how the server is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SslMode {
     /// Never encrypted.
     Disable,
-    /// Encrypted if the server can; nothing is verified, so that it protects from
-    /// those who listen and not from those who interfere.
+    /// Encrypted if the server supports it. Nothing is verified: this protects from
+    /// eavesdropping, but not from an attacker in between.
     #[default]
     Prefer,
-    /// Encrypted. With root certificates as [`SslMode::VerifyCa`], as libpq has it;
-    /// without, nothing is verified.
+    /// Encrypted. With root certificates as [`SslMode::VerifyCa`], like libpq; without any,
+    /// nothing is verified.
     Require,
-    /// Encrypted; an authority that is trusted has signed the server's certificate.
+    /// Encrypted; a trusted certificate authority has signed the server's certificate.
     VerifyCa,
-    /// The same, and the certificate is for the host that is connected to.
+    /// The same, and the certificate is for the host of the connection.
     VerifyFull,
 }
 
 impl FromStr for SslMode {
     type Err = Error;
 
-    /// libpq's names. `allow` is read as `prefer`, which encrypts no less; nothing as
-    /// the default.
+    /// Parses libpq's names. `allow` is read as `prefer`, which encrypts no less; an empty
+    /// text is the default.
     fn from_str(text: &str) -> Result<Self, Error> {
         match text {
             "disable" => Ok(Self::Disable),
@@ -60,7 +60,7 @@ impl FromStr for SslMode {
             "verify-ca" => Ok(Self::VerifyCa),
             "verify-full" => Ok(Self::VerifyFull),
             _ => Err(Error::misconfigured(
-                "sslmode is none that PostgreSQL knows",
+                "unknown sslmode",
                 "set it to disable, prefer, require, verify-ca or verify-full",
             )),
         }
@@ -79,18 +79,18 @@ impl fmt::Display for SslMode {
     }
 }
 
-/// How a database is to be connected to.
+/// TLS settings of a database.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TlsSettings {
-    /// What the server must prove.
+    /// Verification of the server.
     pub mode: SslMode,
-    /// The PEM file of the authorities that are trusted, or `system`, for `verify-full`
-    /// alone, which takes the system's also when there is none.
+    /// The PEM file of trusted certificate authorities, or `system`, for `verify-full`
+    /// only, which uses the system's also when this is `None`.
     pub root_cert: Option<String>,
 }
 
-/// The settings, and what makes TLS of a connection by them. The file of authorities is
-/// read once: another one counts from the next start.
+/// TLS settings with their connector. The file of authorities is read once: a changed one
+/// takes effect at the next start.
 #[derive(Clone)]
 pub(super) struct Tls {
     settings: TlsSettings,
@@ -99,8 +99,8 @@ pub(super) struct Tls {
 
 impl Tls {
     /// # Errors
-    /// [`Error::Misconfigured`]: a file of authorities that is not readable or holds
-    /// none, none on this machine, or one that the mode would not look at.
+    /// [`Error::Misconfigured`]: a file of authorities that is unreadable or empty, none on
+    /// this machine, or one that the mode would not use.
     pub(super) fn new(settings: &TlsSettings) -> Result<Self, Error> {
         let named = settings.root_cert.as_deref().filter(|name| !name.is_empty());
         let verifier = match (settings.mode, named) {
@@ -110,12 +110,12 @@ impl Tls {
                     "set DB_SSLMODE to verify-full, or leave DB_SSLROOTCERT out",
                 ));
             }
-            // Whoever has a certificate for a host of their own could be the server.
+            // The holder of a certificate for any host could pose as the server.
             (SslMode::VerifyCa, None) | (SslMode::VerifyCa | SslMode::Require, Some(SYSTEM)) => {
                 return Err(Error::misconfigured(
                     format!(
-                        "sslmode {} asks for no host's name, and this machine trusts authorities \
-                         that sign for everybody",
+                        "sslmode {} does not verify the host name, and this machine trusts authorities \
+                         that sign for anyone",
                         settings.mode
                     ),
                     "set DB_SSLMODE to verify-full, or DB_SSLROOTCERT to your own authority",
@@ -130,12 +130,12 @@ impl Tls {
         Ok(Self { settings: settings.clone(), connector: connector(verifier) })
     }
 
-    /// What makes TLS of a connection.
+    /// The connector for a connection.
     pub(super) fn connector(&self) -> MakeRustlsConnect {
         self.connector.clone()
     }
 
-    /// What tokio-postgres has to know of the mode.
+    /// The mode as tokio-postgres knows it.
     pub(super) fn mode(&self) -> tokio_postgres::config::SslMode {
         match self.settings.mode {
             SslMode::Disable => tokio_postgres::config::SslMode::Disable,
@@ -146,13 +146,13 @@ impl Tls {
         }
     }
 
-    /// What went wrong between TLS and `server`, if a person has to mend it. A handshake
-    /// that broke off is none of these: the server or the network went away.
+    /// Converts an error between TLS and `server` that a person has to fix. A handshake
+    /// that broke off is not one: the server or the network went away.
     pub(super) fn refusal(&self, error: &tokio_postgres::Error, server: &str) -> Option<Error> {
         let cause = error.source()?;
         if cause.to_string() == NOT_OFFERED {
             return Some(Error::misconfigured(
-                format!("{server} offers no TLS, which sslmode {} asks for", self.settings.mode),
+                format!("{server} offers no TLS, which sslmode {} requires", self.settings.mode),
                 "set ssl = on at the server, or DB_SSLMODE=disable on a network you trust",
             ));
         }
@@ -161,8 +161,8 @@ impl Tls {
             rustls::Error::InvalidCertificate(error) => self.of_certificate(error, server),
             rustls::Error::PeerIncompatible(_) | rustls::Error::AlertReceived(_) => (
                 format!("{server} and this program do not agree on TLS"),
-                "let the server take TLS 1.2 or 1.3, have a key of RSA (2048 bits or more), P-256, \
-                 P-384 or Ed25519, and ask for no client certificate",
+                "let the server accept TLS 1.2 or 1.3, use a key of RSA (2048 bits or more), P-256, \
+                 P-384 or Ed25519, and require no client certificate",
             ),
             _ => return None,
         };
@@ -186,19 +186,19 @@ impl Tls {
             }
             Refused::NotValidForName | Refused::NotValidForNameContext { .. } => (
                 format!("the certificate of {server} is for another host"),
-                "set DB_HOST to a name it holds as subjectAltName, or have it issued for this one",
+                "set DB_HOST to a name in its subjectAltName, or issue it for this one",
             ),
             Refused::Expired | Refused::ExpiredContext { .. } => (
                 format!("the certificate of {server} has expired"),
-                "renew the server's certificate, or set the clock here right",
+                "renew the server's certificate, or correct this machine's clock",
             ),
             Refused::NotValidYet | Refused::NotValidYetContext { .. } => (
                 format!("the certificate of {server} is not valid yet"),
-                "set the clock here right, or renew the server's certificate",
+                "correct this machine's clock, or renew the server's certificate",
             ),
             _ => (
                 format!("the certificate of {server} is refused"),
-                "issue the server one of version 3 that is no authority itself",
+                "issue the server a certificate of version 3 that is not an authority itself",
             ),
         }
     }
@@ -217,9 +217,9 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// By what a server is verified.
+/// Verification of a server.
 enum Verifier {
-    /// By an authority and its name, as rustls does it.
+    /// By an authority and the host name, as rustls does.
     Named(RootCertStore),
     /// See [`Unnamed`].
     Unnamed(Option<RootCertStore>),
@@ -239,12 +239,12 @@ fn connector(verifier: Verifier) -> MakeRustlsConnect {
         }
     };
     let mut config = builder.with_no_client_auth();
-    // What `sslnegotiation=direct` rests on; libpq always says it.
+    // `sslnegotiation=direct` requires this; libpq always sends it.
     config.alpn_protocols = vec![b"postgresql".to_vec()];
     MakeRustlsConnect::new(config)
 }
 
-/// The authorities of a file, or those that this machine trusts.
+/// The authorities in a file, or those that this machine trusts.
 fn roots(named: Option<&str>) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     let Some(file) = named.filter(|name| *name != SYSTEM) else {
@@ -263,12 +263,12 @@ fn roots(named: Option<&str>) -> Result<RootCertStore, Error> {
         source,
     };
     let bytes =
-        std::fs::read(file).map_err(|error| unusable("cannot read", Some(Box::new(error))))?;
+        std::fs::read(file).map_err(|error| unusable("could not read", Some(Box::new(error))))?;
     for certificate in CertificateDer::pem_slice_iter(&bytes) {
         let certificate =
-            certificate.map_err(|error| unusable("cannot decode", Some(Box::new(error))))?;
+            certificate.map_err(|error| unusable("could not decode", Some(Box::new(error))))?;
         let added = roots.add(certificate);
-        added.map_err(|error| unusable("cannot use a certificate of", Some(Box::new(error))))?;
+        added.map_err(|error| unusable("could not use a certificate of", Some(Box::new(error))))?;
     }
     if roots.is_empty() {
         return Err(unusable("no certificate is in", None));
@@ -276,8 +276,8 @@ fn roots(named: Option<&str>) -> Result<RootCertStore, Error> {
     Ok(roots)
 }
 
-/// Asks no server for its name: its certificate must lead to one of the roots, or, when
-/// there are none, may be any. That the server holds its key is verified all the same.
+/// Ignores the server's name: its certificate must lead to one of the roots or, without
+/// roots, may be any. The server's possession of the key is verified in both cases.
 #[derive(Debug)]
 struct Unnamed {
     roots: Option<RootCertStore>,
@@ -285,8 +285,8 @@ struct Unnamed {
 }
 
 impl Unnamed {
-    /// What was `verified`, or, where nothing of the certificate counts but its key and
-    /// rustls cannot read the rest, whether that key has signed the message.
+    /// Returns `verified`. Where only the certificate's key counts and rustls cannot read
+    /// the rest, checks whether that key has signed the message.
     fn or_by_key(
         &self,
         verified: Result<HandshakeSignatureValid, rustls::Error>,
@@ -368,8 +368,8 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_no_name_may_not_trust_who_signs_for_everybody() {
-        const REFUSAL: &str = "asks for no host's name";
+    fn a_mode_that_does_not_verify_the_name_may_not_trust_the_systems_authorities() {
+        const REFUSAL: &str = "does not verify the host name";
         for (mode, root_cert) in [
             (SslMode::VerifyCa, None),
             (SslMode::VerifyCa, Some("")),
@@ -381,12 +381,12 @@ mod tests {
             let says = error.chain();
             assert!(says.contains(REFUSAL) && says.contains("set DB_SSLMODE to verify-full"));
         }
-        // It asks for the name. This machine may still trust nobody.
+        // This checks the name. The machine may still trust no authority.
         for root_cert in [None, Some("system")] {
             let error = made(SslMode::VerifyFull, root_cert).err();
             assert!(error.is_none_or(|error| !error.chain().contains(REFUSAL)), "{root_cert:?}");
         }
-        // It verifies nothing, and does not pretend to.
+        // These verify nothing, and do not pretend to.
         for mode in [SslMode::Disable, SslMode::Prefer, SslMode::Require] {
             assert!(made(mode, None).is_ok(), "{mode}");
         }
@@ -394,7 +394,9 @@ mod tests {
 
     #[test]
     fn a_file_of_authorities_is_read_at_once_and_never_ignored() {
-        assert!(refused(SslMode::VerifyFull, "/nonexistent").contains("cannot read /nonexistent"));
+        assert!(
+            refused(SslMode::VerifyFull, "/nonexistent").contains("could not read /nonexistent")
+        );
         assert!(refused(SslMode::VerifyCa, "/dev/null").contains("no certificate is in /dev/null"));
         assert!(refused(SslMode::Require, "/nonexistent").contains("DB_SSLROOTCERT"));
         assert!(refused(SslMode::Prefer, "/nonexistent").contains("verifies nothing"));

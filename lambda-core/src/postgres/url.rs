@@ -1,5 +1,5 @@
-//! A database URL, read for what tokio-postgres does not know: its own parser refuses
-//! `sslmode=verify-full` and `sslrootcert`.
+//! Extracts from a database URL the settings that tokio-postgres does not know: its own
+//! parser refuses `sslmode=verify-full` and `sslrootcert`.
 
 use std::ops::Range;
 
@@ -7,10 +7,10 @@ use percent_encoding::percent_decode_str;
 
 use crate::error::Error;
 
-/// A URL or `key=value` string without its TLS settings, and these.
+/// A URL or `key=value` string without its TLS settings, and those settings.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Parted {
-    /// What tokio-postgres reads.
+    /// The text for tokio-postgres.
     pub(super) rest: String,
     /// `sslmode`
     pub(super) mode: Option<String>,
@@ -18,19 +18,19 @@ pub(super) struct Parted {
     pub(super) root_cert: Option<String>,
 }
 
-/// A setting, and where it stands in the text.
+/// A setting, and its place in the text.
 struct Setting {
     key: String,
     value: String,
     at: Range<usize>,
 }
 
-/// Takes the TLS settings out of a URL or a `key=value` string. The last of several
-/// counts, as for all settings.
+/// Removes the TLS settings from a URL or a `key=value` string. The last of several counts,
+/// as for all settings.
 ///
 /// # Errors
-/// [`Error::Misconfigured`] for a URL with a second `@`: a part of the password would be
-/// taken for the name of a host, which is shown.
+/// [`Error::Misconfigured`] for a URL with a second `@`: part of the password would be read
+/// as the name of a host, which is shown.
 pub(super) fn part(text: &str) -> Result<Parted, Error> {
     let scheme = ["postgresql://", "postgres://"].into_iter().find(|it| text.starts_with(it));
     let settings = match scheme {
@@ -53,13 +53,13 @@ pub(super) fn part(text: &str) -> Result<Parted, Error> {
     Ok(parted)
 }
 
-/// The settings behind a URL's `?`, each with the `&` that follows it.
+/// The settings after a URL's `?`, each with the `&` that follows it.
 fn of_url(text: &str, scheme: usize) -> Result<Vec<Setting>, Error> {
     let host = text[scheme..].find('@').map_or(scheme, |at| scheme + at + 1);
     let query = text[host..].find('?').map_or(text.len(), |at| host + at);
     if host > scheme && text[host..query].contains('@') {
         return Err(Error::misconfigured(
-            "the database URL holds a second @ before its settings",
+            "the database URL has a second @ before its settings",
             "percent-encode the password: @ as %40, / as %2F, ? as %3F",
         ));
     }
@@ -76,8 +76,8 @@ fn of_url(text: &str, scheme: usize) -> Result<Vec<Setting>, Error> {
     Ok(settings)
 }
 
-/// The settings of a `key=value` string, by libpq's rules: values in single quotes may
-/// hold spaces, a backslash escapes what follows. It ends at what is no setting, which
+/// The settings of a `key=value` string, by libpq's rules: values in single quotes may hold
+/// spaces, and a backslash escapes the next character. Stops at anything else, which
 /// tokio-postgres then refuses.
 fn of_pairs(text: &str) -> Vec<Setting> {
     let mut settings = Vec::new();
@@ -128,7 +128,7 @@ mod tests {
                 parted("postgres://u@h/d?connect_timeout=1&", Some("verify-full"), Some("/a b")),
             ),
             ("postgresql:///?sslmode=require", parted("postgresql:///?", Some("require"), None)),
-            // A password is no setting.
+            // A password is not a setting.
             (
                 "postgresql://u:a?sslmode=b&@h/d?user=sslmode%3Dc",
                 parted("postgresql://u:a?sslmode=b&@h/d?user=sslmode%3Dc", None, None),
@@ -157,7 +157,7 @@ mod tests {
             assert_eq!(part(text).unwrap(), wanted, "{text}");
             assert!(wanted.rest.parse::<tokio_postgres::Config>().is_ok(), "{text}");
         }
-        // What is no setting is left for tokio-postgres to refuse.
+        // Anything else is left for tokio-postgres to refuse.
         assert_eq!(part("nonsense é 'x").unwrap().rest, "nonsense é 'x");
     }
 

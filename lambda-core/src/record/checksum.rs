@@ -1,14 +1,14 @@
-//! The evidence hashes: what a row said, and who answers for it.
+//! The evidence hashes: a row's content and origin, and its owner.
 //!
-//! All are 64 bits of XXH3. They are unkeyed: evidence against accidents, not
-//! against somebody who mends them on purpose.
+//! All are 64 bits of XXH3. They are unkeyed: evidence against accidents, not against
+//! deliberate changes.
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::progress::LaneId;
 
-/// What a row said and where it came from: the hash of its fields, lane and
-/// position as binary COPY sends them.
+/// Hash of a row's content and origin: its fields, lane and position as binary COPY sends
+/// them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Checksum(pub i64);
 
@@ -36,7 +36,7 @@ pub fn put_origin(out: &mut Vec<u8>, lane: LaneId, position: i64) {
     out.extend_from_slice(&position.to_be_bytes());
 }
 
-/// o(row): who answers for a row as it stands.
+/// o(row): the hash of a row's owner.
 pub fn ownership(checksum: Checksum, job_id: Option<&str>, written_xid: i64) -> i64 {
     let ingestion_type = if job_id.is_some() { "BATCH" } else { "STREAM" };
     hash(&[
@@ -47,7 +47,7 @@ pub fn ownership(checksum: Checksum, job_id: Option<&str>, written_xid: i64) -> 
     ])
 }
 
-/// k(correction): a row that was replaced, and by what.
+/// k(correction): the hash of a replaced row and its replacement.
 pub fn displacement(
     (before, before_job, before_xid): (Checksum, Option<&str>, i64),
     (after, after_job, written_xid): (Checksum, &str, i64),
@@ -66,7 +66,7 @@ fn text(value: Option<&str>) -> &[u8] {
     value.unwrap_or_default().as_bytes()
 }
 
-/// Each part is preceded by its length, so that no two lists of parts look alike.
+/// Hashes parts, each preceded by its length, so that no two lists of parts look alike.
 fn hash(parts: &[&[u8]]) -> i64 {
     let mut all = Vec::with_capacity(96);
     for part in parts {
@@ -84,7 +84,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_checksum_tells_any_changed_byte_lane_or_position(
+        fn a_checksum_changes_with_any_byte_lane_or_position(
             content in proptest::collection::vec(any::<u8>(), 1..200),
             at in any::<proptest::sample::Index>(), flip in 1..=255_u8,
             lane in any::<i32>(), position in 0..i64::MAX,
@@ -101,7 +101,7 @@ mod tests {
         }
 
         #[test]
-        fn ownership_and_displacement_tell_any_changed_part(
+        fn ownership_and_displacement_change_with_any_part(
             checksum in any::<i64>(), xid in any::<i64>(), other in any::<i64>(),
         ) {
             prop_assume!(other != checksum);

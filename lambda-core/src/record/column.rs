@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-/// A table that records land in. Its name is the pipeline's name.
+/// A table for records. Its name is the pipeline's name.
 ///
-/// Beside these columns every such table has the evidence columns
+/// In addition to these columns, every such table has the evidence columns
 /// `job_id, ingestion_type, lane, position, checksum, written_xid`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Table {
@@ -71,9 +71,9 @@ pub enum ColumnType {
     Timestamptz,
     /// `numeric(precision, scale)`
     Numeric {
-        /// Digits in all, at most 18.
+        /// Number of digits, at most 18.
         precision: u8,
-        /// Digits behind the point, at most `precision`.
+        /// Number of digits after the point, at most `precision`.
         scale: u8,
     },
 }

@@ -1,9 +1,9 @@
 //! A record's columns as bytes.
 //!
-//! The form is that of PostgreSQL's binary COPY, which is also how a row comes
-//! back from a query: each field is its length (`i32`, big endian, -1 for null)
-//! and its bytes. Every value has one form only, so rows are equal exactly when
-//! their bytes are, and a checksum over them means the content.
+//! The form is that of PostgreSQL's binary COPY, which is also the form of a query's
+//! result: each field is its length (`i32`, big endian, -1 for null) and its bytes. Every
+//! value has one form only, so rows are equal exactly when their bytes are, and a checksum
+//! over the bytes covers the content.
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ use crate::transaction::time::Timestamp;
 /// Seconds from the Unix epoch to PostgreSQL's, 2000-01-01 UTC.
 const POSTGRES_EPOCH_SECONDS: i64 = 946_684_800;
 
-/// Where a written row lies in the buffer that its writer was given.
+/// Ranges of a written row in its writer's buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// All fields with their lengths.
@@ -76,8 +76,7 @@ impl<'a> RowWriter<'a> {
     /// Ends the row.
     ///
     /// # Errors
-    /// The first value that the column cannot hold; the row's bytes are taken
-    /// back.
+    /// The first value that the column cannot hold; the row's bytes are then removed.
     ///
     /// # Panics
     /// If columns are missing.
@@ -98,7 +97,7 @@ impl<'a> RowWriter<'a> {
     }
 }
 
-/// Where a [`Field`] puts its value.
+/// The destination of a [`Field`]'s value.
 #[derive(Debug)]
 pub struct Cell<'a> {
     column: &'a Column,
@@ -138,7 +137,7 @@ impl<T: Field> Field for Option<T> {
 impl Field for str {
     fn write(&self, cell: &mut Cell<'_>) {
         if self.as_bytes().contains(&0) {
-            let detail = "PostgreSQL's text holds no NUL character";
+            let detail = "PostgreSQL's text cannot hold a NUL character";
             cell.defect = Some(Reject::field(Reason::NulCharacter, cell.column.field, detail));
         }
         cell.bytes(cell.column.kind == ColumnType::Text, self.as_bytes());
@@ -187,7 +186,7 @@ impl Field for Amount {
 pub struct Decimal {
     /// The value without its point.
     pub unscaled: i64,
-    /// Digits behind the point.
+    /// Number of digits after the point.
     pub scale: u8,
 }
 
@@ -203,7 +202,7 @@ impl Field for Decimal {
             let detail = "more digits than the column has";
             cell.defect = Some(Reject::field(Reason::InvalidField, cell.column.field, detail));
         }
-        // Whole groups of four digits behind the point.
+        // Whole groups of four digits after the point.
         let groups_behind = scale.div_ceil(4);
         let padding = u32::from(groups_behind * 4 - scale);
         let mut rest = u128::from(self.unscaled.unsigned_abs()) * 10_u128.pow(padding);
@@ -273,8 +272,8 @@ mod tests {
         Ok(out[row.content].to_vec())
     }
 
-    /// PostgreSQL's `numeric_send`, from the decimal text: groups of four digits
-    /// to both sides of the point, zero groups stripped at both ends.
+    /// Encodes like PostgreSQL's `numeric_send`, from the decimal text: groups of four
+    /// digits on both sides of the point, zero groups stripped at both ends.
     fn reference(unscaled: i64, scale: u8) -> Vec<u8> {
         let scale = usize::from(scale);
         let digits = format!("{:0>1$}", unscaled.unsigned_abs(), scale + 1);
@@ -313,7 +312,7 @@ mod tests {
         fn numerics_are_as_postgresql_sends_them(
             value in 1 - END..END, cut in 0..18_u32, zeros in 0..18_u32, scale in 0..=18_u8,
         ) {
-            // Small values and round ones as often as long ones.
+            // Small and round values as often as long ones.
             let value = value / 10_i64.pow(cut);
             let value = value / 10_i64.pow(zeros) * 10_i64.pow(zeros);
             prop_assert_eq!(encoded(value, scale).unwrap(), reference(value, scale));

@@ -1,4 +1,4 @@
-//! Batches made by hand.
+//! Batches built by hand.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub struct Sample {
     pub amount: i64,
     /// A nullable text.
     pub note: Option<String>,
-    /// A nullable truth.
+    /// A nullable boolean.
     pub flag: Option<bool>,
     /// A nullable integer.
     pub rank: Option<i32>,
@@ -63,7 +63,7 @@ pub const SAMPLE_DDL: &str = "\
 /// The table of [`Sample`].
 pub static SAMPLES: Table = Sample::TABLE;
 
-/// A batch in the making.
+/// A builder of a batch.
 #[derive(Debug)]
 pub struct Draft {
     authority: Authority,
@@ -81,7 +81,7 @@ impl Draft {
         Self { authority, table, spans, entries, raw: Vec::new(), rows: Vec::new() }
     }
 
-    /// Goes on with records of this lane, from where it is stored to `to`.
+    /// Continues with records of this lane, from its stored position to `to`.
     #[must_use]
     pub fn lane(mut self, progress: &Progress, to: i64) -> Self {
         self.spans.push(Span {
@@ -95,7 +95,7 @@ impl Draft {
         self
     }
 
-    /// A record at `position` of the lane, its payload being the key.
+    /// Adds a record at `position` of the lane, with the key as its payload.
     ///
     /// # Panics
     /// If the record cannot be a row, or no lane was started.
@@ -109,7 +109,7 @@ impl Draft {
         self.entry(position, &payload, body)
     }
 
-    /// A record that could not be decoded, with its bytes.
+    /// Adds a record that could not be decoded, with its bytes.
     ///
     /// # Panics
     /// If no lane was started.
@@ -129,7 +129,7 @@ impl Draft {
         self
     }
 
-    /// The batch.
+    /// Builds the batch.
     pub fn build(self) -> Batch {
         let (raw, rows) = (Arc::new(self.raw), Arc::new(self.rows));
         Batch::new(self.authority, self.table, self.spans, self.entries, raw, rows)

@@ -1,4 +1,4 @@
-//! What every [`Sink`] must hold, as cases. Run each on a fresh sink for
+//! The promises of every [`Sink`], as cases. Run each on a fresh sink for
 //! [`crate::testing::draft::SAMPLES`].
 
 use std::pin::Pin;
@@ -15,23 +15,23 @@ use crate::sink::{ClaimRequest, Durability, Sink};
 use crate::source::{FirstPosition, Gained};
 use crate::testing::draft::{Draft, SAMPLES, Sample};
 
-/// A sink under test, and what the test may know about it from outside.
+/// A sink under test, and an independent view of its contents.
 #[async_trait]
 pub trait Subject: Send + Sync {
     /// The sink.
     fn sink(&self) -> &dyn Sink;
 
-    /// A job of that rank, known to the sink.
+    /// Creates a job with this effective time, known to the sink.
     async fn job(&self, as_of_micros: i64) -> JobRef;
 
-    /// Everything stored, read by other means than the sink's.
+    /// Reads everything stored, by other means than the sink's.
     async fn contents(&self) -> Contents;
 }
 
-/// A case's future.
+/// The future of a case.
 pub type Running<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
-/// A case: the promise, and the function that holds a sink to it.
+/// A case: the promise, and the function that tests a sink for it.
 pub type Case = (&'static str, for<'a> fn(&'a dyn Subject) -> Running<'a>);
 
 /// All cases.
@@ -43,7 +43,7 @@ pub const CASES: &[Case] = &[
     ("a partition that its source gained starts at its beginning", |s| Box::pin(gains(s))),
     ("a commit moves rows, counts and position together", |s| Box::pin(commits(s))),
     ("nothing lands under a replaced claim, nor from another position", |s| Box::pin(fences(s))),
-    ("a fenced lane leaves the batch and the rest goes on", |s| Box::pin(fences_one(s))),
+    ("a fenced lane leaves the batch and the rest is stored", |s| Box::pin(fences_one(s))),
     ("the same record again is a duplicate, another content an id conflict", |s| {
         Box::pin(repeats(s))
     }),
@@ -71,7 +71,7 @@ async fn claim(subject: &dyn Subject, partition: i32) -> Progress {
     subject.sink().claim(&request(partition)).await.expect("a claim")
 }
 
-/// Commits a batch that must be stored whole, and gives the lanes' progress.
+/// Commits a batch that must be stored whole, and returns the lanes' progress.
 async fn store(subject: &dyn Subject, batch: &Batch) -> Vec<Progress> {
     let done = subject.sink().commit(batch, Durability::Visible).await.expect("a commit");
     assert_eq!(done.fenced, [], "no lane is fenced");
@@ -107,7 +107,7 @@ async fn claims(subject: &dyn Subject) {
     assert_eq!(told, [second]);
 }
 
-/// Whoever comes first, and however many partitions members know of that come later.
+/// In any order of members, and whatever number of partitions later members know.
 async fn gains(subject: &dyn Subject) {
     for (partition, partitions, position) in [(1, 2, 10), (0, 2, 10), (2, 4, 4), (3, 4, 4)] {
         let gained = Some(Gained { beginning: 4, partitions });
@@ -131,15 +131,16 @@ async fn gives_up(subject: &dyn Subject) {
     assert_eq!(told.name, first.name.set_aside(first.lane));
     assert!(told.name.was_of("suite") && second.name.was_of("suite"));
     assert_eq!((told.claim, told.counts, told.sums), (None, before.counts, before.sums));
-    // Its last owner cannot go on with it.
+    // Its last owner cannot continue it.
     let late = stream().lane(&before, 30).record(20, &Sample::new("late", 1)).build();
     let done = subject.sink().commit(&late, Durability::Visible).await.expect("a commit");
     assert_eq!(done.fenced, [first.lane]);
-    // Whoever gives it up second, or again after a lost answer, finds it done.
+    // A second process that gives it up, or the same one after a lost answer, finds it
+    // done.
     let third = subject.sink().claim(&anew).await.expect("a claim");
     assert_eq!((third.lane, third.position), (second.lane, 3));
     assert_ne!(third.claim, second.claim);
-    // The new lane reads the same positions again, for what they hold now.
+    // The new lane reads the same positions again, for their present messages.
     let again = stream().lane(&third, 20).record(10, &Sample::new("a", 1)).rejected(11, b"new");
     let again = store(subject, &again.build()).await.remove(0);
     assert_eq!((again.counts.duplicate, again.counts.rejected), (1, 1));
@@ -162,7 +163,7 @@ async fn commits(subject: &dyn Subject) {
     assert_eq!(contents.rows.keys().map(Vec::as_slice).collect::<Vec<_>>(), [b"a", b"b"]);
     let row = &contents.rows[&b"b"[..]];
     assert_eq!((row.lane, row.position, row.authority), (lane.lane, 12, Authority::Stream));
-    assert_eq!(contents.lanes[&lane.lane], stored[0], "what a commit tells is what is stored");
+    assert_eq!(contents.lanes[&lane.lane], stored[0], "a commit returns what is stored");
     let written = contents.rows.values().fold(0_i64, |sum, row| sum.wrapping_add(row.checksum.0));
     assert_eq!(stored[0].sums.written, written);
 }
@@ -261,7 +262,7 @@ async fn authorities(subject: &dyn Subject) {
 
     let draft = batch(older).lane(&file, 40).record(30, &right).record(31, &wrong);
     let file = store(subject, &draft.build()).await.remove(0);
-    assert_eq!(file.counts.superseded, 2, "an earlier job says nothing, right or wrong");
+    assert_eq!(file.counts.superseded, 2, "an earlier job changes nothing, right or wrong");
     let draft = stream().lane(&live, 40).record(30, &right).record(31, &wrong);
     let live = store(subject, &draft.build()).await.remove(0);
     assert_eq!(live.counts.superseded, 2, "nor does the stream");
@@ -274,11 +275,7 @@ async fn authorities(subject: &dyn Subject) {
             row.written_xid,
         ))
     });
-    assert_eq!(
-        live.sums.owned.wrapping_add(file.sums.owned),
-        owned,
-        "who answers for the rows adds up"
-    );
+    assert_eq!(live.sums.owned.wrapping_add(file.sums.owned), owned, "the rows' owners add up");
 }
 
 async fn dead_letters(subject: &dyn Subject) {

@@ -1,4 +1,4 @@
-//! A source that is a list.
+//! A source of fixed lists.
 
 use std::collections::BTreeMap;
 
@@ -101,7 +101,7 @@ impl Source for Lists {
     }
 
     async fn stop(&mut self, partition: i32) -> Result<(), Error> {
-        // What was stored of it may be lost: the next start tells.
+        // Stored records of it may be lost: the next start shows that.
         self.stored.remove(&partition);
         self.started.remove(&partition);
         Ok(())

@@ -19,13 +19,13 @@ impl Amount {
     /// The amount that `text` spells, exponents and trailing zeros allowed.
     ///
     /// # Errors
-    /// If it is no decimal number, not a whole number of cents, or too large.
+    /// If it is not a decimal number, not a whole number of cents, or too large.
     pub fn parse(text: &str) -> Result<Self, Expected> {
         let cents = Number::parse(text).and_then(|number| number.exact(2));
         Self::from_cents(cents.map_err(|_| Self::EXPECTED)?)
     }
 
-    /// The amount of so many cents.
+    /// Creates an amount from cents.
     ///
     /// # Errors
     /// If it is too large.

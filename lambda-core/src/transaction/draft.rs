@@ -1,5 +1,5 @@
-//! The one set of rules. Both codecs fill a [`Draft`] with the text of each
-//! field; [`Draft::check`] alone decides what is a transaction.
+//! The rules for transactions. Both codecs fill a [`Draft`] with the text of each field;
+//! only [`Draft::check`] decides whether that is a transaction.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -22,22 +22,22 @@ const AMOUNT: usize = 3;
 const CARD_PRESENT: usize = 7;
 const RISK_SCORE: usize = 8;
 
-/// One field as it was read.
+/// One field as read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Value<'a> {
     /// Absent, null or empty.
     Null,
-    /// Its text: that of a string, of a number, or of a boolean.
+    /// Its text: of a string, a number, or a boolean.
     Text(Cow<'a, str>),
     /// JSON of a type that the field cannot have.
     Misfit(Expected),
 }
 
-/// A transaction's fields as they were read, in the order of its table.
+/// A transaction's fields as read, in the order of its table.
 #[derive(Debug)]
 pub(super) struct Draft<'a> {
     values: [Value<'a>; FIELDS],
-    /// A key that came twice.
+    /// A key that occurred twice.
     twice: Option<&'static str>,
 }
 
@@ -113,7 +113,7 @@ impl<'a> Draft<'a> {
             Value::Null => return Ok(None),
             Value::Misfit(expected) => *expected,
             Value::Text(text) if text.as_bytes().contains(&0) => {
-                let detail = "PostgreSQL's text holds no NUL character";
+                let detail = "PostgreSQL's text cannot hold a NUL character";
                 return Err(Reject::field(Reason::NulCharacter, field(index), detail));
             }
             Value::Text(text) => match parse(text) {
@@ -141,7 +141,7 @@ fn boolean(text: &str) -> Result<bool, Expected> {
 }
 
 impl<'a> Checked<'a> {
-    /// The fields of a transaction, to which the rules have been applied.
+    /// The fields of a transaction that satisfies the rules.
     pub(super) fn of(transaction: &'a Transaction) -> Self {
         let text = |text: &'a Option<String>| text.as_deref().filter(|text| !text.is_empty());
         Self {
@@ -263,8 +263,7 @@ impl<'de> Visitor<'de> for KeyVisitor {
     }
 }
 
-/// The column of a field; a match, which the compiler turns into comparisons of
-/// whole words.
+/// Column of a field; a match, which the compiler turns into comparisons of whole words.
 fn index_of(key: &str) -> Option<usize> {
     Some(match key {
         "transaction_id" => 0,
@@ -280,7 +279,7 @@ fn index_of(key: &str) -> Option<usize> {
     })
 }
 
-/// Which JSON types a field can have, and its text in them.
+/// Checks the JSON type of a field, and reads its text.
 fn value_of(index: usize, raw: &str) -> Value<'_> {
     match (raw.as_bytes().first(), index) {
         (Some(b'n'), _) => Value::Null,
@@ -294,7 +293,7 @@ fn value_of(index: usize, raw: &str) -> Value<'_> {
     }
 }
 
-/// The text of a JSON string, quotes included in `raw`.
+/// The text of a JSON string; `raw` includes the quotes.
 fn string(raw: &str) -> Value<'_> {
     let text = &raw[1..raw.len() - 1];
     if text.is_empty() {
@@ -303,7 +302,7 @@ fn string(raw: &str) -> Value<'_> {
         Value::Text(Cow::Borrowed(text))
     } else {
         serde_json::from_str(raw).map_or(
-            // Its grammar was checked before; what is left are halves of a pair.
+            // Its syntax was checked before; only unpaired surrogates remain.
             Value::Misfit(Expected("text without unpaired surrogates")),
             |text| Value::Text(Cow::Owned(text)),
         )

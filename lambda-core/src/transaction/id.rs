@@ -7,7 +7,7 @@ use super::Expected;
 /// Longest id, in bytes.
 pub const ID_BYTES_MAX: usize = 64;
 
-/// The rule of both ids.
+/// Checks the rule of both ids.
 pub(super) fn check(text: &str) -> Result<&str, Expected> {
     if text.is_empty() || text.len() > ID_BYTES_MAX || text.as_bytes().contains(&0) {
         return Err(Expected("text of 1 to 64 bytes without NUL"));

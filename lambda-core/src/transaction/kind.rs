@@ -1,26 +1,26 @@
-//! What a transaction does: a closed set.
+//! Types of transactions: a closed set.
 
 use std::fmt;
 
 use super::Expected;
 
-/// What a transaction does.
+/// Type of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TransactionType {
-    /// Goods or services are paid.
+    /// Payment for goods or services.
     Purchase,
-    /// Cash is taken out.
+    /// Withdrawal of cash.
     Withdrawal,
-    /// Money goes to another account.
+    /// Transfer of money to another account.
     Transfer,
-    /// A purchase is paid back.
+    /// Repayment of a purchase.
     Refund,
-    /// Cash is paid in.
+    /// Deposit of cash.
     Deposit,
 }
 
 impl TransactionType {
-    /// All there are.
+    /// All types.
     pub const ALL: [Self; 5] =
         [Self::Purchase, Self::Withdrawal, Self::Transfer, Self::Refund, Self::Deposit];
 

@@ -1,4 +1,4 @@
-//! How risky a transaction is.
+//! Risk scores of transactions.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ impl RiskScore {
     /// The range holds before rounding: 1.001 is outside.
     ///
     /// # Errors
-    /// If it is no decimal number, or outside.
+    /// If it is not a decimal number, or outside the range.
     pub fn parse(text: &str) -> Result<Self, Expected> {
         let number = Number::parse(text).map_err(|_| Self::EXPECTED)?;
         if !number.is_fraction() {
@@ -27,10 +27,10 @@ impl RiskScore {
         Self::from_hundredths(u8::try_from(hundredths).map_err(|_| Self::EXPECTED)?)
     }
 
-    /// The score of so many hundredths.
+    /// Creates a score from hundredths.
     ///
     /// # Errors
-    /// Above 100.
+    /// If it is above 100.
     pub const fn from_hundredths(hundredths: u8) -> Result<Self, Expected> {
         if hundredths <= 100 { Ok(Self(hundredths)) } else { Err(Self::EXPECTED) }
     }

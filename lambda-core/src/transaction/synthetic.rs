@@ -1,8 +1,7 @@
-//! Made-up traffic: realistic transactions from a seed, repeated ones and broken
-//! ones among them, in constant memory.
+//! Synthetic traffic: realistic transactions from a seed, with repeated and broken ones
+//! among them, in constant memory.
 //!
-//! One seed gives one sequence, so a test knows what it sent by generating it
-//! again.
+//! One seed gives one sequence, so a test knows what it sent by generating it again.
 
 use std::collections::VecDeque;
 
@@ -11,14 +10,14 @@ use fastrand::Rng;
 use super::wire::{CSV_HEADER, put_row};
 use super::{AccountId, Amount, RiskScore, Timestamp, Transaction, TransactionId, TransactionType};
 
-/// Repetitions are taken from so many of the last valid records.
+/// Number of recent valid records among which repetitions are chosen.
 const RECENT: usize = 1024;
 
 /// 2026-01-01 00:00:00 UTC, in microseconds since the Unix epoch.
 const START_MICROS: i64 = 1_767_225_600_000_000;
 
 const MERCHANTS: [(&str, i64); 8] = [
-    // What they deal in, and a usual amount in cents.
+    // Lines of business, each with a usual amount in cents.
     ("grocery", 6_500),
     ("retail", 8_000),
     ("restaurant", 4_200),
@@ -40,7 +39,7 @@ const PLACES: [&str; 8] = [
     "Online",
 ];
 
-/// How records are spelled.
+/// Encoding of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// A JSON object.
@@ -49,14 +48,14 @@ pub enum Format {
     Csv,
 }
 
-/// What must become of a record.
+/// Required outcome of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Expectation {
     /// It is new and valid.
     Valid,
-    /// It repeats an earlier valid one, byte for byte.
+    /// It repeats an earlier valid record, byte for byte.
     Duplicate,
-    /// It is no record; it must be rejected.
+    /// It is not a record, and must be rejected.
     Invalid,
 }
 
@@ -79,22 +78,22 @@ impl Expectation {
 pub struct Line {
     /// Its bytes, on one line and without a line end.
     pub payload: Vec<u8>,
-    /// Its id; for an invalid one the id it might have had.
+    /// Its id; for an invalid record, the id that it might have had.
     pub id: TransactionId,
     /// Its account: the message's key.
     pub key: AccountId,
-    /// What must become of it.
+    /// Its required outcome.
     pub expectation: Expectation,
 }
 
-/// What traffic to make.
+/// Options of the traffic.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
-    /// How many accounts there are; at least one is taken.
+    /// Number of accounts; at least one is used.
     pub accounts: u32,
-    /// Which part of the lines repeats an earlier one, from 0 to 1.
+    /// Fraction of the lines that repeat an earlier one, from 0 to 1.
     pub duplicate_ratio: f64,
-    /// Which part of the lines is invalid, from 0 to 1.
+    /// Fraction of the lines that are invalid, from 0 to 1.
     pub invalid_ratio: f64,
 }
 
@@ -105,8 +104,8 @@ impl Default for Options {
     }
 }
 
-/// A source of made-up transactions. As an iterator it never ends, and its time
-/// begins with 2026 and advances by up to 20 ms a record.
+/// A generator of synthetic transactions. As an iterator it never ends; its time begins
+/// with 2026 and advances by up to 20 ms a record.
 #[derive(Debug, Clone)]
 pub struct Synthetic {
     rng: Rng,
@@ -128,19 +127,19 @@ impl Synthetic {
         }
     }
 
-    /// The same with other options.
+    /// Sets other options.
     #[must_use]
     pub fn with(self, options: Options) -> Self {
         Self { options, ..self }
     }
 
-    /// The same with its time beginning at `start`.
+    /// Sets the start of its time.
     #[must_use]
     pub fn starting(self, start: Timestamp) -> Self {
         Self { clock_micros: start.unix_micros(), ..self }
     }
 
-    /// The next transaction, taking place now as the caller has it.
+    /// Generates the next transaction, at the caller's `timestamp`.
     pub fn transaction_at(&mut self, timestamp: Timestamp) -> Transaction {
         self.sequence = self.sequence.wrapping_add(1);
         let rng = &mut self.rng;
@@ -171,8 +170,8 @@ impl Synthetic {
         }
     }
 
-    /// The next line, taking place now as the caller has it: by the ratios of the
-    /// options a valid record, a repeated or an invalid one.
+    /// Generates the next line, at the caller's `timestamp`: a valid, repeated or invalid
+    /// record, by the ratios of the options.
     pub fn line_at(&mut self, timestamp: Timestamp, format: Format) -> Line {
         let chance = self.rng.f64();
         let Options { invalid_ratio, duplicate_ratio, .. } = self.options;
@@ -204,7 +203,7 @@ impl Synthetic {
         line
     }
 
-    /// The next line, by the traffic's own time.
+    /// Generates the next line, at the generator's own time.
     pub fn line(&mut self, format: Format) -> Line {
         let timestamp = self.tick();
         self.line_at(timestamp, format)
@@ -228,18 +227,18 @@ impl Iterator for Synthetic {
     }
 }
 
-/// A value that the generator's own constants make valid.
+/// Unwraps a value that the generator's own constants make valid.
 fn valid<T, E: std::fmt::Debug>(value: Result<T, E>) -> T {
     value.expect("the generator's constants are in range")
 }
 
-/// `TXN-` and a UUID of version 7 (RFC 9562, section 6.2, method 1): its
-/// milliseconds, then the record's number, then chance, so that ids of one
-/// generator ascend and those of two differ.
+/// Builds `TXN-` and a UUID of version 7 (RFC 9562, section 6.2, method 1): milliseconds,
+/// then the record's number, then random bits, so ids of one generator ascend and those of
+/// two differ.
 fn transaction_id(timestamp: Timestamp, sequence: u32, rng: &mut Rng) -> TransactionId {
     let millis = u64::try_from(timestamp.unix_micros() / 1000).unwrap_or_default();
-    // The upper half of byte 0 is the version's, the two upper bits of byte 2 the
-    // variant's: the number's 32 bits go into the 4 + 8 + 6 + 16 around them.
+    // The version takes the upper half of byte 0, the variant the two upper bits of byte 2:
+    // the number's 32 bits go into the 4 + 8 + 6 + 16 around them.
     let [b4, b3, b2, b1] = sequence.to_be_bytes();
     let mut behind = [b4 >> 6, b4 << 2 | b3 >> 6, b3 & 0x3f, b2, b1, 0, 0, 0, 0, 0];
     rng.fill(&mut behind[5..]);
@@ -247,7 +246,7 @@ fn transaction_id(timestamp: Timestamp, sequence: u32, rng: &mut Rng) -> Transac
     valid(TransactionId::parse(&format!("TXN-{uuid}")))
 }
 
-/// Field texts that the rules refuse, in either format: field and text.
+/// Field texts that the rules refuse in both formats: field and text.
 const REFUSED: [(usize, &str); 14] = [
     (0, ""),
     (0, "TXN-0123456789012345678901234567890123456789012345678901234567890123456789"),
@@ -265,7 +264,7 @@ const REFUSED: [(usize, &str); 14] = [
     (8, "1.001"),
 ];
 
-/// The transaction, broken in one of many ways.
+/// Builds a line from the transaction, broken in one of many ways.
 fn invalid_payload(rng: &mut Rng, transaction: &Transaction, format: Format) -> Vec<u8> {
     let mut texts = transaction.texts();
     let kind = rng.usize(..REFUSED.len() + 5);
@@ -297,7 +296,7 @@ fn invalid_payload(rng: &mut Rng, transaction: &Transaction, format: Format) -> 
     payload
 }
 
-/// The field texts as a line; in JSON all are strings.
+/// Formats the field texts as a line; in JSON all are strings.
 fn spelled(texts: &[String; 9], format: Format) -> Vec<u8> {
     let mut payload = Vec::with_capacity(256);
     match format {

@@ -19,9 +19,9 @@ impl Timestamp {
     const EXPECTED: Expected =
         Expected("a time as YYYY-MM-DD HH:MM:SS[.ffffff] in UTC, or as RFC 3339 with an offset");
 
-    /// The moment that `text` spells: `YYYY-MM-DD HH:MM:SS[.f]`, taken as UTC, or
-    /// RFC 3339 with an offset, which a `T` requires. Digits of the fraction
-    /// behind the sixth are cut.
+    /// The moment that `text` spells: `YYYY-MM-DD HH:MM:SS[.f]`, taken as UTC, or RFC 3339
+    /// with an offset, which a `T` requires. Digits of the fraction after the sixth are
+    /// cut.
     ///
     /// # Errors
     /// For any other text, a date or time that does not exist (second 60 and
@@ -30,10 +30,10 @@ impl Timestamp {
         parse(text.as_bytes()).ok_or(Self::EXPECTED).and_then(Self::from_unix_micros)
     }
 
-    /// The moment so many microseconds after the Unix epoch.
+    /// Creates a moment from microseconds since the Unix epoch.
     ///
     /// # Errors
-    /// Outside the years 1 to 9999.
+    /// If it is outside the years 1 to 9999.
     pub const fn from_unix_micros(micros: i64) -> Result<Self, Expected> {
         if FIRST <= micros && micros < END { Ok(Self(micros)) } else { Err(Self::EXPECTED) }
     }
@@ -45,7 +45,7 @@ impl Timestamp {
 }
 
 impl fmt::Display for Timestamp {
-    /// `YYYY-MM-DD HH:MM:SS` in UTC, with six more digits unless they are zeros.
+    /// Writes `YYYY-MM-DD HH:MM:SS` in UTC, with six more digits unless they are zeros.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.div_euclid(MICROS_PER_SECOND);
         let (year, month, day) = date_of(seconds.div_euclid(SECONDS_PER_DAY));
@@ -91,7 +91,7 @@ fn number(digits: &[u8]) -> Option<i64> {
     })
 }
 
-/// The microseconds of an optional fraction, and what follows it.
+/// Parses an optional fraction into microseconds; returns the remaining bytes too.
 fn fraction(rest: &[u8]) -> Option<(i64, &[u8])> {
     let [b'.', rest @ ..] = rest else {
         return Some((0, rest));
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_moment_is_refused() {
+    fn a_text_that_is_not_a_moment_is_refused() {
         for text in [
             "",
             "2025-06-15",

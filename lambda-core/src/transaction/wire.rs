@@ -1,4 +1,4 @@
-//! A transaction as the world outside sees it: a JSON object or a CSV row.
+//! The external forms of a transaction: a JSON object or a CSV row.
 
 use serde::ser::{Error, Serialize, SerializeStruct, Serializer};
 use serde_json::value::RawValue;
@@ -29,10 +29,10 @@ impl Serialize for Transaction {
 }
 
 impl Transaction {
-    /// The JSON object of the topic.
+    /// Builds the JSON object of the topic.
     pub fn to_json(&self) -> Vec<u8> {
-        // Nothing in it can fail: no map has other keys than text, no number is
-        // other than finite, and a buffer takes any bytes.
+        // This cannot fail: maps have only text keys, numbers are finite, and a buffer
+        // accepts any bytes.
         serde_json::to_vec(self).unwrap_or_default()
     }
 

@@ -74,7 +74,7 @@ async fn busy(context: Context) -> Result<(), Failure> {
     let error = second?.expect_err("busy");
     let says = error.chain();
     assert_eq!(error.kind(), Kind::Transient, "{says}");
-    assert!(says.contains("sessions of this process are all at commits"), "{says}");
+    assert!(says.contains("all sessions of this process are in long commits"), "{says}");
     assert!(!says.contains("bb8") && !says.contains("schema"), "{says}");
     Ok(())
 }

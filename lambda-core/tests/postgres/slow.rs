@@ -75,7 +75,10 @@ async fn triggered(context: Context) -> Result<(), Failure> {
     let batch = batch.record(0, &Sample::new("a", 1)).build();
     let error = subject.sink.commit_within(&batch, Durability::Visible, A_MOMENT).await;
     let says = error.expect_err("slow").chain();
-    assert!(says.contains("no lock blocks it, the server is at Timeout PgSleep"), "{says}");
+    assert!(
+        says.contains("no lock blocks it; the server's wait event is Timeout PgSleep"),
+        "{says}"
+    );
     subject.client.batch_execute("drop trigger slow on samples").await?;
     let stored = subject.sink.commit(&batch, Durability::Visible).await?.stored;
     assert_eq!(stored[0].counts.inserted, 1);

@@ -7,11 +7,11 @@ use super::split::{self, Defect, Fields};
 use crate::error::Error;
 use crate::record::Table;
 
-/// A file's header: where each column of the record's table is.
+/// A file's header: the position of each of the table's columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     pub(super) table: &'static Table,
-    /// For each of the table's columns, where its field is in a row.
+    /// Index in a row of each of the table's columns.
     pub(super) columns: Vec<usize>,
     /// Fields in a row.
     pub(super) width: usize,
@@ -22,9 +22,9 @@ impl Header {
     /// columns of `table` are found by name, in any order; others are ignored.
     ///
     /// # Errors
-    /// [`Error::Input`] for a line that is no text or has a misplaced quote, and
-    /// naming a column that is missing or occurs twice. No other text of the line is
-    /// quoted: in a file without a header it is a record.
+    /// [`Error::Input`] for a line that is not text or has a misplaced quote, or that lacks
+    /// a column or has it twice; the error names the column. It quotes no other text of the
+    /// line: in a file without a header, that line is a record.
     pub fn parse(line: &[u8], table: &'static Table) -> Result<Self, Error> {
         let input = |what: String| Error::Input { what: format!("the header line {what}") };
         let line = line.strip_prefix(BOM).unwrap_or(line);
@@ -47,7 +47,7 @@ impl Header {
         Ok(Self { table, columns, width: names.len() })
     }
 
-    /// Fields that every row must have.
+    /// Number of fields that every row must have.
     pub fn width(&self) -> usize {
         self.width
     }
@@ -58,7 +58,7 @@ fn names(line: &[u8]) -> Result<Vec<String>, String> {
     let mut fields = Fields::default();
     match fields.split(line) {
         Ok(()) | Err(Defect::Blank) => {}
-        Err(Defect::More) => return Err("has another line behind it".into()),
+        Err(Defect::More) => return Err("has another line after it".into()),
         Err(Defect::Quote { at, misplaced }) => {
             let (line, column) = split::place(line, at, 1);
             return Err(format!("is malformed at line {line} column {column}: {misplaced}"));
@@ -69,16 +69,16 @@ fn names(line: &[u8]) -> Result<Vec<String>, String> {
     Ok(starts.zip(&fields.ends).map(|place| name(place).into_owned()).collect())
 }
 
-/// Says that `field` is missing, and which name was probably meant to be it.
+/// Describes the missing `field`, and the name that was probably meant.
 fn missing(field: &str, names: &[String]) -> String {
     let Some(name) = names.iter().find(|name| is_nearly(name, field)) else {
         return format!("has no column {field}");
     };
     let differs = if name.eq_ignore_ascii_case(field) { "case" } else { "spaces and case" };
-    format!("has no column {field} but {name:?}: names must be equal, {differs} included")
+    format!("has no column {field} but {name:?}: names must match exactly, {differs} included")
 }
 
-/// Says which other delimiter separates columns of `table`, if one does.
+/// Names the other delimiter that separates columns of `table`, if one does.
 fn other_delimiter(table: &Table, line: &str) -> Option<String> {
     let delimiters = [(';', "semicolons"), ('\t', "tabs"), ('|', "pipes")];
     let separates = |delimiter: char| {
@@ -88,10 +88,10 @@ fn other_delimiter(table: &Table, line: &str) -> Option<String> {
         line.contains(delimiter) && line.split(delimiter).any(is_column)
     };
     let (_, name) = delimiters.into_iter().find(|(delimiter, _)| separates(*delimiter))?;
-    Some(format!("separates its columns by {name}: write the file with commas"))
+    Some(format!("separates its columns with {name}: write the file with commas"))
 }
 
-/// Whether `name` is `field` but for case and surrounding spaces.
+/// Whether `name` equals `field` apart from case and surrounding spaces.
 fn is_nearly(name: &str, field: &str) -> bool {
     name.trim().eq_ignore_ascii_case(field)
 }

@@ -1,25 +1,25 @@
-//! Splits one record into its fields, by RFC 4180 and nothing more lenient: behind a
+//! Splits one record into its fields, by RFC 4180 and nothing more lenient: after a
 //! closing quote only a comma or a line end is allowed, and a quote inside a field that
 //! is not in quotes is an error.
 //!
-//! A more lenient reader takes `"Memphis,true` and the rows behind it for one field, and
-//! nothing says that a record is gone.
+//! A more lenient reader takes `"Memphis,true` and the rows after it for one field, and
+//! loses records silently.
 
 use std::fmt;
 
-/// The fields of one record, unquoted. The buffers are used again.
+/// The fields of one record, unquoted. The buffers are reused.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
-    /// One field behind the other.
+    /// One field after the other.
     pub(super) text: Vec<u8>,
-    /// Where each field ends in `text`.
+    /// End of each field in `text`.
     pub(super) ends: Vec<usize>,
 }
 
-/// Why a record cannot be split.
+/// Reason why a record cannot be split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Defect {
-    /// There is no record, only line ends.
+    /// No record, only line ends.
     Blank,
     /// A second record follows.
     More,
@@ -27,15 +27,15 @@ pub(super) enum Defect {
     Quote {
         /// Byte of the record.
         at: usize,
-        /// How.
+        /// The kind of error.
         misplaced: Misplaced,
     },
 }
 
-/// What is wrong with a quote.
+/// Error of a quote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Misplaced {
-    /// It is closed, and other text follows it: the place is that text's.
+    /// It closes, and other text follows; the place is that of the text.
     Followed,
     /// It is in a field that does not begin with one.
     InText,
@@ -46,7 +46,7 @@ pub(super) enum Misplaced {
 impl fmt::Display for Misplaced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Followed => "expected a comma or the line's end behind a closing quote",
+            Self::Followed => "expected a comma or the line's end after a closing quote",
             Self::InText => "a quote in a field that does not begin with one",
             Self::Open => "the quote that opens here is not closed",
         })
@@ -57,7 +57,7 @@ impl Fields {
     /// Splits a record, with or without its line end.
     ///
     /// # Errors
-    /// The first [`Defect`]; the fields are then of no use.
+    /// The first [`Defect`]; the fields are then invalid.
     pub(super) fn split(&mut self, record: &[u8]) -> Result<(), Defect> {
         self.text.clear();
         self.ends.clear();
@@ -76,7 +76,7 @@ impl Fields {
         if record[at..].iter().all(|byte| is_line_end(*byte)) { Ok(()) } else { Err(Defect::More) }
     }
 
-    /// Takes the field that begins at `from`; returns where it ends.
+    /// Reads the field that begins at `from`; returns its end.
     fn plain(&mut self, record: &[u8], from: usize) -> Result<usize, Defect> {
         let ends = |byte: &u8| matches!(byte, b',' | b'"') || is_line_end(*byte);
         let end = record[from..].iter().position(ends).map_or(record.len(), |length| from + length);
@@ -87,7 +87,7 @@ impl Fields {
         Ok(end)
     }
 
-    /// Takes the field whose quote opens at `open`; returns the byte behind its closing
+    /// Reads the field whose quote opens at `open`; returns the position after its closing
     /// quote.
     fn quoted(&mut self, record: &[u8], open: usize) -> Result<usize, Defect> {
         let mut at = open + 1;
@@ -143,7 +143,7 @@ mod tests {
 
     /// The records that a lenient reader finds.
     fn by_csv(bytes: &[u8]) -> Vec<Vec<Vec<u8>>> {
-        // A line feed in front keeps the reader from taking a byte order mark away.
+        // A line feed in front keeps the reader from removing a byte order mark.
         let shielded = [b"\n", bytes].concat();
         let mut reader =
             csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(&shielded[..]);
@@ -151,7 +151,7 @@ mod tests {
         reader.byte_records().map(|record| fields(record.expect("a slice is readable"))).collect()
     }
 
-    /// Whether a quote is misplaced there, in the words of RFC 4180:
+    /// Whether a quote is misplaced there, by RFC 4180:
     /// `escaped = DQUOTE *(TEXTDATA / COMMA / CR / LF / 2DQUOTE) DQUOTE`.
     fn is_misplaced(record: &[u8], at: usize, misplaced: Misplaced) -> bool {
         let even =

@@ -1,6 +1,6 @@
-//! What is asked of the brokers between two polls, and what follows from it: where
-//! granted partitions start, whether lanes are still what was read of them (R18),
-//! and where quiet partitions end (R8).
+//! Queries to the brokers between two polls, and their consequences: where granted
+//! partitions start, whether lanes are still what was read of them (rule R18,
+//! docs/protocol.md), and where quiet partitions end (rule R8).
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -23,8 +23,8 @@ use crate::record::Record;
 use crate::source::{FirstPosition, Gained};
 
 impl<R: Record> Polling<'_, R> {
-    /// Reads the lanes that the flow wants read, if their partitions still hold where they are
-    /// stored; does as the options say about those that do not.
+    /// Reads the lanes that the flow wants read, if their partitions still hold the stored
+    /// positions; handles the others by the options.
     pub(super) fn start_lanes(&mut self) -> Result<(), Error> {
         let lanes: Vec<Progress> = self.shared.lock().starting.values().cloned().collect();
         if lanes.is_empty() {
@@ -63,16 +63,16 @@ impl<R: Record> Polling<'_, R> {
             topic = self.topic,
             partition,
             position,
-            "the last message read is gone (expired or compacted), so that nothing shows whether \
-             the topic is what was read; reading on"
+            "the last message read is gone (expired or compacted): cannot check whether the \
+             topic has changed; reading on"
         );
     }
 
-    /// A partition holds another message where its lane's last one was.
+    /// Handles a partition with another message where its lane's last one was.
     pub(super) fn changed(&mut self, partition: i32, changed: &Changed) -> Result<(), Error> {
         if changed.gathered {
             // What was read before must be stored first; the claim then starts at the last
-            // message stored, and finds the same.
+            // stored message, and finds the same.
             self.shared.doubt(Doubt::Topic);
             return Ok(());
         }
@@ -95,7 +95,7 @@ impl<R: Record> Polling<'_, R> {
         tracing::warn!(
             topic = self.topic, partition, given_up = lane.0, position,
             start = %self.member.options.start,
-            "the partition is not what was read: {what}; it is read anew as another lane"
+            "the partition has changed since it was read: {what}; reading it again as another lane"
         );
         self.resets = 0;
         self.stop_reading(partition);
@@ -107,8 +107,8 @@ impl<R: Record> Polling<'_, R> {
         Ok(())
     }
 
-    /// The topic or the cluster may be another one. Nothing more is read; once what
-    /// was read before is on its way, every lane is claimed and checked anew.
+    /// Handles a topic or cluster that may be another one: stops reading and, once what was
+    /// read before is on its way, has every lane claimed and checked again.
     pub(super) fn settle_doubt(&mut self) -> Result<(), Error> {
         let (doubt, assigned) = {
             let state = self.shared.lock();
@@ -119,8 +119,8 @@ impl<R: Record> Polling<'_, R> {
             self.shared.lock().assignment.unassigned(partition);
             self.unassign(&[partition]);
         }
-        // A log that was cut has lost some of what was read: stored, it is safe, and the claims
-        // that follow compare the last message stored.
+        // A truncated log has lost some of what was read. Stored, it is safe, and the
+        // claims that follow compare the last stored message.
         if self.shared.lock().has_unstored() || Instant::now() < self.ask_at {
             return Ok(());
         }
@@ -132,7 +132,7 @@ impl<R: Record> Polling<'_, R> {
             Doubt::Unreadable => self.find_unreadable()?,
             Doubt::Topic => {}
         }
-        tracing::warn!(topic = self.topic, "reading each partition again from where it is stored");
+        tracing::warn!(topic = self.topic, "reading each partition again from its stored position");
         let mut state = self.shared.lock();
         state.doubt = None;
         for partition in state.assignment.held() {
@@ -145,7 +145,7 @@ impl<R: Record> Polling<'_, R> {
         Ok(())
     }
 
-    /// Fails with the place of messages that cannot be read, if they still cannot.
+    /// Fails with the place of unreadable messages, if they are still unreadable.
     fn find_unreadable(&self) -> Result<(), Error> {
         let positions: Vec<(i32, i64)> = {
             let state = self.shared.lock();
@@ -158,8 +158,8 @@ impl<R: Record> Polling<'_, R> {
         }
     }
 
-    /// Finds out where granted partitions start if they were never read before, so
-    /// that the flow can be told of them.
+    /// Finds the first positions of granted partitions that were never read before, so that
+    /// they can be passed to the flow.
     pub(super) fn locate_granted(&mut self) -> Result<(), Error> {
         let wanted = self.shared.lock().assignment.without_first_position();
         if wanted.is_empty() || Instant::now() < self.ask_at {
@@ -200,14 +200,14 @@ impl<R: Record> Polling<'_, R> {
             tracing::warn!(
                 topic = self.topic,
                 error = error.chain(),
-                "waiting for the brokers' answer about partitions, which are not read before"
+                "waiting for the brokers to report the offsets of partitions before reading them"
             );
         }
         self.ask_at = Instant::now() + ASK_AGAIN;
         Ok(())
     }
 
-    /// The end of a partition was reached.
+    /// Handles a partition whose end was reached.
     pub(super) fn ended(&mut self, partition: i32) -> Result<(), Error> {
         let now = Instant::now();
         self.fairness.ended(partition);
@@ -219,7 +219,7 @@ impl<R: Record> Polling<'_, R> {
         if !self.tails.ended(partition, next, now) {
             return Ok(());
         }
-        // Over the client that fetched, and so from the broker that it fetched from.
+        // Uses the client that fetched, and so the broker that it fetched from.
         match topic::kept(self.consumer.client(), self.topic, partition) {
             Ok(kept) => {
                 if let Some(end) = self.tails.found(partition, kept.high, now) {
@@ -268,8 +268,8 @@ impl<R: Record> Polling<'_, R> {
         Ok(())
     }
 
-    /// Fetches partitions once more from their last messages, so that their ends are reported
-    /// again.
+    /// Fetches partitions once more from their last messages, so that librdkafka reports
+    /// their ends again.
     fn refetch(&mut self, partitions: &[(i32, i64)]) {
         if partitions.is_empty() {
             return;
@@ -282,7 +282,7 @@ impl<R: Record> Polling<'_, R> {
                 failed.map(|it| it.partition()).collect()
             }
             Err(error) => {
-                tracing::debug!(%error, "the ends of partitions are looked at later");
+                tracing::debug!(%error, "could not read the ends of partitions; trying later");
                 partitions.iter().map(|(partition, _)| *partition).collect()
             }
         };

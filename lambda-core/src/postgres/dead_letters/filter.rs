@@ -1,4 +1,4 @@
-//! Which dead letters are meant.
+//! Selects dead letters.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use tokio_postgres::{Client, Error, Row};
 
 use crate::dead_letter::Status;
 
-/// Where a filter looks: dead letters `d`, and the lanes `p` in which they were read.
+/// Tables that a filter reads: dead letters `d`, and the lanes `p` in which they were read.
 pub(super) const FROM: &str = "dead_letters d join ingest_progress p on p.lane = d.lane";
 
-/// What a filter lets through. Its parameters are those of [`Filter::query`]; one that is
-/// null restricts nothing. A topic is what stands between a cluster's id and the number
-/// of a lane that was given up.
+/// Condition of a filter. Its parameters are those of [`Filter::query`]; a null one
+/// restricts nothing. The topic is the part of a source between the cluster's id and the
+/// number of a lane that was given up.
 pub(super) const WHERE: &str = "\
     ($1::int8[] is null or d.id = any($1)) \
     and (cardinality($2::text[]) = 0 or d.status = any($2)) \
@@ -28,7 +28,7 @@ pub(super) const WHERE: &str = "\
          or d.created_at < clock_timestamp() - make_interval(secs => $10)) \
     and not ($11 and d.purged_at is not null)";
 
-/// Which dead letters are meant: those that fit everything that is given.
+/// A selection of dead letters: those that match every given condition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     /// One of these numbers.
@@ -41,7 +41,7 @@ pub struct Filter {
     pub job_id: Option<String>,
     /// This source, as stored: `<cluster id>/<topic>`, or the SHA-256 of a file's content.
     pub source: Option<String>,
-    /// This topic, of whatever cluster.
+    /// This topic, of any cluster.
     pub topic: Option<String>,
     /// This partition, or chunk of a file.
     pub partition: Option<i32>,

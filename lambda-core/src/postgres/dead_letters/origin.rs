@@ -1,4 +1,4 @@
-//! Where dead letters came from: whose word they are, and how their bytes are decoded.
+//! Origins of dead letters: the precedence of their records, and the codec of their bytes.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::outcome::Authority;
 use crate::progress::{ClaimId, Progress};
 use crate::record::{Record, Row};
 
-/// What the lanes of one source have in common.
+/// Attributes shared by the lanes of one source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Origin {
     /// The target table.
@@ -23,22 +23,22 @@ pub(super) struct Origin {
     pub(super) file: Option<(JobRef, String)>,
 }
 
-/// A record to be taken again.
+/// A record to replay.
 #[derive(Debug)]
 pub(super) struct Undecoded<'a> {
-    /// The lane in which it was read, as it stands.
+    /// The lane in which it was read, with its present progress.
     pub(super) lane: &'a Progress,
-    /// Where in the lane.
+    /// Its position in the lane.
     pub(super) position: i64,
     /// Its bytes.
     pub(super) payload: Option<&'a [u8]>,
-    /// Why it is none, if that is known without looking at its bytes.
+    /// Reason to reject it, if that is known without decoding its bytes.
     pub(super) refused: Option<&'a Reject>,
 }
 
 impl Origin {
-    /// The batch that these records make, with the authority that they had when they were
-    /// read. Its spans move nothing, and it knows no payloads.
+    /// Builds a batch of these records, with the authority that they had when they were
+    /// read. Its spans move nothing, and it holds no payloads.
     pub(super) fn decode<R: Record>(&self, records: &[Undecoded<'_>]) -> Result<Batch, Error> {
         let mut decode = self.decoder::<R>()?;
         let (mut spans, mut entries, mut rows) = (Vec::<Span>::new(), Vec::new(), Vec::new());

@@ -1,15 +1,15 @@
-//! Dead letters taken again: decoded by the codec of their origin, stored by the steps of
-//! the commit, counted anew in their lanes, and marked, in one transaction.
+//! Replays dead letters: decodes them by the codec of their origin, stores them by the
+//! steps of the commit, updates their lanes' counts, and marks them, in one transaction.
 //!
-//! Its locks are taken in the order of everybody else: the job's row (as a start does),
-//! lanes, then the dead letters by number, then what the commit's steps lock (R4). Nobody
-//! who holds a dead letter waits for any of the former.
+//! It takes locks in the order of all others: the job's row (as a start does), lanes, then
+//! the dead letters by number, then the locks of the commit's steps (rule R4,
+//! docs/protocol.md). No holder of a dead letter waits for any of the former.
 //!
-//! No loader ends its session, which has no mark of a loader, so that one which is frozen
-//! must lose its locks by itself. While it holds any, it waits for the client
-//! between two messages or statements only, where the server's timeouts end it: not inside
-//! a COPY, and not amid an answer, as long as sockets' buffers hold what stands under the
-//! ids of one transaction: 200 rows, some hundred KiB.
+//! No loader terminates its session, which has no loader's mark, so a frozen replay must
+//! lose its locks by itself. While it holds any, it waits for the client only between two
+//! messages or statements, where the server's timeouts end it: not inside a COPY, and not
+//! within an answer, as long as the sockets' buffers hold the existing rows of one
+//! transaction's ids: 200 rows, some hundred KiB.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::pending;
@@ -44,22 +44,23 @@ use crate::record::Record;
 use crate::remedy;
 use crate::resolve::Resolution;
 
-/// Most dead letters of one transaction: what stands under their ids is answered while
-/// locks are held.
+/// Maximum number of dead letters in one transaction: the answer with their existing rows
+/// arrives while locks are held.
 const RECORDS: usize = 200;
 
-/// Bytes of payloads beyond which a transaction takes no further one.
+/// Number of payload bytes at which a transaction takes no further dead letter.
 const BYTES: u64 = 64 << 10;
 
-/// How long one transaction may take before it is tried with fewer dead letters.
+/// Timeout of one transaction, after which it is tried with fewer dead letters.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What ends a replay that is frozen between the messages of one statement: a statement's
-/// timeout is held off while a message is read, and that of idle sessions begins with the
-/// statement's end. Later than [`TRANSACTION_TIMEOUT`], by which we give it up ourselves.
+/// Timeout that ends a replay which is frozen between the messages of one statement: a
+/// statement's timeout does not run while a message is read, and that of idle sessions
+/// begins at the statement's end. Longer than [`TRANSACTION_TIMEOUT`], after which this
+/// process gives up.
 const TRANSACTION_SETTINGS: &str = "set transaction_timeout = '20s'";
 
-/// What became of a dead letter that was to be taken again.
+/// Result of replaying a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// It is replayed, with this outcome.
@@ -70,28 +71,28 @@ pub enum Verdict {
     Skipped(Skip),
 }
 
-/// Why a dead letter was not tried.
+/// Reason why a dead letter was not tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Skip {
     /// It is not open: it was replayed or discarded before.
     Resolved(Status),
-    /// Its payload was deleted, and no other one given.
+    /// Its payload was deleted, and no other was given.
     Purged,
     /// It is not a record of this table.
     OtherPipeline,
 }
 
-/// How dead letters are taken again.
+/// Options of a replay.
 #[derive(Debug, Default)]
 pub struct Replay {
-    /// What to take instead of the payload; for one dead letter only.
+    /// The payload to use instead; for one dead letter only.
     pub edited: Option<Vec<u8>>,
     /// Do everything, then roll back. Each transaction of up to 200 dead letters is
     /// tried as if it were the only one.
     pub dry_run: bool,
 }
 
-/// A dead letter as it is chosen, before it is locked.
+/// A selected dead letter, before it is locked.
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
     id: i64,
@@ -99,18 +100,19 @@ struct Candidate {
     bytes: u64,
 }
 
-/// Dead letters of one source that one transaction takes.
+/// Dead letters of one source that one transaction replays.
 #[derive(Debug)]
 struct Piece {
     origin: Arc<Origin>,
-    /// In the order (partition, position) (R1).
+    /// In the order (partition, position), since repeats are taken in order (rule R1,
+    /// docs/protocol.md).
     letters: Vec<Candidate>,
-    /// For one alone: why the database has refused it.
+    /// For a single one: why the database has refused it.
     refused: Option<Reject>,
 }
 
 impl Piece {
-    /// Takes the latter half away.
+    /// Splits off the second half.
     fn split(&mut self) -> Option<Self> {
         let half = self.letters.len() / 2;
         (half > 0).then(|| Self {
@@ -133,11 +135,11 @@ impl Piece {
     }
 }
 
-/// What is said about dead letters in a transaction whose COMMIT was not acknowledged
-/// yet, and the versions that it gave their rows: one that is found again was stored.
+/// Verdicts on dead letters in a transaction whose COMMIT is not acknowledged yet, with the
+/// versions that it gave their rows: a version that is found again was stored.
 type Unacknowledged = HashMap<i64, (String, Verdict)>;
 
-/// A replay under way.
+/// A replay in progress.
 struct Run<'a> {
     replay: &'a Replay,
     jobs: JobCache,
@@ -146,19 +148,20 @@ struct Run<'a> {
 }
 
 impl DeadLetters {
-    /// Takes the dead letters that `filter` lets through again, as records of `R`, and
-    /// hands `told` what became of each. Those of one source go in the order in which
-    /// they were read, up to 200 a transaction; what the database refuses is found by
-    /// halves (R11). Lanes keep their claims and positions: consumers and loads that
-    /// run on them lose nothing. The schema's owner may.
+    /// Replays the dead letters that match `filter`, as records of `R`, and passes each
+    /// verdict to `told`. Those of one source are taken in the order in which they were
+    /// read, up to 200 in a transaction; records that the database refuses are found by
+    /// halves (rule R11, docs/protocol.md). Lanes keep their claims and positions, so
+    /// running consumers and loads lose nothing. Only the schema's owner may.
     ///
-    /// Once `stop` is ready, the transaction under way is ended and told, and no other one
-    /// begun; after a COMMIT without an answer it is found out first what that has stored,
-    /// which takes as long as the server is away, up to some minutes. Safe to repeat after
-    /// whatever happened: what is replayed is skipped.
+    /// Once `stop` is ready, the current transaction is ended and reported, and no other
+    /// one begins. After a COMMIT without an answer it first finds out what that has
+    /// stored, which takes as long as the server is away, up to some minutes. Safe to
+    /// repeat at any time: replayed dead letters are skipped.
     ///
     /// # Errors
-    /// `Transient` or `Fatal`, `Interrupted` when it was stopped; what was told stays so.
+    /// `Transient` or `Fatal`, `Interrupted` when it was stopped; reported verdicts stay
+    /// valid.
     pub async fn replay<R: Record>(
         &self,
         filter: &Filter,
@@ -216,7 +219,7 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// The dead letters meant, by source and in the order in which they were read, and
+    /// Selects the dead letters, by source and in the order in which they were read, and
     /// those that are records of another table.
     async fn choose(
         &self,
@@ -232,12 +235,12 @@ impl DeadLetters {
         );
         let connection = self.connect().await?;
         let asking = async { filter.query(&connection, &sql).await.map_err(owning) };
-        let rows = answered(CHUNK_TIMEOUT, "look up dead letters", asking).await?;
+        let rows = answered(CHUNK_TIMEOUT, "look up dead letters in PostgreSQL", asking).await?;
         let candidates = rows.iter().map(candidate).collect::<Result<Vec<_>, _>>();
         let candidates = candidates.map_err(owning)?;
         drop(rows);
         let asking = origins(&connection, &candidates);
-        let origins = answered(CHUNK_TIMEOUT, "look up lanes", asking).await?;
+        let origins = answered(CHUNK_TIMEOUT, "look up lanes in PostgreSQL", asking).await?;
         let (mut pieces, mut foreign) = (VecDeque::<Piece>::new(), Vec::new());
         let mut bytes = 0;
         for letter in candidates {
@@ -279,18 +282,18 @@ impl DeadLetters {
             session.client().batch_execute(TRANSACTION_SETTINGS).await
         };
         let prepare = async { prepare.await.map_err(owning) };
-        answered(ANSWER_TIMEOUT, "prepare a session", prepare).await?;
+        answered(ANSWER_TIMEOUT, "prepare a session in PostgreSQL", prepare).await?;
         Ok(session)
     }
 }
 
 impl Run<'_> {
-    /// `stop`, but not before it is known what a COMMIT without an answer has stored.
+    /// Waits for `stop`, and for the outcome of a COMMIT without an answer.
     async fn settled(&self, stop: impl Future<Output = ()>) {
         if self.unacknowledged.is_empty() { stop.await } else { pending().await }
     }
 
-    /// One transaction. The session is left without one, or is gone.
+    /// Runs one transaction. The session is left without one, or is closed.
     async fn attempt<R: Record>(
         &mut self,
         mut session: Session,
@@ -303,12 +306,13 @@ impl Run<'_> {
             }
             Ok(result)
         };
-        // Not answered, it is dropped with its connection; whether it was stored is seen
-        // when it is tried again: its locks are waited for.
-        let result = match answered(TRANSACTION_TIMEOUT, "replay dead letters", work).await {
-            Err(_) if piece.letters.len() > 1 => return Err(Error::Contended { tries: 1 }),
-            result => result?,
-        };
+        // Without an answer, it is dropped with its connection. Whether it was stored shows
+        // in the next attempt, which waits for its locks.
+        let result =
+            match answered(TRANSACTION_TIMEOUT, "replay dead letters in PostgreSQL", work).await {
+                Err(_) if piece.letters.len() > 1 => return Err(Error::Contended { tries: 1 }),
+                result => result?,
+            };
         let usable =
             |error: &Error| matches!(error, Error::Refused { .. } | Error::Contended { .. });
         if result.as_ref().err().is_none_or(usable) {
@@ -318,7 +322,7 @@ impl Run<'_> {
     }
 }
 
-/// What comes of `work`, unless `stop` is ready before.
+/// Returns the result of `work`, unless `stop` is ready before.
 ///
 /// # Errors
 /// Those of `work`; `Interrupted`.
@@ -329,16 +333,16 @@ async fn unless<T>(
     tokio::select! {
         biased;
         () = stop => Err(Error::Interrupted {
-            what: "stopped; run it again: what is done already is passed over".into(),
+            what: "stopped; run it again: finished dead letters are skipped".into(),
         }),
         done = work => done,
     }
 }
 
-/// Puts a piece back that met an error, in halves if that may lie in one of its records.
+/// Puts back a piece that met an error, in halves if one of its records may be the cause.
 ///
 /// # Errors
-/// The same one, if another try is not worth it.
+/// The same one, if another attempt is not worth it.
 async fn put_back(
     pieces: &mut VecDeque<Piece>,
     mut piece: Piece,
@@ -368,7 +372,7 @@ fn candidate(row: &Row) -> Result<Candidate, tokio_postgres::Error> {
     Ok(Candidate { id: row.try_get("id")?, lane: row.try_get("lane")?, bytes })
 }
 
-/// Where the lanes of these dead letters come from.
+/// Reads the origins of the lanes of these dead letters.
 async fn origins(
     client: &tokio_postgres::Client,
     letters: &[Candidate],
@@ -416,7 +420,7 @@ impl Run<'_> {
     ) -> Result<Vec<(i64, Verdict)>, Error> {
         session.begin(true).await.map_err(owning)?;
         let ids = piece.ids();
-        // Before anything is locked that a loader waits for, should it never be read.
+        // Before locks are taken that a loader waits for, in case the answer is never read.
         let payloads = taken::payloads(session, &ids).await.map_err(owning)?;
         let job = piece.origin.file.as_ref().map(|(job, _)| job.number);
         if let Some(number) = job {
@@ -440,7 +444,7 @@ impl Run<'_> {
             lease::recount(session.client(), number).await.map_err(owning)?;
         }
         let immediate = session.client().batch_execute("set constraints all immediate").await;
-        immediate.map_err(|error| remedy::postgres(error, "replay dead letters"))?;
+        immediate.map_err(|error| remedy::postgres(error, "replay dead letters in PostgreSQL"))?;
         let marked: Vec<(i64, Verdict)> = told(&ids, resolution).collect();
         if self.replay.dry_run {
             session.roll_back().await;
@@ -451,7 +455,7 @@ impl Run<'_> {
         Ok(verdicts)
     }
 
-    /// Commits, and keeps in mind what that would store until it is known that it is.
+    /// Commits, and remembers what that would store until it is known to be stored.
     async fn commit(
         &mut self,
         session: &mut Session,
@@ -466,13 +470,13 @@ impl Run<'_> {
             server: Server::Postgres,
             source: Box::new(source),
         })?;
-        // Those of an earlier attempt, too: its backend is gone, or this one would still
-        // wait for its locks.
+        // This includes those of an earlier attempt: its backend is gone, or this attempt
+        // would still wait for its locks.
         self.unacknowledged.clear();
         Ok(())
     }
 
-    /// What is known about dead letters without trying them, and those to be tried.
+    /// Returns verdicts that need no attempt, and the dead letters to try.
     fn sort_out(&self, letters: Vec<Locked>) -> (Vec<(i64, Verdict)>, Vec<Locked>) {
         let mut known = Vec::new();
         let mut tried = Vec::with_capacity(letters.len());
@@ -491,7 +495,7 @@ impl Run<'_> {
     }
 }
 
-/// The numbers of the letters whose records the batch has.
+/// Numbers of the dead letters whose records are in the batch.
 fn in_order_of_entries(letters: &[Locked], batch: &Batch) -> Vec<i64> {
     let places: HashMap<(LaneId, i64), i64> =
         letters.iter().map(|letter| ((letter.lane, letter.position), letter.id)).collect();
@@ -499,10 +503,10 @@ fn in_order_of_entries(letters: &[Locked], batch: &Batch) -> Vec<i64> {
     entries.map(|entry| places[&(batch.span(entry).lane, entry.position)]).collect()
 }
 
-/// The batch that the letters make.
+/// Builds the batch of the dead letters.
 ///
 /// # Errors
-/// `Transient`, if somebody has changed one since its payload was read; `Fatal`.
+/// `Transient`, if one has changed since its payload was read; `Fatal`.
 fn decode<R: Record>(
     piece: &Piece,
     letters: &[Locked],
@@ -527,11 +531,11 @@ fn decode<R: Record>(
 fn lane_gone(letter: &Locked) -> Error {
     Error::misconfigured(
         format!("{} has no row in ingest_progress, and dead letters name it", letter.lane),
-        "rows there are written by this program only: restore what was changed",
+        "only this program may write there: restore the changed rows",
     )
 }
 
-/// What became of the letters, one for each entry.
+/// Verdicts on the dead letters, one for each entry.
 fn told(ids: &[i64], mut resolution: Resolution) -> impl Iterator<Item = (i64, Verdict)> {
     let mut rejects: HashMap<usize, Reject> =
         mem::take(&mut resolution.dead_letters).into_iter().collect();

@@ -1,4 +1,4 @@
-//! Step 4 of the commit: rejected records, with their whole payload.
+//! Step 4 of the commit: stores rejected records, with their whole payload.
 
 use tokio_postgres::{Client, Error, Statement};
 
@@ -6,8 +6,8 @@ use crate::batch::Batch;
 use crate::dead_letter::Reject;
 use crate::postgres::copy::CopyStream;
 
-/// Copies dead letters, given in the order (lane, position), and tells how many
-/// the server stored.
+/// Copies dead letters, given in the order (lane, position). Returns how many the server
+/// stored.
 pub(in crate::postgres) async fn store(
     client: &Client,
     statement: &Statement,
@@ -21,7 +21,7 @@ pub(in crate::postgres) async fn store(
     let mut copy = CopyStream::open(client, statement).await?;
     for (index, reject) in dead_letters {
         let entry = &batch.entries()[*index];
-        // A message without a value is stored as one, and an empty one likewise.
+        // A message without a value is stored without payload, and so is an empty one.
         let payload = Some(batch.payload(entry)).filter(|payload| !payload.is_empty());
         copy.row(8);
         copy.field(Some(&batch.span(entry).lane.0.to_be_bytes()));

@@ -1,4 +1,4 @@
-//! The rows of dead letters that one transaction takes again: read, locked, and marked.
+//! The rows of dead letters that one transaction replays: read, locked, and marked.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ pub(super) struct Locked {
     pub(super) version: String,
 }
 
-/// What a replay takes of a dead letter, as this version of its row has it.
+/// The payload of a dead letter, with the version of its row.
 #[derive(Debug)]
 pub(super) struct Payload {
     pub(super) bytes: Option<Vec<u8>>,
@@ -31,7 +31,7 @@ pub(super) struct Payload {
 }
 
 impl Locked {
-    /// Why it is not to be tried, if it is not; a payload may be `given`.
+    /// Reason to skip it, if any; a payload may be `given`.
     pub(super) fn skip(&self, given: bool) -> Option<Skip> {
         if self.status != Status::Open {
             return Some(Skip::Resolved(self.status));
@@ -39,18 +39,18 @@ impl Locked {
         (self.purged && !given).then_some(Skip::Purged)
     }
 
-    /// That it is not as it was read.
+    /// The error for a row that has changed since it was read.
     pub(super) fn changed(&self) -> Error {
         Error::Temporary {
             server: Server::Postgres,
-            what: "replay dead letters that others change",
-            remedy: "another replay or purge is at work: let it end",
-            source: format!("dead letter {} was changed meanwhile", self.id).into(),
+            what: "replay dead letters in PostgreSQL",
+            remedy: "another replay or purge is running: let it finish",
+            source: format!("dead letter {} changed in the meantime", self.id).into(),
         }
     }
 }
 
-/// What dead letters hold, by number.
+/// Reads the payloads of dead letters, by number.
 pub(super) async fn payloads(
     session: &Session,
     ids: &[i64],
@@ -65,8 +65,8 @@ pub(super) async fn payloads(
     rows.iter().map(payload).collect()
 }
 
-/// Locks dead letters by number. Gives them in the order of `ids`, without
-/// what they hold: locks are not held for as long as somebody takes to read that.
+/// Locks dead letters by number. Returns them in the order of `ids`, without payloads:
+/// locks must not wait for a client that reads those.
 pub(super) async fn lock(
     session: &Session,
     ids: &[i64],
@@ -92,9 +92,8 @@ pub(super) async fn lock(
     Ok(ids.iter().filter_map(|id| found.remove(id)).collect())
 }
 
-/// Writes what became of the letters, one for each entry. What they were rejected for is
-/// kept of those that are replayed. One that is given a payload has one to be purged.
-/// Gives the versions that their rows have then.
+/// Stores the results, one for each entry. Replayed dead letters keep their reason. One
+/// that is given a payload counts as not purged. Returns the new versions of their rows.
 pub(super) async fn mark(
     session: &Session,
     ids: &[i64],

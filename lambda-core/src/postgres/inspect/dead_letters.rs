@@ -1,4 +1,4 @@
-//! The dead letters that are open, counted for a doctor.
+//! Counts of open dead letters, for a doctor.
 
 use std::time::Duration;
 
@@ -7,29 +7,29 @@ use tokio_postgres::{Client, Row};
 use super::{row, rows, unread};
 use crate::error::Error;
 
-/// Open dead letters of one topic's partition or one file, with one reason.
+/// Open dead letters with one reason, from one topic's partition or one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenDeadLetters {
     /// `<cluster id>/<topic>`, or the SHA-256 of a file's content.
     pub source: String,
     /// The topic's partition; `None` for a file, whose chunks count as one.
     pub partition: Option<i32>,
-    /// The file's name, if it is a file.
+    /// The file's name; files only.
     pub file_name: Option<String>,
-    /// Why they were rejected, as stored.
+    /// Reason of their rejection, as stored.
     pub reason: String,
-    /// How many they are.
+    /// Number of dead letters.
     pub count: i64,
     /// Age of the oldest by the database's clock; `None` where our role may not read it.
     pub oldest: Option<Duration>,
 }
 
-/// The open dead letters of all pipelines, the largest group first.
+/// Counts the open dead letters of all pipelines, the largest group first.
 ///
 /// # Errors
 /// `Transient` or `Fatal`.
 pub async fn open_dead_letters(client: &Client) -> Result<Vec<OpenDeadLetters>, Error> {
-    // A loader may read the reasons and no times.
+    // A loader may read the reasons, but no times.
     let privilege = "select has_column_privilege('dead_letters', 'created_at', 'select')";
     let dated: bool = row(client, privilege, &[]).await?.try_get(0).map_err(unread)?;
     let created_at = if dated { "d.created_at" } else { "null::timestamptz" };

@@ -1,5 +1,5 @@
-//! What our role may do, against what its access needs
-//! ([`roles::ensure`](crate::postgres::roles::ensure) grants it).
+//! Compares our role's privileges with those that its access needs
+//! ([`roles::ensure`](crate::postgres::roles::ensure) grants them).
 
 use tokio_postgres::{Client, Row};
 
@@ -12,7 +12,7 @@ use crate::record::Table;
 /// A privilege on a table, or on one of its columns if that is not empty.
 type Privilege = (&'static str, &'static str, &'static str);
 
-/// What a loader needs beside its pipeline's table.
+/// Privileges that a loader needs in addition to those on its pipeline's table.
 const LOADER_NEEDS: &[Privilege] = &[
     ("batch_jobs", "", "select"),
     ("batch_jobs", "", "insert"),
@@ -28,7 +28,8 @@ const LOADER_NEEDS: &[Privilege] = &[
     (MIGRATIONS, "", "select"),
 ];
 
-/// What a loader must not be able to do: what is stored stays, and so does a job's rank.
+/// Privileges that a loader must not have: stored data stays, and so does a job's
+/// precedence.
 const LOADER_EXCEEDS: &[Privilege] = &[
     ("batch_jobs", "as_of", "update"),
     ("batch_jobs", "", "delete"),
@@ -43,7 +44,7 @@ const LOADER_EXCEEDS: &[Privilege] = &[
     ("xid_offset", "", "update"),
 ];
 
-/// What a reader needs beside its pipeline's table.
+/// Privileges that a reader needs in addition to those on its pipeline's table.
 const READER_NEEDS: &[Privilege] = &[
     ("batch_jobs", "", "select"),
     ("ingest_progress", "", "select"),
@@ -51,7 +52,7 @@ const READER_NEEDS: &[Privilege] = &[
     ("account_activity", "", "select"),
 ];
 
-/// What a reader must not see, or do.
+/// Privileges that a reader must not have.
 const READER_EXCEEDS: &[Privilege] = &[
     ("dead_letters", "key", "select"),
     ("dead_letters", "payload", "select"),
@@ -61,18 +62,18 @@ const READER_EXCEEDS: &[Privilege] = &[
     ("corrections", "", "insert"),
 ];
 
-/// What a role is on this database.
+/// Position of a role in this database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// Nothing is forbidden to it.
+    /// A superuser: no privilege is denied.
     Superuser,
-    /// It owns the tables.
+    /// Owner of the tables.
     Owner,
-    /// Its grants make it this.
+    /// A role with the grants of this access.
     Granted(Access),
-    /// It may neither store nor read.
+    /// A role that may neither store nor read.
     Ungranted,
-    /// There are no tables that it could be granted anything on.
+    /// There are no tables to grant anything on.
     NoTables,
 }
 
@@ -81,19 +82,19 @@ pub enum Standing {
 pub struct OurRole {
     /// Its name.
     pub name: String,
-    /// What it is here.
+    /// Its position here.
     pub standing: Standing,
-    /// What its access needs and it may not do (`insert on corrections`).
+    /// Missing privileges of its access (`insert on corrections`).
     pub lacks: Vec<String>,
-    /// What it may do beyond its access.
+    /// Privileges beyond its access.
     pub exceeds: Vec<String>,
-    /// Whether it may make temporary tables.
+    /// Whether it may create temporary tables.
     pub temporary: bool,
-    /// Whether it sees what others' sessions do.
+    /// Whether it sees the activity of other sessions.
     pub sees_sessions: bool,
 }
 
-/// Asks what our role may do, with `table` as the pipeline's.
+/// Reads our role's privileges, with `table` as the pipeline's.
 ///
 /// # Errors
 /// `Transient` or `Fatal`.
@@ -156,7 +157,7 @@ pub async fn our_role(client: &Client, table: &Table) -> Result<OurRole, Error> 
     Ok(role)
 }
 
-/// Those of the privileges that we hold, or do not.
+/// Those of the privileges that our role has, or lacks.
 async fn held(client: &Client, privileges: &[Privilege], held: bool) -> Result<Vec<String>, Error> {
     let sql = "\
         select privilege || case when col <> '' then ' (' || col || ')' else '' end \

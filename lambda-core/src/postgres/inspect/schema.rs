@@ -1,4 +1,5 @@
-//! Whether the schema is whole: what the migrations made and somebody may have dropped.
+//! Checks that the schema is complete: the objects that the migrations created may have
+//! been dropped.
 
 use tokio_postgres::{Client, Row};
 
@@ -20,7 +21,7 @@ pub const TABLES: [&str; 11] = [
     "xid_offset",
 ];
 
-/// Indexes that no constraint brings, each with its table.
+/// Indexes that belong to no constraint, each with its table.
 pub const INDEXES: [(&str, &str); 8] = [
     ("account_activity_batch", "account_activity_batch_day"),
     ("account_activity_realtime", "account_activity_realtime_day_idx"),
@@ -58,7 +59,7 @@ pub const CONSTRAINTS: [(&str, &str); 22] = [
     ("xid_offset", "xid_offset_pkey"),
 ];
 
-/// What of the last migration's schema is not there, or not valid.
+/// Names the objects of the last migration's schema that are missing or not valid.
 ///
 /// # Errors
 /// `Transient` or `Fatal`.
@@ -86,7 +87,7 @@ pub async fn missing(client: &Client) -> Result<Vec<String>, Error> {
 }
 
 /// Whether the database was dumped and restored into another cluster, where its stored
-/// transaction ids mean nothing until `lambda-db-setup` moves them.
+/// transaction ids are meaningless until `lambda-db-setup` moves them.
 ///
 /// # Errors
 /// `Transient` or `Fatal`.

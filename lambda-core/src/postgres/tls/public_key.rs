@@ -1,8 +1,8 @@
-//! The key of a certificate that is not verified itself.
+//! The public key of a certificate that is not verified itself.
 //!
-//! rustls reads certificates of X.509 version 3 only. `openssl x509 -req` makes ones of
-//! version 1, which libpq takes wherever it verifies nothing. That the server holds the key
-//! is checked all the same: channel binding rests on it.
+//! rustls reads only certificates of X.509 version 3. `openssl x509 -req` creates version
+//! 1, which libpq accepts wherever it verifies nothing. The server's possession of the key
+//! is verified in both cases: channel binding depends on it.
 
 use rustls::DigitallySignedStruct;
 use rustls::crypto::WebPkiSupportedAlgorithms;
@@ -31,7 +31,7 @@ pub(super) fn has_signed(
     })
 }
 
-/// A public key in DER, as RFC 5280 (4.1) has it.
+/// A public key in DER, as in RFC 5280 (4.1).
 #[derive(Debug, PartialEq, Eq)]
 struct PublicKey<'a> {
     algorithm: &'a [u8],
@@ -39,7 +39,7 @@ struct PublicKey<'a> {
 }
 
 impl<'a> PublicKey<'a> {
-    /// Reads no more of the certificate than it has to.
+    /// Parses a certificate up to its key.
     fn of(certificate: &'a [u8]) -> Option<Self> {
         let (certificate, _) = element(SEQUENCE, certificate)?;
         let (mut fields, _) = element(SEQUENCE, certificate)?;
@@ -52,12 +52,12 @@ impl<'a> PublicKey<'a> {
         let (key, _) = element(SEQUENCE, fields)?;
         let (algorithm, bits) = element(SEQUENCE, key)?;
         let (bits, _) = element(BIT_STRING, bits)?;
-        // The first byte counts the bits of the last one that are not used.
+        // The first byte counts the unused bits of the last one.
         Some(Self { algorithm, bits: bits.strip_prefix(&[0])? })
     }
 }
 
-/// The value of the first element, if it has this tag, and what comes after it.
+/// The value of the first element, if it has this tag, and the remaining bytes.
 fn element(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
     let (&first, rest) = der.strip_prefix(&[tag])?.split_first()?;
     let (length, rest) = match first {
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_has_no_key() {
+    fn a_truncated_certificate_has_no_key() {
         let whole = certificate(b"");
         for length in 0..whole.len() {
             assert_eq!(PublicKey::of(&whole[..length]), None, "{length}");

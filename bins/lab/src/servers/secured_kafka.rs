@@ -8,11 +8,11 @@ use testcontainers_modules::testcontainers::runners::AsyncRunner;
 use testcontainers_modules::testcontainers::{ContainerAsync, GenericImage, ImageExt};
 
 use crate::Failure;
+use crate::servers::Kafka;
 use crate::servers::certificates::Identity;
 use crate::servers::local_postgres::free_port;
 use crate::servers::owner::{OWNER, owner};
 use crate::servers::scratch::Scratch;
-use crate::servers::Kafka;
 
 /// The listener for the tests' own questions, the brokers' own, and the one under test.
 const PLAIN: u16 = 9092;

@@ -201,8 +201,8 @@ async fn hangs(context: Context) -> Result<(), Failure> {
     for check in ["postgres", "kafka"] {
         report.says(check, "problem", "no answer within 2 s", "raise --timeout");
     }
-    report.says("schema", "skipped", "no time left", "");
-    report.says("lag", "skipped", "could not be asked", "");
+    report.says("schema", "skipped", "the time limit was reached", "");
+    report.says("lag", "skipped", "offsets could not be read", "");
     assert_eq!(report.checks.len(), 30, "{}", report.text);
     Ok(())
 }
@@ -216,7 +216,7 @@ async fn away(context: Context) -> Result<(), Failure> {
     report.says("kafka", "problem", "Kafka is not reachable", "check the address");
     report.says("schema", "ok", "version", "");
     report.says("topic", "skipped", "there is no connection", "");
-    report.says("lag", "skipped", "the topic could not be asked", "");
+    report.says("lag", "skipped", "offsets could not be read", "");
 
     let no_postgres = of_all(&bench).env("DB_PORT", "1");
     let report = Report::of(&no_postgres, 69).await?;

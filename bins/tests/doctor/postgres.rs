@@ -165,7 +165,7 @@ async fn pooled(context: Context) -> Result<(), Failure> {
             report.says("pooling", "problem", "shares one backend", "(PgBouncer: pool_mode)");
             report.says("schema", "skipped", "a pooler in transaction mode", "");
         } else {
-            report.says("pooling", "ok", "a backend of its own", "");
+            report.says("pooling", "ok", "its own backend", "");
             assert_eq!(report.not_ok(), ["role"], "{}", report.text);
         }
     }

@@ -58,7 +58,7 @@ async fn tables(context: Context) -> Result<(), Failure> {
                 "problem",
                 "table account_activity, index transactions_event_time, \
                  constraint batch_jobs_status_check of batch_jobs",
-                "make them again as",
+                "create them again as",
             ),
             78,
         ),

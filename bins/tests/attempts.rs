@@ -17,18 +17,18 @@ use loads::{Bench, DEADLINE, HEADER, all_but_the_end, gzip, hold_id, rows, zstan
 fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
         suite.deadline(180);
-        suite.plain("a run that is told to stop waits for no server", no_server);
-        suite.plain("a run that is told to stop waits for no dead server either", dead_server);
+        suite.plain("a stopped run waits for no server", no_server);
+        suite.plain("a stopped run waits for no dead server either", dead_server);
         suite.postgres("one content under three names at once is loaded once", three_at_once);
         suite.postgres("fifty starts of one file at once are one load of one job", fifty);
         suite.postgres("a run that wakes after its job was completed changes nothing", woken);
-        suite.postgres("a run that wakes leaves a job to whoever is at it", woken_early);
+        suite.postgres("a run that wakes leaves its job to the run that took it over", woken_early);
         suite.postgres(
-            "a run leaves a job alone whose attempt has its number after a restore",
+            "after a restore a run leaves a job with its own attempt number alone",
             restored,
         );
-        suite.postgres("a job taken over at its very end is not completed twice", at_the_end);
-        suite.postgres("a job whose database lost commits is let go of", rewound);
+        suite.postgres("a job taken over just before its end is not completed twice", at_the_end);
+        suite.postgres("a job whose database lost commits is released", rewound);
         suite.postgres("job 100000 comes after job 99999", number_100000);
         suite.plain("no number is skipped by a crash or given twice after a delete", numbers);
     })

@@ -45,7 +45,7 @@ fn main() -> ExitCode {
             more_running_broker_side,
         );
         suite.real_kafka(
-            "two running members told to restart read a recreated topic anew, once",
+            "two running members allowed to restart read a recreated topic once",
             restart_running,
         );
         suite.real_kafka(
@@ -54,12 +54,14 @@ fn main() -> ExitCode {
         );
         suite.real_kafka("messages that expired unread stop the next run", expired);
         suite.real_kafka("messages that expire unread stop a running consumer", expired_running);
-        suite
-            .real_kafka("a member whose partitions all expire at once reads each anew", all_expire);
+        suite.real_kafka(
+            "a member whose partitions all expire at once reads each again",
+            all_expire,
+        );
         suite.real_kafka("a last message that expired does not stop the next run", last_expired);
         suite.real_kafka("a last message that was compacted does not stop the next run", compacted);
         suite.real_kafka(
-            "a topic is read up to its open transaction, and on after abort and commit",
+            "a topic is read up to its open transaction, and further after abort and commit",
             transactions,
         );
         suite.docker(
@@ -72,7 +74,7 @@ fn main() -> ExitCode {
             damage::added_later,
         );
         suite.real_kafka(
-            "two databases behind one consumer group are told apart",
+            "two databases behind one consumer group are detected",
             damage::two_databases,
         );
         suite.real_kafka(

@@ -29,20 +29,20 @@ fn main() -> ExitCode {
         suite.deadline(180);
         // The longest first.
         suite.kafka("a database that goes silent is given up for one that answers", silent);
-        suite.kafka("what a crash of the database loses is read again, idle or not", rewound);
-        suite.kafka("the database may be away while the group changes", database_away);
+        suite.kafka("messages that a database crash loses are read again, idle or not", rewound);
+        suite.kafka("the database may be away during a rebalance", database_away);
         suite.real_kafka("the broker may be away between commits", broker_away);
         suite
             .plain("a load that loses stored chunks in a crash completes only whole", load_rewound);
         suite.real_kafka("a consumer that librdkafka declares dead is replaced in place", replaced);
-        suite.kafka("answers to COMMIT that are lost cost and repeat nothing", answers_lost);
-        suite.kafka("COMMITs that never arrive cost and repeat nothing", commits_lost);
-        suite.kafka("connections cut inside COPY cost and repeat nothing", copies_cut);
-        suite.plain("a commit that its old backend is still at counts", still_committing);
-        suite.plain(
-            "a frozen backend that has COMMIT before it commits nothing later",
-            frozen_backend,
+        suite.kafka(
+            "answers to COMMIT that are lost neither lose nor repeat a record",
+            answers_lost,
         );
+        suite.kafka("COMMITs that never arrive neither lose nor repeat a record", commits_lost);
+        suite.kafka("connections cut inside COPY neither lose nor repeat a record", copies_cut);
+        suite.plain("a commit that its old backend is still executing counts", still_committing);
+        suite.plain("a backend frozen before its COMMIT commits nothing later", frozen_backend);
     })
 }
 

@@ -27,17 +27,26 @@ fn main() -> ExitCode {
         suite.postgres("the sample is loaded once, whatever its name and compression", sample);
         suite.postgres("a bad row is a dead letter with line, reason and bytes", bad_rows);
         suite.postgres("a misplaced quote costs its own record only", quotes);
-        suite.postgres("a file of whose first records most are bad is not loaded", mostly_bad);
-        suite.postgres("a file that is no such CSV is refused and leaves nothing behind", refused);
+        suite.postgres("a file whose first records are mostly bad is not loaded", mostly_bad);
+        suite.postgres(
+            "a file that is not such a CSV is refused and leaves nothing behind",
+            refused,
+        );
         suite.postgres("nothing to load is success, a missing file is not", nothing);
         suite.postgres("too many rejects fail the job, a higher limit completes it", limit);
         suite.plain("a dry run counts and needs no database", dry_run);
         suite.postgres("another --as-of for the same content is refused", as_of);
         suite.postgres("a loaded file is moved to the archive", archived);
         suite.postgres("a file changed while it is loaded completes nothing", changed);
-        suite.postgres("SIGTERM half-way leaves the job pending, the next run ends it", sigterm);
+        suite.postgres(
+            "SIGTERM during a load leaves the job pending, the next run ends it",
+            sigterm,
+        );
         suite.postgres("SIGTERM while a commit waits ends with 75", sigterm_blocked);
-        suite.postgres("killed at three random moments, a load still ends exact", sigkill);
+        suite.postgres(
+            "a load killed at three random moments still stores each record once",
+            sigkill,
+        );
         suite.postgres("a frozen run is taken over, and does no harm when it wakes", frozen);
         suite.postgres("two runs of one file at once load it once", two_at_once);
     })

@@ -21,15 +21,18 @@ const WIDTH: usize = 100;
 fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
         suite.deadline(120);
-        suite.postgres("dead letters are listed by what they are like", lists);
-        suite.postgres("a dead letter is shown with what it holds", shows);
-        suite.postgres("a dead letter is mended, replayed and counted anew", mends);
-        suite.postgres("what is still bad stays and is told, a dry run changes nothing", replays);
+        suite.postgres("dead letters are listed by their properties", lists);
+        suite.postgres("a dead letter is shown with its key and payload", shows);
+        suite.postgres("a dead letter is corrected, replayed and counted again", mends);
+        suite.postgres(
+            "records that are still bad stay and are reported, a dry run changes nothing",
+            replays,
+        );
         suite.postgres("dead letters are discarded and purged, their counts stay", puts_away);
-        suite.postgres("several are changed on request only", asks);
+        suite.postgres("several dead letters are changed only on request", asks);
         suite.postgres("readers list and loaders do not, the owner does the rest", rights);
         suite.postgres(
-            "SIGTERM amid a replay tells what is replayed, the next does the rest",
+            "SIGTERM during a replay reports what is replayed, the next does the rest",
             sigterm,
         );
         suite.postgres("a loader gets the lanes of a replay that is frozen", frozen);

@@ -23,9 +23,8 @@ use support::{Bench, DEADLINE};
 fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
         suite.deadline(180);
-        suite
-            .real_kafka("a healthy set-up is all right for each role, and left as it was", healthy);
-        suite.real_kafka("a server that is away does not keep the others from being asked", away);
+        suite.real_kafka("a healthy platform passes for each role, and is left unchanged", healthy);
+        suite.real_kafka("a server that is away does not keep the others from being checked", away);
         suite.plain("servers that never answer are problems within the time limit", hangs);
         postgres::tests(suite);
         schema::tests(suite);

@@ -26,22 +26,28 @@ fn main() -> ExitCode {
         suite.postgres("a file changed between plan and load completes nothing", changed);
         suite.postgres("a file that grew after its last chunk was read stays", grown_at_the_end);
         suite.postgres("files of several members are one content", members);
-        suite.postgres("zeros behind a .gz file are padding, other data is named", padded);
+        suite.postgres("zeros after a .gz file are padding, other data is reported", padded);
         suite.postgres("a damaged file is refused, and nothing of it is stored", damaged);
         suite.postgres("standard input is a file like any other", stdin);
         suite.postgres("standard input that never ends does not keep a run from stopping", endless);
-        suite.postgres("a bad file among good ones keeps none of them from being loaded", folder);
-        suite.postgres("an inbox holds no markers, unfinished or special files", inbox);
+        suite.postgres("a bad file among good ones does not stop their load", folder);
+        suite.postgres("markers, unfinished and special files in an inbox are skipped", inbox);
         suite.postgres("a file that another run moved away is no error", moved_away);
         suite.postgres("an empty file is success and stays", empty);
-        suite.postgres("a file that is no CSV says what it is", foreign);
+        suite.postgres("a file that is not CSV is refused with its format", foreign);
         suite.postgres("lines that end with CR are counted", carriage_returns);
-        suite.postgres("where rejects cannot go is known before anything is loaded", rejects);
-        suite.postgres("a file of rejects is never one that is to be loaded", rejects_over_input);
-        suite.postgres("where loaded files cannot go is known before any is loaded", no_archive);
+        suite.postgres(
+            "a rejects file that cannot be written is found before anything is loaded",
+            rejects,
+        );
+        suite.postgres("the rejects file is never one of the inputs", rejects_over_input);
+        suite.postgres(
+            "an archive that cannot be written is found before any file is loaded",
+            no_archive,
+        );
         suite.postgres("files are archived whole, on another file system too", archive);
         suite.postgres("a record of 4 MiB is stored, a longer one refuses its file", longest);
-        suite.postgres("a quote that nobody closes refuses its file", open_quote);
+        suite.postgres("a quote that is never closed refuses its file", open_quote);
     })
 }
 

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         suite.kafka("a frozen load's ids are freed for a consumer that needs them", frozen_load);
         suite
             .kafka("a frozen consumer's ids are freed for a load that needs them", frozen_consumer);
-        suite.kafka("a group that takes over from an active one is not fought", take_over);
+        suite.kafka("a group does not fight another one that takes over", take_over);
     })
 }
 

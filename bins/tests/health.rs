@@ -30,10 +30,10 @@ fn main() -> ExitCode {
         suite.deadline(180);
         suite.kafka("a database that is away leaves a consumer live and not ready", database_away);
         suite.real_kafka("a broker that is away leaves both ends live and not ready", broker_away);
-        suite.postgres("who waits for a server that gives no answer lives", no_answer);
-        suite.kafka("what is counted equals what plain SQL says", counts);
+        suite.postgres("a process that waits for a silent server stays live", no_answer);
+        suite.kafka("exported counts equal what plain SQL returns", counts);
         suite.kafka("fences, claims and evictions are counted", fences);
-        suite.kafka("what is exported is what docs/metrics.md says", documented);
+        suite.kafka("exported metrics are those of docs/metrics.md", documented);
         suite.plain("an address that cannot be served ends with 78", bad_address);
         suite.kafka("a producer sends no message early and sleeps between two", paced);
         help::tests(suite);

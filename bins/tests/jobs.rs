@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
         suite.deadline(120);
         suite.postgres("jobs are listed in few columns, and one with all its counts", lists);
-        suite.postgres("a job whose run died is seen as such", lease_ended);
+        suite.postgres("a job whose run died is shown as such", lease_ended);
         suite.postgres("a running job is watched to its end", watched);
         suite.plain(
             "a read of a server that refuses, hangs or has no address ends with one line",

@@ -27,12 +27,15 @@ fn main() -> ExitCode {
         suite.deadline(180);
         suite.postgres("records that a rule of the table refuses are dead letters", bad_records);
         suite.postgres("a table that refuses most records stops the load", refuses_most);
-        suite.postgres("what stands is no refusal, whatever key is looked at first", second_key);
+        suite.postgres("an existing row is no refusal, whichever key is checked first", second_key);
         suite
             .postgres("a column, a default or a grant that is missing ends with 78", misconfigured);
-        suite.postgres("a grant revoked half-way ends with 78, and once given back", revoked);
-        suite.postgres("row security that begins half-way ends with 78 and the name", secured);
-        suite.kafka("a row that others hold for over a minute is waited for, and they named", held);
+        suite.postgres(
+            "a grant revoked during a load ends it with 78, granted again it completes",
+            revoked,
+        );
+        suite.postgres("row security enabled during a load ends it with 78 and the name", secured);
+        suite.kafka("a row locked for over a minute is waited for, and its holder named", held);
         suite.postgres("a commit that takes over a minute is halved", slow);
         suite.postgres("a login that a failover has lost is waited for", async |context| {
             stall(context, &NO_LOGIN).await
@@ -47,7 +50,7 @@ fn main() -> ExitCode {
         suite.postgres("a statement that is cancelled is tried again", async |context| {
             stall(context, &STATEMENT_TIMEOUT).await
         });
-        suite.postgres("a job that another program has locked is said to be locked", locked);
+        suite.postgres("a job that another program has locked is reported as locked", locked);
         suite.postgres("a batch that is too slow for statement_timeout is halved", too_slow);
         suite.postgres("a deadlock with a foreign transaction loses nothing", deadlock);
         suite.kafka("a stream's refused messages are dead letters, and a stall loses none", stream);

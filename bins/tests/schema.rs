@@ -19,11 +19,14 @@ fn main() -> ExitCode {
         suite.deadline(180);
         suite.postgres("without a schema, or with an old one, loaders exit 75", gate);
         suite.postgres("a version that an older setup left hidden is 75 too", hidden);
-        suite.postgres("a migration waits for a long reader, and holds nobody up", long_reader);
+        suite.postgres(
+            "a migration waits for a long reader, and blocks no other session",
+            long_reader,
+        );
         suite.postgres("a migration that meets a deadlock is tried again", deadlock);
         suite.postgres("a setup that is frozen in a migration loses its locks", frozen_setup);
-        suite.kafka("a consumer runs on while the schema before becomes this one's", expanded);
-        suite.kafka("a schema of the future that only expands disturbs nobody", future);
+        suite.kafka("a consumer keeps running while its schema is upgraded", expanded);
+        suite.kafka("a newer schema that only expands disturbs no program", future);
     })
 }
 

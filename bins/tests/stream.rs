@@ -23,21 +23,21 @@ fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
         suite.deadline(180);
         suite.kafka("three consumers store every message once, ledger and table agree", three);
-        suite.kafka("a consumer killed half-way is replaced by another", killed);
-        suite.kafka("SIGTERM drains, exits 0, and the next run goes on from there", sigterm);
+        suite.kafka("a consumer killed in the middle is replaced by another", killed);
+        suite.kafka("SIGTERM drains, exits 0, and the next run continues from there", sigterm);
         suite.kafka("a run to the end that is stopped early exits 75", stopped_early);
-        suite.kafka("a consumer that finds no topic waits, and stops when told", no_topic);
-        suite.kafka("a database that restarts while Kafka is waited for is waited for", restarted);
-        suite.kafka("a connection that broke while nobody asked does not fail a stop", broke);
+        suite.kafka("a consumer that finds no topic waits, and stops on a signal", no_topic);
+        suite.kafka("a database that restarts while Kafka is away is waited for", restarted);
+        suite.kafka("a connection that broke while idle does not fail a stop", broke);
         suite.kafka("idle sessions that the server closed do not fail a stop", closed);
         suite.kafka("SIGTERM during a long commit is a clean stop", long_commit);
-        suite.kafka("exit 0 rests on nothing that a crash takes back", lasting);
-        suite.kafka("a position that the topic does not hold stops with a remedy", out_of_range);
+        suite.kafka("exit 0 relies on nothing that a crash takes back", lasting);
+        suite.kafka("a position outside the topic stops with a remedy", out_of_range);
         suite.kafka("another group's active lanes are not taken without --take-over", groups);
         suite.kafka("a file of JSON lines or CSV is produced record by record", from_file);
         suite.real_kafka("a topic that ends in transaction markers is read to its end", markers);
         suite.real_kafka("the broker-side group protocol works by configuration", broker_side);
-        suite.real_kafka("partitions that a topic gains are read by who runs", grown);
+        suite.real_kafka("partitions that a topic gains are read by running consumers", grown);
         suite.real_kafka(
             "a run to the end of partitions with large batches ends",
             partitions::large_batches,

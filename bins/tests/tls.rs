@@ -37,11 +37,11 @@ fn main() -> ExitCode {
         suite.plain("verify-ca refuses another authority and takes another host", verify_ca);
         suite.plain("require and prefer encrypt and verify nothing, disable does not", unverified);
         suite.plain("require and prefer take a certificate of version 1, as libpq does", version_1);
-        suite.plain("a URL says the same of TLS, and channel binding holds", by_url);
+        suite.plain("a URL has the same TLS settings, and channel binding holds", by_url);
         suite.plain("without a file the authorities of this machine are trusted", system);
         suite.plain("an expired certificate is refused", expired);
-        suite.plain("who requires TLS is told that a server has none", without_tls);
-        suite.plain("a server that admits TLS only says so to who does without", tls_only);
+        suite.plain("a client that requires TLS reports a server without it", without_tls);
+        suite.plain("a server that requires TLS is reported to a client without it", tls_only);
         suite.plain("a handshake that breaks off is waited for", broken_off);
         suite.kafka("a topic and a file are stored whole over verify-full", whole);
         kafka(suite);
@@ -53,8 +53,8 @@ fn kafka(suite: &mut Suite) {
     let names = [
         "a topic is filled and stored over SASL_SSL with SCRAM",
         "a wrong SCRAM password ends with 78 and says what to set",
-        "a broker of another authority or host is told of until it is mended",
-        "an operator's question to such a broker ends with 78 and says what to set",
+        "a broker of another authority or host is reported until it is fixed",
+        "an operator's command on such a broker ends with 78 and says what to set",
     ];
     if cfg!(feature = "kafka-tls") {
         suite.docker(names[0], scram);

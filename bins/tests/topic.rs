@@ -15,11 +15,11 @@ const DEADLINE: Duration = Duration::from_mins(1);
 
 fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
-        suite.real_kafka("a topic is created, grown and set, and left alone then", ensure);
-        suite.real_kafka("settings that nobody asked for stay", others_stay);
-        suite.real_kafka("settings are compared by what brokers read in them", by_meaning);
-        suite.real_kafka("what cannot be done is refused with 78", refused);
-        suite.real_kafka("of many at once one creates, and all succeed", at_once);
+        suite.real_kafka("a topic is created, grown and configured, then left alone", ensure);
+        suite.real_kafka("settings that are not given stay", others_stay);
+        suite.real_kafka("settings are compared as brokers understand them", by_meaning);
+        suite.real_kafka("impossible changes are refused with 78", refused);
+        suite.real_kafka("one of many concurrent runs creates the topic, and all succeed", at_once);
         suite.plain("without a broker the exit code is 69", no_broker);
     })
 }

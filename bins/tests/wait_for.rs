@@ -15,12 +15,12 @@ const DEADLINE: Duration = Duration::from_mins(1);
 fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
         suite.deadline(120);
-        suite.plain("a port is waited for, until it listens or time is over", tcp);
-        suite.plain("told to stop, waiting ends with 75", stopped);
+        suite.plain("a port is waited for until it listens or the time is over", tcp);
+        suite.plain("a signal ends the wait with 75", stopped);
         suite.plain("a ZooKeeper server is waited for until it serves", zookeeper);
         suite.plain("a database is waited for, a wrong login is not", postgres);
-        suite.postgres("a schema is waited for, with the role that its setup makes", schema);
-        suite.real_kafka("a topic is waited for until it is there", topic);
+        suite.postgres("a schema is waited for, with the role that its setup creates", schema);
+        suite.real_kafka("a topic is waited for until it exists", topic);
         suite.real_kafka("brokers are waited for until they answer", kafka);
     })
 }

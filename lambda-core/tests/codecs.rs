@@ -210,7 +210,7 @@ proptest! {
     }
 
     #[test]
-    fn generated_lines_become_what_they_announce(seed: u64, csv: bool) {
+    fn generated_lines_have_the_kind_that_they_announce(seed: u64, csv: bool) {
         let format = if csv { Format::Csv } else { Format::Json };
         let options = Options { accounts: 50, duplicate_ratio: 0.2, invalid_ratio: 0.3 };
         let traffic = || Synthetic::new(seed).with(options);

@@ -167,7 +167,7 @@ fn assert_each_stored_once(lists: &[Vec<Sample>], contents: &Contents) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_fails_or_interferes_each_record_is_stored_once() {
+async fn each_record_is_stored_once_whatever_fails_or_interferes() {
     for seed in 0..100 {
         let (lists, sink) = (lists(3, 60, 29), Arc::new(Trouble::new(seed * 1_000)));
         run(lists.clone(), &sink, seed).await.unwrap();
@@ -176,7 +176,7 @@ async fn whatever_fails_or_interferes_each_record_is_stored_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_table_that_takes_nothing_stops_the_flow_instead_of_filling_the_dead_letters() {
+async fn a_table_that_refuses_everything_stops_the_flow_instead_of_filling_the_dead_letters() {
     let all_bad: Vec<Sample> = (0..2_000).map(|n| Sample::new(&format!("bad{n}"), 1)).collect();
     let sink = Arc::new(Trouble { rivals: false, failures: false, ..Trouble::new(1) });
     let error = run(vec![all_bad], &sink, 1).await.unwrap_err();
@@ -265,7 +265,7 @@ async fn a_batch_stays_whole_while_the_server_is_away() {
 }
 
 #[tokio::test]
-async fn failures_are_counted_for_one_batch_and_anew_for_its_halves() {
+async fn failures_are_counted_for_one_batch_and_again_for_its_halves() {
     let progress = MemorySink::new().claim(&request(name())).await.unwrap();
     let records = (0..4).map(|position| (position, Sample::new("id", position)));
     let draft = Draft::new(Authority::Stream, &SAMPLES).lane(&progress, 4);
@@ -312,7 +312,7 @@ async fn a_lane_that_is_fenced_after_it_was_revoked_is_left_to_its_new_owner() {
 }
 
 #[tokio::test]
-async fn a_check_that_is_due_amid_a_batch_follows_it() {
+async fn a_check_that_is_due_during_a_batch_follows_it() {
     let (sink, name) = (MemorySink::new(), name());
     let mut state = State::new(Authority::Stream, &SAMPLES);
     let grant = Grant { name: name.clone(), first_position: 0.into(), given_up: None };
@@ -522,7 +522,7 @@ async fn the_rest_of_a_jobs_batch_is_no_takeover_when_its_lane_was_rewound() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flow_without_patience_left_tells_what_it_waited_for() {
+async fn a_flow_without_patience_left_reports_what_it_waited_for() {
     struct Away;
 
     #[async_trait]

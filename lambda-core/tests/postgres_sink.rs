@@ -50,9 +50,15 @@ fn main() -> ExitCode {
             "timeouts of the database keep no commit from ending a frozen loader",
             commits_under_timeouts,
         );
-        suite.postgres("a claim that freezes half-way gives its lane back", claims_from_a_claim);
-        suite.postgres("a claim ends whom the claim before it waits for", claims_behind_a_claim);
-        suite.postgres("a claim of a lane that others lock says who to look for", claims_in_vain);
+        suite.postgres(
+            "a claim that freezes in the middle gives its lane back",
+            claims_from_a_claim,
+        );
+        suite.postgres(
+            "a claim ends the backend that the claim before it waits for",
+            claims_behind_a_claim,
+        );
+        suite.postgres("a claim of a lane that others lock names them", claims_in_vain);
         suite.postgres("a claim waits for a migration and does not end it", claims_from_migration);
         suite.postgres("without track_activities a frozen owner is ended too", claims_blindly);
         suite.postgres("a claim over another active group is refused", refuses_another_group);
@@ -60,7 +66,7 @@ fn main() -> ExitCode {
         slow::tests(suite);
         sessions::tests(suite);
         suite.postgres(
-            "the merged view is the sum of the rows as they stand",
+            "the merged view is the sum of the current rows",
             serving::view_is_the_sum_of_the_rows,
         );
         suite.deadline(240);

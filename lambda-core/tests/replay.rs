@@ -41,21 +41,20 @@ const LIVENESS: Duration = Duration::from_mins(1);
 
 fn main() -> ExitCode {
     harness::main(|suite| {
-        suite.postgres("a record that was mended is replayed, one that was not stays", mended);
+        suite.postgres("a corrected record is replayed, one that was not corrected stays", mended);
         suite.postgres("records the database refuses stay, the others are replayed", refused);
-        suite.postgres("a dry run tells the outcomes and changes nothing", dry_run);
+        suite.postgres("a dry run reports the outcomes and changes nothing", dry_run);
         suite.postgres("two replays at once take each dead letter once", two_at_once);
         suite.postgres("a completed job's counts stay the sums of its lanes", completed_job);
-        suite.postgres("a job that ends amid a replay counts what was replayed", ending_job);
+        suite.postgres("a job that ends during a replay counts what was replayed", ending_job);
         suite.postgres("a purged dead letter needs another payload", purged);
         suite.postgres("a lane that was given up is counted too", given_up);
-        suite.postgres("letters of one source go in the order in which they were read", in_order);
-        suite
-            .postgres("a replay that is told to stop ends with the transaction under way", stopped);
-        suite.postgres("a replay whose COMMIT is not answered tells what it stored", unanswered);
-        suite.postgres("a replay that is told to stop settles a COMMIT without answer", settled);
+        suite.postgres("letters of one source are replayed in the order of reading", in_order);
+        suite.postgres("a stopped replay ends with the transaction in progress", stopped);
+        suite.postgres("a replay whose COMMIT is not answered reports what it stored", unanswered);
+        suite.postgres("a stopped replay settles a COMMIT without answer", settled);
         suite.deadline(240);
-        suite.postgres("a replay that is slow goes on with fewer letters at a time", slow);
+        suite.postgres("a slow replay continues with fewer letters at a time", slow);
         suite.postgres("a replay frozen anywhere frees its lanes by itself", frozen);
         suite.postgres(
             "commits, replays and discards in any order leave what a recomputation gives",

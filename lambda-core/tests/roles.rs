@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         suite.postgres("names and passwords may be any text", any_text);
         suite.postgres("a role that can do more is refused", mighty);
         suite.postgres("two setups at once both succeed", at_once);
-        suite.postgres("a restored database goes on above its stored ids", restored);
+        suite.postgres("a restored database continues above its stored ids", restored);
         suite.postgres("a frozen loader is ended by one of another login", other_login);
         suite.postgres("a password file is read at every login, and again when refused", rotated);
     })

@@ -380,7 +380,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_told_apart_wherever_the_stream_is_cut() {
+    fn messages_are_separated_wherever_the_stream_is_cut() {
         let startup = [0, 0, 0, 8, 0, 3, 0, 0];
         let commit = *b"Q\0\0\0\x0bCOMMIT\0";
         let copy = *b"d\0\0\0\x06ab";

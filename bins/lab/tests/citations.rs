@@ -193,7 +193,7 @@ fn every_rule_that_is_cited_is_a_heading_of_the_protocol() -> Result<(), Failure
 
 /// Where the rules came from is no part of the repository.
 #[test]
-fn no_file_speaks_of_a_page_that_is_not_here() -> Result<(), Failure> {
+fn no_file_names_a_page_that_does_not_exist() -> Result<(), Failure> {
     const PAGE: &str = concat!("DES", "IGN");
     let repository = repository()?;
     let speaks = repository.iter().filter(|text| text.text.contains(PAGE));

@@ -12,10 +12,10 @@ use crate::support::{Bench, DEADLINE};
 use crate::{Report, of_all};
 
 pub(super) fn tests(suite: &mut Suite) {
-    suite.real_kafka("settings of a topic that lose messages are told", topics);
-    suite.real_kafka("lag, and lanes that nobody reads or that were lost, are told", lags);
-    suite.real_kafka("a lane that moves while it is looked at does not stand still", moving);
-    suite.plain("partitions without a leader or with one copy are told", leaders);
+    suite.real_kafka("settings of a topic that lose messages are reported", topics);
+    suite.real_kafka("lag, unread lanes and lost lanes are reported", lags);
+    suite.real_kafka("a lane that moves during the check does not count as idle", moving);
+    suite.plain("partitions without a leader or with one replica are reported", leaders);
 }
 
 async fn topics(context: Context) -> Result<(), Failure> {

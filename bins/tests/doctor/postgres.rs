@@ -7,11 +7,15 @@ use lambda_lab::servers::SmallDiskPostgres;
 use crate::{Case, Report, break_each, of_database};
 
 pub(super) fn tests(suite: &mut Suite) {
-    suite.postgres("a server or a role's settings that do not fit are told", servers);
-    suite.plain("settings of a server that endanger data are told", settings);
-    suite.plain("what fills a server's disk or holds back vacuum is told", left_behind);
-    suite.docker("a full disk is told", full_disk);
-    suite.pgbouncer("a pooler that shares backends is told, one of sessions is not", pooled);
+    suite.postgres("unsuitable settings of a server or a role are reported", servers);
+    suite.plain("settings of a server that endanger data are reported", settings);
+    suite.plain(
+        "slots that fill the disk and transactions that hold back vacuum are reported",
+        left_behind,
+    );
+    suite.docker("a full disk is reported", full_disk);
+    suite
+        .pgbouncer("a pooler that shares backends is reported, one in session mode is not", pooled);
 }
 
 /// A function of the server's that gives something else in this database.

@@ -8,10 +8,10 @@ use lambda_lab::harness::{Context, Suite};
 use crate::{Case, Report, Roles, break_each, of_database};
 
 pub(super) fn tests(suite: &mut Suite) {
-    suite.postgres("what it looks for is what the migrations make", same_as_migrations);
-    suite.postgres("tables, jobs and a restore that need a hand are told", tables);
-    suite.postgres("a schema that is not there or old is told with its remedy", schemas);
-    suite.postgres("roles that can do too little or too much are told", roles);
+    suite.postgres("the checks expect exactly what the migrations create", same_as_migrations);
+    suite.postgres("tables, jobs and a restore that need a person are reported", tables);
+    suite.postgres("a missing or old schema is reported with its remedy", schemas);
+    suite.postgres("roles with too few or too many grants are reported", roles);
 }
 
 async fn same_as_migrations(context: Context) -> Result<(), Failure> {

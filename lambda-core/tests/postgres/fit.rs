@@ -11,10 +11,10 @@ use lambda_lab::servers::Database;
 use crate::{request, subject, within_liveness};
 
 pub(crate) fn tests(suite: &mut Suite) {
-    suite.postgres("a table that differs from the record takes nothing", differing);
+    suite.postgres("a table that differs from the record stores nothing", differing);
     suite.postgres("a table that is wider than the record fits", wider);
-    suite.postgres("a table that comes to differ under a running loader stops it", changed);
-    suite.postgres("a column that is widened under a running loader does not", widened);
+    suite.postgres("a table that changes under a running loader stops it", changed);
+    suite.postgres("a column that is widened under a running loader does not stop it", widened);
 }
 
 /// What becomes of a sink on a table of samples that `change` has changed.

@@ -16,7 +16,7 @@ use crate::{request, subject, within_liveness};
 
 pub(crate) fn tests(suite: &mut Suite) {
     suite.postgres("idle sessions that the server closed cost no commit", closed);
-    suite.postgres("sessions that are all at work are said to be", busy);
+    suite.postgres("sessions that are all busy are reported as such", busy);
     suite.postgres("a login that a failover has lost for a while is waited for", lost_login);
     suite.postgres("row security on a table of ours stops a loader, by name", secured);
     suite.pgbouncer("a pooler in transaction mode is named", pooled);

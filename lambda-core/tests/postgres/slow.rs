@@ -19,9 +19,9 @@ use tokio::sync::watch;
 use crate::{request, subject};
 
 pub(crate) fn tests(suite: &mut Suite) {
-    suite.postgres("a commit that others hold up is given up, and says who they are", held_up);
+    suite.postgres("a commit that others block is given up, and names them", held_up);
     suite.postgres("a commit that a trigger makes slow says so", triggered);
-    suite.postgres("a batch whose one row is held is stored around it, then whole", around);
+    suite.postgres("a batch with one locked row is stored around it, then whole", around);
 }
 
 const A_MOMENT: Duration = Duration::from_secs(1);

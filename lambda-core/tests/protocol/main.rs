@@ -149,7 +149,7 @@ impl fmt::Display for Broken {
 }
 
 #[test]
-fn whatever_happens_in_whatever_order_each_record_is_stored_once() {
+fn each_record_is_stored_once_whatever_happens_in_whatever_order() {
     let tally = RefCell::new(Tally::new());
     if let Some(broken) = run(&tally) {
         panic!("{broken}");
@@ -163,7 +163,7 @@ fn whatever_happens_in_whatever_order_each_record_is_stored_once() {
 
 #[test]
 #[expect(clippy::print_stdout, reason = "captured by the harness unless it is asked for")]
-fn without_any_one_protection_the_machine_finds_what_breaks() {
+fn without_any_one_protection_the_machine_finds_a_violation() {
     let (mut found, mut harmless) = (Vec::new(), Vec::new());
     for protection in Protection::ALL {
         let tally = RefCell::new(Tally::new());

@@ -198,7 +198,7 @@ const POD: &str = "/spec/template/spec";
 const CONTAINER: &str = "/spec/template/spec/containers/0";
 
 #[test]
-fn rules_of_pods_notice() {
+fn rules_of_pods_find_violations() {
     let consumer = ("Deployment", "lambda-consumer");
     let security = "/spec/template/spec/containers/0/securityContext";
     let (kind, name) = consumer;
@@ -275,7 +275,7 @@ fn rules_of_pods_notice() {
 }
 
 #[test]
-fn rules_of_stability_notice() {
+fn rules_of_stability_find_violations() {
     let (kind, name) = ("Deployment", "lambda-consumer");
     for quantity in [json!("0.5"), json!(0.5), json!("1000m"), json!(1)] {
         let requests = "/spec/template/spec/containers/0/resources/requests/cpu";
@@ -339,7 +339,7 @@ fn rules_of_stability_notice() {
 }
 
 #[test]
-fn rules_of_systems_notice() {
+fn rules_of_systems_find_violations() {
     misses(systems::are_all_there, "CronJob", "csv-batch-cron");
     misses(systems::are_all_there, "Service", "kafka-service");
     misses(systems::replicas_are_disrupted_one_at_a_time, "PodDisruptionBudget", "lambda-consumer");
@@ -369,7 +369,7 @@ fn rules_of_systems_notice() {
 }
 
 #[test]
-fn pods_are_noticed_that_cannot_meet_where_their_claim_is() {
+fn pods_that_cannot_run_where_their_claim_is_are_found() {
     let rule = systems::pods_of_one_claim_meet_on_one_node;
     let load = "/spec/jobTemplate/spec/template/spec";
     notices(rule, "CronJob", "csv-batch-cron", remove(load, "affinity"));

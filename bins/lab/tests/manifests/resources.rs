@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_init_containers_ask_for_counts_for_the_node() {
+    fn requests_of_init_containers_count_for_the_node() {
         let mut documents = overlay("minikube");
         let before = requested(&documents, "cpu");
         let consumer = documents.iter_mut().find(|it| it.title() == "Deployment lambda-consumer");
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn containers_are_noticed_that_the_limit_range_refuses() {
+    fn containers_that_the_limit_range_refuses_are_found() {
         let rule = containers_fit_the_limit_range;
         notices(rule, "Deployment", "lambda-consumer", set(MEMORY, json!("5Gi")));
         notices(rule, "Deployment", "lambda-consumer", set(MEMORY, json!("64Mi")));
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_and_claims_are_noticed_that_the_quota_has_no_room_for() {
+    fn pods_and_claims_beyond_the_quota_are_found() {
         let rule = everything_at_its_most_fits_the_quota;
         for (entry, quota) in [
             ("requests.cpu", "1"),

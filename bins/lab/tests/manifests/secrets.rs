@@ -115,7 +115,7 @@ mod tests {
     use crate::{CONTAINER, notices, set};
 
     #[test]
-    fn a_secret_is_noticed_wherever_it_is_written() {
+    fn a_secret_is_found_wherever_it_is_written() {
         let rule = no_secret_is_written;
         notices(rule, "ConfigMap", "lambda-config", set("/kind", json!("Secret")));
         notices(rule, "ConfigMap", "lambda-config", |document| {

@@ -280,7 +280,7 @@ mod tests {
     use crate::{misses, misses_in, notices, overlay, remove, set};
 
     #[test]
-    fn it_is_noticed_that_something_is_allowed_by_default() {
+    fn traffic_that_is_allowed_by_default_is_found() {
         let rule = everything_is_denied_by_default;
         misses(rule, "NetworkPolicy", "default-deny");
         notices(rule, "NetworkPolicy", "default-deny", |document| {
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn each_policy_is_missed() {
+    fn each_missing_policy_is_found() {
         for overlay_name in ["minikube", "zookeeper", "production"] {
             let policies: Vec<String> = overlay(overlay_name)
                 .iter()
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_side_is_noticed_that_does_not_let_through_what_is_needed() {
+    fn a_side_that_blocks_needed_traffic_is_found() {
         let rule = what_is_needed_passes_and_nothing_else;
         let first = "/spec/podSelector/matchExpressions/0/values";
         notices(rule, "NetworkPolicy", "postgres-clients", set(first, json!(["lambda-consumer"])));
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_noticed_that_more_is_let_through_than_is_needed() {
+    fn traffic_beyond_what_is_needed_is_found() {
         let rule = what_is_needed_passes_and_nothing_else;
         notices(rule, "NetworkPolicy", "lambda-pgadmin", remove("/spec/ingress/0", "from"));
         for from in
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_for_anybody_on_any_port_or_for_addresses_are_noticed() {
+    fn rules_for_every_peer_any_port_or_addresses_are_found() {
         let rule = rules_say_for_whom_and_where;
         notices(rule, "NetworkPolicy", "lambda-pgadmin", remove("/spec/ingress/0", "from"));
         notices(rule, "NetworkPolicy", "lambda-pgadmin", remove("/spec/ingress/0", "ports"));

@@ -107,7 +107,7 @@ async fn lags(context: Context) -> Result<(), Failure> {
         .batch_execute("update ingest_progress set source = 'other/' || split_part(source, '/', 2)")
         .await?;
     let report = Report::of(&of_all(&bench), 75).await?;
-    report.says("positions", "warning", "but of other/", "check KAFKA_BOOTSTRAP_SERVERS");
+    report.says("positions", "warning", "but these were: other/", "check KAFKA_BOOTSTRAP_SERVERS");
     Ok(())
 }
 

@@ -91,11 +91,11 @@ async fn schemas(context: Context) -> Result<(), Failure> {
     let report = Report::of(&of_database(&context, &database), 75).await?;
     report.says("schema", "problem", "has no schema yet", "run lambda-db-setup");
     for check in ["tables", "restored", "jobs"] {
-        report.says(check, "skipped", "the schema is not there", "");
+        report.says(check, "skipped", "the schema is missing", "");
     }
     migrate::migrate_to(database.config(), migrate::latest() - 1).await?;
     let report = Report::of(&of_database(&context, &database), 0).await?;
-    report.says("schema", "warning", "loaders run, not all commands", "run lambda-db-setup");
+    report.says("schema", "warning", "loaders run, some commands do not", "run lambda-db-setup");
     migrate::migrate(database.config()).await?;
     Report::of(&of_database(&context, &database), 0).await?.says("schema", "ok", "version", "");
     let newer = format!(

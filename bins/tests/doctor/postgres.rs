@@ -1,4 +1,4 @@
-//! What `lambda doctor` says of a server and what lies in between.
+//! `lambda doctor` on a server, its settings and a pooler.
 
 use lambda_lab::Failure;
 use lambda_lab::harness::{Context, Suite};
@@ -18,7 +18,7 @@ pub(super) fn tests(suite: &mut Suite) {
         .pgbouncer("a pooler that shares backends is reported, one in session mode is not", pooled);
 }
 
-/// A function of the server's that gives something else in this database.
+/// A server function that returns something else in this database.
 fn spoofed(signature: &str, returns: &str, body: &str) -> String {
     format!(
         "create schema spoof;
@@ -143,7 +143,7 @@ async fn full_disk(context: Context) -> Result<(), Failure> {
     let ballast = "create table ballast (bytes text); \
                    alter table ballast alter column bytes set storage plain";
     sql.batch_execute(ballast).await?;
-    // Until there is no more: each one by itself, so that what was stored stays.
+    // Until the disk is full: each insert commits by itself, so that stored rows stay.
     let more = "insert into ballast select repeat('x', 8000) from generate_series(1, 100)";
     while sql.batch_execute(more).await.is_ok() {}
     let report = Report::of(&program, 75).await?;

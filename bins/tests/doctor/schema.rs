@@ -1,4 +1,4 @@
-//! What `lambda doctor` says of the schema, its rows and the roles.
+//! `lambda doctor` on the schema, its rows and the roles.
 
 use lambda_core::postgres::inspect::schema;
 use lambda_core::postgres::migrate;
@@ -161,7 +161,7 @@ async fn roles(context: Context) -> Result<(), Failure> {
     ];
     for (role, breaks, found, remedy) in cases {
         sql.batch_execute(&format!("{breaks} {role}")).await?;
-        // A setup gives what is missing, and takes nothing away.
+        // A setup grants what is missing, and revokes nothing.
         let mend = breaks.strip_prefix("grant ").and_then(|grant| grant.strip_suffix(" to"));
         let mend = mend.map(|grant| format!("revoke {grant} from {role}"));
         let program = Roles::log_in(of_database(&context, &database), role);

@@ -24,7 +24,7 @@ async fn lost_row(_: Context) -> Result<(), Failure> {
     assert!(!verdict.holds(), "{told}");
     let broken: Vec<&str> =
         verdict.checks().iter().filter(|check| !check.holds).map(|check| check.promise).collect();
-    assert_eq!(broken, ["every valid transaction is one row, and no other is there"], "{told}");
+    assert_eq!(broken, ["every valid transaction is one row, and there is no other"], "{told}");
     for part in [
         "inside COPY",
         "killed",

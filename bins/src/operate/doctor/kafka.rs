@@ -20,7 +20,7 @@ const CHECKS: [&str; 8] = [
     "group",
 ];
 
-/// Shortest retention without a warning: longer than a weekend, when nobody may be at work.
+/// Shortest retention without a warning: longer than a weekend, when no operator may be at work.
 const RETENTION_MIN_DAYS: i64 = 3;
 
 const HOUR_MS: i64 = 60 * 60 * 1000;

@@ -230,8 +230,8 @@ impl Process {
 
     /// Waits for its end.
     ///
-    /// # Errors
-    /// When `deadline` passes: the process is killed, and the error holds what it
+    /// When `deadline` passes: the process is killed, and the error holds its
+    /// output.
     /// wrote.
     pub async fn wait(mut self, deadline: Duration) -> Result<Ended, Failure> {
         let Ok(status) = tokio::time::timeout(deadline, self.child.wait()).await else {

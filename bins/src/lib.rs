@@ -60,7 +60,7 @@ pub enum Failure {
     },
     /// Any other error, met while doing `what` ("write the summary").
     Unexpected {
-        /// What was being done.
+        /// The action, such as "write the summary".
         what: String,
         /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,

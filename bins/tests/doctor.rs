@@ -118,8 +118,8 @@ impl Roles {
     }
 }
 
-/// What breaks a database; the check that finds it with its state, finding and remedy; and
-/// the exit code.
+/// A change that breaks a database; the check that finds it, with its state, finding and
+/// remedy; and the exit code.
 type Case = (String, (&'static str, &'static str, &'static str, &'static str), i32);
 
 /// Breaks a separate database for each case.

@@ -111,8 +111,8 @@ async fn changed(context: Context) -> Result<(), Failure> {
     bench.is_exact(1_000).await
 }
 
-/// What was planned is stored, so the job is completed; the added record is not, so the file
-/// must stay where the next run finds it.
+/// Everything planned is stored, so the job is completed. The added record is not, so the
+/// file must stay where the next run finds it.
 async fn grown_at_the_end(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let archive = bench.folder.join("archive");

@@ -27,13 +27,13 @@ use crate::report::Outcome;
 use crate::run::{Planned, Target, blocking, stopped};
 use crate::tally::{Stored, Tally};
 
-/// How long a worker keeps trying while the server is away.
+/// Time that a worker keeps trying while the server is away.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Time between two checks of a job that another run holds.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a stopped run still waits for an answer about its job: a small part of the
+/// Time that a stopped run still waits for an answer about its job: a small part of the
 /// 30 s that Kubernetes gives a process. The lease ends by itself.
 const GRACE: Duration = Duration::from_secs(5);
 

@@ -12,9 +12,9 @@ pub struct StreamConfig {
     pub kafka: KafkaConfig,
     /// Database connection.
     pub database: DatabaseConfig,
-    /// Where to start partitions that were never read before.
+    /// Start of partitions that were never read before.
     pub start: StartAt,
-    /// What to do about a partition that no longer matches what was read of it: its topic was
+    /// Reaction to a partition that no longer matches what was read of it: its topic was
     /// recreated, or its messages expired unread (rule R18 in docs/protocol.md).
     pub on_source_change: OnSourceChange,
     /// Claims lanes even if another consumer group used them within the last 60 seconds

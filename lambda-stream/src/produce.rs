@@ -74,11 +74,11 @@ pub struct ProduceConfig {
 pub struct Produced {
     /// Messages that are in the topic.
     pub delivered: u64,
-    /// Of these, valid and new.
+    /// Valid and new messages among them.
     pub valid: u64,
-    /// Of these, repeated.
+    /// Repeated messages among them.
     pub duplicate: u64,
-    /// Of these, invalid.
+    /// Invalid messages among them.
     pub invalid: u64,
     /// Duration, in seconds.
     pub seconds: f64,

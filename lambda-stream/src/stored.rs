@@ -11,7 +11,7 @@ use lambda_core::postgres::{
 };
 use lambda_core::progress::{Counts, Progress};
 
-/// How durable the lanes read must be.
+/// Required durability of the lanes that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Read {
     /// As others see them now: a crash of the server may take some back (rule R5 in

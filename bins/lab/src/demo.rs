@@ -25,7 +25,7 @@ pub struct Options {
     pub programs: Option<PathBuf>,
     /// Transactions produced per second.
     pub rate: u64,
-    /// What to damage before the comparison, to see that it is found.
+    /// Damage to do before the comparison, to see that it is found.
     pub damage: Option<Damage>,
     /// A PostgreSQL server to use, with the demo's own database.
     pub database_url: Option<String>,

@@ -12,8 +12,8 @@ use crate::processes::Process;
 /// Time to keep trying.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long a consumer is stopped before its next batch, and how long that batch is waited
-/// for: far below the session's timeout.
+/// Time that a consumer is stopped before its next batch, and time to wait for that batch:
+/// far below the session's timeout.
 const PAUSE: Duration = Duration::from_millis(1500);
 
 /// A consumer that hangs inside COPY.

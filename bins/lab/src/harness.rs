@@ -50,7 +50,7 @@ const DEADLINE: Duration = Duration::from_mins(1);
 /// timeouts and each other's sessions more than they compute.
 const AT_ONCE: usize = 3;
 
-/// What a test needs before it begins.
+/// Requirement of a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Need {
     Nothing,

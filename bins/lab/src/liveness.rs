@@ -11,7 +11,7 @@ pub const LIVENESS: Duration = Duration::from_mins(1);
 /// Time between two checks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Waits until `done` is true, at most [`LIVENESS`]. `what` completes "waited in vain until".
+/// Waits until `done` is true, at most [`LIVENESS`]. `what` completes "timed out waiting until".
 ///
 /// # Errors
 /// If it did not come true in time; errors of `done`.
@@ -25,5 +25,5 @@ pub async fn until(
         }
         Ok::<_, Failure>(())
     });
-    waited.await.map_err(|_| format!("waited in vain until {what}"))?
+    waited.await.map_err(|_| format!("timed out waiting until {what}"))?
 }

@@ -218,7 +218,7 @@ impl Process {
                 return Ok(());
             }
             if ended || begun.elapsed() > deadline {
-                let why = if ended { "ended" } else { "was waited for in vain" };
+                let why = if ended { "ended" } else { "timed out" };
                 let said = self.stderr();
                 return Err(
                     format!("process {} {why} before it said {text:?}:\n{said}", self.pid).into()

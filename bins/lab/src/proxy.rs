@@ -61,7 +61,7 @@ pub enum Freeze {
     Answered(usize),
 }
 
-/// What has passed of a transaction, and when it is frozen.
+/// Messages and bytes of a transaction so far, and the point at which it freezes.
 #[derive(Debug)]
 struct Passed {
     freeze: Freeze,

@@ -26,7 +26,7 @@ const BATCH: usize = 100;
 /// More messages than a consumer reads while the database stores none.
 const MANY: u32 = 60_000;
 
-/// How a lane reached its position before its log is cut.
+/// Way in which a lane reached its position before its log is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// It was claimed, and nothing was read of it since.

@@ -64,7 +64,7 @@ pub(crate) struct Member {
     commit: Option<Commit>,
     waits: bool,
     asking: Option<Error>,
-    /// What this member knows about the lanes it reads.
+    /// This member's knowledge of the lanes it reads.
     started: BTreeMap<i32, Progress>,
     /// A commit was cut off, and stored progress was not compared since.
     suspects: bool,
@@ -108,7 +108,7 @@ impl Member {
                 && !self.state.awaits_news())
     }
 
-    /// What it waits for, as text.
+    /// Its pending work, as text.
     pub(crate) fn doing(&self) -> String {
         let commit = match &self.commit {
             None => "no commit",

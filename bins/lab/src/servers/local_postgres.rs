@@ -171,7 +171,7 @@ impl LocalPostgres {
         Err("PostgreSQL did not get ready within 30 s".into())
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     ///
     /// # Errors
     /// When its log cannot be read.

@@ -47,7 +47,7 @@ pub struct Scratch {
     folders: AtomicU32,
 }
 
-/// How the guard ends a process that is left.
+/// Signal with which the guard ends a process that is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// By SIGKILL.

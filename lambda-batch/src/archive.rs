@@ -48,7 +48,7 @@ pub(crate) fn archive(content: &Content, folder: &Path) -> Result<Option<PathBuf
         return Ok(None);
     }
     let failed = |error: io::Error| Error::Misconfigured {
-        what: format!("could not move {} to {}", path.display(), folder.display()),
+        what: format!("{}: could not move it to {}", path.display(), folder.display()),
         remedy: "its job is completed: make the folder writable, or move the file by hand".into(),
         source: Some(Box::new(error)),
     };

@@ -313,7 +313,7 @@ fn spool(from: &mut dyn Read, input: &Input) -> Result<File, Error> {
         Ok(file)
     };
     copy().map_err(|error: io::Error| Error::Misconfigured {
-        what: format!("could not copy {input} to a temporary file"),
+        what: format!("{input}: could not copy it to a temporary file"),
         remedy: "set TMPDIR to a folder with room for all of it".into(),
         source: Some(Box::new(error)),
     })
@@ -340,7 +340,7 @@ fn refuse_wrong_name(input: &Input, encoding: Encoding, first: &[u8]) -> Result<
 
 /// The error for a file that was opened but cannot be read; another run may succeed.
 fn unusable(input: &Input, error: &io::Error) -> Error {
-    Error::Interrupted { what: format!("could not read {input}: {error}") }
+    Error::Interrupted { what: format!("{input}: could not read it: {error}") }
 }
 
 fn length(range: &Range<u64>) -> usize {

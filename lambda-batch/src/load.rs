@@ -147,7 +147,9 @@ async fn start(
         if Instant::now() >= give_up {
             let (what, job) = (planned.content.input(), job.job_id());
             return Err(Error::Interrupted {
-                what: format!("{what}: {holder} is loading it as job {job}; run it again later"),
+                what: format!(
+                    "{what} is being loaded as job {job} by {holder}; run it again later"
+                ),
             });
         }
         if !logged {

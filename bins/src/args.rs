@@ -219,7 +219,7 @@ pub fn secret_file(path: &std::path::Path, setting: &str) -> Result<String, Erro
 /// Parses a time into microseconds since the Unix epoch. It is UTC unless it has an offset.
 ///
 /// # Errors
-/// A text that says how to write a time.
+/// The expected format of a time.
 pub fn moment(text: &str) -> Result<i64, String> {
     let time = Timestamp::parse(text)
         .map_err(|_| "write 2025-06-19T00:00:00Z, or 2025-06-19 00:00:00 for UTC".to_owned())?;

@@ -77,7 +77,7 @@ impl Watcher {
         };
         if !self.bar.is_hidden() {
             if self.is_new(what, file) {
-                // The rate of one step says nothing about the next one's.
+                // The rate of one step does not predict the next one's.
                 self.bar.reset();
             }
             self.bar.set_message(match step {

@@ -500,7 +500,7 @@ async fn compacted(context: Context) -> Result<(), Failure> {
     let mut consumer = bench.consumer().start()?;
     consumer.says("the last message read is gone", DEADLINE).await?;
     send(&bench, 0, &ids(sent..sent + 1))?;
-    until("the message behind was stored", async || {
+    until("the message after it was stored", async || {
         let sql = format!("select count(*) from transactions where transaction_id = 'T{sent}'");
         Ok(bench.number(&sql).await? == 1)
     })

@@ -191,8 +191,8 @@ async fn mends(context: Context) -> Result<(), Failure> {
 async fn replays(context: Context) -> Result<(), Failure> {
     let bench = loaded(context).await?;
     let lambda = letters(&bench);
-    // Stands for a changed rule, say one that allows three decimals: the payloads of two
-    // letters are corrected directly.
+    // Simulates a changed rule, such as one that allows three decimals: corrects the payloads
+    // of two letters directly.
     let mend = "update dead_letters set edited_payload = \
                 convert_to(replace(convert_from(payload, 'utf8'), '1.234', '1.23'), 'utf8') \
                 where id < 3";

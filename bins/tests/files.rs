@@ -223,7 +223,7 @@ async fn stdin(context: Context) -> Result<(), Failure> {
     fs::create_dir(&temporary)?;
     program.input(&path).env("TMPDIR", &temporary).run(DEADLINE).await?.expect_code(0)?;
     bench.is_exact(2_000).await?;
-    assert_eq!(fs::read_dir(&temporary)?.count(), 0, "files left behind");
+    assert_eq!(fs::read_dir(&temporary)?.count(), 0, "files that remain");
     let report = bench.load(&path, &[], 0).await?;
     assert_eq!(report["outcome"], "already_loaded");
     Ok(())
@@ -245,7 +245,7 @@ async fn endless(context: Context) -> Result<(), Failure> {
         Ok(targets.any(|target| target.starts_with(&temporary)))
     };
     until("standard input is being copied", spooling).await?;
-    assert_eq!(fs::read_dir(&temporary)?.count(), 0, "its copy has a name, and may be left behind");
+    assert_eq!(fs::read_dir(&temporary)?.count(), 0, "its copy has a name, and may remain");
     process.signal(Signal::TERM)?;
     let ended = process.wait(DEADLINE).await?.expect_code(75)?;
     assert!(ended.stderr.contains("standard input: stopped"), "{}", ended.stderr);

@@ -258,7 +258,7 @@ fn documentation() -> Result<BTreeMap<String, Documented>, Failure> {
                 labels: names(labels),
                 by: names(by),
             };
-            assert!(rows.insert(name.to_owned(), row).is_none(), "{name} is there twice");
+            assert!(rows.insert(name.to_owned(), row).is_none(), "{name} is listed twice");
         }
     }
     Ok(rows)

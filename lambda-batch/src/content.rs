@@ -195,7 +195,7 @@ impl fmt::Debug for Reader {
 }
 
 impl Reader {
-    /// Reads up to `into.len()` bytes; fewer only at the end, 0 behind it.
+    /// Reads up to `into.len()` bytes; fewer only at the end, 0 after it.
     ///
     /// # Errors
     /// `Data` for a compressed file that is truncated or corrupt, with the

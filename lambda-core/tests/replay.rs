@@ -346,7 +346,7 @@ async fn completed_job(context: Context) -> Result<(), Failure> {
     let verdicts = bench.replay(&Replay::default()).await?;
     assert_eq!(verdicts[&1], Verdict::Replayed(Outcome::Inserted));
     assert_eq!(bench.number(JOB_DIFFERS).await?, 0);
-    let job = jobs.get(job.number).await?.ok_or("the job is there")?;
+    let job = jobs.get(job.number).await?.ok_or("the job does not exist")?;
     assert_eq!(job.counts, Counts { read: 2, inserted: 2, ..Counts::default() });
     let row = &bench.subject.contents().await.rows[&b"b"[..]];
     assert_eq!((row.authority, row.position), (Authority::Batch(job.authority()), 30));
@@ -390,7 +390,7 @@ async fn purged(context: Context) -> Result<(), Failure> {
     bench.store(draft).await?;
     assert_eq!(bench.letters.purge(&[1], false).await?, [1]);
     assert_eq!(bench.letters.purge(&[1], false).await?, Vec::<i64>::new(), "once");
-    let held = bench.letters.content(1).await?.ok_or("the letter is there")?;
+    let held = bench.letters.content(1).await?.ok_or("the letter does not exist")?;
     assert_eq!(held.current(), None);
     let verdicts = bench.replay(&Replay::default()).await?;
     assert_eq!(verdicts[&1], Verdict::Skipped(Skip::Purged));

@@ -101,7 +101,7 @@ impl Bench {
     /// The ledger of all producers.
     fn delivered(&self) -> Result<Ledger, Failure> {
         let mut ledger = Ledger::default();
-        let folder = self.ledger.parent().ok_or("the ledger lies in no folder")?;
+        let folder = self.ledger.parent().ok_or("the ledger has no folder")?;
         for entry in std::fs::read_dir(folder)? {
             ledger.read_on(&entry?.path())?;
         }

@@ -142,7 +142,7 @@ async fn replays(mended: &Mended, sql: &Connection) -> Result<Check, Failure> {
     Ok(Check {
         promise: "every corrected record is a row with its correction",
         holds: found == expected && replayed == i64::try_from(expected.len())?,
-        found: format!("{} mended, {replayed} replayed", expected.len()),
+        found: format!("{} corrected, {replayed} replayed", expected.len()),
     })
 }
 

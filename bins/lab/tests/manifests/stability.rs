@@ -126,6 +126,6 @@ pub(crate) fn files_tell_what_they_hold(documents: &[Document]) -> Vec<String> {
     documents
         .iter()
         .filter(|document| document.file != told(document))
-        .map(|document| format!("{} lies in {}", document.title(), document.file))
+        .map(|document| format!("{} is in {}", document.title(), document.file))
         .collect()
 }

@@ -13,16 +13,16 @@ use lambda_core::postgres::config::secret_in;
 use lambda_core::postgres::{DatabaseConfig, SslMode, TlsSettings};
 use lambda_core::transaction::time::Timestamp;
 
-/// Heading of the options that say where the database is.
+/// Heading of the database options.
 const DATABASE: &str =
     "Database (TLS: DB_SSLMODE; password: DB_PASSWORD; everything in one: DATABASE_URL)";
 
-/// Heading of the options that say where the topic is.
+/// Heading of the Kafka options.
 const KAFKA: &str = "Kafka (librdkafka settings, one key=value a line: KAFKA_CONFIG)";
 
-// Each option names its heading: `next_help_heading` would last beyond the struct.
+// Each option names its heading: `next_help_heading` would also apply after the struct.
 
-/// Where the database is and who logs in. `DATABASE_URL` overrides all of it.
+/// Database address and login. `DATABASE_URL` overrides all of it.
 #[derive(Debug, Clone, Args)]
 #[expect(clippy::struct_field_names, reason = "clap makes the flags and variables of these names")]
 pub struct DatabaseArgs {
@@ -81,7 +81,7 @@ impl DatabaseArgs {
         self.config_in(|name| env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
-    /// As [`Self::config`], with the environment given.
+    /// Like [`Self::config`], with the given environment.
     fn config_in(
         &self,
         variable: impl Fn(&str) -> Option<String>,
@@ -155,7 +155,7 @@ impl KafkaArgs {
     }
 }
 
-/// Where a long-running program serves its health and metrics.
+/// Address at which a long-running program serves health and metrics.
 #[derive(Debug, Clone, Args)]
 pub struct HttpArgs {
     /// Serve /livez, /readyz and /metrics here
@@ -179,7 +179,7 @@ pub struct HelpArgs {
     help: Option<bool>,
 }
 
-/// How a program prints its summary.
+/// Format of a program's summary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// Text for people.
@@ -188,7 +188,7 @@ pub enum Output {
     Json,
 }
 
-/// How a program prints its summary.
+/// Option for the format of a program's summary.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct OutputArgs {
     /// Summary format: human or json
@@ -210,7 +210,7 @@ pub struct OutputArgs {
 /// `Fatal`, naming `setting`, the variable that holds the path.
 pub fn secret_file(path: &std::path::Path, setting: &str) -> Result<String, Error> {
     secret_in(path).map_err(|error| Error::Misconfigured {
-        what: format!("cannot read {}", path.display()),
+        what: format!("could not read {}", path.display()),
         remedy: format!("set {setting} to a file that this user can read"),
         source: Some(Box::new(error)),
     })
@@ -219,7 +219,7 @@ pub fn secret_file(path: &std::path::Path, setting: &str) -> Result<String, Erro
 /// Parses a time into microseconds since the Unix epoch. It is UTC unless it has an offset.
 ///
 /// # Errors
-/// How to write a time.
+/// The expected format of a time.
 pub fn moment(text: &str) -> Result<i64, String> {
     let time = Timestamp::parse(text)
         .map_err(|_| "write 2025-06-19T00:00:00Z, or 2025-06-19 00:00:00 for UTC".to_owned())?;
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_is_what_the_url_says_and_else_what_the_settings_say() {
+    fn the_urls_tls_mode_overrides_the_settings() {
         let args = parse(&["--db-sslmode=verify-full", "--db-sslrootcert=/nonexistent"]);
         let with = |url: &'static str| args.config_in(move |_| Some(url.into()));
         for url in ["postgresql://u@h/n", "host=h user=u sslmode=verify-ca"] {
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_utc_unless_it_says_otherwise() {
+    fn a_time_without_an_offset_is_utc() {
         assert_eq!(moment("1970-01-01 00:00:01"), Ok(1_000_000));
         assert_eq!(moment("1970-01-01T02:00:01+02:00"), Ok(1_000_000));
         assert!(moment("yesterday").is_err());

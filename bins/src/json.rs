@@ -1,13 +1,13 @@
-//! The JSON that programs print for `--output json`: always one object, with the version
-//! of its shape and a list.
+//! JSON that programs print for `--output json`: always one object, with the format's
+//! version and a list.
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::Failure;
 
-/// Version of the shape. It grows when a field changes its meaning or goes away; new
-/// fields may come without that.
+/// Version of the format. Increases when a field changes its meaning or is removed; new
+/// fields may be added under the same version.
 const VERSION: u32 = 1;
 
 /// Prints `{"version": 1, "<name>": [<list>], <facts>}`, which programs can rely on.
@@ -25,7 +25,7 @@ pub fn print(
 /// Converts a summary to an item of the list.
 ///
 /// # Errors
-/// [`Failure::Unexpected`] when it holds what JSON has no form for.
+/// [`Failure::Unexpected`] when it has a value that JSON cannot represent.
 pub fn value(summary: &impl Serialize) -> Result<Value, Failure> {
     serde_json::to_value(summary).map_err(|error| Failure::unexpected("write the summary", error))
 }

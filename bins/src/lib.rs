@@ -1,5 +1,5 @@
-//! What the platform's binaries share: arguments, logging, shutdown and exit codes. A
-//! binary parses its arguments and passes a future to [`run`].
+//! Arguments, logging, shutdown and exit codes for the platform's binaries. A binary
+//! parses its arguments and passes a future to [`run`].
 //!
 //! ```no_run
 //! use std::process::ExitCode;
@@ -46,7 +46,7 @@ const UNEXPECTED: u8 = 1;
 /// Exit code of a program that a second signal stopped before its work ended.
 const INTERRUPTED: i32 = 75;
 
-/// Why a program fails.
+/// Failure of a program.
 #[derive(Debug)]
 pub enum Failure {
     /// An error of the platform, with its own exit code and remedy.
@@ -60,7 +60,7 @@ pub enum Failure {
     },
     /// Any other error, met while doing `what` ("write the summary").
     Unexpected {
-        /// What was being done.
+        /// The action, such as "write the summary".
         what: String,
         /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -114,7 +114,7 @@ where
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             runtime.block_on(async { work(shutdown_on_signal()?).await })
         }));
-        // A thread that still blocks (reading from a terminal) must not delay the exit.
+        // A thread that is blocked (reading from a terminal) must not delay the exit.
         runtime.shutdown_background();
         outcome.unwrap_or_else(|panic| {
             let text = logging::panic_text(panic.as_ref());
@@ -124,7 +124,7 @@ where
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Not through the log, which may be off: this one line is always visible.
+            // Not through the log, which may be off: this line is always visible.
             let _ = writeln!(io::stderr(), "{name}: {}", failure.chain());
             ExitCode::from(failure.exit_code())
         }

@@ -1,5 +1,5 @@
-//! What people see of a load: a bar on a terminal, a line every ten seconds
-//! elsewhere, and a summary at the end.
+//! Shows a load to people: a bar on a terminal, a line every ten seconds elsewhere, and a
+//! summary at the end.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -16,24 +16,24 @@ use serde_json::{Map, Value, json};
 use crate::args::Output;
 use crate::{Failure, json, logging};
 
-/// How often a line is written where there is no terminal.
+/// Time between two progress lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// As wide as the terminal, whatever the message: that is cut.
+/// As wide as the terminal; a longer message is cut.
 const BAR: &str = "{wide_msg} {bar:16} {percent:>3}% {bytes_per_sec:>12}{left}";
 
-/// How long a rate is too young to say when the work will be done.
+/// Time until a rate is stable enough to estimate the time left.
 const YOUNG: Duration = Duration::from_secs(1);
 
 /// Shows progress.
 #[derive(Debug)]
 pub struct Watcher {
-    /// Hidden by itself where standard error is no terminal.
+    /// Hides itself where standard error is not a terminal.
     bar: ProgressBar,
     shown: Mutex<Shown>,
 }
 
-/// What was shown last.
+/// Step and time of the last line.
 #[derive(Debug)]
 struct Shown {
     step: (&'static str, String),
@@ -59,13 +59,13 @@ impl Watcher {
         Self { bar, shown: Mutex::new(shown) }
     }
 
-    /// Takes the bar away: what is printed next has the line for itself.
+    /// Removes the bar, so that it does not share a line with what is printed next.
     pub fn clear(&self) {
         self.bar.finish_and_clear();
         logging::show_above(None);
     }
 
-    /// Shows how far a file is.
+    /// Shows the progress of a file.
     pub fn show(&self, step: Step<'_>) {
         let (file, what, bytes, total, counts) = match step {
             Step::Planning { file, bytes, bytes_total } => {
@@ -77,7 +77,7 @@ impl Watcher {
         };
         if !self.bar.is_hidden() {
             if self.is_new(what, file) {
-                // The rate of one step says nothing about the next one's.
+                // The rate of one step does not predict the next one's.
                 self.bar.reset();
             }
             self.bar.set_message(match step {
@@ -117,16 +117,16 @@ impl Watcher {
     }
 }
 
-/// The time left, once there is a rate to tell it from.
+/// The time left, once the rate is stable.
 fn left(state: &ProgressState, text: &mut dyn fmt::Write) {
     let left = state.eta();
     if state.elapsed() >= YOUNG && left.as_secs() > 0 {
-        // A field that cannot be written is left out.
+        // Leaves out a field that cannot be written.
         let _ = write!(text, ", {:#} left", HumanDuration(left));
     }
 }
 
-/// Prints what became of the files. For people, failures are left to [`failure`].
+/// Prints the outcome of each file. In text, failures are left to [`failure`].
 ///
 /// # Errors
 /// When standard output cannot be written.
@@ -137,8 +137,8 @@ pub fn print(reports: &[FileReport], output: Output) -> Result<(), Failure> {
     }
 }
 
-/// Why the run failed, if a file did: the one that decides the exit code. The others are
-/// written to standard error as `program`'s.
+/// Returns the error of the file that decides the exit code, if one failed. Writes the other
+/// errors to standard error as `program`'s.
 pub fn failure(program: &str, reports: Vec<FileReport>) -> Option<Failure> {
     let mut failures: Vec<(u8, String)> = reports
         .iter()
@@ -153,7 +153,7 @@ pub fn failure(program: &str, reports: Vec<FileReport>) -> Option<Failure> {
     Some(Failure::Found { what, code })
 }
 
-/// What became of a file, unless it failed.
+/// The line about a file, unless it failed.
 fn line(report: &FileReport) -> Option<String> {
     let file = &report.file;
     let speed = report.records_per_second().map(|speed| format!(", {speed:.0} rows/s"));
@@ -180,15 +180,15 @@ fn line(report: &FileReport) -> Option<String> {
     })
 }
 
-/// Why a file failed.
+/// The error of a failed file.
 fn failed(report: &FileReport) -> Option<String> {
     let (job, error) = match &report.outcome {
         Outcome::Failed { job, error } => (job, error),
         Outcome::Unknown { job_id, error } => {
             let (file, reason) = (&report.file, error.chain());
             return Some(format!(
-                "{file}: job {job_id} is not finished, and the database does not say how far it \
-                 is: {reason}"
+                "{file}: job {job_id} is not finished, and the database does not report its \
+                 progress: {reason}"
             ));
         }
         _ => return None,
@@ -207,13 +207,12 @@ fn failed(report: &FileReport) -> Option<String> {
     Some(format!("{file}: job {} {became} {reason}", job.job_id()))
 }
 
-/// Counts as people read them.
+/// Formats counts for people.
 fn counted(counts: &Counts) -> String {
     format!("{} read{}", counts.read, outcomes(counts))
 }
 
-/// What became of records, as the rest of a sentence: outcomes that nothing had are left
-/// out.
+/// Formats outcomes as the rest of a sentence, without those that are zero.
 pub(crate) fn outcomes(counts: &Counts) -> String {
     let outcomes = counts.outcomes().into_iter().filter(|(_, count)| *count > 0);
     outcomes.fold(String::new(), |text, (name, count)| format!("{text}, {count} {name}"))
@@ -263,8 +262,8 @@ mod tests {
 
     use super::*;
 
-    /// A terminal of 80 columns: the rows as people see them, and all that was ever
-    /// written into one.
+    /// A terminal of 80 columns: the rows that it shows, and everything ever written
+    /// to it.
     #[derive(Debug, Clone, Default)]
     struct Screen(Arc<Mutex<Cells>>);
 
@@ -366,7 +365,7 @@ mod tests {
         let cells = screen.cells();
         let rows: Vec<&str> =
             cells.rows.iter().map(|row| row.trim_end()).filter(|row| !row.is_empty()).collect();
-        assert_eq!(rows, [line; 3], "log lines, and nothing but them");
+        assert_eq!(rows, [line; 3], "log lines and nothing else");
         for written in &cells.written {
             let fits = written == line || written.chars().count() <= 80;
             assert!(fits && !written.contains("0s left"), "{written:?}");

@@ -1,5 +1,5 @@
-//! The log on standard error, and what never gets into it: secrets and records' values,
-//! whatever `RUST_LOG` says.
+//! The log on standard error. Secrets and values of records never get into it, whatever
+//! `RUST_LOG` says.
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -19,7 +19,7 @@ use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
 /// The progress bar on the terminal, if there is one.
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
-/// Lets log lines be written above `bar`, which would run into them.
+/// Writes log lines above `bar`, so that they do not share its line.
 pub(crate) fn show_above(bar: Option<ProgressBar>) {
     *BAR.lock().unwrap_or_else(PoisonError::into_inner) = bar;
 }
@@ -67,9 +67,9 @@ pub(crate) fn install() -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether what an event says can hold no value of a record and no secret. tokio-postgres
-/// logs statements with their parameters, a new role's password verifier among them, and
-/// passes on the notices of triggers, which may quote the row.
+/// Whether an event can hold no record's value and no secret. tokio-postgres logs
+/// statements with their parameters, including a new role's password verifier, and passes
+/// on the notices of triggers, which may quote the row.
 fn is_discreet(event: &Metadata<'_>) -> bool {
     let crate_name = event.target().split("::").next().unwrap_or_default();
     crate_name != "tokio_postgres" || *event.level() <= Level::WARN
@@ -81,19 +81,19 @@ fn tell_panic(panic: &PanicHookInfo<'_>) {
     let backtrace =
         (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
     let panic = panic_text(panic.payload());
-    tracing::error!(at, panic, backtrace, "a defect, please report it");
+    tracing::error!(at, panic, backtrace, "this is a bug, please report it");
 }
 
-/// What a panic says, if that was written down in the code. What was put together when
-/// it happened may quote a record: the message of a string cut in the middle of a
-/// character does.
+/// The message of a panic, if it is a literal in the code. A message formatted at run time
+/// may quote a record: for example the message about a string cut in the middle of a
+/// character.
 pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> &'static str {
     payload.downcast_ref::<&'static str>().copied().unwrap_or("(its message may hold values)")
 }
 
 fn setting(name: &str, remedy: &str, source: Option<lambda_core::error::Source>) -> Error {
     Error::Misconfigured {
-        what: format!("{name} cannot be used as it is set"),
+        what: format!("{name} has an invalid value"),
         remedy: remedy.into(),
         source,
     }
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_messages_that_stand_in_the_code_are_told_of_a_panic() {
+    fn only_literal_panic_messages_are_logged() {
         let said = |payload: Box<dyn Any + Send>| panic_text(payload.as_ref());
         assert_eq!(said(Box::new("written down")), "written down");
         let quoting = format!("cannot cut {:?}", "4711 EUR");

@@ -1,5 +1,5 @@
-//! The operator's commands, one module each: arguments, a call of the library, and printing
-//! its answer.
+//! The operator's commands, one module each: arguments, a call of the library, and output
+//! of its answer.
 
 pub mod dead_letters;
 pub mod doctor;

@@ -8,7 +8,7 @@ use lambda_core::postgres::{DatabaseConfig, watch};
 use crate::CancellationToken;
 use crate::args::HttpArgs;
 
-/// A program's health and metrics. They cost next to nothing where they are not served.
+/// A program's health and metrics. They cost almost nothing where they are not served.
 #[derive(Debug)]
 pub struct Serving {
     health: Health,

@@ -1,5 +1,5 @@
-//! What runs of one content do to each other and to their job: the real binary, a
-//! real database, real signals (R21 to R23).
+//! Concurrent runs of one content, and their job: the real binary, a real database, real
+//! signals (rules R21 to R23 in docs/protocol.md).
 
 mod loads;
 
@@ -17,18 +17,18 @@ use loads::{Bench, DEADLINE, HEADER, all_but_the_end, gzip, hold_id, rows, zstan
 fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
         suite.deadline(180);
-        suite.plain("a run that is told to stop waits for no server", no_server);
-        suite.plain("a run that is told to stop waits for no dead server either", dead_server);
+        suite.plain("a stopped run waits for no server", no_server);
+        suite.plain("a stopped run waits for no dead server either", dead_server);
         suite.postgres("one content under three names at once is loaded once", three_at_once);
         suite.postgres("fifty starts of one file at once are one load of one job", fifty);
         suite.postgres("a run that wakes after its job was completed changes nothing", woken);
-        suite.postgres("a run that wakes leaves a job to whoever is at it", woken_early);
+        suite.postgres("a run that wakes leaves its job to the run that took it over", woken_early);
         suite.postgres(
-            "a run leaves a job alone whose attempt has its number after a restore",
+            "after a restore a run leaves a job with its own attempt number alone",
             restored,
         );
-        suite.postgres("a job taken over at its very end is not completed twice", at_the_end);
-        suite.postgres("a job whose database lost commits is let go of", rewound);
+        suite.postgres("a job taken over just before its end is not completed twice", at_the_end);
+        suite.postgres("a job whose database lost commits is released", rewound);
         suite.postgres("job 100000 comes after job 99999", number_100000);
         suite.plain("no number is skipped by a crash or given twice after a delete", numbers);
     })
@@ -46,7 +46,7 @@ async fn no_server(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Kubernetes gives a process 30 s; what it cannot say by then, its lease says.
+/// Kubernetes gives a process 30 s; a job that is not ended by then is ended by its lease.
 async fn dead_server(context: Context) -> Result<(), Failure> {
     let mut own = context.own_postgres(&[]).await?;
     let bench = Bench::on(context, own.database().await?).await?;
@@ -61,7 +61,7 @@ async fn dead_server(context: Context) -> Result<(), Failure> {
     process.signal(Signal::TERM)?;
     let ended = process.wait(Duration::from_secs(30)).await?;
     assert!(matches!(ended.code(), Some(69 | 75)), "{:?}:\n{}", ended.code(), ended.stderr);
-    // The job was running when it was last seen; how far it is the server did not say.
+    // The server did not answer, so the report has no status of the job.
     let job = &ended.json("files")?["files"][0]["job"];
     assert_eq!((&job["job_id"], &job["status"]), (&"BAT00001".into(), &Value::Null), "{job}");
     own.server.start_again().await?;
@@ -95,7 +95,7 @@ async fn fifty(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let path = bench.file("a.csv", rows(500))?;
     let program = bench.program(&[&path]).args(["--workers", "1"]);
-    // All have looked for the job, and found none, before the first can make it.
+    // All have looked for the job and found none before the first can create it.
     let blocker = bench.database.connect().await?;
     blocker.batch_execute("begin; lock table batch_jobs in exclusive mode").await?;
     let runs: Vec<Process> = (0..50).map(|_| program.start()).collect::<Result<_, _>>()?;
@@ -136,7 +136,7 @@ async fn woken(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// As [`woken`], when the other run is still at work.
+/// Like [`woken`], while the other run is still loading.
 async fn woken_early(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let path = bench.file("a.csv", rows(200_000))?;
@@ -160,8 +160,8 @@ async fn woken_early(context: Context) -> Result<(), Failure> {
     bench.is_exact(200_000).await
 }
 
-/// The database went back to before this run's start, and another run then started the job:
-/// both have the attempt's number 1.
+/// The database went back to before this run's start, and then another run started the job:
+/// both have attempt number 1.
 async fn restored(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let path = bench.file("a.csv", rows(200_000))?;
@@ -185,8 +185,8 @@ async fn restored(context: Context) -> Result<(), Failure> {
     bench.is_exact(200_000).await
 }
 
-/// Everything is stored and only the job's end is left to be written when another
-/// run has the job.
+/// Everything is stored and only the end of the job remains to be written when another run
+/// takes the job over.
 async fn at_the_end(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let path = bench.file("a.csv", rows(100_000))?;
@@ -200,8 +200,8 @@ async fn at_the_end(context: Context) -> Result<(), Failure> {
     bench.is_exact(100_000).await
 }
 
-/// As after a crash or a failover that lost commits which were only visible: a
-/// chunk is back where it was, with its rows, under the same claim.
+/// As after a crash or a failover that lost commits that were not durable: a chunk's
+/// position and rows are those of before, under the same claim.
 async fn rewound(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let path = bench.file("a.csv", rows(200_000))?;
@@ -219,7 +219,7 @@ async fn rewound(context: Context) -> Result<(), Failure> {
     bench.sql.batch_execute(&lose).await?;
     process.thaw()?;
     let ended = process.wait(DEADLINE).await?.expect_code(75)?;
-    // What the run says of itself at its end.
+    // The run's own report.
     let summary: Value = serde_json::from_str(&ended.stdout)?;
     let error = summary["files"][0]["error"].as_str().unwrap_or_default();
     assert!(error.contains("the database lost commits"), "{summary}");
@@ -240,7 +240,7 @@ async fn number_100000(context: Context) -> Result<(), Failure> {
         let report = bench.load(&bench.file("a.csv", text)?, &as_of, 0).await?;
         assert_eq!(report["job"]["job_id"], job_id);
     }
-    // As old as each other, so that the number decides: as text, 100000 is less.
+    // All have the same effective time, so the number decides: as text, 100000 is less.
     let row = bench.sql.query_one("select job_id, amount::text from transactions", &[]).await?;
     assert_eq!(row.try_get::<_, &str>(0)?, "BAT100001");
     assert_eq!(row.try_get::<_, &str>(1)?, "3.00");

@@ -1,6 +1,6 @@
-//! A source that is not what was read of it (R18): recreated topics, another
-//! cluster at the same address, expired and compacted messages, transactions. On
-//! the real broker; what must be stored is known by what the tests produce.
+//! A source that no longer matches what was read of it (rule R18 in docs/protocol.md):
+//! recreated topics, another cluster at the same address, expired and compacted messages,
+//! transactions. On the real broker; the tests know what they produced.
 
 #[path = "betrayal/damage.rs"]
 mod damage;
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
             more_running_broker_side,
         );
         suite.real_kafka(
-            "two running members told to restart read a recreated topic anew, once",
+            "two running members allowed to restart read a recreated topic once",
             restart_running,
         );
         suite.real_kafka(
@@ -54,12 +54,14 @@ fn main() -> ExitCode {
         );
         suite.real_kafka("messages that expired unread stop the next run", expired);
         suite.real_kafka("messages that expire unread stop a running consumer", expired_running);
-        suite
-            .real_kafka("a member whose partitions all expire at once reads each anew", all_expire);
+        suite.real_kafka(
+            "a member whose partitions all expire at once reads each again",
+            all_expire,
+        );
         suite.real_kafka("a last message that expired does not stop the next run", last_expired);
         suite.real_kafka("a last message that was compacted does not stop the next run", compacted);
         suite.real_kafka(
-            "a topic is read up to its open transaction, and on after abort and commit",
+            "a topic is read up to its open transaction, and further after abort and commit",
             transactions,
         );
         suite.docker(
@@ -76,7 +78,7 @@ fn main() -> ExitCode {
             damage::added_later,
         );
         suite.real_kafka(
-            "two databases behind one consumer group are told apart",
+            "two databases behind one consumer group are detected",
             damage::two_databases,
         );
         suite.real_kafka(
@@ -99,7 +101,7 @@ fn patient() -> AdminOptions {
     AdminOptions::new().operation_timeout(Some(DEADLINE))
 }
 
-/// Creates a topic, as soon as one of that name that was deleted is gone.
+/// Creates a topic, once a deleted one of the same name is gone.
 async fn create(bootstrap: &str, topic: &NewTopic<'_>) -> Result<(), Failure> {
     let admin = admin(bootstrap)?;
     until("the topic could be created", async || {
@@ -155,8 +157,8 @@ async fn counts(bench: &Bench) -> Result<[i64; 4], Failure> {
     Ok([row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?])
 }
 
-/// The lanes of a partition in the order of their numbers: what stands behind the
-/// topic in their source, position, and whether somebody holds them.
+/// The lanes of a partition in the order of their numbers: what follows the topic in
+/// their source, position, and whether a process holds them.
 async fn lanes(bench: &Bench, partition: i32) -> Result<Vec<(String, i64, bool)>, Failure> {
     let sql = "select split_part(source, '/', 2), lane, position, claim is not null \
                from ingest_progress where partition = $1 order by lane";
@@ -170,7 +172,7 @@ async fn lanes(bench: &Bench, partition: i32) -> Result<Vec<(String, i64, bool)>
     Ok(lanes)
 }
 
-/// The rows and dead letters are told apart by the lanes that explain them.
+/// Checks that each lane's counts match its rows and dead letters.
 async fn evidence_holds(bench: &Bench) -> Result<(), Failure> {
     let rows = "select count(*) from ingest_progress p where inserted <> \
                 (select count(*) from transactions t where t.lane = p.lane)";
@@ -181,8 +183,8 @@ async fn evidence_holds(bench: &Bench) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A consumer stops with 78 and names partition 0, the offset and the way out; it
-/// has stored nothing.
+/// A consumer stops with 78, names partition 0, the offset and the remedy, and has stored
+/// nothing.
 async fn refuses(bench: &Bench, consumer: &Program, offset: &str) -> Result<(), Failure> {
     let before = counts(bench).await?;
     refused(bench, consumer.start()?, offset).await?;
@@ -210,8 +212,8 @@ async fn stored_hundred(context: Context) -> Result<Bench, Failure> {
     Ok(bench)
 }
 
-/// The topic is recreated with the first `again` messages of before, one more bad
-/// one at the same offset, and `new` further ones, while nobody reads it.
+/// Recreates the topic with the first `again` earlier messages, one more bad one at the same
+/// offset, and `new` further ones, while no consumer runs.
 async fn recreated(context: Context, again: u32, new: u32) -> Result<(), Failure> {
     let bench = stored_hundred(context).await?;
     recreate(&bench, 2).await?;
@@ -229,13 +231,13 @@ async fn recreated(context: Context, again: u32, new: u32) -> Result<(), Failure
     assert!(ended.stderr.contains("reading it again as another lane"), "{}", ended.stderr);
     let summary = &ended.json("topics")?["topics"][0];
     assert_eq!(summary["read"], again + new);
-    assert_eq!(summary["counts"]["read"], 100 + again + new, "counts go on");
+    assert_eq!(summary["counts"]["read"], 100 + again + new, "counts continue");
     assert_eq!(counts(&bench).await?, [100 + again + new, 99 + new, again - 1, 2]);
     assert_eq!(bench.number("select count(*) from transactions").await?, 99 + new);
     let lanes = lanes(&bench, 0).await?;
     assert_eq!(lanes, [("#".into(), 100, false), (String::new(), again + new, true)]);
     evidence_holds(&bench).await?;
-    // The new lane is one like any other.
+    // The new lane behaves like any other.
     assert_eq!(bench.consume_to_end().await?["read"], 0);
     Ok(())
 }
@@ -263,8 +265,8 @@ async fn fewer_running(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Freezes consumers that have read something, while the topic is recreated with
-/// 150 messages in partition 0.
+/// Freezes consumers that have read something, while the topic is recreated with 150
+/// messages in partition 0.
 async fn recreate_behind(bench: &Bench, consumers: &[&Process]) -> Result<(), Failure> {
     for consumer in consumers {
         consumer.freeze().await?;
@@ -306,14 +308,14 @@ async fn restart_running(context: Context) -> Result<(), Failure> {
     send(&bench, 1, &ids(100..200))?;
     bench.stored(200).await?;
     recreate_behind(&bench, &[&consumers[0], &consumers[1]]).await?;
-    // Half of what partition 1 held is there again, and less of it.
+    // Partition 1 has half of its earlier messages again.
     send(&bench, 1, &ids(150..200))?;
     bench.stored(400).await?;
     assert_eq!(counts(&bench).await?, [400, 350, 50, 0]);
     let lanes_now = |end| [("#".into(), 100, false), (String::new(), end, true)];
     assert_eq!(lanes(&bench, 0).await?, lanes_now(150));
     assert_eq!(lanes(&bench, 1).await?, lanes_now(50));
-    // And once more, now with fewer.
+    // Once more, now with fewer messages.
     recreate(&bench, 2).await?;
     send(&bench, 0, &ids(1_100..1_160))?;
     bench.stored(460).await?;
@@ -369,7 +371,7 @@ async fn another_cluster(context: Context) -> Result<(), Failure> {
     second.remove().await
 }
 
-/// Has partition 0 begin at `offset`, as retention does.
+/// Makes partition 0 begin at `offset`, as retention does.
 async fn expire(bench: &Bench, offset: i64) -> Result<(), Failure> {
     expire_in(bench, &[0], offset).await
 }
@@ -407,7 +409,7 @@ async fn expired_running(context: Context) -> Result<(), Failure> {
     send(&bench, 0, &ids(110..20_000))?;
     expire(&bench, 19_990).await?;
     consumer.thaw()?;
-    // What it had fetched before it froze, or was sent meanwhile, it may store.
+    // It may store what it fetched before it froze or was sent since.
     let said = consumer.wait(DEADLINE).await?.expect_code(78)?.stderr;
     let last = said.lines().last().unwrap_or_default();
     for part in ["holds 19990..20000", "expired", "--on-source-change restart"] {
@@ -437,7 +439,7 @@ async fn all_expire(context: Context) -> Result<(), Failure> {
     }
     expire_in(&bench, &PARTITIONS, 25).await?;
     consumer.thaw()?;
-    // It may have been sent some of what expired: of one fetch, not of all partitions.
+    // It may have been sent some expired messages: those of one fetch, not of all partitions.
     let at_end = "select count(*) from ingest_progress where claim is not null and position = 30";
     let ended = bench.until(at_end, 8).await;
     ended.map_err(|error| format!("{error}:\n{}", consumer.stderr()))?;
@@ -452,7 +454,7 @@ async fn all_expire(context: Context) -> Result<(), Failure> {
 
 async fn last_expired(context: Context) -> Result<(), Failure> {
     let bench = stored_hundred(context).await?;
-    // Nothing is left, the position is where the partition begins and ends.
+    // Nothing is left: the partition begins and ends at the position.
     expire(&bench, 100).await?;
     assert_eq!(bench.consume_to_end().await?["read"], 0);
     let mut consumer = bench.consumer().start()?;
@@ -465,7 +467,7 @@ async fn last_expired(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The first offset at or behind `offset` that a reader of partition 0 is given.
+/// The first offset at or after `offset` that a reader of partition 0 gets.
 fn first_offset(bench: &Bench, offset: i64) -> Result<i64, Failure> {
     let reader: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &bench.bootstrap)
@@ -489,8 +491,8 @@ async fn compacted(context: Context) -> Result<(), Failure> {
     let bench = Bench { topic: name.clone(), ..bench };
     send(&bench, 0, &ids(0..20))?;
     bench.consume_to_end().await?;
-    // All messages have one key. Those that follow roll the segment, whose messages
-    // the cleaner then removes.
+    // All messages have one key. Later messages roll the segment, and the cleaner then
+    // removes the earlier ones.
     let mut sent = 20;
     until("the last message read was compacted", async || {
         send(&bench, 0, &ids(sent..sent + 1))?;
@@ -502,7 +504,7 @@ async fn compacted(context: Context) -> Result<(), Failure> {
     let mut consumer = bench.consumer().start()?;
     consumer.says("the last message read is gone", DEADLINE).await?;
     send(&bench, 0, &ids(sent..sent + 1))?;
-    until("the message behind was stored", async || {
+    until("the message after it was stored", async || {
         let sql = format!("select count(*) from transactions where transaction_id = 'T{sent}'");
         Ok(bench.number(&sql).await? == 1)
     })
@@ -535,9 +537,9 @@ async fn transactions(context: Context) -> Result<(), Failure> {
     begin(&bench, "kept", 0..5)?.commit_transaction(DEADLINE)?;
     begin(&bench, "dropped", 5..8)?.abort_transaction(DEADLINE)?;
     let open = begin(&bench, "open", 8..12)?;
-    // Behind the open transaction, and so not to be seen before its end.
+    // After the open transaction, so not visible before its end.
     begin(&bench, "behind", 12..14)?.commit_transaction(DEADLINE)?;
-    // Five and three messages, and the marker behind each of the two transactions.
+    // Five and three messages, and the marker after each of the two transactions.
     for read in [5, 0] {
         assert_eq!(bench.consume_to_end().await?["read"], read);
         assert_eq!(lanes(&bench, 0).await?, [(String::new(), 10, true)]);

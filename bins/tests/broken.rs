@@ -1,5 +1,5 @@
-//! Connections that break at the worst moment, and servers that go away and come
-//! back: the real binaries, through a proxy or on servers of the test's own.
+//! Connections that break at the worst moment, and servers that go away and come back: the
+//! real binaries, through a proxy or on the test's own servers.
 
 mod support;
 
@@ -27,26 +27,26 @@ use support::{Bench, DEADLINE, until};
 fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
         suite.deadline(180);
-        // The longest first.
+        // Longest first.
         suite.kafka("a database that goes silent is given up for one that answers", silent);
-        suite.kafka("what a crash of the database loses is read again, idle or not", rewound);
-        suite.kafka("the database may be away while the group changes", database_away);
+        suite.kafka("messages that a database crash loses are read again, idle or not", rewound);
+        suite.kafka("the database may be away during a rebalance", database_away);
         suite.real_kafka("the broker may be away between commits", broker_away);
         suite
             .plain("a load that loses stored chunks in a crash completes only whole", load_rewound);
         suite.real_kafka("a consumer that librdkafka declares dead is replaced in place", replaced);
-        suite.kafka("answers to COMMIT that are lost cost and repeat nothing", answers_lost);
-        suite.kafka("COMMITs that never arrive cost and repeat nothing", commits_lost);
-        suite.kafka("connections cut inside COPY cost and repeat nothing", copies_cut);
-        suite.plain("a commit that its old backend is still at counts", still_committing);
-        suite.plain(
-            "a frozen backend that has COMMIT before it commits nothing later",
-            frozen_backend,
+        suite.kafka(
+            "answers to COMMIT that are lost neither lose nor repeat a record",
+            answers_lost,
         );
+        suite.kafka("COMMITs that never arrive neither lose nor repeat a record", commits_lost);
+        suite.kafka("connections cut inside COPY neither lose nor repeat a record", copies_cut);
+        suite.plain("a commit that its old backend is still executing counts", still_committing);
+        suite.plain("a backend frozen before its COMMIT commits nothing later", frozen_backend);
     })
 }
 
-/// A proxy before the database's server.
+/// A proxy in front of the database server.
 async fn proxy(database: &Database) -> Result<Proxy, Failure> {
     let login = database.login();
     Proxy::start(format!("{}:{}", login.host, login.port)).await
@@ -58,11 +58,11 @@ fn consumer(bench: &Bench, proxy: &Proxy) -> Program {
     bench.consumer().env("DB_HOST", "127.0.0.1").env("DB_PORT", port)
 }
 
-/// How often connections break in a test.
+/// Number of times that connections break in a test.
 const FAULTS: u32 = 5;
 
-/// Two consumers whose connections break again and again, each time after more
-/// was stored.
+/// Two consumers whose connections break again and again, each time after they stored
+/// more.
 async fn breaking(context: Context, at: At, fault: Fault) -> Result<(), Failure> {
     let bench = Bench::new(context, 6).await?;
     let proxy = proxy(&bench.database).await?;
@@ -153,8 +153,8 @@ async fn still_committing(context: Context) -> Result<(), Failure> {
     one.proxy.break_next(At::Commit, Fault::Hold);
     let commit = one.commit(Durability::Durable);
     one.proxy.held().await;
-    // From here on a commit is in the log, and not seen by others before a standby
-    // has it.
+    // From here on a commit is in the log, but not visible to others before a standby has
+    // it.
     let sql = one.database.connect().await?;
     sql.batch_execute("alter system set synchronous_standby_names = 'nobody'").await?;
     sql.batch_execute("select pg_reload_conf()").await?;
@@ -179,23 +179,23 @@ async fn frozen_backend(context: Context) -> Result<(), Failure> {
     let backend = format!("({})", one.proxy.held().await);
     one.postgres.server.signal(&backend, Signal::STOP)?;
     one.proxy.leave_behind();
-    // It holds the lane, so nothing can be known before it goes on.
+    // It holds the lane, so the outcome is unknown until it continues.
     let settling = "select count(*) from pg_stat_activity where application_name = 'lambda-settle' \
                     and wait_event_type = 'Lock'";
     let sql = one.database.connect().await?;
     until(&sql, settling, 1).await?;
-    assert!(!commit.is_finished(), "told before it could be known");
+    assert!(!commit.is_finished(), "reported before it could be known");
     one.postgres.server.signal(&backend, Signal::CONT)?;
     let told = commit.await?;
     let position = one.position().await?;
     match told {
         Ok(committed) => assert_eq!((committed.stored.len(), position), (1, 10)),
-        Err(_) => assert_eq!(position, 0, "told as not committed"),
+        Err(_) => assert_eq!(position, 0, "reported as not committed"),
     }
     Ok(())
 }
 
-/// Settings under which only the walwriter, or whoever waits for the disk, makes
+/// Settings under which only the walwriter, or a session that waits for the disk, makes
 /// commits durable.
 const LAZY: [&str; 4] =
     ["wal_buffers=256MB", "autovacuum=off", "bgwriter_lru_maxpages=0", "checkpoint_timeout=1h"];
@@ -205,9 +205,8 @@ async fn positions(sql: &Connection) -> Result<BTreeMap<i32, i64>, Failure> {
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
-/// Kills the database, whose walwriter is stopped, and starts it again. Nobody
-/// gets in through the proxy before this is told: the positions that were seen
-/// before, and those that are left.
+/// Kills the database, whose walwriter is stopped, and restarts it behind the closed proxy.
+/// Returns the positions that were visible before, and those that are left.
 async fn crash(
     postgres: &mut OwnPostgres,
     database: &Database,
@@ -240,7 +239,7 @@ async fn rewound(context: Context) -> Result<(), Failure> {
     producer.wait(DEADLINE).await?.expect_code(0)?;
     let ledger = Ledger::read(&bench.ledger)?;
     bench.stored(ledger.kinds().all()).await?;
-    // Nothing is in flight, and nothing more comes.
+    // Nothing is in flight, and no further message arrives.
     let [before, after] = crash(&mut postgres, &database, &proxy).await?;
     assert_eq!(before.len(), 6);
     for (lane, before) in before {
@@ -283,7 +282,7 @@ async fn load_rewound(context: Context) -> Result<(), Failure> {
     let started = "select count(*) from batch_jobs where status = 'running'";
     until(&sql, started, 1).await?;
     postgres.server.signal("walwriter", Signal::STOP)?;
-    // The loader stores everything, and is held when it wants to say so.
+    // The loader stores everything and is blocked when it completes the job.
     sql.batch_execute("begin; select from batch_jobs for update").await?;
     let look = database.connect().await?;
     let ending = "select count(*) from pg_stat_activity where query like '%from batch_jobs where id = % for update' \
@@ -297,7 +296,7 @@ async fn load_rewound(context: Context) -> Result<(), Failure> {
     let completed = "select count(*) from batch_jobs where status = 'completed'";
     until(&sql, completed, 0).await?;
     proxy.mend();
-    // What it was done with is the next run's.
+    // The chunks that the crash took back are left to the next run.
     let ended = load.wait(DEADLINE).await?.expect_code(75)?;
     assert!(ended.stderr.contains("chunks are stored"), "{}", ended.stderr);
     until(&sql, completed, 0).await?;
@@ -319,7 +318,7 @@ async fn all_move(bench: &Bench) -> Result<(), Failure> {
     .await
 }
 
-/// How often a consumer was granted partitions.
+/// Number of times that a consumer was granted partitions.
 fn grants(consumer: &Process) -> usize {
     consumer.stderr().matches("the group grants partitions").count()
 }
@@ -330,7 +329,7 @@ async fn database_away(context: Context) -> Result<(), Failure> {
     let topic = context.topic("transactions", 6).await?;
     let bootstrap = context.bootstrap().await?;
     let mut bench = Bench::with(context, database, topic, bootstrap).await?;
-    // A member that does not poll for so long is thrown out.
+    // The group removes a member that does not poll for this long.
     let consumer = bench.consumer().env("KAFKA_CONFIG", "max.poll.interval.ms=7000");
     let [first, mut second, mut third] = [consumer.start()?, consumer.start()?, consumer.start()?];
     for consumer in [&first, &second, &third] {
@@ -346,7 +345,7 @@ async fn database_away(context: Context) -> Result<(), Failure> {
     third.says("pausing: the database accepts no batches", DEADLINE).await?;
     let regrouped = async || Ok(grants(&second) + grants(&third) > granted);
     liveness::until("the killed member's partitions are granted to others", regrouped).await?;
-    // How long the database is away, not how long we wait for something.
+    // Time for which the database is away, not a deadline.
     tokio::time::sleep(Duration::from_secs(9)).await;
     postgres.server.start_again().await?;
 
@@ -401,7 +400,7 @@ async fn silent(context: Context) -> Result<(), Failure> {
     bench.ends_exact(producer, consumers).await
 }
 
-/// A static member is dead to librdkafka while another one has its name.
+/// To librdkafka a static member is dead while another one has its name.
 async fn replaced(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context, 6).await?;
     let settings = "group.protocol=consumer\ngroup.instance.id=one";

@@ -18,7 +18,7 @@ use loads::{Bench, DEADLINE, HEADER, hold_id, row, rows};
 const SAMPLE: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../k8s/base/batch/sample/financial_transactions.csv");
 
-/// Enough for several chunks, and for signals to arrive half-way.
+/// Enough for several chunks, and for signals to arrive during the load.
 const MANY: usize = 400_000;
 
 fn main() -> ExitCode {
@@ -27,17 +27,26 @@ fn main() -> ExitCode {
         suite.postgres("the sample is loaded once, whatever its name and compression", sample);
         suite.postgres("a bad row is a dead letter with line, reason and bytes", bad_rows);
         suite.postgres("a misplaced quote costs its own record only", quotes);
-        suite.postgres("a file of whose first records most are bad is not loaded", mostly_bad);
-        suite.postgres("a file that is no such CSV is refused and leaves nothing behind", refused);
+        suite.postgres("a file whose first records are mostly bad is not loaded", mostly_bad);
+        suite.postgres(
+            "a file that is not such a CSV is refused and leaves nothing behind",
+            refused,
+        );
         suite.postgres("nothing to load is success, a missing file is not", nothing);
         suite.postgres("too many rejects fail the job, a higher limit completes it", limit);
         suite.plain("a dry run counts and needs no database", dry_run);
         suite.postgres("another --as-of for the same content is refused", as_of);
         suite.postgres("a loaded file is moved to the archive", archived);
         suite.postgres("a file changed while it is loaded completes nothing", changed);
-        suite.postgres("SIGTERM half-way leaves the job pending, the next run ends it", sigterm);
+        suite.postgres(
+            "SIGTERM during a load leaves the job pending, the next run ends it",
+            sigterm,
+        );
         suite.postgres("SIGTERM while a commit waits ends with 75", sigterm_blocked);
-        suite.postgres("killed at three random moments, a load still ends exact", sigkill);
+        suite.postgres(
+            "a load killed at three random moments still stores each record once",
+            sigkill,
+        );
         suite.postgres("a frozen run is taken over, and does no harm when it wakes", frozen);
         suite.postgres("two runs of one file at once load it once", two_at_once);
     })
@@ -59,7 +68,7 @@ async fn sample(context: Context) -> Result<(), Failure> {
         bench.file("zipped.csv.zst", zstd::encode_all(&text[..], 1)?)?,
         PathBuf::from(SAMPLE),
     ];
-    // A row that was written again has another transaction's id.
+    // A row that was written again has the id of another transaction.
     let written = "select sum(xmin::text::bigint)::bigint from \
                    (select xmin from batch_jobs union all select xmin from ingest_progress) t";
     let before = bench.number(written).await?;
@@ -110,7 +119,7 @@ async fn bad_rows(context: Context) -> Result<(), Failure> {
 async fn quotes(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let at = |number: usize, location: &str| row(number).replace("\"Paris, FR\"", location);
-    // Read leniently, the second row and the third are one, and the fourth is stored as
+    // A lenient reader would take the second and third row as one, and store the fourth as
     // `Joe\s Bar"`.
     let bad = [at(2, "\"Memphis"), at(4, "\"Joe\\\"s Bar\""), at(5, "5\" pipe")];
     let good = [row(1), at(3, "\"Paris\""), row(6)];
@@ -146,7 +155,7 @@ async fn mostly_bad(context: Context) -> Result<(), Failure> {
     let archive = bench.folder.join("archive").display().to_string();
     let good = |from, count| (from..from + count).map(row).collect::<String>();
     let bad = "short,row\n";
-    // More bad records than that follow, which are no reason to stop.
+    // More bad records follow, which do not stop the load.
     let half = HEADER.to_owned() + &good(0, 500) + &bad.repeat(2_000);
     let report = bench.load(&bench.file("half.csv", half)?, &[], 0).await?;
     assert_eq!(report["job"]["counts"]["rejected"], 2_000);
@@ -212,7 +221,7 @@ async fn nothing(context: Context) -> Result<(), Failure> {
     let human = bench.human(&[&only_header]);
     let said = human.run(DEADLINE).await?.expect_code(0)?.stdout;
     assert!(said.contains("already loaded by job BAT00001"), "{said}");
-    // Standard input counts like any file, and a worse file decides the code.
+    // Standard input counts like any file, and the worst file decides the code.
     let path = bench.file("stdin.csv", rows(3))?;
     let bad = bench.file("bad.csv", "no,columns\n")?;
     let program = bench.program(&[&bad, Path::new("-")]).input(path);
@@ -229,7 +238,7 @@ async fn limit(context: Context) -> Result<(), Failure> {
     assert_eq!(report["job"]["counts"]["rejected"], 3);
     let human = bench.human(&[&path]).args(["--max-rejects", "2"]);
     let ended = human.run(DEADLINE).await?.expect_code(65)?;
-    // Once, and not in the log or the summary as well.
+    // Printed once, not in the log or the summary as well.
     let said = format!("{}{}", ended.stdout, ended.stderr);
     let expected = format!(
         "lambda-csv-batch: {}: job BAT00001 failed: 3 of 50003 records rejected, limit 2. \
@@ -240,7 +249,7 @@ async fn limit(context: Context) -> Result<(), Failure> {
     assert_eq!(said.matches("rejected, limit").count(), 1, "{said}");
     let stored = bench.number("select count(*) from transactions").await?;
     assert_eq!(stored, 50_000, "what was stored stays");
-    // The limit holds for the job, not for what one run adds.
+    // The limit applies to the job, not to a single run.
     bench.load(&path, &["--max-rejects", "2"], 65).await?;
     let report = bench.load(&path, &["--max-rejects", "3"], 0).await?;
     assert_eq!(report["job"]["status"], "completed");
@@ -334,7 +343,7 @@ async fn sigterm_blocked(context: Context) -> Result<(), Failure> {
     let process = bench.program(&[&path]).start()?;
     bench.until_blocked("batch").await?;
     process.signal(Signal::TERM)?;
-    // The server is there and does not answer: no reason to call it unreachable.
+    // The server accepts connections but does not answer, so it is not unreachable.
     let ended = process.wait(DEADLINE).await?.expect_code(75)?;
     let said = ended.stderr.contains("stopped before the commit in flight finished");
     assert!(said, "{}", ended.stderr);
@@ -351,7 +360,7 @@ async fn sigkill(context: Context) -> Result<(), Failure> {
     let mut before = 0;
     for workers in ["1", "3", "2"] {
         let mut process = bench.program(&[&path]).args(["--workers", workers]).start()?;
-        // At a random moment behind the first commit of its own.
+        // At a random moment after its first commit.
         while bench.number(read).await? == before && !process.has_ended()? {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -372,7 +381,7 @@ async fn frozen(context: Context) -> Result<(), Failure> {
     let path = bench.file("a.csv", rows(MANY))?;
     let process = bench.program(&[&path]).start()?;
     freeze_inside_copy(&bench, &process).await?;
-    // No lease is ended by hand here: the next run waits for it.
+    // The test ends no lease here: the next run waits for it.
     let report = bench.load(&path, &[], 0).await?;
     assert_eq!(report["job"]["attempt"], 2);
     bench.is_exact(MANY).await?;
@@ -389,7 +398,7 @@ async fn freeze_inside_copy(bench: &Bench, process: &Process) -> Result<(), Fail
     bench.wait_for_progress().await?;
     for _ in 0..500 {
         process.freeze().await?;
-        // What was on its way has arrived by then.
+        // By then, data in transit has arrived.
         tokio::time::sleep(Duration::from_millis(20)).await;
         if bench.number(inside).await? > 0 {
             return Ok(());

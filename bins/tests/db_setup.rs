@@ -13,12 +13,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
-        suite.postgres("an empty database gets schema and roles, and again without change", set_up);
+        suite.postgres(
+            "an empty database gets schema and roles, a second run changes nothing",
+            set_up,
+        );
         suite.postgres("a setup grants on its own tables only and takes nothing away", grants);
         suite.postgres("the summary in JSON says the same", json);
-        suite.postgres("a wrong password is told from an absent server", wrong_login);
-        suite.plain("without a database named, the exit code is 78 and says what to set", unset);
-        suite.plain("while waiting it says so, and a signal ends it with 75", waiting);
+        suite.postgres("a wrong password is distinguished from an absent server", wrong_login);
+        suite.plain("without a database name the exit code is 78, with a remedy", unset);
+        suite.plain("a setup that waits says so, and a signal ends it with 75", waiting);
     })
 }
 

@@ -15,21 +15,24 @@ use tokio_postgres::error::SqlState;
 
 use loads::{Bench, DEADLINE, HEADER, row};
 
-/// Columns that a table may be wide where there is no terminal.
+/// Width of a table where there is no terminal.
 const WIDTH: usize = 100;
 
 fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
         suite.deadline(120);
-        suite.postgres("dead letters are listed by what they are like", lists);
-        suite.postgres("a dead letter is shown with what it holds", shows);
-        suite.postgres("a dead letter is mended, replayed and counted anew", mends);
-        suite.postgres("what is still bad stays and is told, a dry run changes nothing", replays);
+        suite.postgres("dead letters are listed by their properties", lists);
+        suite.postgres("a dead letter is shown with its key and payload", shows);
+        suite.postgres("a dead letter is corrected, replayed and counted again", mends);
+        suite.postgres(
+            "records that are still bad stay and are reported, a dry run changes nothing",
+            replays,
+        );
         suite.postgres("dead letters are discarded and purged, their counts stay", puts_away);
-        suite.postgres("several are changed on request only", asks);
+        suite.postgres("several dead letters are changed only on request", asks);
         suite.postgres("readers list and loaders do not, the owner does the rest", rights);
         suite.postgres(
-            "SIGTERM amid a replay tells what is replayed, the next does the rest",
+            "SIGTERM during a replay reports what is replayed, the next does the rest",
             sigterm,
         );
         suite.postgres("a loader gets the lanes of a replay that is frozen", frozen);
@@ -51,16 +54,16 @@ async fn run(program: &Program, arguments: &[&str], code: i32) -> Result<Ended, 
     program.clone().args(arguments).run(DEADLINE).await?.expect_code(code)
 }
 
-/// What it prints as JSON.
+/// Its output as JSON.
 async fn told(program: &Program, arguments: &[&str], code: i32) -> Result<Value, Failure> {
     let ended = program.clone().args(arguments).args(["--output", "json"]).run(DEADLINE).await?;
     ended.expect_code(code)?.json("dead_letters")
 }
 
-/// Loads a file of which most is bad all the same.
+/// Arguments that load a file although most of it is bad.
 const REJECTS: [&str; 2] = ["--max-rejects", "1000"];
 
-/// A row under a bad amount.
+/// A row with a bad amount.
 fn bad(id: &str) -> String {
     format!("{id},ACC-1,purchase,1.234,2025-06-19 10:00:00,,,,\n")
 }
@@ -153,7 +156,7 @@ async fn mends(context: Context) -> Result<(), Failure> {
     let bench = loaded(context).await?;
     let lambda = letters(&bench);
     let read = run(&lambda, &["show", "1", "--payload"], 0).await?.stdout;
-    // As an editor leaves it.
+    // As an editor saves it.
     let mended = bench.file("mended", read.replace("1.234", "1.23") + "\n")?;
     let mended = mended.display().to_string();
     let done = run(&lambda, &["replay", "1", "--payload", &mended], 0).await?;
@@ -174,12 +177,12 @@ async fn mends(context: Context) -> Result<(), Failure> {
     assert_eq!(shown["edited_payload"], read.replace("1.234", "1.23"));
     let original = run(&lambda, &["show", "1", "--payload", "--original"], 0).await?.stdout;
     assert_eq!(original, read);
-    // Again: it is done, and says so.
+    // A second replay reports that it was done before.
     let before = bench.everything().await?;
     let again = told(&lambda, &["replay", "1"], 0).await?;
     assert_eq!((&again["replayed"], &again["replayed_before"]), (&json!(0), &json!(1)));
     assert_eq!(bench.everything().await?, before);
-    // What is left is what a second run of the load lists.
+    // A second run of the load lists the remaining rejects.
     let rejects = bench.folder.join("rejects").display().to_string();
     bench.load(&bench.folder.join("a.csv"), &["--rejects", &rejects], 0).await?;
     Ok(())
@@ -188,8 +191,8 @@ async fn mends(context: Context) -> Result<(), Failure> {
 async fn replays(context: Context) -> Result<(), Failure> {
     let bench = loaded(context).await?;
     let lambda = letters(&bench);
-    // A rule that has changed: amounts may have three decimals there is no way to say
-    // here, so two of the letters are made good by hand.
+    // Simulates a changed rule, such as one that allows three decimals: corrects the payloads
+    // of two letters directly.
     let mend = "update dead_letters set edited_payload = \
                 convert_to(replace(convert_from(payload, 'utf8'), '1.234', '1.23'), 'utf8') \
                 where id < 3";
@@ -300,13 +303,13 @@ async fn asks(context: Context) -> Result<(), Failure> {
     }
     run(&lambda, &["replay", "1", "--payload", "/nowhere"], 78).await?;
     assert_eq!(bench.everything().await?, before);
-    // One alone is clear, and so are numbers.
+    // A single match needs no confirmation, and neither do numbers.
     run(&lambda, &["discard", "--reason", "ragged_row"], 0).await?;
     run(&lambda, &["discard", "1", "2"], 0).await?;
     Ok(())
 }
 
-/// Sets up a loader and a reader, whose password is x, and gives their names.
+/// Sets up a loader and a reader, whose password is x, and returns their names.
 async fn roles(bench: &Bench) -> Result<(String, String), Failure> {
     let name = &bench.database.login().database;
     let (loader, reader) = (format!("{name}_loader"), format!("{name}_reader"));
@@ -353,7 +356,7 @@ async fn rights(context: Context) -> Result<(), Failure> {
 }
 
 /// A replay of 500 dead letters of one file, in three transactions. The second one has
-/// locked its lanes and waits for a dead letter, which the connection has locked.
+/// locked its lanes and waits for a dead letter that the connection has locked.
 async fn held(bench: &Bench) -> Result<(Process, Connection), Failure> {
     let bad: String = (0..500).map(|number| bad(&format!("TXN-{number:03}"))).collect();
     bench.load(&bench.file("a.csv", format!("{HEADER}{bad}"))?, &REJECTS, 0).await?;
@@ -368,7 +371,7 @@ async fn held(bench: &Bench) -> Result<(Process, Connection), Failure> {
     Ok((process, holder))
 }
 
-/// All of them are rows, once.
+/// All of them are stored as rows, once.
 async fn is_replayed(bench: &Bench) -> Result<(), Failure> {
     let counts = "select count(*) from batch_jobs j, ingest_progress p \
                   where (j.read, j.inserted, j.rejected) = (500, 500, 0) \
@@ -383,7 +386,7 @@ async fn sigterm(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let (process, holder) = held(&bench).await?;
     process.signal(Signal::TERM)?;
-    // It gives up waiting for the lock, and begins no other transaction.
+    // It stops waiting for the lock and begins no other transaction.
     let ended = process.wait(DEADLINE).await?.expect_code(75)?;
     assert_eq!(ended.stdout, "200 of 500 replayed, 200 inserted\n");
     assert!(ended.stderr.contains("stopped; run it again"), "{}", ended.stderr);
@@ -400,7 +403,7 @@ async fn frozen(context: Context) -> Result<(), Failure> {
     let (name, reader) = roles(&bench).await?;
     let (process, holder) = held(&bench).await?;
     process.freeze().await?;
-    // Its locks are granted now, while it is frozen.
+    // It gets its locks now, while it is frozen.
     holder.batch_execute("rollback").await?;
     let backend = "from pg_stat_activity where datname = current_database() \
                    and application_name = 'lambda-replay' and state = 'idle in transaction'";
@@ -423,8 +426,8 @@ async fn frozen(context: Context) -> Result<(), Failure> {
     drop_roles(&bench, &name, &reader).await
 }
 
-/// The producer's invalid messages stay bad; they are made good by hand, as messages of
-/// their own ids, while more arrive.
+/// The producer's invalid messages stay bad; the test corrects them as messages with their
+/// own ids, while more arrive.
 async fn stream(context: Context) -> Result<(), Failure> {
     let bench = support::Bench::new(context, 3).await?;
     let consumer = bench.consumer().start()?;

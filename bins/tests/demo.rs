@@ -1,4 +1,4 @@
-//! The demo notices what it claims to notice.
+//! The demo finds the violations that it claims to find.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use lambda_lab::harness::Context;
 fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
         suite.deadline(180);
-        // On servers of its own, whatever there is: it must see the processes' connections.
+        // Always on its own servers, since it must see the processes' connections.
         suite.plain("a row lost during the demo breaks one promise and no other", lost_row);
     })
 }
@@ -24,7 +24,7 @@ async fn lost_row(_: Context) -> Result<(), Failure> {
     assert!(!verdict.holds(), "{told}");
     let broken: Vec<&str> =
         verdict.checks().iter().filter(|check| !check.holds).map(|check| check.promise).collect();
-    assert_eq!(broken, ["every valid transaction is one row, and no other is there"], "{told}");
+    assert_eq!(broken, ["every valid transaction is one row, and there is no other"], "{told}");
     for part in [
         "inside COPY",
         "killed",

@@ -1,5 +1,5 @@
-//! `lambda doctor`: on a healthy set-up all is well; then each thing it looks at is
-//! broken for real, and what it says is read.
+//! `lambda doctor`: on a healthy platform every check passes. Then each thing that it checks
+//! is broken for real, and its report is read.
 
 #[path = "doctor/kafka.rs"]
 mod kafka;
@@ -23,9 +23,8 @@ use support::{Bench, DEADLINE};
 fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
         suite.deadline(180);
-        suite
-            .real_kafka("a healthy set-up is all right for each role, and left as it was", healthy);
-        suite.real_kafka("a server that is away does not keep the others from being asked", away);
+        suite.real_kafka("a healthy platform passes for each role, and is left unchanged", healthy);
+        suite.real_kafka("a server that is away does not keep the others from being checked", away);
         suite.plain("servers that never answer are problems within the time limit", hangs);
         postgres::tests(suite);
         schema::tests(suite);
@@ -35,16 +34,16 @@ fn main() -> ExitCode {
 
 fn doctor(context: &Context, database: &Database) -> Program {
     let program = context.program(env!("CARGO_BIN_EXE_lambda")).envs(database.environment());
-    // All tests share the machine: what a check finds must not depend on its speed.
+    // All tests share the machine: findings must not depend on its speed.
     program.env("LAMBDA_OUTPUT", "json").args(["doctor", "--timeout", "60"])
 }
 
-/// The database's checks alone.
+/// The checks of the database only.
 fn of_database(context: &Context, database: &Database) -> Program {
     doctor(context, database).args(["--only", "postgres"])
 }
 
-/// The same with the topic of `bench`.
+/// All checks, with the topic of `bench`.
 fn of_all(bench: &Bench) -> Program {
     doctor(&bench.context, &bench.database)
         .env("KAFKA_BOOTSTRAP_SERVERS", &bench.bootstrap)
@@ -52,14 +51,14 @@ fn of_all(bench: &Bench) -> Program {
         .env("KAFKA_GROUP_ID", format!("{}-group", bench.topic))
 }
 
-/// What a doctor said.
+/// The report of a doctor.
 struct Report {
     checks: Vec<Value>,
     text: String,
 }
 
 impl Report {
-    /// Runs one that is to end with `code`.
+    /// Runs a doctor that must end with `code`.
     async fn of(program: &Program, code: i32) -> Result<Self, Failure> {
         let ended = program.run(DEADLINE).await?.expect_code(code)?;
         let summary = ended.json("checks")?;
@@ -68,7 +67,7 @@ impl Report {
         Ok(Self { checks, text: ended.stdout + &ended.stderr })
     }
 
-    /// A check that stands in `state`, whose finding and remedy hold these words.
+    /// Checks that `check` has this state, and that its finding and remedy contain these words.
     fn says(&self, check: &str, state: &str, found: &str, remedy: &str) {
         let of: Vec<&Value> = self.checks.iter().filter(|it| it["check"] == check).collect();
         assert_eq!(of.len(), 1, "{check}: {}", self.text);
@@ -85,7 +84,7 @@ impl Report {
     }
 }
 
-/// The roles that `lambda-db-setup` makes, with the password they share.
+/// The roles that `lambda-db-setup` creates, with the password they share.
 struct Roles {
     loader: String,
     reader: String,
@@ -119,11 +118,11 @@ impl Roles {
     }
 }
 
-/// What breaks a database, the check that notices with its state, finding and remedy,
-/// and the exit code.
+/// A change that breaks a database; the check that finds it, with its state, finding and
+/// remedy; and the exit code.
 type Case = (String, (&'static str, &'static str, &'static str, &'static str), i32);
 
-/// Breaks a database of its own for each case.
+/// Breaks a separate database for each case.
 async fn break_each(
     context: &Context,
     cases: impl IntoIterator<Item = Case>,
@@ -135,7 +134,7 @@ async fn break_each(
         let report = Report::of(&of_database(context, &database), code).await?;
         report.says(check, state, found, remedy);
         let mut others = report.not_ok();
-        // It cannot try to write where only reading is allowed.
+        // The disk check cannot write where only reading is allowed.
         others.retain(|other| *other != check && (check, *other) != ("primary", "disk"));
         assert_eq!(others, ["role"], "{breaks}: {}", report.text);
     }
@@ -171,8 +170,8 @@ async fn healthy(context: Context) -> Result<(), Failure> {
     roles.drop(&bench.database).await
 }
 
-/// The producer's invalid messages are dead letters, which are a warning to everyone until
-/// they are discarded.
+/// The producer's invalid messages are dead letters, which every role gets a warning about
+/// until they are discarded.
 async fn letters_are_open(bench: &Bench, roles: &Roles) -> Result<(), Failure> {
     let number = bench.number("select count(*) from dead_letters").await?;
     let (found, place) = (format!("{number} open"), format!("in {}[", bench.topic));
@@ -201,8 +200,8 @@ async fn hangs(context: Context) -> Result<(), Failure> {
     for check in ["postgres", "kafka"] {
         report.says(check, "problem", "no answer within 2 s", "raise --timeout");
     }
-    report.says("schema", "skipped", "no time left", "");
-    report.says("lag", "skipped", "could not be asked", "");
+    report.says("schema", "skipped", "the time limit was reached", "");
+    report.says("lag", "skipped", "offsets could not be read", "");
     assert_eq!(report.checks.len(), 30, "{}", report.text);
     Ok(())
 }
@@ -216,7 +215,7 @@ async fn away(context: Context) -> Result<(), Failure> {
     report.says("kafka", "problem", "Kafka is not reachable", "check the address");
     report.says("schema", "ok", "version", "");
     report.says("topic", "skipped", "there is no connection", "");
-    report.says("lag", "skipped", "the topic could not be asked", "");
+    report.says("lag", "skipped", "offsets could not be read", "");
 
     let no_postgres = of_all(&bench).env("DB_PORT", "1");
     let report = Report::of(&no_postgres, 69).await?;
@@ -230,7 +229,7 @@ async fn away(context: Context) -> Result<(), Failure> {
     report.says("topic", "ok", "2 partitions", "");
     assert!(!report.text.contains("a wrong secret"), "{}", report.text);
 
-    // What only a person mends counts more than what may come back.
+    // A problem that needs a person counts more than a server that may come back.
     let both = no_kafka.env("DB_NAME", "nowhere");
     let report = Report::of(&both, 78).await?;
     report.says("postgres", "problem", "nowhere", "create the database");

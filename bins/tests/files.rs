@@ -1,5 +1,5 @@
-//! What files and their surroundings do to a load: the real
-//! binary, a real database, real signals (R19, R20).
+//! Loads of unusual files and folders: the real binary, a real database, real signals (rules
+//! R19 and R20 in docs/protocol.md).
 
 mod loads;
 
@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use loads::{Bench, DEADLINE, HEADER, all_but_the_end, gzip, row, rows, zstandard};
 
-/// Longest record that is taken.
+/// Longest record that is accepted.
 const RECORD_BYTES_MAX: usize = 4 << 20;
 
 fn main() -> ExitCode {
@@ -26,27 +26,33 @@ fn main() -> ExitCode {
         suite.postgres("a file changed between plan and load completes nothing", changed);
         suite.postgres("a file that grew after its last chunk was read stays", grown_at_the_end);
         suite.postgres("files of several members are one content", members);
-        suite.postgres("zeros behind a .gz file are padding, other data is named", padded);
+        suite.postgres("zeros after a .gz file are padding, other data is reported", padded);
         suite.postgres("a damaged file is refused, and nothing of it is stored", damaged);
         suite.postgres("standard input is a file like any other", stdin);
         suite.postgres("standard input that never ends does not keep a run from stopping", endless);
-        suite.postgres("a bad file among good ones keeps none of them from being loaded", folder);
-        suite.postgres("an inbox holds no markers, unfinished or special files", inbox);
+        suite.postgres("a bad file among good ones does not stop their load", folder);
+        suite.postgres("markers, unfinished and special files in an inbox are skipped", inbox);
         suite.postgres("a file that another run moved away is no error", moved_away);
         suite.postgres("an empty file is success and stays", empty);
-        suite.postgres("a file that is no CSV says what it is", foreign);
+        suite.postgres("a file that is not CSV is refused with its format", foreign);
         suite.postgres("lines that end with CR are counted", carriage_returns);
-        suite.postgres("where rejects cannot go is known before anything is loaded", rejects);
-        suite.postgres("a file of rejects is never one that is to be loaded", rejects_over_input);
-        suite.postgres("where loaded files cannot go is known before any is loaded", no_archive);
+        suite.postgres(
+            "a rejects file that cannot be written is found before anything is loaded",
+            rejects,
+        );
+        suite.postgres("the rejects file is never one of the inputs", rejects_over_input);
+        suite.postgres(
+            "an archive that cannot be written is found before any file is loaded",
+            no_archive,
+        );
         suite.postgres("files are archived whole, on another file system too", archive);
         suite.postgres("a record of 4 MiB is stored, a longer one refuses its file", longest);
-        suite.postgres("a quote that nobody closes refuses its file", open_quote);
+        suite.postgres("a quote that is never closed refuses its file", open_quote);
     })
 }
 
-/// Starts a run that has planned its file and finds no job yet, and waits
-/// there until `then` is done.
+/// Starts a run that has planned its file and finds no job yet, and blocks it there until
+/// `then` is done.
 async fn between_plan_and_load(
     bench: &Bench,
     path: &Path,
@@ -80,8 +86,8 @@ async fn changed(context: Context) -> Result<(), Failure> {
         for changed in [longer, shorter, other] {
             let path = bench.file(name, &bytes)?;
             let modified = path.metadata()?.modified()?;
-            // Written over, and back to its time: where the size is the same too, only
-            // the bytes tell.
+            // Overwritten, with its old time: if the size is the same too, only the bytes show the
+            // change.
             let change = || {
                 let mut file = File::options().write(true).truncate(true).open(&path)?;
                 file.write_all(&changed)?;
@@ -105,8 +111,8 @@ async fn changed(context: Context) -> Result<(), Failure> {
     bench.is_exact(1_000).await
 }
 
-/// What was planned is stored, so the job is completed; what was added is not, so
-/// the file must be where the next run finds it.
+/// Everything planned is stored, so the job is completed. The added record is not, so the
+/// file must stay where the next run finds it.
 async fn grown_at_the_end(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let archive = bench.folder.join("archive");
@@ -115,7 +121,7 @@ async fn grown_at_the_end(context: Context) -> Result<(), Failure> {
     let grow = |path: &Path, number| {
         File::options().append(true).open(path)?.write_all(row(number).as_bytes())
     };
-    // Without a chunk.
+    // A file without a chunk.
     let path = bench.file("header.csv", HEADER)?;
     let process = between_plan_and_load(&bench, &path, &flags, || grow(&path, 1)).await?;
     process.wait(DEADLINE).await?.expect_code(0)?;
@@ -124,7 +130,7 @@ async fn grown_at_the_end(context: Context) -> Result<(), Failure> {
     bench.load(&path, &flags, 0).await?;
     assert_eq!(bench.number(stored).await?, 1);
     assert!(!path.exists());
-    // When all its chunks are stored, and only the job's end is to be written.
+    // When all its chunks are stored and only the end of the job remains to be written.
     let path = bench.file("a.csv", HEADER.to_owned() + &row(2))?;
     let (process, holder) = all_but_the_end(&bench, &path, &flags).await?;
     grow(&path, 3)?;
@@ -138,13 +144,13 @@ async fn grown_at_the_end(context: Context) -> Result<(), Failure> {
 async fn members(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let text = rows(120_000);
-    // Borders inside a record, and a member without content.
+    // Member borders inside a record, and an empty member.
     let (first, rest) = text.as_bytes().split_at(1_000_003);
     let parts = [first, b"", rest];
     let gzipped: Vec<Vec<u8>> = parts.into_iter().map(gzip).collect::<Result<_, _>>()?;
     let mut zstandards: Vec<Vec<u8>> =
         parts.into_iter().map(zstandard).collect::<Result<_, _>>()?;
-    // A frame to be skipped.
+    // A skippable frame.
     zstandards.insert(1, vec![0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4]);
     bench.load(&bench.file("a.csv.gz", gzipped.concat())?, &["--workers", "4"], 0).await?;
     bench.is_exact(120_000).await?;
@@ -175,14 +181,14 @@ async fn damaged(context: Context) -> Result<(), Failure> {
     let mut files = 0;
     for (kind, bytes) in [("gz", gzip(text.as_bytes())?), ("zst", zstandard(text.as_bytes())?)] {
         for number in 0..20 {
-            // The last bytes too, and the first: a file of one byte promises more.
+            // The last bytes too, and the first: a file of one byte is truncated.
             let end = match number {
                 0 => 1,
                 1 => bytes.len() - 1,
                 _ => random.usize(2..bytes.len() - 1),
             };
             bench.file(&format!("cut-{number}.csv.{kind}"), &bytes[..end])?;
-            // Not in the header, which holds times and names that mean nothing here.
+            // Not in the header, whose times and names do not matter here.
             let mut corrupt = bytes.clone();
             corrupt[random.usize(20..bytes.len())] ^= 1 << random.u32(0..8);
             bench.file(&format!("corrupt-{number}.csv.{kind}"), corrupt)?;
@@ -217,7 +223,7 @@ async fn stdin(context: Context) -> Result<(), Failure> {
     fs::create_dir(&temporary)?;
     program.input(&path).env("TMPDIR", &temporary).run(DEADLINE).await?.expect_code(0)?;
     bench.is_exact(2_000).await?;
-    assert_eq!(fs::read_dir(&temporary)?.count(), 0, "files left behind");
+    assert_eq!(fs::read_dir(&temporary)?.count(), 0, "files that remain");
     let report = bench.load(&path, &[], 0).await?;
     assert_eq!(report["outcome"], "already_loaded");
     Ok(())
@@ -239,7 +245,7 @@ async fn endless(context: Context) -> Result<(), Failure> {
         Ok(targets.any(|target| target.starts_with(&temporary)))
     };
     until("standard input is being copied", spooling).await?;
-    assert_eq!(fs::read_dir(&temporary)?.count(), 0, "its copy has a name, and may be left behind");
+    assert_eq!(fs::read_dir(&temporary)?.count(), 0, "its copy has a name, and may remain");
     process.signal(Signal::TERM)?;
     let ended = process.wait(DEADLINE).await?.expect_code(75)?;
     assert!(ended.stderr.contains("standard input: stopped"), "{}", ended.stderr);
@@ -268,11 +274,11 @@ async fn folder(context: Context) -> Result<(), Failure> {
     let pattern = bench.folder.join("*.csv*");
     assert_eq!(run(&[&pattern], 65).await?, [Some(65), None, None]);
     assert_eq!(bench.number("select count(*) from transactions").await?, 11);
-    // A link that leads nowhere is what this user cannot read.
+    // A link that leads nowhere is a file that this user cannot read.
     std::os::unix::fs::symlink("nowhere", bench.folder.join("4 lost.csv"))?;
     assert_eq!(run(&[&bench.folder], 78).await?, [Some(65), None, Some(78), None]);
     assert_eq!(bench.number("select count(*) from batch_jobs").await?, 2);
-    // A job that another run holds: 75, and a refused file counts more.
+    // A job that another run holds gives 75, but a refused file counts more.
     bench.sql.execute("update batch_jobs set status = 'running', owner = 'another', lease_until = now() + interval '1 hour' where records = 1", &[]).await?;
     let held = bench.folder.join("5 last.csv");
     let (alone, all) = ([held.as_path()], [pattern.as_path()]);
@@ -290,7 +296,7 @@ async fn inbox(context: Context) -> Result<(), Failure> {
     for name in ["_SUCCESS", "b.csv~", "b.csv.tmp", "b.csv.filepart", "b.csv.swp", "b.csv.part"] {
         bench.file(name, rows(20))?;
     }
-    // To open it would wait for a writer.
+    // Opening it would wait for a writer.
     let pipe = bench.folder.join("pipe.csv");
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::from(0o600))?;
     for all in [bench.folder.clone(), bench.folder.join("*")] {
@@ -308,7 +314,7 @@ async fn moved_away(context: Context) -> Result<(), Failure> {
     fs::write(inbox.join("1.csv"), rows(10))?;
     fs::write(inbox.join("2.csv"), rows(20))?;
     let flags = ["--archive", &archive.display().to_string()];
-    // Another run takes both while this one is at the first.
+    // Another run moves both while this one loads the first.
     let away = || {
         fs::create_dir_all(bench.folder.join("elsewhere"))?;
         ["1.csv", "2.csv"].into_iter().try_for_each(|name| {
@@ -359,7 +365,7 @@ async fn empty(context: Context) -> Result<(), Failure> {
         let human = bench.human(&[&path]).run(DEADLINE).await?;
         let said = human.expect_code(0)?.stdout;
         assert!(said.contains("empty, not even a header"), "{said}");
-        // Its writer may have only just begun.
+        // Its writer may have just begun.
         assert!(path.exists());
     }
     bench.is_empty().await
@@ -414,7 +420,7 @@ async fn rejects(context: Context) -> Result<(), Failure> {
         bench.is_empty().await?;
     }
     let flags = ["--rejects", &there.display().to_string()];
-    // What is there is replaced, and a second run of the same content lists the same.
+    // An existing file is replaced, and a second run of the same content lists the same rejects.
     for outcome in ["loaded", "already_loaded"] {
         assert_eq!(bench.load(&path, &flags, 0).await?["outcome"], outcome);
         let mut reader = csv::Reader::from_path(&there)?;
@@ -445,8 +451,8 @@ async fn rejects_over_input(context: Context) -> Result<(), Failure> {
 async fn no_archive(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let path = bench.file("a.csv", rows(10))?;
-    // Not even root can make a file in /proc; and in the folder it comes from
-    // a file would get another name each time.
+    // Not even root can create a file in /proc; and in its own folder a file would get
+    // another name each time.
     for nowhere in [path.clone(), path.join("archive"), "/proc".into(), bench.folder.clone()] {
         let flags = ["--archive", &nowhere.display().to_string()];
         let ended = bench.program(&[&path]).args(flags).run(DEADLINE).await?.expect_code(78)?;
@@ -485,7 +491,7 @@ async fn longest(context: Context) -> Result<(), Failure> {
     let (before, after) = ("TXN-long,ACC-1,purchase,1.00,2025-06-19 10:00:00,,\"", "\",,");
     let longest = RECORD_BYTES_MAX - before.len() - after.len();
     let long = |bytes| format!("{before}{}{after}\n", &"x\n".repeat(RECORD_BYTES_MAX)[..bytes]);
-    // Rejected, it is a dead letter with all its bytes.
+    // If rejected, it is a dead letter with all its bytes.
     let rejected = long(longest).replacen("purchase", "purchasX", 1);
     let text = rows(3) + &long(longest) + &rejected + &row(4);
     bench.load(&bench.file("a.csv", text)?, &[], 0).await?;
@@ -506,8 +512,8 @@ async fn longest(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// In a file that was cut, or with a quote that was forgotten: all that follows
-/// would be one record.
+/// A truncated file, or a forgotten quote: all that follows would be one
+/// record.
 async fn open_quote(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let opens = "TXN-open,ACC-1,purchase,1.00,2025-06-19 10:00:00,\"two\nlines\",\"Paris\n";

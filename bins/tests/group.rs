@@ -1,5 +1,5 @@
-//! A consumer group whose members come, go, die and freeze, on the real broker,
-//! and loaders that hold what others need.
+//! A consumer group whose members join, leave, die and freeze, on the real broker, and
+//! loaders that hold locks that others need.
 
 mod support;
 
@@ -18,7 +18,7 @@ use lambda_lab::servers::OwnPostgres;
 
 use support::{Bench, DEADLINE};
 
-/// Every test here has this many partitions.
+/// Number of partitions in each test.
 const PARTITIONS: i32 = 6;
 
 fn main() -> ExitCode {
@@ -35,12 +35,12 @@ fn main() -> ExitCode {
         suite.kafka("a frozen load's ids are freed for a consumer that needs them", frozen_load);
         suite
             .kafka("a frozen consumer's ids are freed for a load that needs them", frozen_consumer);
-        suite.kafka("a group that takes over from an active one is not fought", take_over);
+        suite.kafka("a group does not fight another one that takes over", take_over);
     })
 }
 
-/// A bench on a PostgreSQL of the test's own: on this machine a session is known
-/// by its port.
+/// A bench on the test's own PostgreSQL: on this machine a session is identified by its
+/// port.
 async fn bench(context: Context) -> Result<(OwnPostgres, Bench), Failure> {
     let postgres = context.own_postgres(&[]).await?;
     let database = postgres.database().await?;
@@ -49,14 +49,14 @@ async fn bench(context: Context) -> Result<(OwnPostgres, Bench), Failure> {
     Ok((postgres, Bench::with(context, database, topic, bootstrap).await?))
 }
 
-/// A lane as it stands.
+/// Current state of a lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Lane {
     position: i64,
     claim: String,
 }
 
-/// The lanes a process holds, by its number beside the claims.
+/// The lanes that a process holds, by the process id stored beside its claims.
 async fn lanes_of(bench: &Bench, process: &Process) -> Result<BTreeMap<i32, Lane>, Failure> {
     let sql = "select partition, position, claim::text from ingest_progress where owner like $1";
     let owner = format!("% pid {}", process.pid());
@@ -67,7 +67,7 @@ async fn lanes_of(bench: &Bench, process: &Process) -> Result<BTreeMap<i32, Lane
     lanes.collect()
 }
 
-/// Waits until the process has stored something under a claim it has now.
+/// Waits until the process has stored something under a current claim.
 async fn stores(bench: &Bench, process: &Process) -> Result<(), Failure> {
     let mut seen: BTreeMap<i32, Lane> = BTreeMap::new();
     let waited = until("it stores something", async || {
@@ -84,8 +84,8 @@ async fn stores(bench: &Bench, process: &Process) -> Result<(), Failure> {
     waited.await.map_err(|error| format!("{error}:\n{}", process.stderr()).into())
 }
 
-/// Waits until these members have moved all these lanes on under other claims, and
-/// tells after how long the first and the last lane did.
+/// Waits until these members have moved all these lanes under other claims. Returns the
+/// times after which the first and the last lane moved.
 async fn moved_on(
     bench: &Bench,
     lanes: &BTreeMap<i32, Lane>,
@@ -120,7 +120,7 @@ const HEADER: &str = "transaction_id,account_id,transaction_type,amount,timestam
 /// Records in the file that is both streamed and loaded.
 const RECORDS: i64 = 60_000;
 
-/// A file in the topic, with its path; the bench's ledger has the deliveries.
+/// Sends a file to the topic and returns its path; the bench's ledger has the deliveries.
 async fn streamed_file(bench: &Bench) -> Result<PathBuf, Failure> {
     let path = bench.context.folder()?.join("both.csv");
     let rows = (0..RECORDS).map(|number| {
@@ -141,8 +141,8 @@ fn loader(bench: &Bench, path: &Path) -> Program {
     loader.envs(bench.database.environment()).arg(path)
 }
 
-/// Every id is there once and is the file's, whoever came first; every record of
-/// both layers is counted.
+/// Checks that every id is stored once with the file's content, whichever layer was first,
+/// and that every record of both layers is counted.
 async fn both_are_exact(bench: &Bench) -> Result<(), Failure> {
     let by_layer = "select count(*) filter (where consumer_group is not null), \
                     sum(read) filter (where consumer_group is not null)::bigint, \
@@ -171,8 +171,8 @@ fn waiting(purpose: &str) -> String {
     )
 }
 
-/// Freezes a loader that is started by this in the midst of a transaction: another
-/// one holds the file's last id, so that it waits with the ids before inserted.
+/// Starts a loader and freezes it inside a transaction: another session holds the
+/// file's last id, so the loader waits with the earlier ids inserted.
 async fn frozen_holding_ids(
     bench: &Bench,
     loader: &Program,
@@ -206,7 +206,7 @@ async fn frozen_load(context: Context) -> Result<(), Failure> {
     let load = frozen_holding_ids(&bench, &load, "lambda-batch").await?;
     let consumer = bench.consumer().start()?;
     bench.until(&waiting("lambda-stream"), 1).await?;
-    // The load stays frozen: its backend is ended by the consumer.
+    // The load stays frozen: the consumer ends its backend.
     let streamed = "select coalesce(sum(read), 0)::bigint from ingest_progress \
                     where consumer_group is not null";
     bench.until(streamed, RECORDS).await?;
@@ -223,7 +223,7 @@ async fn frozen_consumer(context: Context) -> Result<(), Failure> {
     let consumer = frozen_holding_ids(&bench, &bench.consumer(), "lambda-stream").await?;
     let load = loader(&bench, &path).start()?;
     bench.until(&waiting("lambda-batch"), 1).await?;
-    // The consumer stays frozen: its backend is ended by the load.
+    // The consumer stays frozen: the load ends its backend.
     load.wait(DEADLINE).await?.expect_code(0)?;
     consumer.thaw()?;
     let streamed = "select coalesce(sum(read), 0)::bigint from ingest_progress \
@@ -234,8 +234,8 @@ async fn frozen_consumer(context: Context) -> Result<(), Failure> {
     both_are_exact(&bench).await
 }
 
-/// Both groups are allowed to take over; the first is at work when the second
-/// comes.
+/// Both groups are allowed to take over; the first is running when the second
+/// starts.
 async fn take_over(context: Context) -> Result<(), Failure> {
     let (_postgres, bench) = bench(context).await?;
     let first = bench.consumer().arg("--take-over");
@@ -271,8 +271,8 @@ async fn broker_side(context: Context) -> Result<(), Failure> {
 /// Messages of a burst: some commits of each member.
 const BURST: u32 = 100_000;
 
-/// There is always traffic, so that every lane moves; and a burst as fast as the
-/// broker takes it before each fault, so that members are in the midst of COPY.
+/// There is always traffic, so that every lane moves, and a burst at full speed before each
+/// fault, so that members are inside COPY.
 async fn churn(context: Context, settings: &str) -> Result<(), Failure> {
     let (_postgres, bench) = bench(context).await?;
     let consumer = bench.consumer().env("KAFKA_CONFIG", settings);
@@ -283,13 +283,13 @@ async fn churn(context: Context, settings: &str) -> Result<(), Failure> {
     }
 
     bench.burst(1, BURST).await?;
-    // One freezes inside COPY: the others take its lanes over, by ending its backend.
+    // One freezes inside COPY: the others end its backend and take over its lanes.
     let caught = freeze::inside_copy(&members, &bench.sql).await?;
     let frozen = members.remove(caught.index);
     let lanes = lanes_of(&bench, &frozen).await?;
     assert!(!lanes.is_empty());
     let [first, last] = moved_on(&bench, &lanes, &members).await?;
-    // A figure to read with RUST_LOG=info, not to judge by: the machine may be busy.
+    // For information only, with RUST_LOG=info: the machine may be busy.
     tracing::info!(settings, ?first, ?last, "others stored a frozen member's lanes");
     let backend = format!("select count(*) from pg_stat_activity where pid = {}", caught.backend);
     assert_eq!(bench.number(&backend).await?, 0, "the frozen member's backend was ended");
@@ -304,7 +304,7 @@ async fn churn(context: Context, settings: &str) -> Result<(), Failure> {
     moved_on(&bench, &lanes, &members).await?;
 
     bench.burst(3, BURST).await?;
-    // One leaves in order, and the frozen one wakes.
+    // One leaves cleanly, and the frozen one wakes.
     let leaving = members.remove(0);
     leaving.signal(Signal::TERM)?;
     frozen.thaw()?;

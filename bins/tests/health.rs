@@ -1,5 +1,5 @@
-//! What the real binaries answer to Kubernetes and Prometheus, while servers come and
-//! go, and compared with what plain SQL says.
+//! Health and metrics of the real binaries while servers go away and come back, compared
+//! with the results of plain SQL.
 
 #![expect(clippy::cast_precision_loss, reason = "counts of a test are small")]
 
@@ -30,25 +30,25 @@ fn main() -> ExitCode {
         suite.deadline(180);
         suite.kafka("a database that is away leaves a consumer live and not ready", database_away);
         suite.real_kafka("a broker that is away leaves both ends live and not ready", broker_away);
-        suite.postgres("who waits for a server that gives no answer lives", no_answer);
-        suite.kafka("what is counted equals what plain SQL says", counts);
+        suite.postgres("a process that waits for a silent server stays live", no_answer);
+        suite.kafka("exported counts equal what plain SQL returns", counts);
         suite.kafka("fences, claims and evictions are counted", fences);
-        suite.kafka("what is exported is what docs/metrics.md says", documented);
+        suite.kafka("exported metrics are those of docs/metrics.md", documented);
         suite.plain("an address that cannot be served ends with 78", bad_address);
         suite.kafka("a producer sends no message early and sleeps between two", paced);
         help::tests(suite);
     })
 }
 
-/// Started with a port of its own for probes.
+/// Starts a program with its own port for probes.
 async fn probed(program: Program) -> Result<(Process, Probe), Failure> {
     let mut process = program.env("HTTP_ADDR", "127.0.0.1:0").start()?;
     let probe = Probe::of(&mut process, DEADLINE).await?;
     Ok((process, probe))
 }
 
-/// Waits until `/readyz` answers so, with all these words in it. Meanwhile and then,
-/// `/livez` is good.
+/// Waits until `/readyz` answers with this status and all these words. `/livez` must be good
+/// throughout.
 async fn until_ready(probe: &Probe, status: u16, words: &[&str]) -> Result<(), Failure> {
     let mut last = None;
     let waited = until(format!("/readyz is {status} {words:?}"), async || {
@@ -77,7 +77,7 @@ async fn database_away(context: Context) -> Result<(), Failure> {
     bench.stored(100).await?;
     until_ready(&probe, 200, &["ok"]).await?;
     postgres.server.kill()?;
-    // The look that found no server, and the commit that met none.
+    // The database check and the commit both found no server.
     until_ready(&probe, 503, &["PostgreSQL, for ", "the sink, for ", "not reachable"]).await?;
     let password = &bench.database.login().password;
     let told = probe.get("/readyz").await?.text;
@@ -111,7 +111,7 @@ async fn broker_away(context: Context) -> Result<(), Failure> {
     stop(consumer).await
 }
 
-/// A port where nobody takes what waits in the queue, for as long as it is held.
+/// A port whose queued connections are never accepted, for as long as it is held.
 fn nowhere() -> Result<(std::net::TcpListener, String), Failure> {
     let held = std::net::TcpListener::bind("127.0.0.1:0")?;
     let port = held.local_addr()?.port();
@@ -133,7 +133,7 @@ async fn no_answer(context: Context) -> Result<(), Failure> {
         assert!(!reading.get("/readyz").await?.text.contains("PostgreSQL"));
         until_ready(&storing, 503, &["PostgreSQL, for ", "no answer", "the start, for "]).await?;
         until_ready(&sending, 503, &["Kafka, for "]).await?;
-        // Longer than a loop may stand still: these move, if only to wait.
+        // Longer than a loop may go without a pulse: these loops give pulses while they wait.
         tokio::time::sleep(STILL_AFTER).await;
     }
     for process in [brokerless, baseless, producer] {
@@ -163,7 +163,7 @@ async fn counts(context: Context) -> Result<(), Failure> {
     let batches = scrape.sum("lambda_batch_records_count", &[]);
     assert!(batches >= Some(1.0), "{batches:?}");
     assert_eq!(scrape.sum("lambda_commit_seconds_count", &[]), batches);
-    // Each commit that inserted anything did so by one COPY.
+    // Each commit that inserted anything used one COPY.
     let copies = "select count(distinct written_xid) from transactions";
     let copies = Some(bench.number(copies).await? as f64);
     assert_eq!(scrape.sum("lambda_copy_seconds_count", &[]), copies);
@@ -175,10 +175,10 @@ async fn counts(context: Context) -> Result<(), Failure> {
     stop(consumer).await
 }
 
-/// What is exported once lag and dead letters were looked at again.
+/// The metrics after lag and dead letters were measured again.
 async fn settled(probe: &Probe, open: i64) -> Result<Scrape, Failure> {
     let mut last = Scrape::default();
-    until(format!("{open} open dead letters and no lag are told"), async || {
+    until(format!("{open} open dead letters and no lag are exported"), async || {
         last = probe.scrape().await?;
         Ok(last.sum("lambda_lag_records", &[]) == Some(0.0)
             && last.sum("lambda_dead_letters_open", &[]) == Some(open as f64))
@@ -187,7 +187,7 @@ async fn settled(probe: &Probe, open: i64) -> Result<Scrape, Failure> {
     Ok(last)
 }
 
-/// Waits until a metric is at least so much.
+/// Waits until a metric reaches a value.
 async fn until_counted(
     probe: &Probe,
     name: &str,
@@ -206,16 +206,16 @@ async fn fences(context: Context) -> Result<(), Failure> {
     bench.produce(1_000).await?;
     bench.stored(1_000).await?;
     assert_eq!(probe.scrape().await?.sum("lambda_fences_total", &[]), Some(0.0));
-    // Somebody else takes both lanes over, and lets them lie.
+    // Another process takes both lanes over and leaves them idle.
     bench.sql.batch_execute("update ingest_progress set claim = gen_random_uuid()").await?;
     bench.burst(8, 1_000).await?;
     until_counted(&probe, "lambda_fences_total", &[("pipeline", "transactions")], 2.0).await?;
     until_counted(&probe, "lambda_claims_total", &[("pipeline", "transactions")], 4.0).await?;
     bench.stored(2_000).await?;
     stop(consumer).await?;
-    // A loader that froze inside a transaction keeps the next one from its lanes.
+    // A loader that froze inside a transaction blocks the next one.
     let frozen = connect(bench.database.config(), "stream").await?;
-    // With the mark that a loader's session keeps.
+    // With the marker that a loader's session keeps.
     let mark = "select pg_advisory_lock_shared(1818324322, 1)";
     frozen.batch_execute(mark).await?;
     frozen.batch_execute("begin; select from ingest_progress for update").await?;
@@ -258,13 +258,13 @@ fn documentation() -> Result<BTreeMap<String, Documented>, Failure> {
                 labels: names(labels),
                 by: names(by),
             };
-            assert!(rows.insert(name.to_owned(), row).is_none(), "{name} is there twice");
+            assert!(rows.insert(name.to_owned(), row).is_none(), "{name} is listed twice");
         }
     }
     Ok(rows)
 }
 
-/// What was exported, in the words of the documentation; `by` is the binary's letter.
+/// The exported metrics in the documentation's terms; `by` is the binary's letter.
 fn exported(scrape: &Scrape, by: &str) -> BTreeMap<String, Documented> {
     let mut rows = BTreeMap::new();
     for (series, labels) in scrape.values.keys() {
@@ -292,7 +292,7 @@ async fn documented(context: Context) -> Result<(), Failure> {
 
     let files = loads::Bench::new(context).await?;
     let path = files.file("rows.csv", loads::rows(100))?;
-    // Blocks the only commit, so that the load is seen at work.
+    // Blocks the only commit, so that the load is still running at the scrape.
     files.sql.batch_execute("begin").await?;
     loads::hold_id(&files.sql, 50).await?;
     let (load, loading) = probed(files.program(&[&path])).await?;

@@ -12,7 +12,7 @@ use lambda_lab::proxy;
 
 use loads::{Bench, DEADLINE, HEADER, row, rows};
 
-/// Columns that a table may be wide where there is no terminal.
+/// Width of a table where there is no terminal.
 const WIDTH: usize = 100;
 
 /// Enough for several chunks.
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
         suite.deadline(120);
         suite.postgres("jobs are listed in few columns, and one with all its counts", lists);
-        suite.postgres("a job whose run died is seen as such", lease_ended);
+        suite.postgres("a job whose run died is shown as such", lease_ended);
         suite.postgres("a running job is watched to its end", watched);
         suite.plain(
             "a read of a server that refuses, hangs or has no address ends with one line",
@@ -82,7 +82,7 @@ async fn lease_ended(context: Context) -> Result<(), Failure> {
     assert!(dead.contains("running (lease ended)"), "{dead}");
     let listed = jobs(&bench).run(DEADLINE).await?.expect_code(0)?.stdout;
     assert!(listed.contains("running ") && listed.contains("its lease ended"), "{listed}");
-    // Nothing is to be waited for.
+    // There is nothing to wait for.
     jobs(&bench).arg("--watch").run(DEADLINE).await?.expect_code(0)?;
     Ok(())
 }
@@ -119,7 +119,7 @@ const OF_KAFKA: &[&str] = &["topic", "ensure", "--partitions", "3", "--dry-run"]
 
 /// Ends with 69 and a line on standard error that holds `says`, and no other.
 async fn ends_with_one_line(process: Process, says: &[&str]) -> Result<(), Failure> {
-    // Well below the minute for which a change waits.
+    // Well below the minute that a change waits.
     let ended = process.wait(Duration::from_secs(40)).await?.expect_code(69)?;
     assert_eq!(ended.stdout, "");
     assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);

@@ -1,6 +1,6 @@
-//! What the database refuses: single records (dead letters), everything (78 and a
-//! remedy), or for now (stalling, nothing lost). The real binary, a real database
-//! (R11 and the table of errors).
+//! Refusals of the database: of single records (dead letters), of everything (78 and a
+//! remedy), or for now (stalling, nothing lost). The real binary, a real database (rule R11
+//! and the table of errors in docs/protocol.md).
 
 mod loads;
 mod support;
@@ -27,12 +27,15 @@ fn main() -> ExitCode {
         suite.deadline(180);
         suite.postgres("records that a rule of the table refuses are dead letters", bad_records);
         suite.postgres("a table that refuses most records stops the load", refuses_most);
-        suite.postgres("what stands is no refusal, whatever key is looked at first", second_key);
+        suite.postgres("an existing row is no refusal, whichever key is checked first", second_key);
         suite
             .postgres("a column, a default or a grant that is missing ends with 78", misconfigured);
-        suite.postgres("a grant revoked half-way ends with 78, and once given back", revoked);
-        suite.postgres("row security that begins half-way ends with 78 and the name", secured);
-        suite.kafka("a row that others hold for over a minute is waited for, and they named", held);
+        suite.postgres(
+            "a grant revoked during a load ends it with 78, granted again it completes",
+            revoked,
+        );
+        suite.postgres("row security enabled during a load ends it with 78 and the name", secured);
+        suite.kafka("a row locked for over a minute is waited for, and its holder named", held);
         suite.postgres("a commit that takes over a minute is halved", slow);
         suite.postgres("a login that a failover has lost is waited for", async |context| {
             stall(context, &NO_LOGIN).await
@@ -47,7 +50,7 @@ fn main() -> ExitCode {
         suite.postgres("a statement that is cancelled is tried again", async |context| {
             stall(context, &STATEMENT_TIMEOUT).await
         });
-        suite.postgres("a job that another program has locked is said to be locked", locked);
+        suite.postgres("a job that another program has locked is reported as locked", locked);
         suite.postgres("a batch that is too slow for statement_timeout is halved", too_slow);
         suite.postgres("a deadlock with a foreign transaction loses nothing", deadlock);
         suite.kafka("a stream's refused messages are dead letters, and a stall loses none", stream);
@@ -57,7 +60,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// A role that may do what a loader needs, made by the real setup.
+/// A role with the grants of a loader, created by the real setup.
 struct Loader {
     setup: Program,
     name: String,
@@ -79,7 +82,7 @@ impl Loader {
         Ok(loader)
     }
 
-    /// Gives it its grants, and no others.
+    /// Grants it exactly what a loader needs.
     async fn set_up(&self) -> Result<(), Failure> {
         self.setup.run(DEADLINE).await?.expect_code(0).map(drop)
     }
@@ -89,13 +92,13 @@ impl Loader {
         program.env("DB_USER", &self.name).env("DB_PASSWORD", Self::PASSWORD)
     }
 
-    /// Roles belong to the whole server, and stay when the database goes.
+    /// Roles belong to the whole server and outlive the database.
     async fn drop(self, bench: &Bench) -> Result<(), Failure> {
         let sql = "drop owned by {loader}; drop role {loader}";
         Ok(bench.sql.batch_execute(&self.named(bench, sql)).await?)
     }
 
-    /// `sql` with the names of the database and the role.
+    /// `sql` with the names of the database and the role filled in.
     fn named(&self, bench: &Bench, sql: &str) -> String {
         sql.replace("{loader}", &self.name).replace("{database}", &bench.database.login().database)
     }
@@ -201,8 +204,8 @@ async fn refuses_most(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Indexes are looked at in the order of their numbers, and the id key's is a later
-/// one after it was rebuilt: a row that stands then breaks the other key first.
+/// Indexes are checked in the order of their numbers, and the id key's number is higher after
+/// a rebuild: an existing row then violates the other key first.
 async fn second_key(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let rebuild = "alter table transactions drop constraint transactions_pkey; \
@@ -307,8 +310,8 @@ async fn secured(context: Context) -> Result<(), Failure> {
     half_way(context, secure, "row security applies to transactions for the role", end).await
 }
 
-/// What breaks a load that has stored something, which then ends with 78 and these
-/// words, and what mends it beside another setup.
+/// A statement that stops a load which has stored something, with 78 and these words; and
+/// one that repairs it, besides another setup.
 async fn half_way(context: Context, breaks: &str, says: &str, mends: &str) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let loader = Loader::new(&bench).await?;
@@ -334,7 +337,7 @@ async fn half_way(context: Context, breaks: &str, says: &str, mends: &str) -> Re
 /// Longer than a commit may take before it is halved.
 const HELD: Duration = Duration::from_secs(66);
 
-/// Holds an id of [`rows`], as a psql session does whose transaction was left open.
+/// Holds an id of [`rows`], as a psql session with an open transaction does.
 async fn hold(bench: &Bench) -> Result<Connection, Failure> {
     let holder = bench.database.connect().await?;
     holder.batch_execute("set application_name = 'psql'; begin").await?;
@@ -344,11 +347,11 @@ async fn hold(bench: &Bench) -> Result<Connection, Failure> {
 
 const NAMES_THE_HOLDER: &str = "(application_name psql, role ";
 
-/// More than fits between the loader and a server that reads nothing.
+/// More than the buffers between the loader and a server that reads nothing can hold.
 const MANY: usize = 20_000;
 
 async fn held(context: Context) -> Result<(), Failure> {
-    // All at once, or this would take three times as long.
+    // Concurrently, or this would take three times as long.
     let loads = async {
         let bench = Bench::new(context.clone()).await?;
         let holder = hold(&bench).await?;
@@ -412,7 +415,7 @@ async fn lost(context: Context) -> Result<(), Failure> {
     let holder = hold(&bench).await?;
     let process = bench.program(&[&path]).start()?;
     bench.until_blocked("batch").await?;
-    // Not the lanes' rows, which the commit has locked: that one is ended first.
+    // Not the lanes' rows, which the commit has locked: its backend is ended first.
     let lose = "select pg_terminate_backend(pid, 5000) from pg_stat_activity \
                 where datname = current_database() and application_name like 'lambda-batch%'";
     bench.sql.query(lose, &[]).await?;
@@ -428,12 +431,12 @@ async fn lost(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What keeps a loader from storing for a while.
+/// A temporary obstacle to a loader.
 struct Stall {
     begins: &'static str,
     says: &'static str,
     ends: &'static str,
-    /// Whether it takes a lock that somebody else holds, too.
+    /// Whether it also needs a lock that another session holds.
     locked: bool,
 }
 
@@ -466,7 +469,7 @@ const STATEMENT_TIMEOUT: Stall = Stall {
     locked: true,
 };
 
-/// It comes while a batch is being stored, and its sessions are new ones.
+/// The obstacle appears while a batch is being stored, and applies to new sessions.
 async fn stall(context: Context, stall: &Stall) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let loader = Loader::new(&bench).await?;
@@ -519,7 +522,7 @@ async fn stream(context: Context) -> Result<(), Failure> {
     let producer = topic.program(env!("CARGO_BIN_EXE_lambda-producer-stream"));
     let producer = producer.args(["--rate", "0", "--from"]).arg(path);
     producer.arg("--ledger").arg(&topic.ledger).run(DEADLINE).await?.expect_code(0)?;
-    // What the table refuses was valid when it was produced.
+    // The producer counts the messages that the table refuses as valid.
     let mut ledger = fs::read_to_string(&topic.ledger)?;
     for (number, ..) in refused {
         let id = format!("TXN-{number:012}");
@@ -557,7 +560,7 @@ async fn stream(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// As somebody does who forgot the end of a transaction in psql.
+/// As after a forgotten commit in psql.
 async fn locked(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let holder = bench.database.connect().await?;
@@ -590,7 +593,7 @@ async fn too_slow(context: Context) -> Result<(), Failure> {
 async fn deadlock(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context).await?;
     let name = &bench.database.login().database;
-    // Whoever has waited so long looks for a deadlock, once: it must be the loader.
+    // A session that has waited this long checks for a deadlock, once: it must be the loader.
     let patience = format!("alter database {name} set deadlock_timeout = '3s'");
     bench.sql.batch_execute(&patience).await?;
     let path = bench.file("a.csv", rows(RECORDS))?;
@@ -669,7 +672,7 @@ async fn least_privilege(context: Context) -> Result<(), Failure> {
         let flags = ["--rejects", &listed, "--archive", &archive.display().to_string()];
         loader.load(&bench, path).args(flags)
     };
-    // Taken over from a run that was frozen with locks held, whose backend it ends.
+    // Takes over from a run that was frozen with locks held, and ends its backend.
     let text = rows(RECORDS) + "short,row\n";
     let path = bench.file("a.csv", &text)?;
     let holder = bench.database.connect().await?;
@@ -678,10 +681,10 @@ async fn least_privilege(context: Context) -> Result<(), Failure> {
     let frozen = load(&path).start()?;
     bench.until_blocked("batch").await?;
     frozen.freeze().await?;
-    // Its COPY goes on in the server and stops where it waits for more.
+    // Its COPY continues in the server until it waits for more data.
     holder.batch_execute("rollback").await?;
     bench.end_lease().await?;
-    // Shorter than a run waits before it ends who holds its lanes.
+    // Shorter than a run waits before it ends the backend that holds its lanes.
     let impatient = loader.named(&bench, "alter role {loader} set lock_timeout = '500ms'");
     bench.sql.batch_execute(&impatient).await?;
     let report = load(&path).run(DEADLINE).await?.expect_code(0)?.stdout;

@@ -1,4 +1,4 @@
-//! Programs of one version on schemas of another: the gate, and that what runs goes on.
+//! Programs of one version on schemas of another: the gate, and that running ones continue.
 
 mod support;
 
@@ -19,11 +19,14 @@ fn main() -> ExitCode {
         suite.deadline(180);
         suite.postgres("without a schema, or with an old one, loaders exit 75", gate);
         suite.postgres("a version that an older setup left hidden is 75 too", hidden);
-        suite.postgres("a migration waits for a long reader, and holds nobody up", long_reader);
+        suite.postgres(
+            "a migration waits for a long reader, and blocks no other session",
+            long_reader,
+        );
         suite.postgres("a migration that meets a deadlock is tried again", deadlock);
         suite.postgres("a setup that is frozen in a migration loses its locks", frozen_setup);
-        suite.kafka("a consumer runs on while the schema before becomes this one's", expanded);
-        suite.kafka("a schema of the future that only expands disturbs nobody", future);
+        suite.kafka("a consumer keeps running while its schema is upgraded", expanded);
+        suite.kafka("a newer schema that only expands disturbs no program", future);
     })
 }
 
@@ -112,7 +115,7 @@ fn future_name() -> String {
     format!("V{}__future", migrate::latest() + 1)
 }
 
-/// Waits until somebody waits for this table.
+/// Waits until a session waits for this table.
 async fn until_locked_out(client: &Connection, table: &str) -> Result<(), Failure> {
     let waiting = "select exists (select from pg_locks \
                    where not granted and relation = $1::text::regclass)";
@@ -122,7 +125,7 @@ async fn until_locked_out(client: &Connection, table: &str) -> Result<(), Failur
     .await
 }
 
-/// A reader that holds a table lets the migration wait, and nobody behind it for long.
+/// A reader that holds a table makes the migration wait, but no other session for long.
 async fn long_reader(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let (reader, loader) = (database.connect().await?, database.connect().await?);
@@ -132,7 +135,7 @@ async fn long_reader(context: Context) -> Result<(), Failure> {
     let migration = migrate::migrate_beyond(database.config(), &name, expand);
     let beside = async {
         until_locked_out(&loader, "transactions").await?;
-        // Behind the migration, which gives up first.
+        // Queued after the migration, which gives up first.
         loader.batch_execute("set statement_timeout = '30s'; delete from transactions").await?;
         reader.batch_execute("commit").await?;
         Ok::<_, Failure>(())
@@ -143,8 +146,8 @@ async fn long_reader(context: Context) -> Result<(), Failure> {
     Ok(loader.batch_execute("select branch from transactions").await?)
 }
 
-/// A transaction that has the tables in another order is waited for by the migration,
-/// and waits for it: one of the two is ended by the server, and here never the other.
+/// The migration and a transaction that takes the tables in another order wait for each
+/// other. The server ends one of the two, and here never the other transaction.
 async fn deadlock(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let (other, look) = (database.connect().await?, database.connect().await?);
@@ -163,7 +166,7 @@ async fn deadlock(context: Context) -> Result<(), Failure> {
     let (migrated, beside) = tokio::join!(migration, beside);
     beside?;
     assert_eq!(migrated?, [name]);
-    // Else the migration only waited too long, which is another test.
+    // Otherwise the migration only waited too long, which is another test.
     let deadlocks = "select deadlocks > 0 from pg_stat_database where datname = current_database()";
     until("the server has counted a deadlock", async || {
         Ok(look.query_one(deadlocks, &[]).await?.try_get(0)?)

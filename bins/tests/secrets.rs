@@ -1,5 +1,5 @@
-//! What must never be told: planted passwords and the values of records, searched for in
-//! everything that the real binaries and the database write, at the most talkative.
+//! Secrets stay secret: searches for planted passwords and values of records in everything
+//! that the real binaries and the database write, at the most verbose settings.
 
 mod support;
 
@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 
 use support::{Bench, DEADLINE};
 
-/// Planted, each where its name says. With characters that a URL has to encode.
+/// Planted secrets, each in the place that its name says. With characters that a URL must encode.
 const IN_URL: &str = "Plant/Url+4711";
 const IN_VARIABLE: &str = "Plant Variable?4712";
 const IN_FILE: &str = "Plant'File&4713";
@@ -34,10 +34,10 @@ const OF_SASL: &str = "Plant;Sasl@4716";
 const OF_KEY: &str = "Plant!Key~4717";
 const SECRETS: [&str; 7] = [IN_URL, IN_VARIABLE, IN_FILE, OF_LOADER, OF_READER, OF_SASL, OF_KEY];
 
-/// No secret: that it is found shows that secrets would be.
+/// Not a secret: finding it shows that secrets would be found.
 const USER: &str = "planted_user";
 
-/// In every field of every record that can hold it.
+/// Value in every field of every record that can hold it.
 const VALUE: &str = "Value4718";
 
 const SAMPLE: &str = "../k8s/base/batch/sample/financial_transactions.csv";
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// Everything that was written, and by whom.
+/// Everything that was written, by its writer.
 #[derive(Default)]
 struct Written(Vec<(String, String)>);
 
@@ -65,7 +65,7 @@ impl Written {
         self.add(by, format!("{}{}", ended.stdout, ended.stderr));
     }
 
-    /// What was written around the first of the forms of `secret`.
+    /// The text around the first form of `secret` that was written.
     fn find(&self, secret: &str) -> Option<String> {
         let forms = forms(secret);
         self.0.iter().find_map(|(by, text)| {
@@ -79,13 +79,13 @@ impl Written {
     }
 }
 
-/// As it is, as a URL, JSON or `Debug` has it, and in base64 at each of its three places.
+/// Forms of a secret: plain, as in a URL, JSON or `Debug`, and in base64 at all three offsets.
 fn forms(secret: &str) -> Vec<String> {
     let mut forms =
         vec![secret.to_owned(), percent_encoded(secret), secret.escape_debug().to_string()];
     for before in 0..3 {
         let bytes = [&b"\0\0"[..before], secret.as_bytes()].concat();
-        // Characters that neighbours would change are left out.
+        // Leaves out characters that depend on their neighbours.
         let whole = base64(&bytes[..bytes.len() / 3 * 3]);
         forms.push(whole[if before == 0 { 0 } else { 4 }..].to_owned());
     }
@@ -100,7 +100,7 @@ fn percent_encoded(text: &str) -> String {
     text.bytes().map(encoded).collect()
 }
 
-/// Of whole groups of three bytes.
+/// Base64 of whole groups of three bytes.
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let digits = bytes.chunks_exact(3).flat_map(|group| {
@@ -122,7 +122,7 @@ async fn forms_are_found(_: Context) -> Result<(), Failure> {
     ];
     for text in told {
         let mut written = Written::default();
-        written.add("somebody", text.clone());
+        written.add("a program", text.clone());
         assert!(written.find(IN_URL).is_some(), "{text}");
         assert!(written.find(IN_FILE).is_none(), "{text}");
     }
@@ -162,14 +162,14 @@ fn url(password: &str, host: &str, port: u16, name: &str) -> String {
     format!("postgresql://{USER}:{}@{host}:{port}/{name}", percent_encoded(password))
 }
 
-/// A server that logs every statement, and a bench on it. What the programs log in as
-/// has the password of the URL.
+/// A server that logs every statement, and a bench on it. The programs' role has the
+/// password of the URL.
 async fn bench(context: Context) -> Result<(OwnPostgres, Bench), Failure> {
     let server = context.own_postgres(&["log_statement=all", "log_connections=on"]).await?;
     let database = server.database().await?;
     let create = format!("create role {USER} superuser login password '{IN_URL}'");
     let admin = database.connect().await?;
-    // Else our own statement would put the password into the server's log.
+    // Otherwise our own statement would put the password into the server's log.
     admin.batch_execute("set log_statement = 'none'").await?;
     admin.batch_execute(&create).await?;
     let (topic, bootstrap) = (context.topic("secrets", 1).await?, context.bootstrap().await?);
@@ -177,12 +177,12 @@ async fn bench(context: Context) -> Result<(OwnPostgres, Bench), Failure> {
     Ok((server, bench))
 }
 
-/// As talkative as can be.
+/// With the most verbose settings.
 fn talkative(program: Program, format: &str) -> Program {
     program.env("RUST_LOG", "trace").env("RUST_BACKTRACE", "1").env("LOG_FORMAT", format)
 }
 
-/// With what a broker does not ask for here, and librdkafka keeps all the same.
+/// Settings that the broker does not ask for here, but librdkafka keeps.
 fn sasl(more: &str) -> String {
     let key = if cfg!(feature = "kafka-tls") { "ssl.key.password" } else { "#" };
     format!("debug=all\nsasl.username={USER}\nsasl.password={OF_SASL}\n{key}={OF_KEY}\n{more}")
@@ -197,7 +197,7 @@ async fn planted(context: Context) -> Result<(), Failure> {
             let ended = ended.expect_code(code).map_err(|error| format!("{what}: {error}"))?;
             written.add_ended(what, &ended);
         }
-        // With a broker that speaks no SASL: what comes of it depends on the broker.
+        // With a broker without SASL: the outcome depends on the broker.
         let speaks = sasl("security.protocol=sasl_plaintext\nsasl.mechanism=PLAIN");
         let producer = bench.producer(1, 0).env("KAFKA_CONFIG", speaks);
         let mut process = talkative(producer, format).start()?;
@@ -211,20 +211,20 @@ async fn planted(context: Context) -> Result<(), Failure> {
     written.add("metrics", metrics(&bench).await?);
     written.add("server", server.server.log()?);
 
-    // They did say what they are made to say.
+    // The programs did write what the test made them write.
     assert!(written.holds("password authentication failed for user \"planted_user\""));
     assert!(written.holds("librdkafka: [thrd:") && written.holds("sasl.password"));
     assert!(written.holds("alter role \"secrets_loader\""), "the server's log is complete");
     for secret in SECRETS {
         assert_eq!(written.find(secret), None);
     }
-    // Only the server may know a password's verifier.
+    // Only the server may log a password's verifier.
     written.0.retain(|(by, _)| by != "server");
     assert_eq!(written.find("SCRAM-SHA-256$"), None);
     Ok(())
 }
 
-/// Programs, and how they end: good paths and bad ones.
+/// Programs and how they end, on good paths and bad ones.
 fn runs(bench: &Bench) -> Result<Vec<(&'static str, Program, i32)>, Failure> {
     let folder = bench.context.folder()?;
     let file = |name: &str, content: &str| {
@@ -290,7 +290,7 @@ fn arguments(process: &Process) -> Result<String, Failure> {
     Ok(fs::read_to_string(format!("/proc/{}/cmdline", process.pid()))?)
 }
 
-/// What a consumer tells who asks for its metrics; nothing where it has none to tell.
+/// The metrics of a consumer; empty if it exports none.
 async fn metrics(bench: &Bench) -> Result<String, Failure> {
     let help = bench.consumer().arg("--help").run(DEADLINE).await?.expect_code(0)?.stdout;
     if !help.contains("HTTP_ADDR") {
@@ -319,7 +319,7 @@ fn record(id: &str, location: &str) -> String {
 
 async fn values(context: Context) -> Result<(), Failure> {
     let (_server, bench) = bench(context).await?;
-    // A check names the row in its detail; triggers say whatever they like.
+    // A check names the row in its detail; triggers may raise any text.
     let rules = "\
         alter table transactions add check (location not like '% checked');
         create function quote() returns trigger language plpgsql as $$ begin
@@ -374,7 +374,7 @@ async fn values(context: Context) -> Result<(), Failure> {
         let ended = talkative(program, "json").run(DEADLINE).await?.expect_code(0)?;
         written.add_ended(what, &ended);
     }
-    // All of it came to pass, and was talked about.
+    // All of it happened and was logged.
     let reasons = "select count(distinct reason) from dead_letters";
     assert!(bench.number(reasons).await? >= 4, "each way of being refused was taken");
     assert_eq!(bench.number("select count(*) from corrections").await?, 1);

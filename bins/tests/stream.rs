@@ -1,5 +1,5 @@
-//! The way from a topic to the table, end to end: the real binaries, a real
-//! database, real signals.
+//! From a topic to the table, end to end: the real binaries, a real database, real
+//! signals.
 
 #[path = "stream/large.rs"]
 mod large;
@@ -25,21 +25,21 @@ fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
         suite.deadline(180);
         suite.kafka("three consumers store every message once, ledger and table agree", three);
-        suite.kafka("a consumer killed half-way is replaced by another", killed);
-        suite.kafka("SIGTERM drains, exits 0, and the next run goes on from there", sigterm);
+        suite.kafka("a consumer killed in the middle is replaced by another", killed);
+        suite.kafka("SIGTERM drains, exits 0, and the next run continues from there", sigterm);
         suite.kafka("a run to the end that is stopped early exits 75", stopped_early);
-        suite.kafka("a consumer that finds no topic waits, and stops when told", no_topic);
-        suite.kafka("a database that restarts while Kafka is waited for is waited for", restarted);
-        suite.kafka("a connection that broke while nobody asked does not fail a stop", broke);
+        suite.kafka("a consumer that finds no topic waits, and stops on a signal", no_topic);
+        suite.kafka("a database that restarts while Kafka is away is waited for", restarted);
+        suite.kafka("a connection that broke while idle does not fail a stop", broke);
         suite.kafka("idle sessions that the server closed do not fail a stop", closed);
         suite.kafka("SIGTERM during a long commit is a clean stop", long_commit);
-        suite.kafka("exit 0 rests on nothing that a crash takes back", lasting);
-        suite.kafka("a position that the topic does not hold stops with a remedy", out_of_range);
+        suite.kafka("exit 0 relies on nothing that a crash takes back", lasting);
+        suite.kafka("a position outside the topic stops with a remedy", out_of_range);
         suite.kafka("another group's active lanes are not taken without --take-over", groups);
         suite.kafka("a file of JSON lines or CSV is produced record by record", from_file);
         suite.real_kafka("a topic that ends in transaction markers is read to its end", markers);
         suite.real_kafka("the broker-side group protocol works by configuration", broker_side);
-        suite.real_kafka("partitions that a topic gains are read by who runs", grown);
+        suite.real_kafka("partitions that a topic gains are read by running consumers", grown);
         suite.real_kafka(
             "a run to the end of partitions with large batches ends",
             partitions::large_batches,
@@ -61,15 +61,15 @@ async fn three(context: Context) -> Result<(), Failure> {
     for consumer in consumers {
         let ended = consumer.wait(DEADLINE).await?.expect_code(0)?;
         let summary = &ended.json("topics")?["topics"][0];
-        // The counts of the table, whoever stored them.
+        // Counts of the table, over all consumers.
         assert_eq!(summary["counts"]["read"], 30_000);
         assert_eq!(summary["counts"]["rejected"], ledger.kinds().invalid);
     }
     bench.is_exact(&ledger).await
 }
 
-/// One member looks at the topic every second, and so the group deals the new partitions out;
-/// the other one would not look for five minutes.
+/// One member checks the topic every second, so the group assigns the new partitions; the
+/// other one would not check for five minutes.
 async fn grown(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context, 1).await?;
     let often = "topic.metadata.refresh.interval.ms=1000";
@@ -140,8 +140,8 @@ async fn stopped_early(context: Context) -> Result<(), Failure> {
 }
 
 async fn no_topic(context: Context) -> Result<(), Failure> {
-    // The in-process broker makes a topic of any name that is asked for, so it is
-    // the broker that is missing.
+    // The in-process broker creates every topic that it is asked for, so the broker is
+    // missing instead.
     let bench = Bench { bootstrap: "127.0.0.1:1".into(), ..Bench::new(context, 1).await? };
     for (flags, code) in [(&[][..], 0), (&["--exit-at-end"][..], 75)] {
         let mut consumer = bench.consumer().args(flags).start()?;
@@ -156,13 +156,13 @@ async fn no_topic(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Passes on what comes, from now on.
+/// Forwards connections from now on.
 async fn relay(listener: TcpListener, server: String) -> Result<(), Failure> {
     loop {
         let (mut client, _) = listener.accept().await?;
         let mut server = TcpStream::connect(&server).await?;
         tokio::spawn(async move {
-            // How a connection ends is nobody's error here.
+            // The way a connection ends is no error here.
             let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
         });
     }
@@ -173,7 +173,7 @@ async fn restarted(context: Context) -> Result<(), Failure> {
     let (topic, broker) = (context.topic("transactions", 2).await?, context.bootstrap().await?);
     let bench = Bench::with(context, postgres.database().await?, topic, broker.clone()).await?;
     let ledger = bench.produce(1_000).await?;
-    // Connections are taken, and nobody answers yet.
+    // Connections are accepted, but not answered yet.
     let silent = TcpListener::bind("127.0.0.1:0").await?;
     let mut bench = Bench { bootstrap: silent.local_addr()?.to_string(), ..bench };
     let mut consumer = bench.consumer().arg("--exit-at-end").start()?;
@@ -193,7 +193,7 @@ async fn broke(context: Context) -> Result<(), Failure> {
     let ledger = bench.produce(500).await?;
     let consumer = bench.consumer().start()?;
     bench.stored(500).await?;
-    // The next look over it is up to ten seconds away.
+    // The next read over it is up to ten seconds away.
     let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity \
                where datname = current_database() and application_name like '%-watch'";
     assert_eq!(bench.number(cut).await?, 1);
@@ -204,7 +204,7 @@ async fn broke(context: Context) -> Result<(), Failure> {
     bench.is_exact(&ledger).await
 }
 
-/// What the last commit of the drain goes over.
+/// Closes the sessions that the last commit of the drain would use.
 async fn closed(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context, 2).await?;
     let ledger = bench.produce(500).await?;
@@ -218,7 +218,7 @@ async fn closed(context: Context) -> Result<(), Failure> {
     bench.is_exact(&ledger).await
 }
 
-/// The commit takes longer than the grace that a process has to stop.
+/// The commit takes longer than the grace period of a stop.
 async fn long_commit(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context, 4).await?;
     let ledger = bench.produce(20_000).await?;
@@ -242,7 +242,7 @@ async fn long_commit(context: Context) -> Result<(), Failure> {
     bench.is_exact(&ledger).await
 }
 
-/// Only the walwriter, or whoever waits for the disk, makes commits durable here.
+/// Only the walwriter, or a session that waits for the disk, makes commits durable here.
 const LAZY: [&str; 4] =
     ["wal_buffers=256MB", "autovacuum=off", "bgwriter_lru_maxpages=0", "checkpoint_timeout=1h"];
 
@@ -255,7 +255,7 @@ async fn lasting(context: Context) -> Result<(), Failure> {
     postgres.server.signal("walwriter", Signal::STOP)?;
     let ledger = bench.produce(2_000).await?;
     bench.stored(2_000).await?;
-    // The group has no partition left for it: it relies on what the other one stored.
+    // The group has no partition left for it: it relies on what the other consumer stored.
     bench.consume_to_end().await?;
     holder.kill().await?;
     postgres.server.kill()?;
@@ -336,10 +336,10 @@ async fn markers(context: Context) -> Result<(), Failure> {
     .await??;
     assert_eq!(bench.consume_to_end().await?["counts"]["read"], 5);
     let position = "select position from ingest_progress where partition = 0";
-    // Five and three messages, and the marker behind each of the two transactions.
+    // Five and three messages, and the marker after each of the two transactions.
     assert_eq!(bench.number(position).await?, 10);
     assert_eq!(bench.number("select count(*) from transactions").await?, 5);
-    // Behind the markers nothing is missed.
+    // Nothing after the markers is missed.
     let bench = tokio::task::spawn_blocking(move || {
         transact(&bench, "more", 4, true)?;
         Ok::<_, Failure>(bench)

@@ -1,5 +1,5 @@
-//! TLS to PostgreSQL and to Kafka, by the real binaries on real servers: who is let in,
-//! who is refused, and what is said of it.
+//! TLS to PostgreSQL and to Kafka, by the real binaries on real servers: which connections
+//! are accepted, which are refused, and with which messages.
 
 mod support;
 
@@ -19,11 +19,11 @@ use tokio::net::TcpListener;
 
 use support::{Bench, DEADLINE};
 
-/// Access with and without TLS, and with it only.
+/// Access with and without TLS, and with TLS only.
 const ANY: &str = "host all all 127.0.0.1/32 scram-sha-256\n";
 const TLS_ONLY: &str = "hostssl all all 127.0.0.1/32 scram-sha-256\n";
 
-/// The name in good certificates; the address stands for another host.
+/// The name in good certificates; the address counts as another host.
 const HOST: &str = "localhost";
 const OTHER_HOST: &str = "127.0.0.1";
 
@@ -37,24 +37,24 @@ fn main() -> ExitCode {
         suite.plain("verify-ca refuses another authority and takes another host", verify_ca);
         suite.plain("require and prefer encrypt and verify nothing, disable does not", unverified);
         suite.plain("require and prefer take a certificate of version 1, as libpq does", version_1);
-        suite.plain("a URL says the same of TLS, and channel binding holds", by_url);
+        suite.plain("a URL has the same TLS settings, and channel binding holds", by_url);
         suite.plain("without a file the authorities of this machine are trusted", system);
         suite.plain("an expired certificate is refused", expired);
-        suite.plain("who requires TLS is told that a server has none", without_tls);
-        suite.plain("a server that admits TLS only says so to who does without", tls_only);
+        suite.plain("a client that requires TLS reports a server without it", without_tls);
+        suite.plain("a server that requires TLS is reported to a client without it", tls_only);
         suite.plain("a handshake that breaks off is waited for", broken_off);
         suite.kafka("a topic and a file are stored whole over verify-full", whole);
         kafka(suite);
     })
 }
 
-/// Tests that need a broker, and programs that were built to speak TLS with it.
+/// Tests that need a broker, and programs built with TLS for Kafka.
 fn kafka(suite: &mut Suite) {
     let names = [
         "a topic is filled and stored over SASL_SSL with SCRAM",
         "a wrong SCRAM password ends with 78 and says what to set",
-        "a broker of another authority or host is told of until it is mended",
-        "an operator's question to such a broker ends with 78 and says what to set",
+        "a broker of another authority or host is reported until it is fixed",
+        "an operator's command on such a broker ends with 78 and says what to set",
     ];
     if cfg!(feature = "kafka-tls") {
         suite.docker(names[0], scram);
@@ -68,7 +68,7 @@ fn kafka(suite: &mut Suite) {
     }
 }
 
-/// A PostgreSQL with TLS, its authority's file, and another authority's.
+/// A PostgreSQL with TLS, the file of its authority, and that of another one.
 struct Secured {
     context: Context,
     server: OwnPostgres,
@@ -97,7 +97,7 @@ impl Secured {
         Ok(Self { context, server, database, trusted, foreign })
     }
 
-    /// What logs in once.
+    /// A program that logs in once.
     fn setup(&self) -> Program {
         let program = self.context.program(env!("CARGO_BIN_EXE_lambda-db-setup"));
         program.envs(self.database.environment()).args(["--wait", "5"])
@@ -122,7 +122,7 @@ impl Secured {
         let log = self.server.server.log()?;
         let logins =
             |line: &&str| line.contains("connection authorized") && line.contains("-setup");
-        let last = log.lines().rfind(logins).ok_or("nobody logged in")?;
+        let last = log.lines().rfind(logins).ok_or("no login")?;
         Ok(last.contains("SSL enabled (protocol=TLSv1.3"))
     }
 }
@@ -156,7 +156,7 @@ async fn verify_ca(context: Context) -> Result<(), Failure> {
         let refused = secured.log_in(HOST, mode, foreign, 78).await?;
         refused.says(&["is not signed by an authority in", "set DB_SSLROOTCERT"]);
     }
-    // The machine's authorities sign for everybody's hosts, and no name is asked for.
+    // The machine's authorities sign for any host, and the name is not checked.
     let system = Some(Path::new("system"));
     for (mode, trusted) in [("verify-ca", None), ("verify-ca", system), ("require", system)] {
         let refused = secured.log_in(HOST, mode, trusted, 78).await?;
@@ -180,7 +180,7 @@ async fn unverified(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Nothing of it is verified but that the server has its key, on which channel binding rests.
+/// Only verifies that the server has the certificate's key, which channel binding relies on.
 async fn version_1(context: Context) -> Result<(), Failure> {
     let authority = Authority::new()?;
     let server = context.tls_postgres(&authority.issue_version_1(HOST)?, ANY).await?;
@@ -226,7 +226,7 @@ async fn by_url(context: Context) -> Result<(), Failure> {
         (pairs(&secured.foreign), 78),
     ];
     for (url, code) in table {
-        // The URL beats what is set beside it.
+        // The URL overrides the other settings.
         let program = secured.setup().env("DATABASE_URL", url).env("DB_SSLMODE", "disable");
         program.run(DEADLINE).await?.expect_code(code)?;
         assert!(secured.was_encrypted()?);
@@ -237,7 +237,7 @@ async fn by_url(context: Context) -> Result<(), Failure> {
 async fn system(context: Context) -> Result<(), Failure> {
     let secured = Secured::new(context, ANY).await?;
     for (file, code) in [(&secured.trusted, 0), (&secured.foreign, 78)] {
-        // What OpenSSL and its heirs read in place of the machine's own file.
+        // The variable that OpenSSL and its forks read instead of the machine's own file.
         let program = secured.setup().env("DB_HOST", HOST).env("DB_SSLMODE", "verify-full");
         let program = program.env("SSL_CERT_FILE", file);
         program.run(DEADLINE).await?.expect_code(code)?;
@@ -311,7 +311,7 @@ async fn broken_off(context: Context) -> Result<(), Failure> {
 }
 
 async fn whole(context: Context) -> Result<(), Failure> {
-    // Whoever came without TLS would not be let in.
+    // The server refuses connections without TLS.
     let secured = Secured::new(context.clone(), TLS_ONLY).await?;
     let (topic, bootstrap) = (context.topic("tls", 3).await?, context.bootstrap().await?);
     let bench = Bench::with(context, secured.database.clone(), topic, bootstrap).await?;
@@ -363,8 +363,8 @@ impl Broker {
         )
     }
 
-    /// Settings with brokers, none of which they trust: signed by another authority, and
-    /// called by another host's name.
+    /// Settings for brokers that they do not trust: signed by another authority, and reached
+    /// under another host's name.
     fn distrusting(&self) -> [(String, String); 2] {
         let other_host = format!("{OTHER_HOST}:{}", self.kafka.port());
         [
@@ -373,7 +373,7 @@ impl Broker {
         ]
     }
 
-    /// What an operator asks of it is refused with 78 and these words. All that was said.
+    /// Runs operator's commands, which fail with 78 and these words. Returns all their output.
     async fn refuses_questions(
         &self,
         settings: &str,
@@ -461,7 +461,7 @@ async fn distrusted_once(context: Context) -> Result<(), Failure> {
             [&no_certificate, "certificate verify failed", "set ssl.ca.location in KAFKA_CONFIG"];
         broker.refuses_questions(settings, bootstrap, &words).await?;
     }
-    // Nobody there is another story: it is waited for.
+    // An address without a broker is different: the programs wait for it.
     let settings = Broker::settings(PASSWORD, &broker.trusted);
     let lambda = broker.bench.context.program(env!("CARGO_BIN_EXE_lambda"));
     let lambda = lambda.env("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1").env("KAFKA_CONFIG", settings);
@@ -471,7 +471,7 @@ async fn distrusted_once(context: Context) -> Result<(), Failure> {
 }
 
 trait Says {
-    /// All of this, on standard error.
+    /// Checks that standard error contains all of these.
     fn says(&self, texts: &[&str]);
 }
 

@@ -1,4 +1,4 @@
-//! `lambda topic ensure`, on a real broker; what it did is asked of the broker itself.
+//! `lambda topic ensure` on a real broker, which is then asked for the result.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,11 +15,11 @@ const DEADLINE: Duration = Duration::from_mins(1);
 
 fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
-        suite.real_kafka("a topic is created, grown and set, and left alone then", ensure);
-        suite.real_kafka("settings that nobody asked for stay", others_stay);
-        suite.real_kafka("settings are compared by what brokers read in them", by_meaning);
-        suite.real_kafka("what cannot be done is refused with 78", refused);
-        suite.real_kafka("of many at once one creates, and all succeed", at_once);
+        suite.real_kafka("a topic is created, grown and configured, then left alone", ensure);
+        suite.real_kafka("settings that are not given stay", others_stay);
+        suite.real_kafka("settings are compared as brokers understand them", by_meaning);
+        suite.real_kafka("impossible changes are refused with 78", refused);
+        suite.real_kafka("one of many concurrent runs creates the topic, and all succeed", at_once);
         suite.plain("without a broker the exit code is 69", no_broker);
     })
 }
@@ -44,7 +44,7 @@ impl Topic {
         Ok(Self { name, program, admin })
     }
 
-    /// What it says that it did.
+    /// The changes that it prints.
     async fn ensure(&self, arguments: &[&str]) -> Result<Value, Failure> {
         let ended = self.program.clone().args(arguments).run(DEADLINE).await?.expect_code(0)?;
         let summary = ended.json("changes")?;
@@ -58,12 +58,12 @@ impl Topic {
         Ok(found.map_or(0, |topic| topic.partitions().len()))
     }
 
-    /// The settings that are the topic's own.
+    /// The topic's own settings.
     async fn own(&self) -> Result<Vec<(String, String)>, Failure> {
         let asked = [ResourceSpecifier::Topic(&self.name)];
         let told = self.admin.describe_configs(&asked, &AdminOptions::new()).await?;
         let told = told.into_iter().next().ok_or("no answer")?;
-        let resource = told.map_err(|code| format!("not told: {code}"))?;
+        let resource = told.map_err(|code| format!("not returned: {code}"))?;
         let own = resource.entries.into_iter();
         let own = own.filter(|entry| entry.source == ConfigSource::DynamicTopic);
         let mut own: Vec<(String, String)> =
@@ -135,7 +135,7 @@ async fn others_stay(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Brokers give a value back as they read it.
+/// Brokers return a value in their own form.
 async fn by_meaning(context: Context) -> Result<(), Failure> {
     let topic = Topic::new(&context, "meant").await?;
     let written = [
@@ -149,7 +149,7 @@ async fn by_meaning(context: Context) -> Result<(), Failure> {
     assert_eq!(topic.ensure(&written).await?, created);
     assert_eq!(topic.ensure(&written).await?, json!([]));
     let own = topic.own().await?;
-    // What counts by default need not be set.
+    // A value that is the default need not be set.
     let default = ["--partitions=1", "--config=flush.messages=9223372036854775807"];
     assert_eq!(topic.ensure(&default).await?, json!([]));
     assert_eq!(topic.own().await?, own);
@@ -177,7 +177,7 @@ async fn refused(context: Context) -> Result<(), Failure> {
         assert!(ended.stderr.contains(says), "{arguments:?}: {}", ended.stderr);
     }
     assert_eq!((topic.partitions()?, new.partitions()?), (3, 0));
-    // Only replicas that are moved change it: it is told, and no reason to fail.
+    // Only moving replicas changes it: this is reported, and no failure.
     let left = topic.ensure(&["--partitions", "3", "--replication-factor", "2"]).await?;
     assert_eq!(left, json!([{ "change": "replication_left", "is": 1, "wanted": 2 }]));
     for usage in [["--partitions", "0"], ["--config", "nonsense"]] {

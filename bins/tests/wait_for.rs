@@ -1,5 +1,5 @@
-//! `lambda wait-for`, as an init container runs it: each thing is absent first, and
-//! comes while it is waited for.
+//! `lambda wait-for`, as an init container runs it: each thing is missing first, and appears
+//! during the wait.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,12 +15,12 @@ const DEADLINE: Duration = Duration::from_mins(1);
 fn main() -> ExitCode {
     lambda_lab::harness::main(|suite| {
         suite.deadline(120);
-        suite.plain("a port is waited for, until it listens or time is over", tcp);
-        suite.plain("told to stop, waiting ends with 75", stopped);
+        suite.plain("a port is waited for until it listens or the time is over", tcp);
+        suite.plain("a signal ends the wait with 75", stopped);
         suite.plain("a ZooKeeper server is waited for until it serves", zookeeper);
         suite.plain("a database is waited for, a wrong login is not", postgres);
-        suite.postgres("a schema is waited for, with the role that its setup makes", schema);
-        suite.real_kafka("a topic is waited for until it is there", topic);
+        suite.postgres("a schema is waited for, with the role that its setup creates", schema);
+        suite.real_kafka("a topic is waited for until it exists", topic);
         suite.real_kafka("brokers are waited for until they answer", kafka);
     })
 }
@@ -29,7 +29,7 @@ fn wait_for(context: &Context, arguments: &[&str]) -> Program {
     context.program(env!("CARGO_BIN_EXE_lambda")).arg("wait-for").args(arguments)
 }
 
-/// Waits until it has said once what is missing: it is not there yet.
+/// Waits until it has logged once what is missing.
 async fn waiting(program: &Program, what: &str) -> Result<Process, Failure> {
     let mut process = program.start()?;
     process.says(&format!("waiting for {what}"), DEADLINE).await?;
@@ -44,7 +44,7 @@ async fn over(program: Program, says: &[&str]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// An address that nobody listens on.
+/// An address that no program listens on.
 async fn free() -> Result<String, Failure> {
     Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?.to_string())
 }
@@ -69,8 +69,8 @@ async fn stopped(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Answers `answers` to one `srvr` after the other, as ZooKeeper does, then the last one
-/// for ever.
+/// Answers one `srvr` after the other with `answers`, as ZooKeeper does, and then always with
+/// the last one.
 async fn answer(listener: TcpListener, answers: &'static [&'static str]) {
     let mut answers = answers.iter().peekable();
     while let Ok((mut stream, _)) = listener.accept().await {
@@ -133,7 +133,7 @@ async fn schema(context: Context) -> Result<(), Failure> {
     let owner = wait_for(&context, &["schema"]).envs(database.environment());
     over(owner.clone(), &["run lambda-db-setup"]).await?;
     let as_loader = owner.env("DB_USER", &loader).env("DB_PASSWORD", "loader's secret");
-    // Nobody made it: no server is missing, the configuration is.
+    // It was not created: the configuration is wrong, no server is missing.
     let ended = as_loader.clone().args(["--timeout", "1"]).run(DEADLINE).await?.expect_code(78)?;
     assert!(ended.stderr.contains("check DB_USER and DB_PASSWORD"), "{}", ended.stderr);
     let process = waiting(&as_loader, "the schema").await?;

@@ -1,4 +1,4 @@
-//! Moving a file away once its job is completed.
+//! Moves a file to the archive once its job is completed.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,35 +10,35 @@ use tempfile::NamedTempFile;
 use crate::content::Content;
 use crate::input::{Input, is_same};
 
-/// Makes sure, before anything is loaded, that `inputs` can be moved into `folder`.
+/// Checks, before anything is loaded, that `inputs` can be moved into `folder`.
 ///
 /// # Errors
-/// `Fatal` if it cannot be created or written, or one of them lies there already.
+/// `Fatal` if it cannot be created or written, or already holds one of them.
 pub(crate) fn prepare(folder: &Path, inputs: &[Input]) -> Result<(), Error> {
     let lies_there = |input: &&Input| {
-        // A bare name has an empty one.
+        // A bare name has an empty parent.
         let parent = input.path().and_then(Path::parent);
         parent.is_some_and(|parent| is_same(&Path::new(".").join(parent), folder))
     };
     if let Some(input) = inputs.iter().find(lies_there) {
         return Err(Error::misconfigured(
-            format!("{input} lies in {} already", folder.display()),
+            format!("{input} is already in {}", folder.display()),
             "name another folder for --archive",
         ));
     }
     let nameless = || tempfile::tempfile_in(folder).map(drop);
     fs::create_dir_all(folder).and_then(|()| nameless()).map_err(|error| Error::Misconfigured {
-        what: format!("files cannot be moved to {}", folder.display()),
+        what: format!("could not write to the archive {}", folder.display()),
         remedy: "name a folder for --archive that this user may write".into(),
         source: Some(Box::new(error)),
     })
 }
 
 /// Moves a loaded file into `folder`, on the same file system or another one, and
-/// returns where it is now. A name that is taken gets a number. Standard input and what
-/// lies on a read-only file system stay. So do a file that was put in the place of the
-/// one that was loaded, and one that has become another one since: the next run is to
-/// find what is not stored. One that another run has moved away is where it belongs.
+/// returns its new path. A name that is taken gets a number. Leaves standard input and
+/// files on a read-only file system where they are. Also leaves a file that replaced the
+/// loaded one or was changed since, so that the next run loads what is not stored, and a
+/// file that another run has already moved.
 ///
 /// # Errors
 /// `Fatal` if the file cannot be moved; it is then still where it was.
@@ -48,7 +48,7 @@ pub(crate) fn archive(content: &Content, folder: &Path) -> Result<Option<PathBuf
         return Ok(None);
     }
     let failed = |error: io::Error| Error::Misconfigured {
-        what: format!("{} cannot be moved to {}", path.display(), folder.display()),
+        what: format!("{}: could not move it to {}", path.display(), folder.display()),
         remedy: "its job is completed: make the folder writable, or move the file by hand".into(),
         source: Some(Box::new(error)),
     };
@@ -70,16 +70,16 @@ pub(crate) fn archive(content: &Content, folder: &Path) -> Result<Option<PathBuf
     }
 }
 
-/// Whether what lies at `path` is what was loaded; says so if not.
+/// Whether `path` still holds the loaded content; logs why not.
 fn is_loaded(content: &Content, path: &Path) -> bool {
     if path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         tracing::info!(file = %content.input(), "not archived: it was moved away");
         return false;
     }
     let why = if !content.is_at(path) {
-        "another file was put in its place"
+        "another file has replaced it"
     } else if content.unchanged().is_err() {
-        "it was changed after it was loaded"
+        "it changed after it was loaded"
     } else {
         return true;
     };
@@ -87,14 +87,14 @@ fn is_loaded(content: &Content, path: &Path) -> bool {
     false
 }
 
-/// Takes a file that was moved to `to` and was not loaded back to `path`, where the
-/// next run finds it, unless there is another one by now.
+/// Moves a file that was archived but not loaded from `to` back to `path`, where the next
+/// run finds it, unless `path` is taken by now.
 fn put_back(path: &Path, to: &Path) -> Result<(), Error> {
-    // Unlike a rename, a link never replaces a file.
+    // A link, unlike a rename, never replaces a file.
     let back = fs::hard_link(to, path).and_then(|()| fs::remove_file(to));
     back.map_err(|error| Error::Misconfigured {
         what: format!(
-            "{} became another file as it was archived; that one is now {} and was not loaded",
+            "{} was replaced while it was archived; the new file is now {} and was not loaded",
             path.display(),
             to.display()
         ),
@@ -103,8 +103,8 @@ fn put_back(path: &Path, to: &Path) -> Result<(), Error> {
     })
 }
 
-/// A name in `folder` that was not taken, now by an empty file: two runs that look
-/// at once do not find the same one.
+/// Reserves a free name in `folder` with an empty file, so that two concurrent runs do not
+/// take the same name.
 fn place(path: &Path, folder: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
     let mut number = 0;
@@ -122,8 +122,8 @@ fn place(path: &Path, folder: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Moves to another file system. Whether it did: not if what lies at `from` is no
-/// longer what was loaded, or cannot be removed.
+/// Moves to another file system. Returns false if the file at `from` is no longer the
+/// loaded one, or cannot be removed.
 fn copy_over(content: &Content, from: &Path, folder: &Path, to: &Path) -> io::Result<bool> {
     let copied = match copy(from, folder) {
         Err(_) if content.input().is_gone() => return Ok(false),
@@ -134,25 +134,25 @@ fn copy_over(content: &Content, from: &Path, folder: &Path, to: &Path) -> io::Re
     }
     copied.persist(to)?;
     File::open(folder)?.sync_all()?;
-    // It may have been replaced while the disk was waited for.
+    // The file may have been replaced during the sync.
     if !is_loaded(content, from) {
         return Ok(false);
     }
     match fs::remove_file(from) {
-        // Another run has moved it as well: two copies are better than none.
+        // Another run has moved it too: two copies are better than none.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
         // Such as a mounted ConfigMap, which is not meant to be moved.
         Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
             let file = content.input();
-            tracing::info!(%file, "not archived: it lies on a read-only file system");
+            tracing::info!(%file, "not archived: it is on a read-only file system");
             Ok(false)
         }
         removed => removed.map(|()| true),
     }
 }
 
-/// Copies under a name that no run takes for a finished file, and that goes away if
-/// it never becomes one.
+/// Copies to a temporary file, under a name that no run loads. The file is deleted unless
+/// it is renamed.
 fn copy(from: &Path, folder: &Path) -> io::Result<NamedTempFile> {
     let mut from = File::open(from)?;
     let mut copied = tempfile::Builder::new().prefix(".").suffix(".part").tempfile_in(folder)?;
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_moved_and_never_over_another_one() {
+    fn a_file_is_moved_and_replaces_no_other() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let path = from.path().join("a.csv");
         for text in ["first", "second"] {
@@ -189,7 +189,7 @@ mod tests {
         let content = Content::open(&Input::File(path.clone())).unwrap();
         fs::remove_file(&path).unwrap();
         assert_eq!(archive(&content, to.path()).unwrap(), None);
-        // As if it went after the look at it.
+        // As if it disappeared after the check.
         let there = to.path().join("a.csv");
         assert!(!copy_over(&content, &path, to.path(), &there).unwrap());
         assert_eq!(fs::read_dir(to.path()).unwrap().count(), 0);

@@ -1,6 +1,6 @@
-//! The chunks of a job as a [`Source`]: workers take them from one queue, read
-//! each whole, verify it against the plan, and decode it while the batch before
-//! is being committed.
+//! The chunks of a job as a [`Source`]. Workers take chunks from one queue, read each
+//! whole, verify it against the plan, and decode it while the batch before it is being
+//! committed.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -23,10 +23,10 @@ use crate::content::{Content, Encoding, Reader};
 use crate::frame::{Frame, Framer, Window};
 use crate::tally::Tally;
 
-/// Records of a batch (R24).
+/// Records of a batch (rule R24 in docs/protocol.md).
 pub const BATCH_ROWS: usize = 20_000;
 
-/// Bytes of encoded rows beyond which a batch takes no further record.
+/// Bytes of encoded rows after which a batch takes no more records.
 const BATCH_BYTES: usize = 16 << 20;
 
 /// The chunks of one job that are not stored yet, in the order of the file.
@@ -39,20 +39,20 @@ pub struct Chunks {
 #[derive(Debug)]
 struct Queue {
     lanes: VecDeque<JobLane>,
-    /// For a compressed file: the one decompressor, which goes through it once
-    /// (R20). The worker that takes a chunk reads it while the others wait for the queue.
+    /// The one decompressor of a compressed file, which reads it once (rule R20 in
+    /// docs/protocol.md). One worker reads a chunk while the others wait for the queue.
     decompressor: Option<Reader>,
 }
 
 impl Chunks {
-    /// Those of `lanes` that are not at their end.
+    /// The chunks of `lanes` that are not at their end.
     pub fn new(content: Arc<Content>, lanes: &[JobLane]) -> Self {
         let unfinished = |lane: &&JobLane| lane.progress.position < lane.chunk.end;
         let lanes = lanes.iter().filter(unfinished).cloned().collect();
         Self { content, queue: Mutex::new(Queue { lanes, decompressor: None }) }
     }
 
-    /// Reads and verifies the next chunk, into a buffer that is used again.
+    /// Reads and verifies the next chunk, into a reused buffer.
     ///
     /// # Errors
     /// [`Error::Interrupted`] if the file is not what was planned.
@@ -75,7 +75,7 @@ impl Chunks {
             drop(queue);
             match whole {
                 Ok(true) => {}
-                // It was whole when it was planned.
+                // The file was not truncated when it was planned.
                 Ok(false) | Err(Error::Input { .. }) => return Err(self.content.changed()),
                 Err(error) => return Err(error),
             }
@@ -87,7 +87,7 @@ impl Chunks {
     }
 }
 
-/// A chunk in memory, and how far it was handed out.
+/// A chunk in memory, and how much of it was handed out.
 #[derive(Debug)]
 struct OpenChunk {
     lane: JobLane,
@@ -96,7 +96,7 @@ struct OpenChunk {
     framer: Framer,
     /// The next record, if there is one.
     next: Option<Frame>,
-    /// Everything before is in batches.
+    /// Records before it are already in batches.
     position: i64,
 }
 
@@ -115,7 +115,7 @@ impl OpenChunk {
             position: lane.progress.position.max(start),
             lane,
         };
-        // What is stored already is framed again for the line numbers only.
+        // Stored records are framed again only to count lines.
         loop {
             chunk.next = chunk.frame()?;
             match chunk.next {
@@ -134,7 +134,7 @@ impl OpenChunk {
         frame.map_err(|endless| Error::Input { what: endless.to_string() })
     }
 
-    /// Where a record's bytes are in `bytes`.
+    /// Range of a record's bytes in `bytes`.
     fn range(&self, frame: &Frame) -> Range<usize> {
         let offset = |at: u64| (at.cast_signed() - self.lane.chunk.start) as usize;
         offset(frame.start)..offset(frame.end)
@@ -149,10 +149,10 @@ pub struct Decoding<R> {
     authority: Authority,
     batch_rows: usize,
     open: Option<OpenChunk>,
-    /// What the last chunk lay in, for the next one: freed and allocated again it would
-    /// cost half as much memory again.
+    /// Buffer of the last chunk, reused for the next one: allocating it again would cost half
+    /// as much memory on top.
     buffer: Vec<u8>,
-    /// Bytes of the last batch's rows: about what the next one needs.
+    /// Bytes of the last batch's rows: an estimate for the next one.
     rows_bytes: usize,
 }
 
@@ -168,8 +168,8 @@ impl<R: Record> Decoding<R> {
         Self { chunks, decoder, authority, batch_rows, open: None, buffer, rows_bytes: 0 }
     }
 
-    /// The next batch: records of one chunk, whose last batch ends where the chunk
-    /// does. Blocks while it reads and decodes.
+    /// The next batch: records of one chunk, whose last batch ends at the chunk's end.
+    /// Blocks while it reads and decodes.
     ///
     /// # Errors
     /// [`Error::Interrupted`] if the file is not what was planned.
@@ -193,8 +193,8 @@ impl<R: Record> Decoding<R> {
     fn batch(&mut self, chunk: &mut OpenChunk) -> Result<Batch, Error> {
         let mut entries = Vec::with_capacity(self.batch_rows.min(BATCH_ROWS));
         let mut rows = Vec::with_capacity(self.rows_bytes + self.rows_bytes / 16);
-        // A batch has a copy of its records' bytes, so that the chunk is freed as soon
-        // as it is decoded, and not when the last of its batches is stored.
+        // A batch copies its records' bytes, so that the chunk is freed once it is decoded, not
+        // when its last batch is stored.
         let first = chunk.next.map_or(0, |frame| chunk.range(&frame).start);
         let mut end = first;
         while let Some(frame) = chunk.next {
@@ -228,7 +228,7 @@ impl<R: Record> Decoding<R> {
         Ok(Batch::new(self.authority, table, vec![span], entries, raw, Arc::new(rows)))
     }
 
-    /// Decodes the record `raw`, whose bytes begin at `at` of the batch's.
+    /// Decodes the record `raw`, whose bytes begin at `at` in the batch.
     fn entry(&mut self, raw: &[u8], at: usize, frame: &Frame, rows: &mut Vec<u8>) -> Entry {
         let body = match self.decoder.decode_at(raw, frame.line, rows) {
             Ok(row) => Body::Row { content: Slice::new(row.content), key: Slice::new(row.key) },
@@ -247,12 +247,12 @@ impl<R: Record> Decoding<R> {
 
 type Decoded<R> = (Decoding<R>, Result<Option<Batch>, Error>);
 
-/// One worker's share of a job's chunks. Its lanes were claimed when the job was
-/// started, so it grants none.
+/// One worker's share of a job's chunks. It grants no lanes: they were claimed when the job
+/// was started.
 pub struct ChunkSource<R> {
     tally: Arc<Tally>,
     ahead: bool,
-    /// At rest, or moved into `task`; neither: there is nothing more.
+    /// Present while idle, moved into `task` while it runs; neither at the end.
     decoding: Option<Decoding<R>>,
     task: Option<JoinHandle<Decoded<R>>>,
 }
@@ -264,7 +264,7 @@ impl<R> fmt::Debug for ChunkSource<R> {
 }
 
 impl<R: Record> ChunkSource<R> {
-    /// Yields what `decoding` decodes, and reports to `tally` what is stored. `ahead`:
+    /// Yields what `decoding` decodes and reports to `tally` what is stored. With `ahead`,
     /// decodes the next batch while the one before is being committed.
     pub fn new(decoding: Decoding<R>, tally: Arc<Tally>, ahead: bool) -> Self {
         Self { tally, ahead, decoding: Some(decoding), task: None }
@@ -291,7 +291,9 @@ impl<R: Record> Source for ChunkSource<R> {
         let (decoding, batch) = match decoded {
             Ok(decoded) => decoded,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => return Err(Error::Interrupted { what: "the program ends".into() }),
+            Err(_) => {
+                return Err(Error::Interrupted { what: "the program is shutting down".into() });
+            }
         };
         let Some(batch) = batch? else { return Ok(Event::End) };
         self.decoding = Some(decoding);
@@ -306,7 +308,7 @@ impl<R: Record> Source for ChunkSource<R> {
     }
 
     async fn stop(&mut self, _: i32) -> Result<(), Error> {
-        // One lane lost means that the job was taken over.
+        // A lost lane means that another run took over the job.
         (self.decoding, self.task) = (None, None);
         Ok(())
     }
@@ -329,7 +331,7 @@ mod tests {
 
     type Decoded = (Frame, Result<Vec<u8>, Reject>);
 
-    /// The records of a file below its header.
+    /// Records of a file, without its header.
     fn decoded(content: &str) -> Result<Vec<Decoded>, Endless> {
         let table = const { &Transaction::TABLE };
         let header = Header::parse(CSV_HEADER.as_bytes(), table).unwrap();
@@ -367,7 +369,7 @@ mod tests {
         ])
     }
 
-    /// With one quote too many, or one missing.
+    /// The record with one quote too many or too few.
     fn broken(record: &str, place: prop::sample::Index, insert: bool) -> String {
         let quotes: Vec<usize> = record.match_indices('"').map(|(at, _)| at).collect();
         let mut broken = record.to_owned();
@@ -403,7 +405,7 @@ mod tests {
 
             let found = match decoded(&file(&records, ending)) {
                 Ok(found) => found,
-                // All that is left of the file is behind it.
+                // What is left of the file comes after it.
                 Err(Endless::Quote { line }) => {
                     prop_assert!(lines.contains(&line));
                     return Ok(());

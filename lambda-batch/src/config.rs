@@ -1,4 +1,4 @@
-//! What a run is asked to do.
+//! Options of a run.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,52 +10,52 @@ use crate::chunk::BATCH_ROWS;
 use crate::plan::CHUNK_BYTES;
 use crate::tally::Stored;
 
-/// A step of the work on a file.
+/// Progress on a file.
 #[derive(Debug, Clone, Copy)]
 pub enum Step<'a> {
-    /// It is read for its plan.
+    /// The file is being planned.
     Planning {
-        /// Which file.
+        /// Name of the file.
         file: &'a str,
-        /// Bytes on the disk taken in so far.
+        /// Bytes of the file read so far, as it is on disk.
         bytes: u64,
-        /// Bytes on the disk.
+        /// Size of the file on disk, in bytes.
         bytes_total: u64,
     },
-    /// Its records are decoded, and stored unless it is a dry run.
+    /// Its records are being decoded and, unless this is a dry run, stored.
     Loading {
-        /// Which file.
+        /// Name of the file.
         file: &'a str,
-        /// What is stored, or was decoded.
+        /// Counts of what is stored or, in a dry run, decoded.
         stored: &'a Stored,
     },
 }
 
-/// Called with each step of the work; must return at once.
+/// Callback for each step of the work; must return at once.
 pub type Watch = Arc<dyn Fn(Step<'_>) + Send + Sync>;
 
-/// How files are loaded.
+/// Options for loading files.
 #[derive(Clone)]
 pub struct Options {
-    /// Chunks that are stored at the same time.
+    /// Number of chunks stored at the same time.
     pub workers: usize,
     /// Effective time of the files' data, microseconds since the Unix epoch;
-    /// `None`: when the job is created, by the database's clock.
+    /// `None`: the time when the job is created, by the database's clock.
     pub as_of_micros: Option<i64>,
-    /// How many rejected records a job may have. `None`: any number, unless they are most
+    /// Most rejected records that a job may have. `None`: any number, unless they are most
     /// of the file's first 1,000.
     pub rejects_max: Option<i64>,
-    /// Where rejected records are written, as CSV.
+    /// CSV file for rejected records.
     pub rejects: Option<PathBuf>,
-    /// Where files are moved when their job is completed.
+    /// Folder to which files are moved when their job is completed.
     pub archive: Option<PathBuf>,
-    /// Where chunks are cut; not to be changed but in tests.
+    /// Minimum size of a chunk; change it only in tests.
     pub chunk_bytes: u64,
-    /// Most records of a batch.
+    /// Maximum number of records in a batch.
     pub batch_rows: usize,
     /// Called with each step of the work.
     pub watch: Watch,
-    /// Pulses of the work, and what it needs.
+    /// Health to which the run reports.
     pub health: Health,
 }
 

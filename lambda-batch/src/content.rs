@@ -1,5 +1,5 @@
-//! A file's content: one open descriptor for the whole run, read plainly or
-//! through a decompressor, and a check whether the file has changed since.
+//! The content of a file: one descriptor, open for the whole run, read plainly or through
+//! a decompressor, and a check whether the file has changed since.
 
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -17,10 +17,10 @@ use crate::foreign;
 use crate::gzip::{Garbage, Members};
 use crate::input::{Input, unreadable};
 
-/// How a file's bytes are to be read.
+/// Encoding of a file's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
-    /// As they are.
+    /// Not compressed.
     Plain,
     /// gzip, one or more members.
     Gzip,
@@ -29,8 +29,8 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// By the first bytes: a file may have any name, and standard input has
-    /// none. No CSV file begins like these.
+    /// Detects the encoding by the first bytes: a file may have any name, standard input has
+    /// none, and no CSV file begins like these.
     fn of(first: &[u8]) -> Self {
         match first {
             [0x1f, 0x8b, ..] => Self::Gzip,
@@ -48,7 +48,7 @@ impl Encoding {
     }
 }
 
-/// What a changed file does not keep.
+/// Properties that change when a file is changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
     bytes: u64,
@@ -75,8 +75,8 @@ impl Content {
     /// is first copied to a nameless file in `TMPDIR`.
     ///
     /// # Errors
-    /// `Fatal` if it cannot be opened; `Data` if its name promises a compression
-    /// that it does not have.
+    /// `Fatal` if it cannot be opened; `Data` if its extension names a compression
+    /// that its content does not have.
     pub fn open(input: &Input) -> Result<Self, Error> {
         let file = match input {
             Input::Stdin => spool(&mut io::stdin().lock(), input)?,
@@ -98,17 +98,17 @@ impl Content {
         Ok(Self { input: input.clone(), file: Arc::new(file), encoding, stamp })
     }
 
-    /// What was opened.
+    /// The input that was opened.
     pub fn input(&self) -> &Input {
         &self.input
     }
 
-    /// How it is read.
+    /// The file's encoding.
     pub fn encoding(&self) -> Encoding {
         self.encoding
     }
 
-    /// Bytes of the file as it lies on the disk.
+    /// Size of the file on disk, in bytes.
     pub fn stored_bytes(&self) -> u64 {
         self.stamp.bytes
     }
@@ -131,11 +131,10 @@ impl Content {
         Ok(Reader { input: self.input.clone(), encoding: self.encoding, bytes, consumed, at: 0 })
     }
 
-    /// Reads a range of a plain file at once into `bytes`, in place of what they
-    /// hold.
+    /// Reads a range of a plain file at once into `bytes`, replacing their content.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] if it has become shorter or cannot be read.
+    /// [`Error::Interrupted`] if the file is shorter now or cannot be read.
     pub fn read_range(&self, range: Range<u64>, bytes: &mut Vec<u8>) -> Result<(), Error> {
         bytes.resize(length(&range), 0);
         match fill(&self.file, bytes, range.start) {
@@ -145,10 +144,10 @@ impl Content {
         }
     }
 
-    /// Looks whether the file is as it was when it was opened (R19).
+    /// Checks that the file has not changed since it was opened (rule R19 in docs/protocol.md).
     ///
     /// # Errors
-    /// [`Error::Interrupted`] if not.
+    /// [`Error::Interrupted`] if it has.
     pub fn unchanged(&self) -> Result<(), Error> {
         let now = self.file.metadata().and_then(|metadata| Stamp::of(&metadata));
         match now {
@@ -161,11 +160,11 @@ impl Content {
     /// The error for a file that is no longer what was planned.
     pub fn changed(&self) -> Error {
         Error::Interrupted {
-            what: format!("{} was changed while it was read; run it again", self.input),
+            what: format!("{} changed while it was read; run it again", self.input),
         }
     }
 
-    /// Whether `path` still leads to this file, and not to one put in its place.
+    /// Whether `path` still leads to this file, not to one that replaced it.
     pub fn is_at(&self, path: &Path) -> bool {
         let same = |there: Metadata, here: Metadata| {
             (there.dev(), there.ino()) == (here.dev(), here.ino())
@@ -196,7 +195,7 @@ impl fmt::Debug for Reader {
 }
 
 impl Reader {
-    /// Reads up to `into.len()` bytes; fewer only at the end, 0 behind it.
+    /// Reads up to `into.len()` bytes; fewer only at the end, 0 after it.
     ///
     /// # Errors
     /// `Data` for a compressed file that is truncated or corrupt, with the
@@ -215,8 +214,8 @@ impl Reader {
         Ok(filled)
     }
 
-    /// Reads a range that does not lie before what was read already into `bytes`, in
-    /// place of what they hold. False: the content ends before the range does.
+    /// Reads a range, which must not begin before what was already read, into `bytes`,
+    /// replacing their content. Returns false if the content ends before the range does.
     ///
     /// # Errors
     /// As for [`Reader::read`].
@@ -232,7 +231,7 @@ impl Reader {
         Ok(self.read(bytes)? == bytes.len())
     }
 
-    /// Bytes of the file on the disk that were taken in so far.
+    /// Bytes of the file on disk read so far.
     pub fn consumed(&self) -> u64 {
         self.consumed.load(Ordering::Relaxed)
     }
@@ -248,7 +247,7 @@ impl Reader {
             return Error::Input {
                 what: format!(
                     "{}: other data follows the .{kind} data at byte {at} of the file: \
-                     cut it off, or load it as a file of its own",
+                     remove it, or load it as a separate file",
                     self.input
                 ),
             };
@@ -276,7 +275,7 @@ struct Disk {
 
 /// Marks a failing disk, as opposed to corrupt data.
 #[derive(Debug, thiserror::Error)]
-#[error("reading failed")]
+#[error("could not read from disk")]
 struct DiskError(#[source] io::Error);
 
 impl Read for Disk {
@@ -314,13 +313,13 @@ fn spool(from: &mut dyn Read, input: &Input) -> Result<File, Error> {
         Ok(file)
     };
     copy().map_err(|error: io::Error| Error::Misconfigured {
-        what: format!("{input} cannot be copied to a temporary file"),
+        what: format!("{input}: could not copy it to a temporary file"),
         remedy: "set TMPDIR to a folder with room for all of it".into(),
         source: Some(Box::new(error)),
     })
 }
 
-/// A file without a byte is empty, whatever its name.
+/// Refuses a file whose extension names another compression; an empty file may have any name.
 fn refuse_wrong_name(input: &Input, encoding: Encoding, first: &[u8]) -> Result<(), Error> {
     let Some(path) = input.path().filter(|_| !first.is_empty()) else { return Ok(()) };
     let promised = |kind: &str| path.extension().is_some_and(|extension| extension == kind);
@@ -332,16 +331,16 @@ fn refuse_wrong_name(input: &Input, encoding: Encoding, first: &[u8]) -> Result<
             let foreign = foreign::recognize(first).map(|foreign| format!("; {foreign}"));
             let foreign = foreign.unwrap_or_default();
             return Err(Error::Input {
-                what: format!("{input}: byte 0: no .{kind} data{foreign}"),
+                what: format!("{input}: byte 0: not .{kind} data{foreign}"),
             });
         }
     }
     Ok(())
 }
 
-/// A file that could be opened and cannot be read: another run may.
+/// The error for a file that was opened but cannot be read; another run may succeed.
 fn unusable(input: &Input, error: &io::Error) -> Error {
-    Error::Interrupted { what: format!("{input} cannot be read: {error}") }
+    Error::Interrupted { what: format!("{input}: could not read it: {error}") }
 }
 
 fn length(range: &Range<u64>) -> usize {
@@ -429,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_promises_compression_must_keep_it() {
+    fn a_file_named_as_compressed_must_be_compressed() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["plain.csv.gz", "plain.csv.zst"] {
             let error = open(written(&folder, name, TEXT)).unwrap_err();

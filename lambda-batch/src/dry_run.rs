@@ -1,4 +1,4 @@
-//! Looking through a file as if it were to be loaded.
+//! Dry run: decodes a file as a load would, and stores nothing.
 
 use lambda_core::batch::Body;
 use lambda_core::progress::Counts;

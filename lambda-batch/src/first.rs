@@ -1,6 +1,5 @@
-//! Whether a file is what it seems to be: if most of its first records cannot be decoded,
-//! it is not loaded at all. Another file, or one in another format, is not to end up in
-//! the dead letters, row by row, behind an exit code of 0.
+//! Refuses a file if most of its first records cannot be decoded. Otherwise another file, or
+//! one in another format, would end up in the dead letters, row by row, with exit code 0.
 
 use std::sync::Arc;
 
@@ -14,20 +13,20 @@ use lambda_core::{Error, Record};
 use crate::chunk::{Chunks, Decoding};
 use crate::run::Planned;
 
-/// Records that are looked at.
+/// Number of records that are checked.
 const RECORDS: usize = 1_000;
 
-/// What the first records of a file are.
+/// Counts over the first records of a file.
 #[derive(Debug, Default)]
 pub(crate) struct FirstRecords {
     read: usize,
     rejected: usize,
-    /// Line and reason of the first one that is rejected.
+    /// Line and reason of the first rejected record.
     reject: Option<(i64, String)>,
 }
 
 impl FirstRecords {
-    /// Takes note of the next batch's records, as long as they are among the first.
+    /// Counts the records of the next batch that are among the first.
     pub(crate) fn take(&mut self, batch: &Batch) {
         for entry in batch.entries().iter().take(RECORDS - self.read) {
             self.read += 1;
@@ -74,7 +73,7 @@ pub(crate) fn check<R: Record>(planned: &Planned) -> Result<(), Error> {
     first.verdict()
 }
 
-/// Decodes a planned file from its first record on, without a job or lanes.
+/// Decodes a planned file from its first record, without a job or lanes.
 pub(crate) fn decoding<R: Record>(planned: &Planned, batch_rows: usize) -> Decoding<R> {
     let lanes: Vec<JobLane> = planned.plan.chunks.iter().cloned().map(unstored).collect();
     let chunks = Arc::new(Chunks::new(Arc::clone(&planned.content), &lanes));
@@ -82,7 +81,7 @@ pub(crate) fn decoding<R: Record>(planned: &Planned, batch_rows: usize) -> Decod
     Decoding::new(chunks, planned.header.clone(), no_job, batch_rows)
 }
 
-/// A lane that exists nowhere.
+/// A lane that is not in the database.
 fn unstored(chunk: Chunk) -> JobLane {
     let name = LaneName { pipeline: String::new(), source: String::new(), partition: 0 };
     let progress = Progress {

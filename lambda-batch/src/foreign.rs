@@ -1,12 +1,12 @@
-//! Files that are no CSV, recognized by their first bytes. A plain refusal would speak of
-//! a header that is not valid, or of a quote that is not closed.
+//! Recognizes files that are not CSV by their first bytes. Without it, the error would be
+//! about an invalid header or an open quote.
 
 use std::fmt;
 
-/// First bytes of a content that are looked at; a tar archive has its name at byte 257.
+/// Number of first bytes that are checked; a tar archive has its name at byte 257.
 pub(crate) const FIRST_BYTES: usize = 512;
 
-/// What a content is instead, and what to do with it.
+/// A format other than CSV, and what to do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Foreign {
     what: &'static str,
@@ -19,13 +19,13 @@ impl fmt::Display for Foreign {
     }
 }
 
-const CONVERT: &str = "convert it to UTF-8, as by iconv -f UTF-16 -t UTF-8";
+const CONVERT: &str = "convert it to UTF-8, for example with iconv -f UTF-16 -t UTF-8";
 const EXPORT: &str = "export it as CSV";
 const SAVE: &str = "save it as CSV (UTF-8)";
-const UNPACK: &str = "unpack it, or compress it by gzip or zstd, which are read directly";
+const UNPACK: &str = "unpack it, or compress it with gzip or zstd, which are read directly";
 const TWICE: &str = "unpack it once";
 
-/// What begins so is this.
+/// Formats by their first bytes.
 const MAGIC: [(&[u8], &str, &str); 12] = [
     (b"\xff\xfe", "UTF-16 text", CONVERT),
     (b"\xfe\xff", "UTF-16 text", CONVERT),
@@ -41,7 +41,7 @@ const MAGIC: [(&[u8], &str, &str); 12] = [
     (b"\x28\xb5\x2f\xfd", "zstd data inside compressed data", TWICE),
 ];
 
-/// The first names in zip archives that are documents.
+/// First names in zip archives that are documents.
 const DOCUMENTS: [(&[u8], &str); 5] = [
     (b"[Content_Types].xml", "an Excel workbook (.xlsx)"),
     (b"_rels/", "an Excel workbook (.xlsx)"),
@@ -50,7 +50,7 @@ const DOCUMENTS: [(&[u8], &str); 5] = [
     (b"mimetypeapplication/vnd.oasis", "an OpenDocument file (.ods)"),
 ];
 
-/// Recognizes a content that begins with `first`.
+/// Recognizes content that begins with `first`.
 pub(crate) fn recognize(first: &[u8]) -> Option<Foreign> {
     if let Some((_, what)) = zipped(first) {
         return Some(Foreign { what, remedy: SAVE });
@@ -76,7 +76,7 @@ fn zipped(first: &[u8]) -> Option<(&'static [u8], &'static str)> {
     DOCUMENTS.into_iter().find(|(document, _)| name.starts_with(document))
 }
 
-/// Whether every other one of the first bytes is zero, as in UTF-16 without a mark.
+/// Whether every other byte is zero, as in UTF-16 without a byte order mark.
 fn is_wide(first: &[u8]) -> bool {
     let Some(first) = first.get(..8) else { return false };
     let zeros = |odd: usize| first.iter().skip(odd).step_by(2).all(|byte| *byte == 0);
@@ -84,7 +84,7 @@ fn is_wide(first: &[u8]) -> bool {
     zeros(0) && texts(1) || zeros(1) && texts(0)
 }
 
-/// JSON and XML. A header may begin with a bracket too, so more than that is looked at.
+/// Recognizes JSON and XML. Checks two bytes, since a header may begin with a bracket too.
 fn text(first: &[u8]) -> Option<Foreign> {
     let first = first.strip_prefix(b"\xef\xbb\xbf").unwrap_or(first).trim_ascii_start();
     let (begin, rest) = first.split_first()?;

@@ -1,28 +1,28 @@
-//! Where the records of a CSV file begin and end.
+//! Finds where the records of a CSV file begin and end.
 //!
 //! A pure state machine. A record ends at LF, CRLF or a lone CR outside quotes; blank
 //! lines are no records, and the last line needs no line end. It jumps from one
 //! interesting byte to the next instead of walking, and can be stopped and resumed at
 //! any byte, so it runs over a file in blocks of any size in bounded memory.
 //!
-//! RFC 4180 allows only a comma or a line end behind a closing quote, and a quote only
-//! at a field's start. A record with another quote is malformed, which its decoder finds
-//! out as well; here it matters where such a record ends:
+//! RFC 4180 allows only a comma or a line end after a closing quote, and a quote only at a
+//! field's start. A record with any other quote is malformed, which its decoder also
+//! reports; the framer only decides where such a record ends:
 //!
-//! - A field in quotes that goes over a line end, with text behind the quote that closes
-//!   it, is most likely one whose closing quote is missing, and the quote found is one
-//!   that opens in a later record. So the record ends with the line on which its field's
-//!   quote opens, and the lines behind it are read again: they are records of their own.
+//! - If a quoted field spans a line end and text follows its closing quote, then most likely
+//!   its own closing quote is missing and the quote found opens a field of a later record.
+//!   So the record ends with the line on which its quote opens, and the lines after it are
+//!   read again as records of their own.
 //! - Any other misplaced quote is text, and its record ends where its line does.
-//! - A quote that nothing closes is no record: its file is refused.
+//! - A quote that is never closed is no record: its file is refused.
 //!
-//! Each line is read twice at most: one that lies wholly inside an open quote has only
-//! doubled quotes, which leave none open when it is read again by itself.
+//! Each line is read at most twice: a line wholly inside an open quote has only doubled
+//! quotes, which leave none open when it is read again by itself.
 
 use memchr::{memchr, memchr2, memchr2_iter, memchr3};
 
 /// Longest record, and longest run of blank lines, in bytes. A longer record is
-/// most likely a quote that nothing closes.
+/// most likely a quote that is never closed.
 pub const RECORD_BYTES_MAX: u64 = 4 << 20;
 
 const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
@@ -32,33 +32,33 @@ const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 pub struct Frame {
     /// Its first byte.
     pub start: u64,
-    /// The byte behind its last one, its line end not included.
+    /// The byte after its last one, without its line end.
     pub end: u64,
     /// The line on which it begins, counted from 1. A line ends at LF, CRLF or a lone
     /// CR, inside quotes too.
     pub line: u64,
 }
 
-/// Why no record ends here: one, or a run of blank lines, is beyond
+/// Reason why no record ends here: a record, or a run of blank lines, is longer than
 /// [`RECORD_BYTES_MAX`], or a quote is open where the content ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Endless {
-    /// A record.
+    /// A record is too long.
     #[error("the record that begins on line {line} is longer than 4 MiB")]
     Record {
-        /// Where it begins.
+        /// Line on which it begins.
         line: u64,
     },
-    /// A quote. All that follows would be one record.
-    #[error("the quote that opens on line {line} is not closed within 4 MiB, nor by the end")]
+    /// A quote is not closed. All that follows would be one record.
+    #[error("the quote that opens on line {line} is not closed within 4 MiB or before the end")]
     Quote {
-        /// Where it opens.
+        /// Line on which it opens.
         line: u64,
     },
-    /// Blank lines.
+    /// Too many blank lines.
     #[error("more than 4 MiB of blank lines before line {line}")]
     Blank {
-        /// Where it was noticed.
+        /// Line at which it was noticed.
         line: u64,
     },
 }
@@ -71,30 +71,30 @@ pub struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    /// `bytes` as those from `start` on.
+    /// `bytes` as the content from offset `start`.
     pub fn new(bytes: &'a [u8], start: u64) -> Self {
         Self { bytes, start }
     }
 
-    /// The byte behind its last one.
+    /// The byte after its last one.
     pub fn end(&self) -> u64 {
         self.start + self.bytes.len() as u64
     }
 
-    /// Its bytes from `from` to `to`, which lie in it.
+    /// Its bytes from `from` to `to`, which must be inside it.
     pub fn range(&self, from: u64, to: u64) -> &'a [u8] {
         &self.bytes[offset(from - self.start)..offset(to - self.start)]
     }
 }
 
-/// An offset in what is held in memory.
+/// An offset in the part held in memory.
 fn offset(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// At the very beginning; so many bytes of a byte order mark were seen.
+    /// At the beginning, with this many bytes of a byte order mark seen.
     Mark(u8),
     /// Between records.
     Between,
@@ -102,7 +102,7 @@ enum State {
     Plain { field_start: bool },
     /// Inside quotes.
     Quoted,
-    /// Behind a quote inside quotes: it closes them unless another one follows.
+    /// After a quote inside quotes: it closes them unless another one follows.
     Closing,
 }
 
@@ -116,12 +116,12 @@ pub struct Framer {
     line: u64,
     /// Whether the byte before it is a CR: an LF here is part of the same line end.
     after_cr: bool,
-    /// Where the current record began, or the run of blank lines did.
+    /// Start of the current record, or of the run of blank lines.
     start: u64,
     start_line: u64,
     /// The line on which the last quote opened.
     quote_line: u64,
-    /// Where that line ends, if the quote is still open there.
+    /// End of that line, if the quote is still open there.
     quote_line_end: Option<u64>,
 }
 
@@ -132,12 +132,12 @@ impl Default for Framer {
 }
 
 impl Framer {
-    /// At the beginning of a file, where a byte order mark is allowed.
+    /// Starts at the beginning of a file, where a byte order mark is allowed.
     pub fn new() -> Self {
         Self { state: State::Mark(0), ..Self::resume(0, 1) }
     }
 
-    /// At byte `position`, on `line`, between two records.
+    /// Starts at byte `position`, on `line`, between two records.
     pub fn resume(position: u64, line: u64) -> Self {
         Self {
             state: State::Between,
@@ -151,7 +151,7 @@ impl Framer {
         }
     }
 
-    /// First byte and line of the record whose end was not seen yet.
+    /// First byte and line of the current record, whose end was not seen yet.
     pub fn open(&self) -> Option<(u64, u64)> {
         match self.state {
             State::Mark(_) | State::Between => None,
@@ -161,14 +161,14 @@ impl Framer {
         }
     }
 
-    /// The first byte that the next window must have: what follows an open quote's line
+    /// The first byte that the next window must have: the lines after an open quote's line
     /// may have to be read again.
     pub fn needed_from(&self) -> u64 {
         self.quote_line_end.unwrap_or(self.at)
     }
 
     /// The next record that ends in `window`, which begins at [`Self::needed_from`] or
-    /// before it. `None`: all of it was looked at, and the following bytes are needed.
+    /// before it. `None`: the window ends inside a record; more bytes are needed.
     ///
     /// # Errors
     /// [`Endless`]; the framer must not be asked again.
@@ -192,7 +192,7 @@ impl Framer {
         }
     }
 
-    /// Why the current record does not end.
+    /// Reason why the current record does not end.
     fn endless(&self) -> Endless {
         match self.state {
             State::Quoted => Endless::Quote { line: self.quote_line },
@@ -203,15 +203,15 @@ impl Framer {
     /// The last record, if the content ends without a line end.
     ///
     /// # Errors
-    /// As for [`Framer::next`], and if the content ends inside quotes: it was cut, or
+    /// As for [`Framer::next`], and if the content ends inside quotes: it was truncated, or
     /// its last record holds many.
     pub fn finish(mut self) -> Result<Option<Frame>, Endless> {
         if self.state == State::Quoted { Err(self.endless()) } else { self.last() }
     }
 
-    /// Another record of a chunk, all of which was looked at; ask [`Self::next`] for
-    /// those behind it. A quote that is open here is one whose record the plan, which saw
-    /// what follows the chunk, has ended with the quote's line.
+    /// The next record of a chunk that was read to its end; call [`Self::next`] for those after
+    /// it. A quote that is open here has its record end with the quote's line: the plan, which
+    /// read past the chunk, has decided so.
     ///
     /// # Errors
     /// As for [`Framer::next`].
@@ -246,7 +246,7 @@ impl Framer {
         } else if seen == 0 {
             self.state = State::Between;
         } else {
-            // Half a mark is text of the first field.
+            // Half a byte order mark is text of the first field.
             self.state = State::Plain { field_start: false };
         }
         None
@@ -319,8 +319,8 @@ impl Framer {
         Ok(None)
     }
 
-    /// Ends the current record with the line on which its last quote opened, and goes
-    /// back there.
+    /// Ends the current record with the line on which its last quote opened, and returns to
+    /// that line's end.
     fn cut(&mut self) -> Frame {
         let end = self.quote_line_end.take().unwrap_or(self.at);
         self.line = self.quote_line;
@@ -335,7 +335,7 @@ impl Framer {
         frame
     }
 
-    /// Moves over `text`, which begins at the next byte to look at.
+    /// Advances over `text`, which begins at the next byte to read.
     fn pass(&mut self, text: &[u8]) {
         for at in memchr2_iter(b'\n', b'\r', text) {
             let after_cr = if at == 0 { self.after_cr } else { text[at - 1] == b'\r' };
@@ -352,8 +352,8 @@ mod tests {
 
     use super::*;
 
-    /// All records of `content`, handed over in blocks of these sizes in turn, with no
-    /// more of what was before than the framer asks for.
+    /// All records of `content`, pushed in blocks of these sizes in turn, with no more of the
+    /// earlier content than the framer asks for.
     fn frames(content: &[u8], sizes: &[usize]) -> Result<Vec<Frame>, Endless> {
         let mut framer = Framer::new();
         let mut found = Vec::new();
@@ -386,15 +386,15 @@ mod tests {
         matches!(byte, b'\n' | b'\r')
     }
 
-    /// Line ends in `text`, by another way than the framer's.
+    /// Line ends in `text`, counted by a method other than the framer's.
     fn count_lines(text: &[u8]) -> u64 {
         let text = String::from_utf8_lossy(text).replace("\r\n", "\n");
         text.matches(['\n', '\r']).count() as u64
     }
 
-    /// Where the record that begins at `start` ends, and whether a quote in it is
-    /// misplaced, by the rules in the words of the module, with all of the content in
-    /// view; `None` if a quote is not closed.
+    /// End of the record that begins at `start`, and whether a quote in it is misplaced, by
+    /// the rules in the module's comment, with all content in view; `None` if a quote is not
+    /// closed.
     fn record_end(content: &[u8], start: usize) -> Option<(usize, bool)> {
         let (mut at, mut misplaced) = (start, false);
         loop {
@@ -456,7 +456,7 @@ mod tests {
 
     fn each_by_csv(content: &[u8], frames: &[Frame]) -> Vec<csv::ByteRecord> {
         let record = |frame: &Frame| {
-            // A record that looks like a byte order mark is text everywhere but first.
+            // A byte order mark is text everywhere except at the beginning.
             let bytes = &content[frame.start as usize..frame.end as usize];
             let mut records = by_csv(&[b"\n", bytes].concat());
             assert_eq!(records.len(), 1, "one frame holds one record");
@@ -465,7 +465,7 @@ mod tests {
         frames.iter().map(record).collect()
     }
 
-    /// Bytes that matter to the state machine, far denser than chance has them.
+    /// Content with far more of the state machine's special bytes than random content has.
     fn hostile() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
             6 => prop::sample::select(vec![
@@ -562,7 +562,7 @@ mod tests {
                 assert_eq!(frames(&content, &[size]), Err(Endless::Quote { line: 4 }));
             }
         }
-        // Beyond the limit a quote that comes after all makes no difference.
+        // A closing quote past the limit makes no difference.
         content.extend_from_slice(b"5,\"five\"\n");
         assert_eq!(frames(&content, &[content.len()]), Err(Endless::Quote { line: 4 }));
     }

@@ -1,13 +1,13 @@
-//! gzip files: members one behind the other, and zero bytes behind the last one, with
-//! which tapes and block devices fill up. Anything else there is refused: `gzip` itself
-//! ignores it with a warning, and what it was is lost.
+//! Reads gzip files: members one after the other, and zero bytes after the last one, as
+//! tapes and block devices pad them. Refuses any other data there; `gzip` itself ignores it
+//! with a warning, so it would be lost.
 
 use std::io::{self, BufRead, Read};
 use std::mem;
 
 use flate2::bufread::GzDecoder;
 
-/// Where a byte is that belongs to no member.
+/// Offset of a byte that belongs to no member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("other data at byte {at}")]
 pub(crate) struct Garbage {
@@ -22,10 +22,10 @@ pub(crate) struct Members<R> {
 
 #[derive(Debug)]
 enum State<R> {
-    /// At a member's first byte, or behind the last one.
+    /// At a member's first byte, or after the last member.
     Between(Counted<R>),
     Inside(Box<GzDecoder<Counted<R>>>),
-    /// Behind everything, or a read has failed.
+    /// At the end, or after a failed read.
     Done,
 }
 
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_behind_the_last_member_are_padding() {
+    fn zeros_after_the_last_member_are_padding() {
         let two = [member(b"one\n"), member(b""), member(b"two\n")].concat();
         for padding in [0, 1, 511, 70_000] {
             for buffer in [1, 7, 1 << 16] {
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_behind_it_is_named_with_its_byte() {
+    fn other_data_after_the_last_member_is_reported_with_its_byte() {
         let one = member(b"one\n");
         for (behind, first) in [(&b"x"[..], 0), (b"\0\0\0x", 3), (b"\0\x1f\x8b", 1)] {
             for buffer in [1, 1 << 16] {

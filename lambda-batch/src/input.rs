@@ -1,5 +1,5 @@
-//! Which files a run is about: paths, folders, globs and standard input, as
-//! named on a command line.
+//! Finds the files of a run: paths, folders, globs and standard input, as named on a
+//! command line.
 
 use std::fmt;
 use std::io;
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use lambda_core::Error;
 
-/// Names that begin so are no input: hidden files, and markers of other programs.
+/// Prefixes of names that are no input: hidden files, and markers of other programs.
 const PREFIXES: [&str; 2] = [".", "_"];
 
-/// Names that end so are no input: files that are still being written, and those of
+/// Suffixes of names that are no input: files that are still being written, and files of
 /// editors.
 const SUFFIXES: [&str; 5] = [".part", ".filepart", ".tmp", ".swp", "~"];
 
@@ -33,8 +33,8 @@ impl Input {
         }
     }
 
-    /// Whether it is a file that was there when it was found and is no more. A link that
-    /// leads nowhere is still there.
+    /// Whether the file existed when it was found and is gone now. A link that leads nowhere
+    /// still exists.
     pub(crate) fn is_gone(&self) -> bool {
         let there = |path: &Path| path.symlink_metadata();
         let gone = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
@@ -52,16 +52,14 @@ impl fmt::Display for Input {
 }
 
 /// Finds the files that `arguments` name: files, folders (their files, not their
-/// folders), glob patterns, and `-` for standard input. Arguments keep their
-/// order, files of a folder or a pattern are sorted by name, and a file named twice
-/// counts once. Folders and patterns may be empty. Names that are still being written
-/// or that other programs keep for themselves are left out wherever they come from,
-/// since a shell resolves patterns too; what is no regular file is left out of folders
-/// and patterns, and can be named.
+/// subfolders), glob patterns, and `-` for standard input. Arguments keep their order,
+/// files of a folder or a pattern are sorted by name, and a file named twice counts once.
+/// Folders and patterns may be empty. Names of unfinished files and of other programs'
+/// files are always left out, since a shell resolves patterns too. Anything but a regular
+/// file is left out of folders and patterns, but can be named.
 ///
 /// # Errors
-/// `Fatal` for a path that is not there or cannot be read, and for a pattern that
-/// is none.
+/// `Fatal` for a path that does not exist or cannot be read, and for an invalid pattern.
 pub fn resolve<A: AsRef<str>>(arguments: &[A]) -> Result<Vec<Input>, Error> {
     let mut inputs = Vec::new();
     for argument in arguments {
@@ -90,28 +88,28 @@ pub fn resolve<A: AsRef<str>>(arguments: &[A]) -> Result<Vec<Input>, Error> {
     Ok(inputs)
 }
 
-/// A file that was named by itself.
+/// A file named directly.
 fn named(path: &Path) -> Vec<Input> {
     // Hidden files are left out of folders only: shells do not resolve to them.
     match unwanted(path).filter(|part| *part != ".") {
         Some(part) => {
-            tracing::warn!(file = %path.display(), "not loaded: names with {part} are no input");
+            tracing::warn!(file = %path.display(), "not loaded: names with {part} are not input");
             Vec::new()
         }
         None => vec![Input::File(path.to_owned())],
     }
 }
 
-/// Those of a folder's or a pattern's paths that are input.
+/// Keeps those paths of a folder or pattern that are input.
 fn files(paths: Vec<PathBuf>) -> Vec<Input> {
     let is_input = |path: &PathBuf| {
         let why = match unwanted(path) {
             Some(".") => return false,
             Some(_) => "it is not finished, or not meant to be loaded",
-            // Follows links: a mounted volume's files are links. One that leads nowhere
-            // is found out when it is opened.
+            // Follows links: a mounted volume's files are links. A link that leads nowhere fails
+            // when it is opened.
             None if path.metadata().is_ok_and(|metadata| !metadata.is_file()) => {
-                "it is no regular file"
+                "it is not a regular file"
             }
             None => return true,
         };
@@ -121,7 +119,7 @@ fn files(paths: Vec<PathBuf>) -> Vec<Input> {
     paths.into_iter().filter(is_input).map(Input::File).collect()
 }
 
-/// What in its name makes a file no input.
+/// The part of its name that makes a file no input.
 fn unwanted(path: &Path) -> Option<&'static str> {
     let name = path.file_name()?.as_encoded_bytes();
     let prefix = PREFIXES.into_iter().find(|prefix| name.starts_with(prefix.as_bytes()));
@@ -142,7 +140,7 @@ fn folder(path: &Path) -> Result<Vec<PathBuf>, Error> {
 
 fn pattern(text: &str) -> Result<Vec<PathBuf>, Error> {
     let paths = glob::glob(text).map_err(|error| Error::Misconfigured {
-        what: format!("{text} is no pattern"),
+        what: format!("{text} is not a valid pattern"),
         remedy: "use * ? and [...] as a shell does".into(),
         source: Some(Box::new(error)),
     })?;
@@ -160,7 +158,7 @@ fn pattern(text: &str) -> Result<Vec<PathBuf>, Error> {
     Ok(found)
 }
 
-/// Whether two paths lead to one file or folder, by whatever names.
+/// Whether two paths lead to one file or folder, under any names.
 pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
     match (one.metadata(), other.metadata()) {
         (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
@@ -171,8 +169,8 @@ pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
 /// A path that cannot be read.
 pub(crate) fn unreadable(path: &Path, error: io::Error) -> Error {
     Error::Misconfigured {
-        what: format!("{} cannot be read", path.display()),
-        remedy: "check that it is there and that this user may read it".into(),
+        what: format!("could not read {}", path.display()),
+        remedy: "check that it exists and that this user may read it".into(),
         source: Some(Box::new(error)),
     }
 }
@@ -234,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_do_is_no_error_and_a_missing_file_is_one() {
+    fn an_empty_folder_is_no_error_and_a_missing_file_is_one() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         assert_eq!(resolve(&[at(""), at("*.csv")]).unwrap(), []);

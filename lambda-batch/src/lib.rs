@@ -1,10 +1,10 @@
-//! The batch layer: CSV files into PostgreSQL, resumable and exactly once, with
-//! one job for each content.
+//! The batch layer: loads CSV files into PostgreSQL, resumable and exactly once, with one
+//! job for each content.
 //!
-//! [`run::load`] goes over files ([`input`]): each is opened once ([`content`]),
-//! planned in one pass ([`plan`], on the record borders that [`frame`] finds),
-//! and stored by workers that take its chunks from one queue ([`chunk`]). The
-//! job, its lease and its lanes are [`lambda_core::postgres::jobs`]'s.
+//! [`run::load`] goes over files ([`input`]). Each file is opened once ([`content`]),
+//! planned in one pass ([`plan`]) on the record borders that [`frame`] finds, and stored by
+//! workers that take its chunks from one queue ([`chunk`]). [`lambda_core::postgres::jobs`]
+//! keeps the job, its lease and its lanes.
 
 mod archive;
 pub mod chunk;

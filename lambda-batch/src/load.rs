@@ -1,5 +1,5 @@
-//! One file into the database: its content's job is found or created, started
-//! under a lease, worked on by several flows, and ended.
+//! Loads one file: finds or creates its content's job, starts it under a lease, runs
+//! several flows, and ends it.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -27,14 +27,14 @@ use crate::report::Outcome;
 use crate::run::{Planned, Target, blocking, stopped};
 use crate::tally::{Stored, Tally};
 
-/// How long a worker keeps trying while the server is away.
+/// Time that a worker keeps trying while the server is away.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// How often a job that another run holds is looked at.
+/// Time between two checks of a job that another run holds.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a run that is stopped still waits for an answer about its job: a
-/// little of the 30 s that Kubernetes gives a process. The lease ends by itself.
+/// Time that a stopped run still waits for an answer about its job: a small part of the
+/// 30 s that Kubernetes gives a process. The lease ends by itself.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Loads a planned file.
@@ -52,7 +52,7 @@ pub(crate) async fn load_file<R: Record>(
         Ok(job) => job,
         Err(error) => return Outcome::Failed { job: None, error },
     };
-    // The one before is shown no more before this one is.
+    // Stops showing the previous job before this one is shown.
     at_hand.take();
     let shown = &*at_hand.insert(JobAtHand::new(&job.job_id()));
     show(shown, &job);
@@ -60,11 +60,11 @@ pub(crate) async fn load_file<R: Record>(
     let outcome = match working.await {
         Ok(outcome) => outcome,
         Err(error) => {
-            // Reports say what is stored, if the server still answers.
+            // Reports show what is stored, if the server still answers.
             let stored = within_grace(target.jobs.get(job.number), planned.content.input(), stop);
             match stored.await.ok().flatten() {
                 Some(job) => Outcome::Failed { job: Some(Box::new(job)), error },
-                // It was read before the work began: that says nothing any more.
+                // It was read before the work began and is out of date.
                 None => Outcome::Unknown { job_id: job.job_id(), error },
             }
         }
@@ -113,8 +113,8 @@ async fn work<R: Record>(
     let result = result.map_err(|error| unless_stopped(error, planned.content.input(), stop));
     let end = job::end(&result);
     let ended = within_grace(attempt.end(&end), planned.content.input(), stop).await;
-    // Why the work stopped says more than what that led to. Only a fence is explained by
-    // the job itself.
+    // The reason why the work stopped is more useful than its consequences. Only for a fence
+    // does the job itself hold the reason.
     if end != End::Fenced {
         result?;
     }
@@ -124,8 +124,8 @@ async fn work<R: Record>(
     Ok(Outcome::Loaded { job: Box::new(job), records, waited })
 }
 
-/// Starts the job, or waits as long as a lease lasts for the run that holds it: a dead
-/// run's lease ends by then, a living one's is renewed. `None`: it is completed.
+/// Starts the job, or waits one lease for the run that holds it: a dead run's lease ends
+/// by then, a live run renews its own. `None`: the job is completed.
 async fn start(
     planned: &Planned,
     job: &Job,
@@ -164,8 +164,8 @@ async fn start(
     }
 }
 
-/// The answer to `work`, however long it takes, until the run is stopped: from then on
-/// within [`GRACE`].
+/// Waits for `work`, however long it takes. Once the run is stopped, waits at most
+/// [`GRACE`].
 async fn within_grace<T>(
     work: impl Future<Output = Result<T, Error>>,
     input: &Input,
@@ -181,10 +181,10 @@ async fn within_grace<T>(
     done.map_err(|error| unless_stopped(error, input, &stop))
 }
 
-/// `error`, unless the run was stopped: it then waits for no server, and another run
-/// does what is left.
+/// Returns `error`, unless the run was stopped: it then waits for no server, and another
+/// run does the rest.
 fn unless_stopped(error: Error, input: &Input, stop: &watch::Receiver<bool>) -> Error {
-    // What was interrupted says itself what is left.
+    // An interruption already says what is left.
     let waits = error.kind() == Kind::Transient && !matches!(error, Error::Interrupted { .. });
     if *stop.borrow() && waits { stopped(input) } else { error }
 }
@@ -231,8 +231,8 @@ async fn store<R: Record>(
     for _ in 0..workers {
         let (chunks, header) = (Arc::clone(&chunks), planned.header.clone());
         let decoding = Decoding::<R>::new(chunks, header, authority, options.batch_rows);
-        // With more workers than that, the others decode while one commits: a batch
-        // decoded ahead would only take memory.
+        // With more workers than two, others decode while one commits, and a batch decoded
+        // ahead would only take memory.
         let source = ChunkSource::new(decoding, Arc::clone(&tally), workers <= 2);
         let flow = Flow::new(config.clone(), source, Arc::clone(&target.sink));
         let halted = halted.clone();
@@ -240,13 +240,13 @@ async fn store<R: Record>(
     }
     let result = join(flows, &halt, attempt, stop.clone()).await;
     result?;
-    // The last commits may have gone beyond the limit.
+    // The last commits may have exceeded the limit.
     tally.within_limit()?;
     if tally.is_complete() { Ok(()) } else { Err(stopped(planned.content.input())) }
 }
 
-/// Waits for all workers. The first that fails, another attempt, or a request
-/// to stop, halts the others after their commits in flight.
+/// Waits for all workers. The first failure, another attempt, or a request to stop halts
+/// the others after their commits in flight.
 async fn join(
     mut flows: JoinSet<Result<(), Error>>,
     halt: &watch::Sender<bool>,
@@ -282,7 +282,7 @@ async fn join(
     }
 }
 
-/// What is to be done with the file and its rejects, whatever became of it.
+/// Archives the file and writes its rejects, as the outcome requires.
 async fn follow_up(
     outcome: Outcome,
     planned: &Planned,
@@ -332,10 +332,10 @@ async fn write_rejects(
     rejects.flush()
 }
 
-/// A name that no other run has, and that says where the run is.
+/// A unique name of this run, with its host and process.
 fn owner() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = if host.trim().is_empty() { "a host" } else { host.trim() };
+    let host = if host.trim().is_empty() { "unknown host" } else { host.trim() };
     let run = uuid::Uuid::new_v4().simple().to_string();
     format!("{host} pid {} run {}", std::process::id(), &run[..8])
 }

@@ -1,5 +1,5 @@
-//! One pass over a file before anything is stored: what it is (SHA-256), its
-//! header, and its chunks, each ending where a record begins (R19).
+//! One pass over a file before anything is stored. It yields the SHA-256, the header, and
+//! the chunks, each ending where a record begins (rule R19 in docs/protocol.md).
 
 use std::mem;
 
@@ -11,40 +11,40 @@ use crate::content::Content;
 use crate::foreign;
 use crate::frame::{Endless, Frame, Framer, Window};
 
-/// A chunk is cut at the first record that begins at least so many bytes behind
-/// the chunk's own start. It does not depend on how many workers there are.
+/// Minimum size of a chunk: it ends at the first record that begins at least this many
+/// bytes after its start. Does not depend on the number of workers.
 pub const CHUNK_BYTES: u64 = 8 << 20;
 
-/// How much is read at a time: fits the second-level cache, since it is walked
-/// three times.
+/// Size of a read: fits the second-level cache, since each block is scanned three
+/// times.
 const BLOCK_BYTES: usize = 256 << 10;
 
-/// What a file is.
+/// The plan of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// SHA-256 of the content, in hex: its name as a source.
+    /// SHA-256 of the content, in hex: the name of the source.
     pub source: String,
     /// Bytes of the content.
     pub bytes: u64,
-    /// The first record: the names of the columns.
+    /// The first record, with the names of the columns.
     pub header: String,
     /// The chunks, in order, without gaps, up to the content's end.
     pub chunks: Vec<Chunk>,
 }
 
 impl Plan {
-    /// Where the first chunk starts.
+    /// Offset of the first chunk.
     pub fn first_byte(&self) -> i64 {
         self.chunks.first().map_or(0, |chunk| chunk.start)
     }
 
-    /// Records behind the header.
+    /// Number of records after the header.
     pub fn records(&self) -> i64 {
         self.chunks.iter().map(|chunk| chunk.records).sum()
     }
 }
 
-/// Why a file is refused as a whole.
+/// Reason for refusing a whole file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// A record without an end.
@@ -53,22 +53,22 @@ pub enum Refusal {
     /// No record at all.
     #[error("it is empty: a header line with the names of the columns is required")]
     Empty,
-    /// A header that is no text.
+    /// A header that is not text.
     #[error("line {line}: the header is not valid UTF-8, or has a NUL character")]
     Header {
-        /// Where it is.
+        /// Line of the header.
         line: u64,
     },
 }
 
-/// Plans content that is handed over block by block. Does no I/O.
+/// Plans content that is pushed block by block. Does no I/O.
 #[derive(Debug)]
 pub struct Planner {
     chunk_bytes: u64,
     framer: Framer,
-    /// Bytes taken.
+    /// Number of bytes pushed.
     bytes: u64,
-    /// The last of them, which the framer may have to look at again.
+    /// The last bytes pushed, which the framer may have to read again.
     held: Vec<u8>,
     content: Sha256,
     header: Header,
@@ -78,7 +78,7 @@ pub struct Planner {
 
 #[derive(Debug)]
 enum Header {
-    /// Everything so far.
+    /// Digest of all content so far.
     Wanted(Vec<u8>),
     Found(String),
 }
@@ -90,7 +90,7 @@ struct OpenChunk {
     first_line: u64,
     records: i64,
     digest: Sha256,
-    /// How far `digest` has come.
+    /// Offset up to which `digest` is computed.
     digested: u64,
 }
 
@@ -109,7 +109,7 @@ impl Planner {
         }
     }
 
-    /// Takes the content's next bytes.
+    /// Pushes the content's next bytes.
     ///
     /// # Errors
     /// The file is refused; the planner must not be used any further.
@@ -140,13 +140,13 @@ impl Planner {
             self.begin(start, line, window);
         }
         if let Some(open) = &mut self.open {
-            // No chunk begins before what is needed again.
+            // No chunk begins before the bytes that are needed again.
             open.digest_up_to(self.framer.needed_from(), window);
         }
         Ok(())
     }
 
-    /// The plan, when all of the content was pushed.
+    /// Finishes the plan, once all content was pushed.
     ///
     /// # Errors
     /// The file is refused.
@@ -181,8 +181,8 @@ impl Planner {
         Ok(())
     }
 
-    /// A record begins: a chunk may begin with it. Calling it twice for one record
-    /// does nothing the second time.
+    /// Notes that a record begins, where a chunk may begin. A second call for the same record
+    /// does nothing.
     fn begin(&mut self, start: u64, first_line: u64, window: Window<'_>) {
         if let Some(open) = &mut self.open {
             if start - open.start < self.chunk_bytes {
@@ -222,7 +222,7 @@ impl OpenChunk {
     }
 }
 
-/// An offset in what is held in memory.
+/// An offset in the part held in memory.
 fn offset(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
@@ -235,12 +235,12 @@ fn digit(nibble: u8) -> char {
     char::from_digit(u32::from(nibble), 16).unwrap_or('?')
 }
 
-/// Plans a file, and reports to `progress` after each block how many bytes of the file
-/// were taken in. `None`: it is empty, without even a header.
+/// Plans a file, and reports to `progress` after each block how many bytes of the file were
+/// read. `None`: the file is empty, without even a header.
 ///
 /// # Errors
-/// `Data` if the file is refused; [`Error::Interrupted`] if it was changed while
-/// it was read; and what `progress` says.
+/// `Data` if the file is refused; [`Error::Interrupted`] if it changed while it was read;
+/// and any error of `progress`.
 pub fn plan(
     content: &Content,
     chunk_bytes: u64,
@@ -295,7 +295,7 @@ mod tests {
         std::iter::from_fn(&mut next).collect()
     }
 
-    /// With the quote closed that is open at the end.
+    /// Closes the quote that is open at the end.
     fn closed(mut content: Vec<u8>) -> Vec<u8> {
         if let Err(Refusal::Endless(_)) = planned(&content, content.len(), 9) {
             content.push(b'"');
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_is_named_as_sha256sum_does() {
+    fn a_source_is_named_by_the_output_of_sha256sum() {
         let plan = planned(b"a,b\n1,2\n", 3, CHUNK_BYTES).expect("a plain file");
         // printf 'a,b\n1,2\n' | sha256sum
         let by_sha256sum = "492d5ea496056f1a6a6592241032fab764c321596317930b4fa0e1e8bc3b7470";

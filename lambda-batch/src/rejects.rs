@@ -1,4 +1,4 @@
-//! Rejected records as a CSV file, so that they can be corrected.
+//! Writes rejected records to a CSV file, so that they can be corrected.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -18,13 +18,13 @@ impl RejectsFile {
     /// Creates the file, or empties it, and writes the header.
     ///
     /// # Errors
-    /// `Fatal` if it cannot be written, or is one of `inputs`; those are untouched.
+    /// `Fatal` if it cannot be written, or is one of `inputs`, which are left unchanged.
     pub(crate) fn create(path: &Path, inputs: &[Input]) -> Result<Self, Error> {
         let is_it = |input: &&Input| input.path().is_some_and(|input| is_same(input, path));
         if let Some(input) = inputs.iter().find(is_it) {
             return Err(Error::misconfigured(
-                format!("{} is to be loaded ({input})", path.display()),
-                "name another file for --rejects: it would be written over",
+                format!("{} is an input of this run ({input})", path.display()),
+                "name another file for --rejects: this one would be overwritten",
             ));
         }
         let failed = |error: csv::Error| unwritable(path, error);
@@ -32,7 +32,7 @@ impl RejectsFile {
         let mut csv = csv::Writer::from_writer(file);
         csv.write_record(["file", "line", "byte", "reason", "detail", "raw"]).map_err(failed)?;
         let mut rejects = Self { path: path.to_owned(), csv };
-        // A full disk is known before anything is loaded.
+        // Finds a full disk before anything is loaded.
         rejects.flush()?;
         Ok(rejects)
     }
@@ -54,7 +54,7 @@ impl RejectsFile {
         written.map_err(|error| unwritable(&self.path, error))
     }
 
-    /// Hands everything to the operating system.
+    /// Flushes everything to the operating system.
     ///
     /// # Errors
     /// `Fatal` if the file cannot be written.
@@ -65,7 +65,7 @@ impl RejectsFile {
 
 fn unwritable(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::Misconfigured {
-        what: format!("{} cannot be written", path.display()),
+        what: format!("could not write {}", path.display()),
         remedy: "name a file for --rejects that this user may write".into(),
         source: Some(Box::new(error)),
     }

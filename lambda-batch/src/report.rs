@@ -1,22 +1,22 @@
-//! What became of each file of a run, and the exit code for all of them.
+//! Reports of a run: the outcome of each file, and the exit code for all of them.
 
 use std::time::Duration;
 
 use lambda_core::Error;
 use lambda_core::postgres::Job;
 
-/// What became of one file.
+/// Report of one file.
 #[derive(Debug)]
 pub struct FileReport {
-    /// Its name, as found.
+    /// Name of the file, as found.
     pub file: String,
-    /// What became of it.
+    /// Its outcome.
     pub outcome: Outcome,
-    /// How long that took.
+    /// Time it took.
     pub elapsed: Duration,
 }
 
-/// What became of a file.
+/// Outcome of a file.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -24,47 +24,47 @@ pub enum Outcome {
     Loaded {
         /// The job, as stored.
         job: Box<Job>,
-        /// Records that this run stored: fewer than the job's if it went on with
-        /// what a former run had left.
+        /// Records that this run stored: fewer than the job's if an earlier run had stored
+        /// some.
         records: i64,
-        /// How long it waited for another run to let go of the job.
+        /// Time it waited for another run to release the job.
         waited: Duration,
     },
-    /// Its content was loaded before; nothing was written.
+    /// Its content was already loaded; nothing was written.
     AlreadyLoaded {
-        /// By this job.
+        /// The job that loaded it.
         job: Box<Job>,
     },
-    /// It was looked through only.
+    /// Its records were decoded in a dry run.
     Checked {
-        /// Records in it.
+        /// Records in the file.
         records: i64,
-        /// Those of them that cannot be stored.
+        /// Records that would be rejected.
         rejected: i64,
     },
-    /// It is empty, without even a header: there is nothing to load, and it stays where
-    /// it is, in case something is still to be written.
+    /// It is empty, without even a header: nothing is loaded, and the file is not moved,
+    /// since it may still be being written.
     Empty,
-    /// It is gone since the run began: another run has archived it.
+    /// It disappeared after the run began: another run has archived it.
     Taken,
-    /// It is not loaded, or not archived.
+    /// It could not be loaded or archived.
     Failed {
-        /// Its job, as far as there is one.
+        /// Its job, if it has one.
         job: Option<Box<Job>>,
-        /// Why.
+        /// The reason.
         error: Error,
     },
-    /// It is not loaded, and the server does not answer how far its job is.
+    /// It could not be loaded, and the server does not report how far its job is.
     Unknown {
-        /// The job's name, as `BAT00001`.
+        /// The job's name, such as `BAT00001`.
         job_id: String,
-        /// Why it is not loaded.
+        /// The reason.
         error: Error,
     },
 }
 
 impl Outcome {
-    /// The job of the file's content, as far as there is one.
+    /// The job of the file's content, if it has one.
     pub fn job(&self) -> Option<&Job> {
         match self {
             Self::Loaded { job, .. } | Self::AlreadyLoaded { job } => Some(job),
@@ -75,8 +75,8 @@ impl Outcome {
 }
 
 impl FileReport {
-    /// Records a second, of those that this run stored or looked through, planning
-    /// included and waiting not.
+    /// Records per second, of those that this run stored or decoded; includes the time for
+    /// planning, but not for waiting.
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     pub fn records_per_second(&self) -> Option<f64> {
         let (records, waited) = match &self.outcome {
@@ -92,7 +92,7 @@ impl FileReport {
         (seconds > 0.0).then(|| records as f64 / seconds)
     }
 
-    /// Why it failed.
+    /// The error, if it failed.
     pub fn error(&self) -> Option<&Error> {
         match &self.outcome {
             Outcome::Failed { error, .. } | Outcome::Unknown { error, .. } => Some(error),
@@ -101,7 +101,7 @@ impl FileReport {
     }
 }
 
-/// Exit codes, the worst first.
+/// Exit codes, worst first.
 const WORST_FIRST: [u8; 4] = [78, 65, 69, 75];
 
 /// The error that decides the exit code of a run over several files.

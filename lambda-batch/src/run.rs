@@ -1,5 +1,5 @@
-//! A run over files, one after the other: each is planned, then loaded as its
-//! content's job or, in a dry run, looked through.
+//! Runs over files, one after the other: each is planned, then loaded as its content's job
+//! or, in a dry run, decoded only.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,12 +21,12 @@ use crate::plan::{self, Plan};
 use crate::rejects::RejectsFile;
 use crate::report::{FileReport, Outcome};
 
-/// Where files are loaded.
+/// Destination of a load.
 #[derive(Clone)]
 pub struct Target {
-    /// Stores the records.
+    /// The sink that stores the records.
     pub sink: Arc<dyn Sink>,
-    /// Keeps the jobs, in the same database.
+    /// Connections for the jobs, in the same database.
     pub jobs: Jobs,
 }
 
@@ -36,7 +36,7 @@ impl std::fmt::Debug for Target {
     }
 }
 
-/// A file that is open, planned, and has the columns it needs.
+/// A file that is open and planned and has the required columns.
 #[derive(Debug, Clone)]
 pub(crate) struct Planned {
     pub(crate) content: Arc<Content>,
@@ -44,21 +44,21 @@ pub(crate) struct Planned {
     pub(crate) header: Header,
 }
 
-/// What opening a file led to.
+/// Result of opening a file.
 enum Opened {
-    /// It is to be loaded.
+    /// The file has records to load.
     Planned(Box<Planned>),
-    /// There is nothing to load.
+    /// The file has nothing to load.
     Nothing(Outcome),
 }
 
-/// Loads files into the table of `R`, each exactly once whatever happened before
-/// (docs/protocol.md, R21). Continues with the next file after one that is refused; ends when `stop`
-/// becomes true or the server is gone.
+/// Loads files into the table of `R`, each exactly once even if earlier runs failed or
+/// crashed (rule R21 in docs/protocol.md). Continues with the next file after one that is
+/// refused; ends when `stop` becomes true or the server is unreachable.
 ///
 /// # Errors
-/// `Fatal` if the file of rejects or the archive cannot be used; nothing was
-/// begun. What becomes of single files is in their reports.
+/// `Fatal`, before anything is loaded, if the file of rejects or the archive cannot be
+/// used. Reports hold the outcome of each file.
 pub async fn load<R: Record>(
     inputs: &[Input],
     target: &Target,
@@ -69,7 +69,7 @@ pub async fn load<R: Record>(
         archive::prepare(folder, inputs)?;
     }
     metrics::stores(R::TABLE.name);
-    // Shown until the next one begins: a job that ends is still seen by a scrape.
+    // Shown until the next job begins, so that a scrape still sees a job that has ended.
     let mut at_hand = None;
     over_files(inputs, options, &stop, async |input, rejects| {
         let planned = match open::<R>(input, options, &stop).await {
@@ -82,8 +82,8 @@ pub async fn load<R: Record>(
     .await
 }
 
-/// Looks through files as [`load`] would, and stores nothing: a dry run, which
-/// needs no database.
+/// Decodes files as [`load`] would, and stores nothing: a dry run, which needs no
+/// database.
 ///
 /// # Errors
 /// As for [`load`].
@@ -162,23 +162,25 @@ async fn open<R: Record>(
     let mut stopping = stop.clone();
     tokio::select! {
         planned = blocking(planned) => planned,
-        // A read from a pipe without a writer does not end: it is left behind.
+        // A read from a pipe without a writer does not end: leave it running.
         Ok(_) = stopping.wait_for(|stop| *stop) => Err(stopped(input)),
     }
 }
 
-/// Runs what blocks, off the runtime's threads.
+/// Runs blocking work, off the runtime's threads.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => Err(Error::Interrupted { what: "the program ends".into() }),
+        Err(_) => Err(Error::Interrupted { what: "the program is shutting down".into() }),
     }
 }
 
 /// The error for a file that the run did not finish because it was stopped.
 pub(crate) fn stopped(input: &Input) -> Error {
-    Error::Interrupted { what: format!("{input}: stopped before its end; run it again to go on") }
+    Error::Interrupted {
+        what: format!("{input}: stopped before its end; run it again to continue"),
+    }
 }

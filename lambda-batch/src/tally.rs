@@ -1,4 +1,5 @@
-//! What is stored of a job so far, gathered from what its commits said (R10).
+//! Sums up what is stored of a job, from the progress that its commits return (rule R10 in
+//! docs/protocol.md).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,20 +9,20 @@ use lambda_core::Error;
 use lambda_core::postgres::lease::JobLane;
 use lambda_core::progress::{Counts, LaneId, Progress};
 
-/// What a job has stored.
+/// Progress of a job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stored {
-    /// Bytes of the chunks.
+    /// Bytes stored.
     pub bytes: u64,
     /// Bytes of all its chunks.
     pub bytes_total: u64,
-    /// What became of its records.
+    /// Outcomes of its records.
     pub counts: Counts,
 }
 
 type Tell = dyn Fn(&Stored) + Send + Sync;
 
-/// Adds up a job's lanes, for the limit of rejects and for what reports progress.
+/// Sums a job's lanes, for the limit of rejects and for progress reports.
 pub struct Tally {
     lanes: Mutex<HashMap<LaneId, Lane>>,
     rejects_max: Option<i64>,
@@ -46,7 +47,7 @@ impl fmt::Debug for Tally {
 }
 
 impl Tally {
-    /// A tally of `lanes` as stored. `tell` is called whenever more is stored.
+    /// A tally of `lanes` as stored. Calls `tell` whenever more is stored.
     pub fn new(lanes: &[JobLane], rejects_max: Option<i64>, tell: Arc<Tell>) -> Self {
         let lane = |lane: &JobLane| {
             let (chunk, progress) = (&lane.chunk, &lane.progress);
@@ -59,7 +60,7 @@ impl Tally {
         Self { lanes: Mutex::new(lanes.iter().map(lane).collect()), rejects_max, tell }
     }
 
-    /// Takes note of what lanes have stored.
+    /// Records new progress of lanes.
     pub fn stored(&self, progress: &[Progress]) {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         for progress in progress {
@@ -71,7 +72,7 @@ impl Tally {
         (self.tell)(&self.sum());
     }
 
-    /// All lanes together.
+    /// Sum of all lanes.
     pub fn sum(&self) -> Stored {
         let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sum = Stored::default();
@@ -89,7 +90,7 @@ impl Tally {
         sum.bytes == sum.bytes_total
     }
 
-    /// Whether the job may continue.
+    /// Checks that the job may continue.
     ///
     /// # Errors
     /// [`Error::Input`] if more records were rejected than is allowed.

@@ -1,4 +1,4 @@
-//! A record type of one's own, from a message and from a file's row into a sink.
+//! A custom record type, stored from a message and from a file's row.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use lambda_core::progress::{Counts, LaneName};
 use lambda_core::record::{Column, ColumnType, Record, RowWriter, Table};
 use lambda_core::sink::{ClaimRequest, Durability, Sink};
 
-/// What a sensor measured.
+/// A sensor's measurement.
 #[derive(serde::Deserialize)]
 struct Reading {
     id: String,
@@ -35,7 +35,7 @@ impl Record for Reading {
     }
 }
 
-/// A reading as a message, the same as a file's row: one is a duplicate.
+/// One reading as a message and as a file's row: the second one is a duplicate.
 pub async fn run() -> Result<Counts, Box<dyn std::error::Error>> {
     let message = br#"{"id":"R-1","millidegrees":21500,"note":null}"#;
     let mut rows = Vec::new();

@@ -1,5 +1,5 @@
-//! What the two codecs promise together: one verdict and one row for one record,
-//! and a reject instead of a panic for whatever else arrives.
+//! Joint promises of the two codecs: one verdict and one row for one record, and a reject
+//! instead of a panic for any other input.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -16,7 +16,7 @@ use proptest::prelude::*;
 
 type Decoded = Result<Vec<u8>, Reject>;
 
-/// Decodes behind bytes that must stay, and checks that a reject leaves only them.
+/// Decodes after existing bytes, and checks that a reject leaves only those.
 fn kept(decode: impl FnOnce(&mut Vec<u8>) -> Result<lambda_core::record::Row, Reject>) -> Decoded {
     let mut rows = b"before".to_vec();
     let row = decode(&mut rows);
@@ -45,7 +45,7 @@ fn decoder() -> CsvDecoder<Transaction> {
 
 fn of_csv(row: &[u8]) -> Decoded {
     let mut decoder = decoder();
-    // What was before on the decoder must not matter.
+    // Earlier records of the decoder must not matter.
     let _ = decoder.decode(b"a,\"unterminated", &mut Vec::new());
     kept(|rows| decoder.decode(row, rows))
 }
@@ -64,7 +64,7 @@ fn csv_of(transaction: &Transaction) -> Vec<u8> {
     row
 }
 
-/// Any text that fields may hold, awkward ones as often as not.
+/// Any text that fields may hold, about half of it awkward.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof!["[a-z ]{1,12}", "[\"',\\\\\\r\\n\t\u{feff}é]{1,6}", "\\PC{1,16}"]
 }
@@ -91,7 +91,7 @@ prop_compose! {
     }
 }
 
-/// Texts around the border of what each field takes.
+/// Texts around the limits of each field.
 fn field_texts() -> impl Strategy<Value = Vec<String>> {
     let of = |valid: &'static str, other: &'static [&'static str]| {
         prop_oneof![
@@ -139,7 +139,7 @@ fn field_texts() -> impl Strategy<Value = Vec<String>> {
         .prop_map(|(a, b, c, d, e, f, g, h, i)| vec![a, b, c, d, e, f, g, h, i])
 }
 
-/// The texts as a JSON object: booleans as such, numbers so where JSON has them.
+/// The texts as a JSON object, with booleans and, if `numbers`, numbers in JSON's form.
 fn json_of(texts: &[String], numbers: bool) -> Vec<u8> {
     let members: Vec<String> = CSV_HEADER
         .split(',')
@@ -210,7 +210,7 @@ proptest! {
     }
 
     #[test]
-    fn generated_lines_become_what_they_announce(seed: u64, csv: bool) {
+    fn generated_lines_have_the_kind_that_they_announce(seed: u64, csv: bool) {
         let format = if csv { Format::Csv } else { Format::Json };
         let options = Options { accounts: 50, duplicate_ratio: 0.2, invalid_ratio: 0.3 };
         let traffic = || Synthetic::new(seed).with(options);
@@ -354,7 +354,7 @@ fn a_header_that_nearly_fits_names_the_difference_and_quotes_nothing_else() {
 #[test]
 fn a_misplaced_quote_rejects_its_record_with_line_and_column() {
     let mut decoder = decoder();
-    // A caret is where it is.
+    // A caret marks the reported place.
     for (location, why) in [
         ("\"Joe\\\"^s Bar\"", "expected a comma or the line's end after a closing quote"),
         ("\"two\nlines\"^ ", "expected a comma or the line's end after a closing quote"),

@@ -1,5 +1,5 @@
-//! The flow between a source and a sink, in memory: whatever fails or interferes,
-//! every record is stored once.
+//! The flow between a source and a sink, in memory: every record is stored once, whatever
+//! fails or interferes.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeSet;
@@ -25,9 +25,9 @@ use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
 use lambda_core::testing::source::Lists;
 use tokio::sync::watch;
 
-/// A sink that fails now and then, refuses records whose key starts with "bad",
-/// now and then lets a rival take a lane first, and now and then crashes, which
-/// loses what was committed since the last claim.
+/// A sink that sometimes fails, refuses records whose key starts with "bad", sometimes lets
+/// a rival take a lane first, and sometimes crashes, which loses what was committed since
+/// the last claim.
 struct Trouble {
     inner: MemorySink,
     durable: Mutex<Contents>,
@@ -167,7 +167,7 @@ fn assert_each_stored_once(lists: &[Vec<Sample>], contents: &Contents) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_fails_or_interferes_each_record_is_stored_once() {
+async fn each_record_is_stored_once_whatever_fails_or_interferes() {
     for seed in 0..100 {
         let (lists, sink) = (lists(3, 60, 29), Arc::new(Trouble::new(seed * 1_000)));
         run(lists.clone(), &sink, seed).await.unwrap();
@@ -176,7 +176,7 @@ async fn whatever_fails_or_interferes_each_record_is_stored_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_table_that_takes_nothing_stops_the_flow_instead_of_filling_the_dead_letters() {
+async fn a_table_that_refuses_everything_stops_the_flow_instead_of_filling_the_dead_letters() {
     let all_bad: Vec<Sample> = (0..2_000).map(|n| Sample::new(&format!("bad{n}"), 1)).collect();
     let sink = Arc::new(Trouble { rivals: false, failures: false, ..Trouble::new(1) });
     let error = run(vec![all_bad], &sink, 1).await.unwrap_err();
@@ -200,18 +200,18 @@ async fn a_stop_keeps_what_is_in_flight_and_leaves_the_rest_unread() {
     assert!(!contents.rows.is_empty() && contents.rows.len() < 990, "{}", contents.rows.len());
     let read: i64 = contents.lanes.values().map(|lane| lane.counts.read).sum();
     assert_eq!(read, contents.lanes.values().map(|lane| lane.position).sum::<i64>());
-    // The next run goes on where this one stopped.
+    // The next run continues where this one stopped.
     run(lists.clone(), &sink, 2).await.unwrap();
     assert_eq!(sink.inner.contents().rows.len() + sink.inner.contents().dead_letters.len(), 1_000);
 }
 
-/// A sink that loses its connection over a batch of more than so many records,
-/// and, as told, answers other questions or not.
+/// A sink that loses its connection over a batch of more than this many records, and
+/// answers other queries or not, as set.
 struct Chokes {
     inner: MemorySink,
     records_max: usize,
     answers: bool,
-    /// Sizes of the batches it was given.
+    /// Sizes of the batches it received.
     tried: Mutex<Vec<usize>>,
 }
 
@@ -245,7 +245,7 @@ async fn a_batch_that_always_breaks_the_connection_is_halved_while_the_server_an
     let (_keep, stop) = watch::channel(false);
     Flow::new(config(None), source, Arc::clone(&sink) as Arc<dyn Sink>).run(stop).await.1.unwrap();
     assert_eq!(sink.inner.contents().rows.len(), 40);
-    // Each size is tried three times before it is halved, and not oftener.
+    // Each size is tried exactly three times before it is halved.
     let tried = sink.tried.lock().unwrap().clone();
     let mut large = tried.chunk_by(|a, b| a == b).filter(|tries| tries[0] > 1).peekable();
     assert!(large.peek().is_some(), "a batch of several records: {tried:?}");
@@ -265,7 +265,7 @@ async fn a_batch_stays_whole_while_the_server_is_away() {
 }
 
 #[tokio::test]
-async fn failures_are_counted_for_one_batch_and_anew_for_its_halves() {
+async fn failures_are_counted_for_one_batch_and_again_for_its_halves() {
     let progress = MemorySink::new().claim(&request(name())).await.unwrap();
     let records = (0..4).map(|position| (position, Sample::new("id", position)));
     let draft = Draft::new(Authority::Stream, &SAMPLES).lane(&progress, 4);
@@ -299,7 +299,7 @@ async fn a_lane_that_is_fenced_after_it_was_revoked_is_left_to_its_new_owner() {
         state.step(Input::Claimed(generation, progress.clone()));
         let batch = Draft::new(Authority::Stream, &SAMPLES).lane(&progress, 1).build();
         state.step(Input::Batch(batch.clone()));
-        // While the commit is on its way the lane goes to another member.
+        // While the commit is in flight, another member takes the lane.
         sink.claim(&request(name)).await.unwrap();
         let committed = sink.commit(&batch, Durability::Visible).await.unwrap();
         assert_eq!(committed.fenced, [progress.lane]);
@@ -312,7 +312,7 @@ async fn a_lane_that_is_fenced_after_it_was_revoked_is_left_to_its_new_owner() {
 }
 
 #[tokio::test]
-async fn a_check_that_is_due_amid_a_batch_follows_it() {
+async fn a_check_that_is_due_during_a_batch_follows_it() {
     let (sink, name) = (MemorySink::new(), name());
     let mut state = State::new(Authority::Stream, &SAMPLES);
     let grant = Grant { name: name.clone(), first_position: 0.into(), given_up: None };
@@ -342,13 +342,13 @@ async fn a_check_that_is_due_amid_a_batch_follows_it() {
     }
 }
 
-/// A sink whose commits take so long for each record, and whose last commit of a drain
-/// is never done. It answers other questions, or does not.
+/// A sink whose commits take this long for each record, and whose last commit of a drain
+/// never ends. It answers other queries, or does not.
 struct Slowly {
     inner: MemorySink,
     each: Duration,
     answers: bool,
-    /// Sizes of the batches it was given, and how long each might take.
+    /// Sizes of the batches it received, and how long each might take.
     tried: Mutex<Vec<(usize, Option<Duration>)>>,
 }
 
@@ -397,8 +397,8 @@ impl Sink for Slowly {
 #[tokio::test(start_paused = true)]
 async fn a_commit_that_takes_longer_than_a_minute_is_halved_and_never_given_up() {
     let (_keep, stop) = watch::channel(false);
-    // The drain's last commit would never be done: without it this waits, which is the
-    // end that is looked for here.
+    // The drain's last commit never ends: this flow waits only for that one, which shows
+    // that everything else is stored.
     let sink = Slowly::new(Duration::from_secs(100), true);
     let source = Lists::new(lists(1, 16, 1_000), fastrand::Rng::with_seed(1));
     let patience = Some(Duration::from_secs(30));
@@ -417,7 +417,7 @@ async fn a_commit_that_takes_longer_than_a_minute_is_halved_and_never_given_up()
     assert!(largest.0 > 1 && tried.iter().any(|(_, patience)| *patience > largest.1), "{tried:?}");
 }
 
-/// What a flow ends with that is to stop while `sink` stores a batch.
+/// Result of a flow that is stopped while `sink` stores a batch.
 async fn stopped_over(sink: Arc<dyn Sink>) -> Result<(), Error> {
     let source = Lists::new(lists(1, 5, 100), fastrand::Rng::with_seed(1));
     let (tell, stop) = watch::channel(false);
@@ -436,15 +436,15 @@ async fn a_stop_waits_for_no_commit_longer_than_a_process_has_to_end() {
     assert_eq!(error.exit_code(), 75, "the server answers");
     let error = stopped_over(Slowly::new(minutes, false)).await.unwrap_err();
     assert_eq!(error.exit_code(), 69, "the server does not answer: {}", error.chain());
-    // Only the drain's last commit is never done.
+    // Only the drain's last commit never ends.
     let error = stopped_over(Slowly::new(Duration::from_secs(1), true)).await.unwrap_err();
     assert_eq!(error.exit_code(), 75, "{}", error.chain());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_tries_again_over_a_connection_that_broke_while_idle() {
-    /// Fails the drain's last commit until a while after the stop, as closed connections
-    /// of a pool do.
+    /// Fails the drain's last commit until a while after the stop, as closed connections of a
+    /// pool do.
     struct Broken(MemorySink, tokio::time::Instant);
 
     #[async_trait]
@@ -469,7 +469,7 @@ async fn a_stop_tries_again_over_a_connection_that_broke_while_idle() {
 
 #[tokio::test(start_paused = true)]
 async fn patience_ends_only_with_a_server_that_does_not_answer() {
-    /// Answers, and refuses commits for ten minutes.
+    /// Answers, but refuses commits for ten minutes.
     struct Full(MemorySink, tokio::time::Instant);
 
     #[async_trait]
@@ -509,7 +509,7 @@ async fn the_rest_of_a_jobs_batch_is_no_takeover_when_its_lane_was_rewound() {
     let lane = progress.lane;
     state.step(Input::Claimed(generation, progress.clone()));
     state.step(Input::Batch(Draft::new(authority, &SAMPLES).lane(&progress, 4).build()));
-    // It is halved, and the database loses what it is about to build on.
+    // The batch is halved, and the database loses the progress that the halves follow.
     state.step(Input::CommitFailed(Error::Contended { tries: 5 }));
     for _half in 0..2 {
         let fenced = Committed { stored: Vec::new(), fenced: vec![lane] };
@@ -522,7 +522,7 @@ async fn the_rest_of_a_jobs_batch_is_no_takeover_when_its_lane_was_rewound() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flow_without_patience_left_tells_what_it_waited_for() {
+async fn a_flow_without_patience_left_reports_what_it_waited_for() {
     struct Away;
 
     #[async_trait]
@@ -545,7 +545,7 @@ async fn a_flow_without_patience_left_tells_what_it_waited_for() {
     assert_eq!(result.unwrap_err().exit_code(), 69);
 }
 
-/// A sink whose first commit takes ten minutes, as one may that waits for a server.
+/// A sink whose first commit takes ten minutes, as one that waits for a server may.
 struct Slow(MemorySink, AtomicU64);
 
 #[async_trait]
@@ -566,7 +566,7 @@ impl Sink for Slow {
     }
 }
 
-/// A source that has nothing to give for twenty tries, and then is at its end.
+/// A source that yields nothing for twenty tries, and then ends.
 struct Stalling(u32);
 
 #[async_trait]
@@ -587,7 +587,7 @@ impl Source for Stalling {
     fn stored(&mut self, _: &[Progress]) {}
 }
 
-/// Looks at `health` every second for as long as `flow` goes on. For how long that was.
+/// Checks `health` every second while `flow` runs. Returns how long it ran.
 async fn lives<T>(health: &Health, flow: impl Future<Output = T>) -> Duration {
     let begun = tokio::time::Instant::now();
     tokio::pin!(flow);

@@ -1,4 +1,4 @@
-//! What is exported, as a scrape sees it. One test, since a process has one recorder.
+//! Exported metrics, as a scrape sees them. One test, since a process has one recorder.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use lambda_core::health::Health;
@@ -33,19 +33,19 @@ async fn a_scrape_shows_what_this_process_did_and_what_it_holds() {
     let probe = Probe::at(taken);
     tokio::spawn(server.run());
 
-    // From the first scrape on, so that the first record makes a difference.
+    // Exported from the first scrape on, so that the first record is an increase.
     metrics::stores("p");
     let scrape = probe.scrape().await.unwrap();
     assert_eq!(scrape.sum("lambda_records_total", &[("outcome", "corrected")]), Some(0.0));
     assert_eq!(scrape.sum("lambda_batch_records_count", &[]), Some(0.0));
 
-    // What a lane had before is somebody else's; a lane that was not claimed here is too.
+    // A lane's earlier counts belong to other processes, as do lanes not claimed here.
     let outcomes = Outcomes::default();
     outcomes.begin(&lane(1, 100, 10));
     outcomes.stored(&[lane(1, 103, 11), lane(2, 50, 50)]);
-    // A dead letter was replayed meanwhile: one less is rejected, one more inserted.
+    // A dead letter was replayed in between: one less is rejected, one more inserted.
     outcomes.stored(&[lane(1, 105, 10)]);
-    // Claimed anew after others had it.
+    // Claimed again after other processes had it.
     outcomes.begin(&lane(1, 205, 10));
     outcomes.stored(&[lane(1, 206, 10)]);
     let scrape = probe.scrape().await.unwrap();
@@ -54,8 +54,8 @@ async fn a_scrape_shows_what_this_process_did_and_what_it_holds() {
     assert_eq!(scrape.sum("lambda_batch_records_count", &[("pipeline", "p")]), Some(3.0));
     assert_eq!(scrape.sum("lambda_batch_records_sum", &[]), Some(7.0));
 
-    // A lane is exported while it is held here and its lag is known, a job while it is
-    // the one at hand.
+    // A lane is exported while this process holds it and its lag is known, a job while it is
+    // the current one.
     let name = lane(1, 0, 0).name;
     let (lag, job) = (Lag::of(&name), JobAtHand::new("BAT00001"));
     let scrape = probe.scrape().await.unwrap();
@@ -77,7 +77,7 @@ async fn a_scrape_shows_what_this_process_did_and_what_it_holds() {
         assert_eq!(scrape.sum(name, &[]), None, "{name}");
     }
 
-    // Probes: nothing is needed yet, then something is, and is there.
+    // Probes: nothing is needed yet, then something is missing, then it is available.
     assert_eq!(probe.get("/livez").await.unwrap().status, 200);
     let starting = probe.get("/readyz").await.unwrap();
     assert_eq!((starting.status, &starting.text[..8]), (503, "starting"));

@@ -1,4 +1,4 @@
-//! The example of a record type of one's own does what it says.
+//! The example of a custom record type does what it claims.
 
 #[expect(dead_code, unreachable_pub, reason = "an example is a program")]
 #[path = "../examples/own_record.rs"]

@@ -1,4 +1,4 @@
-//! The sink on PostgreSQL, held to its promises on a real server.
+//! Promises of the sink on PostgreSQL, on a real server.
 
 #[path = "postgres/evidence.rs"]
 mod evidence;
@@ -50,9 +50,15 @@ fn main() -> ExitCode {
             "timeouts of the database keep no commit from ending a frozen loader",
             commits_under_timeouts,
         );
-        suite.postgres("a claim that freezes half-way gives its lane back", claims_from_a_claim);
-        suite.postgres("a claim ends whom the claim before it waits for", claims_behind_a_claim);
-        suite.postgres("a claim of a lane that others lock says who to look for", claims_in_vain);
+        suite.postgres(
+            "a claim that freezes in the middle gives its lane back",
+            claims_from_a_claim,
+        );
+        suite.postgres(
+            "a claim ends the backend that the claim before it waits for",
+            claims_behind_a_claim,
+        );
+        suite.postgres("a claim of a lane that others lock names them", claims_in_vain);
         suite.postgres("a claim waits for a migration and does not end it", claims_from_migration);
         suite.postgres("without track_activities a frozen owner is ended too", claims_blindly);
         suite.postgres("a claim over another active group is refused", refuses_another_group);
@@ -60,7 +66,7 @@ fn main() -> ExitCode {
         slow::tests(suite);
         sessions::tests(suite);
         suite.postgres(
-            "the merged view is the sum of the rows as they stand",
+            "the merged view is the sum of the current rows",
             serving::view_is_the_sum_of_the_rows,
         );
         suite.deadline(240);
@@ -90,8 +96,8 @@ fn request(group: &str) -> ClaimRequest {
     }
 }
 
-/// A value must have one form only: what the server gives back is compared byte
-/// by byte with what is sent.
+/// A value must have one form only: what the server returns is compared byte by byte with
+/// what is sent.
 async fn values_come_back(context: Context) -> Result<(), Failure> {
     let subject = subject(&context).await?;
     let mut random = fastrand::Rng::with_seed(7);
@@ -129,19 +135,19 @@ async fn values_come_back(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What each session of a loader keeps, and each of a claim.
+/// Markers that each session of a loader keeps, and each of a claim.
 const LOADER: &str = "select pg_advisory_lock_shared(1818324322, 1);";
 const CLAIM: &str = "select pg_advisory_lock_shared(1818324322, 2);";
 
-/// A session with these marks which has the rows of all lanes locked, and does nothing more.
+/// An idle session with these markers that has the rows of all lanes locked.
 async fn holder_of_lanes(database: &Database, marks: &str) -> Result<Connection, Failure> {
-    // The name of a loader, which is no mark.
+    // The name of a loader, which is not a marker.
     let holder = connect(database.config(), "stream").await?;
     holder.batch_execute(&format!("{marks} begin; select from ingest_progress for update")).await?;
     Ok(holder)
 }
 
-/// The owner is a loader that holds the lane's row and does nothing more (R13).
+/// The owner is a frozen loader that holds the lane's row (rule R13, docs/protocol.md).
 async fn claims_from_a_frozen_owner(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let subject = Postgres::new(database.config(), 2).await;
@@ -156,7 +162,7 @@ async fn claims_from_a_frozen_owner(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Cuts short what waits for the owner before anybody looks who that is.
+/// Timeouts that would end a wait for the owner before its backend is looked up.
 async fn claims_under_timeouts(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let subject = Postgres::new(database.config(), 2).await;
@@ -174,7 +180,7 @@ async fn claims_under_timeouts(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The loader holds an id, and is ended once its transaction is old (R13).
+/// The loader holds an id, and is ended once its transaction is old (rule R13, docs/protocol.md).
 async fn commits_under_timeouts(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let name = &database.login().database;
@@ -200,12 +206,12 @@ async fn commits_under_timeouts(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Setting a lane aside takes two statements.
+/// Giving up a lane takes two statements.
 async fn claims_from_a_claim(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let subject = Postgres::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
-    // One whom no claim ends.
+    // A session that no claim ends.
     let holder = holder_of_lanes(&database, "").await?;
     let given_up = ClaimRequest { given_up: Some(before.lane), ..request("g") };
     let frozen = subject.sink.claim(&given_up);
@@ -214,7 +220,7 @@ async fn claims_from_a_claim(context: Context) -> Result<(), Failure> {
         claimed = &mut frozen => return Err(format!("not held: {claimed:?}").into()),
         blocked = until_claim(&subject, "wait_event_type = 'Lock'") => blocked?,
     }
-    // From here on nobody tells it to go on.
+    // From here on it gets no further statement.
     holder.batch_execute("rollback").await?;
     until_claim(&subject, "state = 'idle in transaction'").await?;
     let claimed = within_liveness(async || subject.sink.claim(&request("g")).await).await?;
@@ -223,7 +229,7 @@ async fn claims_from_a_claim(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A claim whose process is gone goes on waiting in the server, before all others.
+/// A claim whose process is gone keeps waiting in the server, ahead of all others.
 async fn claims_behind_a_claim(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let subject = Postgres::new(database.config(), 2).await;
@@ -242,7 +248,7 @@ async fn claims_behind_a_claim(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The holder is not a loader, whatever it is called, and is never ended.
+/// The holder is not a loader, despite its name, and is never ended.
 async fn claims_in_vain(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let subject = Postgres::new(database.config(), 2).await;
@@ -255,7 +261,7 @@ async fn claims_in_vain(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// It runs as the same role, and its session has a name like a loader's.
+/// The migration runs as the same role, and its session has a name like a loader's.
 async fn claims_from_migration(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let subject = Postgres::new(database.config(), 2).await;
@@ -278,7 +284,7 @@ async fn claims_from_migration(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The server then shows to no role how old a transaction is.
+/// The server then shows no role the age of a transaction.
 async fn claims_blindly(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let name = &database.login().database;
@@ -293,7 +299,7 @@ async fn claims_blindly(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits until a claim's backend is as the condition says.
+/// Waits until a claim's backend meets the condition.
 async fn until_claim(subject: &Postgres, condition: &str) -> Result<(), Failure> {
     let sql = format!(
         "select count(*) > 0 from pg_stat_activity where datname = current_database() \
@@ -302,7 +308,7 @@ async fn until_claim(subject: &Postgres, condition: &str) -> Result<(), Failure>
     until(&sql, async || Ok(subject.client.query_one(&sql, &[]).await?.try_get(0)?)).await
 }
 
-/// As a loader does: what is transient is tried again.
+/// Retries transient errors, as a loader does.
 async fn within_liveness<T>(mut work: impl AsyncFnMut() -> Result<T, Error>) -> Result<T, Failure> {
     let begun = Instant::now();
     loop {

@@ -1,5 +1,5 @@
-//! Dead letters taken again, on a real server: outcomes, counts and evidence are those
-//! that a recomputation gives, whoever else is at work.
+//! Replays of dead letters, on a real server: outcomes, counts and evidence equal a
+//! recomputation, also with concurrent writers.
 
 #[path = "postgres/evidence.rs"]
 mod evidence;
@@ -36,26 +36,25 @@ use crate::subject::Postgres;
 /// The header of files of samples.
 const HEADER: &str = "id,amount,note,flag,rank";
 
-/// Within this time everything that is waited for has happened.
+/// Deadline of everything that the tests wait for.
 const LIVENESS: Duration = Duration::from_mins(1);
 
 fn main() -> ExitCode {
     harness::main(|suite| {
-        suite.postgres("a record that was mended is replayed, one that was not stays", mended);
+        suite.postgres("a corrected record is replayed, one that was not corrected stays", mended);
         suite.postgres("records the database refuses stay, the others are replayed", refused);
-        suite.postgres("a dry run tells the outcomes and changes nothing", dry_run);
+        suite.postgres("a dry run reports the outcomes and changes nothing", dry_run);
         suite.postgres("two replays at once take each dead letter once", two_at_once);
         suite.postgres("a completed job's counts stay the sums of its lanes", completed_job);
-        suite.postgres("a job that ends amid a replay counts what was replayed", ending_job);
+        suite.postgres("a job that ends during a replay counts what was replayed", ending_job);
         suite.postgres("a purged dead letter needs another payload", purged);
         suite.postgres("a lane that was given up is counted too", given_up);
-        suite.postgres("letters of one source go in the order in which they were read", in_order);
-        suite
-            .postgres("a replay that is told to stop ends with the transaction under way", stopped);
-        suite.postgres("a replay whose COMMIT is not answered tells what it stored", unanswered);
-        suite.postgres("a replay that is told to stop settles a COMMIT without answer", settled);
+        suite.postgres("letters of one source are replayed in the order of reading", in_order);
+        suite.postgres("a stopped replay ends with the transaction in progress", stopped);
+        suite.postgres("a replay whose COMMIT is not answered reports what it stored", unanswered);
+        suite.postgres("a stopped replay settles a COMMIT without answer", settled);
         suite.deadline(240);
-        suite.postgres("a replay that is slow goes on with fewer letters at a time", slow);
+        suite.postgres("a slow replay continues with fewer letters at a time", slow);
         suite.postgres("a replay frozen anywhere frees its lanes by itself", frozen);
         suite.postgres(
             "commits, replays and discards in any order leave what a recomputation gives",
@@ -87,12 +86,12 @@ impl Bench {
         Ok(self.subject.sink.claim(&request("clu/top", partition)).await?)
     }
 
-    /// Stores a batch whole, and gives its lanes' progress.
+    /// Stores a whole batch and returns its lanes' progress.
     async fn store(&self, draft: Draft) -> Result<Vec<Progress>, Failure> {
         Ok(self.subject.sink.commit(&draft.build(), Durability::Visible).await?.stored)
     }
 
-    /// Takes all open dead letters again.
+    /// Replays all open dead letters.
     async fn replay(&self, replay: &Replay) -> Result<BTreeMap<i64, Verdict>, Failure> {
         let filter = Filter { statuses: vec![Status::Open], ..Filter::default() };
         self.replay_those(&filter, replay).await
@@ -104,7 +103,8 @@ impl Bench {
         replay: &Replay,
     ) -> Result<BTreeMap<i64, Verdict>, Failure> {
         let mut told = BTreeMap::new();
-        let tell = |id, verdict| assert_eq!(told.insert(id, verdict), None, "each is told once");
+        let tell =
+            |id, verdict| assert_eq!(told.insert(id, verdict), None, "each is reported once");
         self.letters.replay::<Sample>(filter, replay, tell, pending()).await?;
         Ok(told)
     }
@@ -113,7 +113,7 @@ impl Bench {
         Ok(self.subject.client.query_one(sql, &[]).await?.try_get(0)?)
     }
 
-    /// Evidence and counts of the lanes against everything that is stored.
+    /// Compares evidence and counts of the lanes with everything that is stored.
     async fn is_explained(&self, all: Counts) -> Result<(), Failure> {
         evidence::check(&self.subject.contents().await, &all, &self.replayed().await?);
         Ok(())
@@ -150,7 +150,7 @@ impl Bench {
         }
     }
 
-    /// Waits until so many backends wait for a lock.
+    /// Waits until this many backends wait for a lock.
     async fn until_blocked(&self, backends: i64) -> Result<(), Failure> {
         let sql = "select count(*) from pg_stat_activity where datname = current_database() \
                    and application_name like 'lambda-%' and wait_event_type = 'Lock'";
@@ -202,7 +202,7 @@ async fn mended(context: Context) -> Result<(), Failure> {
     assert!(bad(&verdicts[&1]), "{verdicts:?}");
     assert_eq!(verdicts[&2], Verdict::Replayed(Outcome::Inserted));
 
-    // The id that it is given is taken by other content, then by none.
+    // Its new id already has other content, then none.
     let conflict = bench.replay_those(&one(1), &edited(&json("a", 7))).await?;
     assert!(
         matches!(&conflict[&1], Verdict::StillBad(reject) if reject.reason == Reason::IdConflict)
@@ -217,13 +217,13 @@ async fn mended(context: Context) -> Result<(), Failure> {
                   and attempts = 3 and payload = 'broken' and resolved_at is not null \
                   and convert_from(edited_payload, 'utf8')::jsonb ->> 'id' = 'c'";
     assert_eq!(bench.number(marked).await?, 1);
-    // Again, nothing is done, and a second payload is not taken.
+    // A second replay does nothing and ignores its payload.
     let footprint = bench.footprint().await?;
     let again = bench.replay_those(&one(1), &edited(&json("d", 7))).await?;
     assert_eq!(again[&1], Verdict::Skipped(Skip::Resolved(Status::Replayed)));
     assert_eq!(bench.footprint().await?, footprint);
 
-    // The rows' places are the letters' own, the lane stands and is held as it was.
+    // The rows have the letters' places; the lane keeps its position and claim.
     let contents = bench.subject.contents().await;
     let row = &contents.rows[&b"c"[..]];
     assert_eq!((row.lane, row.position, row.authority), (lane.lane, 3, Authority::Stream));
@@ -232,7 +232,7 @@ async fn mended(context: Context) -> Result<(), Failure> {
     let all = Counts { read: 3, inserted: 3, ..Counts::default() };
     assert_eq!(now.counts, all);
     bench.is_explained(all).await?;
-    // Who holds the lane goes on.
+    // The holder of the lane continues.
     let next = stream().lane(&before[0], 12).record(10, &Sample::new("z", 1));
     assert_eq!(bench.store(next).await?[0].counts.inserted, 4);
     Ok(())
@@ -248,7 +248,7 @@ async fn refused(context: Context) -> Result<(), Failure> {
     bench.store(draft).await?;
     let rule = "alter table samples add constraint small check (amount not in (0.07, 0.21, 0.22))";
     bench.subject.client.batch_execute(rule).await?;
-    // The rule is looked at when a row is inserted, and another one at the commit.
+    // One rule is checked when a row is inserted, the other one at the commit.
     let deferred = "\
         create function late() returns trigger language plpgsql as $$ begin \
             if new.amount = 0.30 then raise check_violation using constraint = 'late'; end if; \
@@ -321,7 +321,7 @@ async fn start(jobs: &Jobs) -> Result<Box<lease::Attempt>, Failure> {
     }
 }
 
-/// Stores the first chunk as a row and the second as a dead letter that could be one.
+/// Stores the first chunk as a row and the second as a valid dead letter.
 async fn load(bench: &Bench, attempt: &lease::Attempt) -> Result<(), Failure> {
     let draft = Draft::new(Authority::Batch(attempt.job().authority()), &SAMPLES);
     let (first, second) = (&attempt.lanes()[0].progress, &attempt.lanes()[1].progress);
@@ -346,15 +346,15 @@ async fn completed_job(context: Context) -> Result<(), Failure> {
     let verdicts = bench.replay(&Replay::default()).await?;
     assert_eq!(verdicts[&1], Verdict::Replayed(Outcome::Inserted));
     assert_eq!(bench.number(JOB_DIFFERS).await?, 0);
-    let job = jobs.get(job.number).await?.ok_or("the job is there")?;
+    let job = jobs.get(job.number).await?.ok_or("the job does not exist")?;
     assert_eq!(job.counts, Counts { read: 2, inserted: 2, ..Counts::default() });
     let row = &bench.subject.contents().await.rows[&b"b"[..]];
     assert_eq!((row.authority, row.position), (Authority::Batch(job.authority()), 30));
     bench.is_explained(job.counts).await
 }
 
-/// The replay has the job and waits for its dead letter; the job's end waits for the
-/// replay, and sums what that has left.
+/// The replay has locked the job and waits for its dead letter. The job's end waits for the
+/// replay, and sums what it has left.
 async fn ending_job(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(&context).await?;
     let jobs = Jobs::new(bench.config.clone());
@@ -390,11 +390,11 @@ async fn purged(context: Context) -> Result<(), Failure> {
     bench.store(draft).await?;
     assert_eq!(bench.letters.purge(&[1], false).await?, [1]);
     assert_eq!(bench.letters.purge(&[1], false).await?, Vec::<i64>::new(), "once");
-    let held = bench.letters.content(1).await?.ok_or("the letter is there")?;
+    let held = bench.letters.content(1).await?.ok_or("the letter does not exist")?;
     assert_eq!(held.current(), None);
     let verdicts = bench.replay(&Replay::default()).await?;
     assert_eq!(verdicts[&1], Verdict::Skipped(Skip::Purged));
-    // A message without a value has not been purged: it is looked at, and is none.
+    // A message without a value was not purged: it is replayed, and is still invalid.
     assert!(
         matches!(&verdicts[&2], Verdict::StillBad(reject) if reject.reason == Reason::EmptyPayload)
     );
@@ -407,7 +407,7 @@ async fn purged(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Its partition has another lane by then.
+/// Its partition has a new lane by then.
 async fn given_up(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(&context).await?;
     let old = bench.claim(0).await?;
@@ -425,7 +425,7 @@ async fn given_up(context: Context) -> Result<(), Failure> {
     bench.is_explained(Counts { read: 2, inserted: 2, ..Counts::default() }).await
 }
 
-/// Two lanes are filled, with ids that collide, while others replay whatever is open.
+/// Fills two lanes, with colliding ids, while replays of all open letters run.
 async fn beside(context: Context) -> Result<(), Failure> {
     const COMMITS: i64 = 150;
     const RECORDS: i64 = 20;
@@ -458,7 +458,7 @@ async fn beside(context: Context) -> Result<(), Failure> {
             let (bench, stopped) = (Arc::clone(&bench), stopped.clone());
             tokio::spawn(async move {
                 let mut replayed = 0;
-                // Once more after the last commit, so that none is left.
+                // One more replay after the last commit, so that none is left.
                 loop {
                     let last = *stopped.borrow();
                     let told = bench.replay(&Replay::default()).await?;
@@ -498,8 +498,8 @@ async fn beside(context: Context) -> Result<(), Failure> {
     bench.is_explained(all).await
 }
 
-/// Two ids with other content each time: beside each other, in another transaction, and
-/// in another lane.
+/// Two ids with other content each time: next to each other, in another transaction, and in
+/// another lane.
 async fn in_order(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(&context).await?;
     let (zero, one) = (bench.claim(0).await?, bench.claim(1).await?);
@@ -525,7 +525,7 @@ async fn in_order(context: Context) -> Result<(), Failure> {
     bench.is_explained(Counts { read: 301, inserted: 298, rejected: 3, ..Counts::default() }).await
 }
 
-/// So many dead letters of one lane that could be rows.
+/// This many valid dead letters of one lane.
 async fn fill(bench: &Bench, letters: i64) -> Result<(), Failure> {
     let lane = bench.claim(0).await?;
     let draft = (0..letters).fold(stream().lane(&lane, letters), |draft, position| {
@@ -559,7 +559,7 @@ async fn stopped(context: Context) -> Result<(), Failure> {
     bench.is_explained(inserted(500)).await
 }
 
-/// A proxy before the database, and the dead letters as they are seen through it.
+/// A proxy in front of the database, and the dead letters seen through it.
 async fn behind_a_proxy(context: &Context) -> Result<(Bench, Proxy, DeadLetters), Failure> {
     let database = context.database().await?;
     let login = database.login();
@@ -581,7 +581,8 @@ async fn unanswered(context: Context) -> Result<(), Failure> {
     for (fault, attempts) in [(Fault::LoseAnswer, 1), (Fault::Cut, 2)] {
         proxy.break_next(At::Commit, fault);
         let mut told = BTreeMap::new();
-        let tell = |id, verdict| assert_eq!(told.insert(id, verdict), None, "each is told once");
+        let tell =
+            |id, verdict| assert_eq!(told.insert(id, verdict), None, "each is reported once");
         let filter = Filter { statuses: vec![Status::Open], ..Filter::default() };
         letters.replay::<Sample>(&filter, &Replay::default(), tell, pending()).await?;
         assert_eq!(proxy.faults(), attempts);
@@ -589,7 +590,7 @@ async fn unanswered(context: Context) -> Result<(), Failure> {
             assert_eq!(told[&1], Verdict::Replayed(Outcome::Inserted));
         }
         assert!(matches!(&told[&2], Verdict::StillBad(_)), "{told:?}");
-        // Taken once each time, whether it is the answer or the COMMIT that was lost.
+        // Replayed once each time, if the answer was lost or the COMMIT.
         let sql = "select attempts::bigint from dead_letters where id = 2";
         assert_eq!(bench.number(sql).await?, i64::from(attempts));
     }
@@ -617,7 +618,7 @@ async fn settled(context: Context) -> Result<(), Failure> {
 async fn slow(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(&context).await?;
     fill(&bench, 200).await?;
-    // All of them take 18 s, and a transaction may take 15 s.
+    // Together they take 18 s, and a transaction may take 15 s.
     let rule = "\
         create function slow() returns trigger language plpgsql as $$ begin \
             perform pg_sleep(0.09); return new; end $$; \
@@ -630,13 +631,13 @@ async fn slow(context: Context) -> Result<(), Failure> {
     bench.is_explained(inserted(200)).await
 }
 
-/// The client of a replay falls silent at every kind of moment of its transaction, each in
-/// a database of its own. Who then waits for its lane as any loader does, which may not
-/// end the backend of another role, gets it.
+/// The client of a replay falls silent at each stage of its transaction, each time in a
+/// separate database. A loader, which may not end the backend of another role, then waits for
+/// its lane and gets it.
 async fn frozen(context: Context) -> Result<(), Failure> {
-    // Behind 9 messages nothing is locked yet, behind 12 the lane is, behind 17 the letters
-    // are too; the probe is under way behind 21, the rows behind 25, the counts behind 28,
-    // the marks behind 35. The payloads are answered with the first 9,000 bytes.
+    // After 9 messages nothing is locked yet, after 12 the lane is, after 17 the letters
+    // are too; the probe is in progress after 21, the rows after 25, the counts after 28,
+    // the marks after 35. The payloads are answered with the first 9,000 bytes.
     let behind = [9, 12, 15, 17, 19, 20, 21, 22, 25, 28, 32, 34, 35].map(Freeze::Behind);
     let amid = [16, 19, 25, 31, 35].map(Freeze::Amid);
     let answered = [100, 9_000, 14_000, 20_000].map(Freeze::Answered);
@@ -655,7 +656,7 @@ async fn frozen(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the backends of a replay are at.
+/// States of the backends of a replay.
 const DOES: &str = "\
     select coalesce(string_agg(concat_ws(' ', state, 'in', wait_event, 'for', \
         now() - state_change, 'of', now() - xact_start, query), '; '), 'gone') \
@@ -671,7 +672,7 @@ async fn frees(context: &Context, freeze: Freeze) -> Result<(), Failure> {
     let waiting = async {
         let froze = tokio::time::timeout(LIVENESS, proxy.has_broken(1)).await;
         froze.map_err(|_| "it never came to that")?;
-        // No other try of the replay's is in the way.
+        // No other attempt of the replay blocks it.
         proxy.silence();
         let waiter = connect(&bench.config, "test").await?;
         let sql = "begin; set lock_timeout = '30s'; \

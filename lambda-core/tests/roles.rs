@@ -1,4 +1,4 @@
-//! What the platform's roles can do, and what a restored database needs.
+//! The platform's roles, and a restored database.
 
 use std::fs;
 use std::process::ExitCode;
@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_postgres::error::SqlState;
 
-/// What each session of a loader keeps.
+/// Marker that each session of a loader keeps.
 const LOADER: &str = "select pg_advisory_lock_shared(1818324322, 1);";
 
 fn main() -> ExitCode {
@@ -31,13 +31,13 @@ fn main() -> ExitCode {
         suite.postgres("names and passwords may be any text", any_text);
         suite.postgres("a role that can do more is refused", mighty);
         suite.postgres("two setups at once both succeed", at_once);
-        suite.postgres("a restored database goes on above its stored ids", restored);
+        suite.postgres("a restored database continues above its stored ids", restored);
         suite.postgres("a frozen loader is ended by one of another login", other_login);
         suite.postgres("a password file is read at every login, and again when refused", rotated);
     })
 }
 
-/// A role whose name is this test's own: roles belong to the whole server.
+/// A role with a unique name: roles belong to the whole server.
 fn role(database: &Database, access: Access) -> Role {
     let name = format!("{}_{access}", database.login().database);
     Role { access, name, password: "pass word".into() }
@@ -56,7 +56,7 @@ async fn set_up(
     Ok((database, role, config))
 }
 
-/// Frees a test's role: databases go by themselves, roles do not.
+/// Drops a test's role: databases are dropped by themselves, roles are not.
 async fn drop_role(database: &Database, role: &Role) -> Result<(), Failure> {
     let name = format!("\"{}\"", role.name.replace('"', "\"\""));
     let sql = format!("drop owned by {name}; drop role {name}");
@@ -222,7 +222,7 @@ async fn restored(context: Context) -> Result<(), Failure> {
     sink.commit(&batch, Durability::Durable).await?;
     assert_eq!(restore::adopt(database.config(), &[SAMPLES]).await?, None);
 
-    // As after a restore: another cluster's identifier, ids far ahead of this one's.
+    // As after a restore: the identifier of another cluster, and ids far ahead of this one's.
     let owner = database.connect().await?;
     owner.batch_execute("update samples set written_xid = 5000000000").await?;
     owner.batch_execute("update xid_offset set system_identifier = 1").await?;
@@ -250,8 +250,8 @@ async fn restored(context: Context) -> Result<(), Failure> {
     drop_role(&database, &role).await
 }
 
-/// The schema's owner may create roles and no more. One login was made by it, and the same
-/// role is granted to another one.
+/// The schema's owner may create roles and no more. It created one login, and the same role
+/// is granted to another one.
 async fn other_login(context: Context) -> Result<(), Failure> {
     let database = context.empty_database().await?;
     let name = database.login().database.clone();
@@ -283,7 +283,7 @@ async fn other_login(context: Context) -> Result<(), Failure> {
         assert_ne!(claim(&sink, "a topic").await?.claim, before.claim);
         assert!(frozen.batch_execute("commit").await.is_err(), "the frozen session was ended");
     }
-    // Nothing but a loader is ended, and nothing in another transaction.
+    // Only a loader is ended, and nothing in another transaction.
     let loader_session = connect(&first, "test").await?;
     for (marks, transaction) in [("", "virtualtransaction"), (LOADER, "'9/9'")] {
         let pid = connect(&owning, "test").await?;
@@ -305,7 +305,7 @@ async fn other_login(context: Context) -> Result<(), Failure> {
     Ok(admin.batch_execute(&sql).await?)
 }
 
-/// The password is replaced between two logins, and between a login and its refusal.
+/// Replaces the password between two logins, and between a login and its refusal.
 async fn rotated(context: Context) -> Result<(), Failure> {
     let (database, role, _) = set_up(&context, Access::Reader).await?;
     let admin = database.connect().await?;
@@ -340,7 +340,7 @@ async fn rotated(context: Context) -> Result<(), Failure> {
     drop_role(&database, &role).await
 }
 
-/// Passes connections on to a server, and does something before each refusal of a password.
+/// Forwards connections to a server, and runs a callback before each refusal of a password.
 async fn refusals(
     host: String,
     port: u16,

@@ -1,38 +1,38 @@
-//! What a consumer is told.
+//! Configuration of a consumer.
 
 use lambda_core::delivery::batcher::Limits;
 use lambda_core::health::Health;
 use lambda_core::kafka::{KafkaConfig, OnSourceChange, StartAt};
 use lambda_core::postgres::DatabaseConfig;
 
-/// From where, to where, and until when.
+/// Configuration of a run: source, destination, limits and end.
 #[derive(Debug, Clone)]
 pub struct StreamConfig {
-    /// The topic and the group.
+    /// Brokers, topic and consumer group.
     pub kafka: KafkaConfig,
-    /// The database.
+    /// Database connection.
     pub database: DatabaseConfig,
-    /// Where partitions start that were never read before.
+    /// Start of partitions that were never read before.
     pub start: StartAt,
-    /// What to do about a partition that is not what was read of it: its topic was
-    /// recreated, its messages expired unread (R18).
+    /// Reaction to a partition that no longer matches what was read of it: its topic was
+    /// recreated, or its messages expired unread (rule R18 in docs/protocol.md).
     pub on_source_change: OnSourceChange,
-    /// Claim lanes even over another consumer group that was active within the
-    /// last minute (R16).
+    /// Claims lanes even if another consumer group used them within the last 60 seconds
+    /// (rule R16 in docs/protocol.md).
     pub take_over: bool,
-    /// Stop once everything is stored that was in the topic at the start, by this
+    /// Stops once everything that was in the topic at the start is stored, by this
     /// process or by others.
     pub exit_at_end: bool,
-    /// Written beside claims, for people: which process holds a lane.
+    /// Label of this process, stored beside its claims for operators.
     pub owner: String,
-    /// How large a batch may grow.
+    /// Limits of a batch.
     pub limits: Limits,
-    /// Is told how it goes.
+    /// Health to which the consumer reports.
     pub health: Health,
 }
 
 impl StreamConfig {
-    /// A consumer that reads from the oldest message until it is stopped.
+    /// Configuration that reads from the oldest message until the run is stopped.
     pub fn new(kafka: KafkaConfig, database: DatabaseConfig) -> Self {
         Self {
             kafka,
@@ -48,7 +48,7 @@ impl StreamConfig {
     }
 }
 
-/// Host (in Kubernetes: pod) and process.
+/// Host name (in Kubernetes: pod) and process id.
 fn owner() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()

@@ -1,21 +1,20 @@
-//! Whether everything that was in the topic at the start is stored.
+//! Checks whether everything that was in the topic at the start is stored.
 
 use lambda_core::kafka::topic::Ends;
 use lambda_core::progress::{LaneId, Progress};
 
-/// What is left to store of what a topic held at some moment, by whoever stores
-/// it.
+/// Number of offsets of `ends` that no process has stored yet.
 ///
 /// Offsets are counted, not messages: markers and compacted messages are
-/// included. What `given_up` lanes stored is none of it.
+/// included. Offsets stored by `given_up` lanes do not count.
 pub(crate) fn left(ends: &Ends, lanes: &[Progress], given_up: &[LaneId]) -> i64 {
     let left = ends.ends.iter().map(|(partition, end)| {
         let lane = lanes
             .iter()
             .filter(|lane| !given_up.contains(&lane.lane))
             .find(|lane| lane.name.source == ends.source && lane.name.partition == *partition);
-        // A lane that nobody has claimed yet counts, so that an empty partition is
-        // waited for until it is somebody's.
+        // A partition that was never claimed counts at least one, so that the run waits until even
+        // an empty one is claimed.
         lane.map_or_else(|| (*end).max(1), |lane| (end - lane.position).max(0))
     });
     left.sum()
@@ -47,12 +46,12 @@ mod tests {
         let mut lanes = vec![lane("a/t", 0, 10), lane("a/t", 1, 0), lane("a/t", 2, 3)];
         assert_eq!(left(&ends, &lanes, &[]), 4);
         lanes[2].position = 9;
-        assert_eq!(left(&ends, &lanes, &[]), 0, "more may have come since");
+        assert_eq!(left(&ends, &lanes, &[]), 0, "more may have arrived since");
         assert_eq!(left(&ends, &lanes[..2], &[]), 7);
     }
 
     #[test]
-    fn a_lane_that_is_given_up_has_stored_nothing_of_what_is_there_now() {
+    fn what_a_given_up_lane_stored_does_not_count() {
         let ends = Ends { source: "a/t".into(), ends: [(0, 10)].into() };
         let (mut old, mut new) = (lane("a/t", 0, 1_000), lane("a/t", 0, 4));
         new.lane = LaneId(2);

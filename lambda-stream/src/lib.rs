@@ -1,9 +1,9 @@
-//! The speed layer: a Kafka topic into PostgreSQL, live and exactly once.
+//! The speed layer: loads a Kafka topic into PostgreSQL, live and exactly once.
 //!
-//! [`consume`] joins a consumer group, reads what the group gives it, and stores
-//! it by the delivery protocol of [`lambda_core::delivery`], until it is told to
-//! stop or, with [`StreamConfig::exit_at_end`], until everything that was in the
-//! topic when it began is stored. Any number of processes may do so side by side.
+//! [`consume`] joins a consumer group, reads the partitions that the group assigns to it, and
+//! stores them by the delivery protocol of [`lambda_core::delivery`]. It ends when it is
+//! stopped or, with [`StreamConfig::exit_at_end`], once everything that was in the topic at
+//! the start is stored. Any number of processes may do so side by side.
 //! [`produce`] fills a topic, for demonstrations, tests and load.
 //!
 //! ```no_run

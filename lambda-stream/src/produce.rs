@@ -21,20 +21,20 @@ use serde::Serialize;
 use self::input::{Input, Outgoing};
 use self::ledger::{Entry, Ledger};
 
-/// Time between two lines about progress.
+/// Time between two progress lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// How long delivery of the last messages may take, within the 30 seconds that Kubernetes
+/// Longest wait for the delivery of the last messages, within the 30 seconds that Kubernetes
 /// gives a process to end.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(25);
 
-/// Messages between two looks at delivery reports.
+/// Messages between two polls of delivery reports.
 const BURST: u64 = 1_000;
 
-/// Longest sleep, so that a stop is noticed.
+/// Longest sleep, so that a stop is noticed in time.
 const STEP: Duration = Duration::from_millis(50);
 
-/// Where the messages come from.
+/// Source of the messages.
 #[derive(Debug, Clone)]
 pub enum From {
     /// Generated traffic.
@@ -47,8 +47,8 @@ pub enum From {
         /// Share of invalid messages, from 0 to 1.
         invalid_ratio: f64,
     },
-    /// A file: `.csv` with a header, or JSON lines. Invalid rows are sent too: rejecting them
-    /// is the consumer's part.
+    /// A file: `.csv` with a header, or JSON lines. Invalid rows are sent too: the consumer
+    /// rejects them.
     File(PathBuf),
 }
 
@@ -57,7 +57,7 @@ pub enum From {
 pub struct ProduceConfig {
     /// The topic; the group is not used.
     pub kafka: KafkaConfig,
-    /// Where the messages come from.
+    /// Source of the messages.
     pub from: From,
     /// Messages per second; 0 for as many as the brokers take.
     pub rate: u64,
@@ -69,18 +69,18 @@ pub struct ProduceConfig {
     pub health: Health,
 }
 
-/// What was delivered.
+/// Counts of delivered messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Produced {
     /// Messages that are in the topic.
     pub delivered: u64,
-    /// Of these, valid and new.
+    /// Valid and new messages among them.
     pub valid: u64,
-    /// Of these, repeated.
+    /// Repeated messages among them.
     pub duplicate: u64,
-    /// Of these, invalid.
+    /// Invalid messages among them.
     pub invalid: u64,
-    /// Time it took, in seconds.
+    /// Duration, in seconds.
     pub seconds: f64,
 }
 
@@ -105,9 +105,9 @@ struct Tag {
     payload: Checksum,
 }
 
-/// Sends the messages, and waits for a topic or brokers that are not there yet. Blocks the
-/// thread. `stopped` is called now and then; once it returns true, nothing more is sent, and
-/// what was sent is still delivered and written to the ledger.
+/// Sends the messages, and waits for a topic or brokers that are missing. Blocks the thread.
+/// Calls `stopped` now and then. Once it returns true, nothing more is sent; messages
+/// already sent are still delivered and written to the ledger.
 ///
 /// # Errors
 /// `Fatal`; [`Error::Input`] for a file that cannot be read; `Transient` if messages could not
@@ -189,8 +189,8 @@ impl Run<'_> {
                 return Ok(false);
             }
             self.collect()?;
-            // Not by polling: librdkafka counts whole milliseconds, and its binding polls
-            // without a pause for what is left of the last one.
+            // Does not poll to wait: librdkafka counts whole milliseconds, and its binding polls
+            // without a pause for the rest of the last one.
             thread::sleep(due.saturating_sub(self.begun.elapsed()).min(STEP));
         }
     }
@@ -201,7 +201,7 @@ impl Run<'_> {
         self.producer.send(&key, Some(&payload), tag)
     }
 
-    /// Takes in all delivery reports that have arrived.
+    /// Processes all delivery reports that have arrived.
     fn collect(&mut self) -> Result<(), Error> {
         while self.note_delivered()? {}
         if self.last_line.elapsed() >= LINE_EVERY {
@@ -212,7 +212,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Takes in delivery reports once. Whether there may be more.
+    /// Polls delivery reports once. Returns whether there may be more.
     fn note_delivered(&mut self) -> Result<bool, Error> {
         let delivered = self.producer.delivered(Duration::ZERO)?;
         self.note(&delivered)?;

@@ -1,5 +1,5 @@
-//! What the database says of a pipeline's stream lanes: the only counts that
-//! people are shown (R10).
+//! Reads a pipeline's stream lanes from the database. Counts shown to people come only from
+//! here, since memory may differ from what is stored (rule R10 in docs/protocol.md).
 
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,13 @@ use lambda_core::postgres::{
 };
 use lambda_core::progress::{Counts, Progress};
 
-/// How lanes are read.
+/// Required durability of the lanes that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Read {
-    /// As others see them now: a crash of the server may take some of it back (R5).
+    /// As others see them now: a crash of the server may take some back (rule R5 in
+    /// docs/protocol.md).
     AsSeen,
-    /// So that no crash takes it back.
+    /// Durable: no crash takes back what was read.
     Durably,
 }
 
@@ -36,12 +37,12 @@ impl Stored {
     /// All lanes of the pipeline that a consumer group ever claimed.
     ///
     /// # Errors
-    /// `Transient`: asking again connects anew. `Fatal`.
+    /// `Transient`: the next call connects again. `Fatal`.
     pub(crate) async fn lanes(&mut self) -> Result<Vec<Progress>, Error> {
         self.read(Read::AsSeen).await
     }
 
-    /// The same, waiting for a server that is not there.
+    /// Like [`Self::lanes`], but waits for a server that is away.
     ///
     /// # Errors
     /// `Fatal`.
@@ -49,10 +50,10 @@ impl Stored {
         self.read_waiting(Read::AsSeen, None).await
     }
 
-    /// The same, waiting at most `patience`.
+    /// Like [`Self::lanes`], but waits at most `patience` for a server that is away.
     ///
     /// # Errors
-    /// The last error, when patience is over; `Fatal` at once.
+    /// The last error after `patience`; `Fatal` at once.
     pub(crate) async fn lanes_within(
         &mut self,
         patience: Duration,
@@ -60,11 +61,11 @@ impl Stored {
         self.read_waiting(Read::AsSeen, Some(patience)).await
     }
 
-    /// The same, and makes durable what it tells, whoever stored it; waits at most
+    /// Makes the lanes it returns durable, whichever process stored them; waits at most
     /// `patience`.
     ///
     /// # Errors
-    /// The last error, when patience is over; `Fatal` at once.
+    /// The last error after `patience`; `Fatal` at once.
     pub(crate) async fn durable_lanes(
         &mut self,
         patience: Duration,
@@ -97,13 +98,13 @@ impl Stored {
         }
     }
 
-    /// Reads over the connection that is kept, or over another one: that it broke
-    /// since it was last used says nothing of the server.
+    /// Reads over the kept connection, or over a new one: a connection that broke while idle
+    /// does not mean that the server is away.
     async fn read(&mut self, how: Read) -> Result<Vec<Progress>, Error> {
         if let Some(kept) = self.connection.take() {
             match read(&kept, self.pipeline, how).await {
                 Err(error) if error.kind() == Kind::Transient => {
-                    tracing::debug!(error = error.chain(), "connecting anew to read progress");
+                    tracing::debug!(error = error.chain(), "reconnecting to read progress");
                 }
                 Err(error) => return Err(error),
                 Ok(lanes) => {
@@ -114,7 +115,7 @@ impl Stored {
         }
         let connection = connect(&self.database, "watch").await?;
         let lanes = read(&connection, self.pipeline, how).await?;
-        // Kept only while it works.
+        // Keeps the connection only while it works.
         self.connection = Some(connection);
         Ok(lanes)
     }
@@ -127,7 +128,7 @@ async fn read(connection: &Connection, pipeline: &str, how: Read) -> Result<Vec<
     }
 }
 
-/// The counts of a source's lanes together, those that were given up included.
+/// Sum of the counts of a source's lanes, given-up lanes included.
 pub(crate) fn total(lanes: &[Progress], source: &str) -> Counts {
     let mut total = Counts::default();
     for lane in lanes.iter().filter(|lane| lane.name.was_of(source)) {

@@ -1,4 +1,4 @@
-//! What a run did, as the database tells it.
+//! Summary of a run, read from the database.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,18 +6,18 @@ use std::time::Duration;
 use lambda_core::progress::Counts;
 use serde::Serialize;
 
-/// What was stored of a topic, by all consumers together.
+/// Records of a topic that are stored, by all consumers together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
     /// `<cluster id>/<topic>`; empty if the topic was never seen.
     pub source: String,
-    /// Outcomes of all its records, ever.
+    /// Outcomes of all its records so far, over all runs.
     pub counts: Counts,
-    /// Records read while this run lasted.
+    /// Records read during this run.
     pub read: i64,
-    /// How long it lasted, seconds.
+    /// Duration, in seconds.
     pub seconds: f64,
-    /// Records a second, from the start of the process.
+    /// Records per second, from the start of the process.
     pub rows_per_second: f64,
 }
 

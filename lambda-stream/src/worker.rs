@@ -1,4 +1,4 @@
-//! A source, a sink and a flow between them, until it is time to stop.
+//! Runs a source, a sink and the flow between them until the run stops.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,28 +21,28 @@ use crate::drain;
 use crate::stored::{Stored, total};
 use crate::summary::Summary;
 
-/// How often the end is looked for.
+/// Time between two checks for the end.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// How often a line about progress is written.
+/// Time between two progress lines.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// How long the database is waited for once everything is stored, within the 30
-/// seconds that Kubernetes gives a process to end.
+/// Longest wait for the database once everything is stored, within the 30 seconds that
+/// Kubernetes gives a process to end.
 const END_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Commits are one at a time; the second connection asks what is stored.
+/// Commits run one at a time; the second connection reads progress.
 const CONNECTIONS: u32 = 2;
 
-/// Stores a topic's records until `stop` is done, or until the end that
+/// Stores a topic's records until `stop` completes, or until the end that
 /// [`StreamConfig::exit_at_end`] asks for; then finishes the commit in flight and
-/// makes everything durable. Waits for servers that are not there.
+/// makes everything durable. Waits for servers that are away.
 ///
 /// # Errors
-/// `Fatal`, with a remedy. [`Error::Interrupted`] when `stop` came before the end
-/// that was asked for. `Transient` when the database was away at the stop: what
-/// was not stored is read again by the next run. A commit that takes longer than a
-/// stop may is none: it is given up.
+/// `Fatal`, with a remedy. [`Error::Interrupted`] if `stop` came before the requested
+/// end. `Transient` if the database was away at the stop; the next run reads what was
+/// not stored. A commit that outlasts the time a stop may take is given up, without an
+/// error.
 pub async fn consume<R: Record>(
     config: &StreamConfig,
     stop: impl Future<Output = ()>,
@@ -66,8 +66,8 @@ pub async fn consume<R: Record>(
     let name = source.name().or(sought).unwrap_or_default();
     source.close().await;
     let lanes = match ended {
-        // What the commit under way would have stored is read again by the next owner
-        // of its lanes, so a stop that does not wait for it is a clean one.
+        // The next owner of the lanes reads what this commit would have stored, so a stop that
+        // does not wait for the commit is clean.
         Err(Error::Interrupted { what }) => {
             tracing::warn!(source = name, what, "stopped while a commit took long");
             if config.exit_at_end {
@@ -82,8 +82,8 @@ pub async fn consume<R: Record>(
         ended => {
             ended?;
             tracing::info!(source = name, "drained and stopped");
-            // What others stored counts towards the end, and their commits are not
-            // durable before they end themselves.
+            // Commits of other processes count towards the end, and they are not durable before
+            // those processes end.
             run.stored.durable_lanes(END_PATIENCE).await?
         }
     };
@@ -103,13 +103,13 @@ fn interrupted(left: Option<i64>) -> Error {
     }
 }
 
-/// What is there before the first message is read.
+/// State before the first message is read.
 struct Run {
     sink: Arc<PostgresSink>,
     stored: Stored,
     before: Vec<Progress>,
     ends: Option<Ends>,
-    /// Lanes that will be given up: what they stored is no part of the end.
+    /// Lanes that will be given up: offsets they stored do not count towards the end.
     changed: Vec<LaneId>,
     /// Identifies the database.
     database: String,
@@ -119,7 +119,7 @@ struct Run {
 async fn prepare<R: Record>(config: &StreamConfig) -> Result<Run, Error> {
     let table = const { &R::TABLE };
     let database = config.database.clone();
-    // Until the flow and the source have needs of their own.
+    // Reports a need until the flow and the source report their own.
     let _start = config.health.need("the start");
     let sink = PostgresSink::connect(database.clone(), table, "stream", CONNECTIONS, None).await?;
     let mut stored = Stored::new(database, table.name);
@@ -135,9 +135,9 @@ async fn prepare<R: Record>(config: &StreamConfig) -> Result<Run, Error> {
     Ok(run)
 }
 
-/// The lanes whose partitions are not what was read of them, which may stand at the
-/// end or behind it without having read anything of it. Lanes that are being read
-/// are checked as they are claimed; these may never be.
+/// Lanes whose partitions no longer match what was read of them. Such a lane may be at or
+/// past the end without having read any of it. Lanes being read are checked when they are
+/// claimed; these may never be.
 async fn changed(
     config: &StreamConfig,
     stored: &mut Stored,
@@ -152,7 +152,7 @@ async fn changed(
     if found.is_empty() {
         return Ok(Vec::new());
     }
-    // What moved on meanwhile was judged by an old position.
+    // A lane that has moved since was checked at an old position.
     let now = stored.lanes_waiting().await?;
     let mut changed = Vec::new();
     for (lane, error) in found {
@@ -173,7 +173,7 @@ async fn changed(
 type Ran<R> = (KafkaSource<R>, Result<(), Error>);
 
 impl Run {
-    /// Runs the flow until it ends by itself, `stop` is done, or everything is
+    /// Runs the flow until it ends by itself, `stop` completes, or everything is
     /// stored.
     async fn until<R: Record>(
         &mut self,
@@ -207,7 +207,7 @@ impl Run {
             }
             config.health.stop();
             stopper.send_replace(true);
-            // The flow ends by itself from here on.
+            // From here on the flow ends by itself.
             std::future::pending::<Infallible>().await
         };
         tokio::select! {
@@ -216,8 +216,8 @@ impl Run {
         }
     }
 
-    /// Writes a line about progress now and then; done when the end that is
-    /// looked for is stored.
+    /// Writes a progress line now and then; returns once everything up to the end is
+    /// stored.
     async fn watch(&mut self) {
         let every = if self.ends.is_some() { LOOK_EVERY } else { TELL_EVERY };
         let mut look = tokio::time::interval(every);
@@ -227,9 +227,9 @@ impl Run {
             look.tick().await;
             let lanes = match self.stored.lanes().await {
                 Ok(lanes) => lanes,
-                // The flow meets the same error, and knows what to do about it.
+                // The flow gets the same error and handles it.
                 Err(error) => {
-                    tracing::debug!(error = error.chain(), "progress could not be read");
+                    tracing::debug!(error = error.chain(), "could not read progress");
                     continue;
                 }
             };
@@ -257,7 +257,7 @@ impl Run {
     }
 }
 
-/// Records of all topics that go into the pipeline, as one figure.
+/// Records of all topics of the pipeline, as one number.
 fn read(lanes: &[Progress]) -> i64 {
     lanes.iter().map(|lane| lane.counts.read).sum()
 }

@@ -1,7 +1,6 @@
-//! `cargo demo`: both layers on servers of its own. A consumer is frozen inside
-//! COPY and killed, a file is loaded twice, a batch record corrects a streamed
-//! one, dead letters are mended and replayed, and plain SQL is compared with what the
-//! producer's ledger says.
+//! `cargo demo`: both layers on its own servers. A consumer is frozen inside COPY and
+//! killed, a file is loaded twice, a batch record corrects a streamed one, and dead letters
+//! are corrected and replayed. Then plain SQL is compared with the producer's ledger.
 
 mod files;
 mod letters;
@@ -19,18 +18,18 @@ use self::stage::{Narrator, Stage};
 pub use self::verdict::Verdict;
 use crate::Failure;
 
-/// What to show.
+/// Options of the demo.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where the platform's programs are; without it, they are built first.
+    /// Folder of the platform's programs; without it, they are built first.
     pub programs: Option<PathBuf>,
-    /// How many transactions are produced in a second.
+    /// Transactions produced per second.
     pub rate: u64,
-    /// What to damage before the comparison, to see that it is noticed.
+    /// Damage to do before the comparison, to see that it is found.
     pub damage: Option<Damage>,
-    /// A PostgreSQL server to use, in a database of the demo's own.
+    /// A PostgreSQL server to use, with the demo's own database.
     pub database_url: Option<String>,
-    /// A Kafka cluster to use, with a topic of the demo's own.
+    /// A Kafka cluster to use, with the demo's own topic.
     pub bootstrap_servers: Option<String>,
 }
 
@@ -41,7 +40,7 @@ impl Default for Options {
     }
 }
 
-/// A damage that breaks one invariant.
+/// Damage that breaks one invariant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Damage {
     /// A streamed row is deleted.
@@ -50,15 +49,15 @@ pub enum Damage {
     PlantedRow,
     /// A dead letter is deleted.
     LostDeadLetter,
-    /// A lane counts a record too many.
+    /// A lane counts one record too many.
     WrongCount,
 }
 
-/// Plays the demo and tells it to `out`.
+/// Runs the demo and prints it to `out`.
 ///
 /// # Errors
-/// When something could not be shown. That an invariant is broken is no error
-/// but the verdict.
+/// When something could not be shown. A broken invariant is no error: it is in the
+/// verdict.
 pub async fn play(options: &Options, out: &mut (dyn Write + Send)) -> Result<Verdict, Failure> {
     let began = Instant::now();
     let mut narrator = Narrator::new(out, began);

@@ -1,4 +1,4 @@
-//! Freezing a consumer just while its database session is inside COPY.
+//! Freezes a consumer while its database session is inside COPY.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,43 +9,42 @@ use lambda_core::postgres::Connection;
 use crate::Failure;
 use crate::processes::Process;
 
-/// How long to try.
+/// Time to keep trying.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long a consumer is stopped before its next batch is waited for, and how
-/// long that one is waited for: far below the session's timeout.
+/// Time that a consumer is stopped before its next batch, and time to wait for that batch:
+/// far below the session's timeout.
 const PAUSE: Duration = Duration::from_millis(1500);
 
 /// A consumer that hangs inside COPY.
 #[derive(Debug)]
 pub struct Frozen {
-    /// Which of the consumers.
+    /// Index of the consumer.
     pub index: usize,
-    /// Its database session.
+    /// Process id of its database session.
     pub backend: i32,
     /// Rows that the session has received and not committed.
     pub rows: i64,
-    /// How often a consumer was frozen elsewhere before.
+    /// Number of earlier attempts that froze a consumer elsewhere.
     pub misses: u32,
 }
 
-/// A session of these ports inside COPY that has received rows, which the server
-/// counts by the thousand.
+/// A session of these ports inside COPY that has received rows, which the server counts by
+/// the thousand.
 const INSIDE_COPY: &str = "\
     select a.pid, c.tuples_processed \
     from pg_stat_activity a join pg_stat_progress_copy c using (pid) \
     where a.client_port = any($1) and c.relid = 'transactions'::regclass \
       and c.tuples_processed > 0";
 
-/// Stops one consumer after the other for a moment, which lets its next batch
-/// grow, and stops it again when that batch is seen on its way. One that is then
-/// still seen inside COPY stays stopped: whatever its session has received by
-/// then, nobody can commit it.
+/// Stops one consumer after the other for a moment, which lets its next batch grow, and
+/// stops it again once that batch is being sent. A consumer that is still inside COPY then
+/// stays stopped: nothing can commit what its session has received.
 ///
-/// The server must be on this machine: a session is known by its port here.
+/// The server must be on this machine: a session is identified by its local port.
 ///
 /// # Errors
-/// When none is caught in time, or one of them has ended.
+/// If none is caught in time, or one of them has ended.
 pub async fn inside_copy(consumers: &[Process], sql: &Connection) -> Result<Frozen, Failure> {
     let statement = sql.prepare(INSIDE_COPY).await?;
     let begun = Instant::now();

@@ -1,26 +1,26 @@
-//! Files of made-up transactions, as `lambda-lab generate` writes them.
+//! Files of generated transactions, as `lambda-lab generate` writes them.
 
 use std::io::{self, Write};
 
 use lambda_core::transaction::CSV_HEADER;
 use lambda_core::transaction::synthetic::{Expectation, Format, Options, Synthetic};
 
-/// How many lines of each kind were written.
+/// Number of lines written of each kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
     /// New and valid ones.
     pub valid: u64,
     /// Repetitions of valid ones, byte for byte.
     pub duplicate: u64,
-    /// Ones that must be rejected.
+    /// Lines that must be rejected.
     pub invalid: u64,
 }
 
-/// Writes `rows` lines of the traffic of `seed` to `out`, in memory that does not
-/// grow with them; a CSV file has the header line before them.
+/// Writes `rows` lines of the traffic of `seed` to `out`, in bounded memory; a CSV file
+/// begins with the header line.
 ///
 /// # Errors
-/// What writing says.
+/// Errors of writing.
 pub fn generate(
     seed: u64,
     rows: u64,

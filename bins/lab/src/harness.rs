@@ -17,9 +17,9 @@
 //! }
 //! ```
 //!
-//! Servers are started when the first selected test needs them, once for the
-//! binary. A test that needs what this machine has not got is reported as
-//! ignored, never as passed.
+//! Servers are started when the first selected test needs them, once for the binary. A test
+//! that needs something that this machine lacks is reported as ignored, never as
+//! passed.
 
 use std::any::Any;
 use std::io;
@@ -43,14 +43,14 @@ use crate::servers::{
     pgbouncer, shared,
 };
 
-/// How long a test may take before it counts as hung.
+/// Deadline of a test, after which it counts as hung.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// How many tests run at once, unless the command line says so: they wait for servers, timeouts
-/// and each other's sessions more than they compute.
+/// Number of concurrent tests, unless the command line sets it: tests wait for servers,
+/// timeouts and each other's sessions more than they compute.
 const AT_ONCE: usize = 3;
 
-/// What a test needs to be there before it begins.
+/// Requirement of a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Need {
     Nothing,
@@ -61,15 +61,15 @@ enum Need {
     PgBouncer,
 }
 
-/// What all tests of a binary share.
+/// State that all tests of a binary share.
 struct Shared {
     servers: Servers,
     runtime: Runtime,
 }
 
 /// Collects tests. Each has a name that reads as a promise and a body
-/// `async |context| { …; Ok(()) }`; a panic and an error are failures, and so is
-/// not being done within the deadline.
+/// `async |context| { …; Ok(()) }`. A panic, an error and a missed deadline are
+/// failures.
 pub struct Suite {
     shared: Arc<Shared>,
     deadline: Duration,
@@ -77,12 +77,12 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// Tests added from here on may take this many seconds instead of 60.
+    /// Gives tests added from here on this many seconds instead of 60.
     pub fn deadline(&mut self, seconds: u64) {
         self.deadline = Duration::from_secs(seconds);
     }
 
-    /// A test that needs no server, or starts what it needs by itself.
+    /// Adds a test that needs no server, or starts what it needs by itself.
     pub fn plain<B>(&mut self, name: &str, body: B)
     where
         B: AsyncFnOnce(Context) -> Result<(), Failure> + Send + 'static,
@@ -90,7 +90,7 @@ impl Suite {
         self.add(Need::Nothing, name, body);
     }
 
-    /// A test that needs PostgreSQL.
+    /// Adds a test that needs PostgreSQL.
     pub fn postgres<B>(&mut self, name: &str, body: B)
     where
         B: AsyncFnOnce(Context) -> Result<(), Failure> + Send + 'static,
@@ -98,7 +98,7 @@ impl Suite {
         self.add(Need::Postgres, name, body);
     }
 
-    /// A test that needs Kafka or something that speaks like it; it may ask for a
+    /// Adds a test that needs Kafka, or a broker that speaks its protocol; it may ask for a
     /// database too.
     pub fn kafka<B>(&mut self, name: &str, body: B)
     where
@@ -107,7 +107,7 @@ impl Suite {
         self.add(Need::Kafka, name, body);
     }
 
-    /// A test that needs a real Kafka broker; ignored where there is none.
+    /// Adds a test that needs a real Kafka broker; ignored where there is none.
     pub fn real_kafka<B>(&mut self, name: &str, body: B)
     where
         B: AsyncFnOnce(Context) -> Result<(), Failure> + Send + 'static,
@@ -115,7 +115,7 @@ impl Suite {
         self.add(Need::RealKafka, name, body);
     }
 
-    /// A test that starts containers of its own; ignored where no Docker engine
+    /// Adds a test that starts its own containers; ignored where no Docker engine
     /// answers.
     pub fn docker<B>(&mut self, name: &str, body: B)
     where
@@ -124,7 +124,7 @@ impl Suite {
         self.add(Need::Docker, name, body);
     }
 
-    /// A test that needs PostgreSQL and the program of PgBouncer; ignored where there is
+    /// Adds a test that needs PostgreSQL and the program of PgBouncer; ignored where there is
     /// none.
     pub fn pgbouncer<B>(&mut self, name: &str, body: B)
     where
@@ -133,7 +133,7 @@ impl Suite {
         self.add(Need::PgBouncer, name, body);
     }
 
-    /// A test that these programs cannot pass as they were built, reported as ignored.
+    /// Adds a test that these programs cannot pass as built; it is reported as ignored.
     pub fn ignored(&mut self, name: &str, why: &'static str) {
         let ignored = move || Ok(Completion::ignored_with(why));
         self.trials.push(Trial::ignorable_test(name, ignored));
@@ -160,7 +160,7 @@ impl Suite {
 pub fn main(define: impl FnOnce(&mut Suite)) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(AT_ONCE);
-    // Silent but for errors, unless RUST_LOG asks for more.
+    // Logs errors only, unless RUST_LOG asks for more.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::from_default_env())
         .with_writer(io::stderr)
@@ -185,8 +185,8 @@ fn start() -> Result<Shared, Failure> {
     Ok(Shared { servers: Servers::new()?, runtime })
 }
 
-/// Ends the servers. A test that hangs may still hold them: they then go with
-/// the process, by their guard.
+/// Ends the servers. A test that hangs may still hold them: they then end with the process,
+/// by their guard.
 fn end(shared: Arc<Shared>) {
     shared.runtime.block_on(shared.servers.close());
     if let Some(Shared { servers, runtime }) = Arc::into_inner(shared) {
@@ -195,7 +195,7 @@ fn end(shared: Arc<Shared>) {
     }
 }
 
-/// Starts what a test needs; `Some` says why it must be ignored.
+/// Starts what a test needs; `Some` is the reason why it must be ignored.
 async fn prepare(servers: &Servers, need: Need) -> Result<Option<&'static str>, Failed> {
     let prepared = async {
         match need {
@@ -229,8 +229,8 @@ async fn prepare(servers: &Servers, need: Need) -> Result<Option<&'static str>, 
     prepared.await.map_err(|error: Failure| Failed::from(crate::chain(&*error)))
 }
 
-/// Runs a body on a thread of its own, so that the deadline also holds for one
-/// that blocks.
+/// Runs a body on a thread of its own, so that the deadline also applies to a body that
+/// blocks.
 fn run<B>(shared: &Arc<Shared>, name: String, deadline: Duration, body: B) -> Result<(), Failed>
 where
     B: AsyncFnOnce(Context) -> Result<(), Failure> + Send + 'static,
@@ -250,7 +250,7 @@ where
         drop(context);
         let _ = tell.send(outcome);
     });
-    spawned.map_err(|error| Failed::from(format!("cannot start the test's thread: {error}")))?;
+    spawned.map_err(|error| Failed::from(format!("could not start the test's thread: {error}")))?;
     match told.recv_timeout(deadline) {
         Ok(outcome) => outcome.map_err(Failed::from),
         Err(_) => Err(format!("not done within {} s", deadline.as_secs()).into()),
@@ -265,14 +265,14 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "panicked".into())
 }
 
-/// What a test can ask for. Everything it gets is its own and goes away with it.
+/// Resources for a test. Everything it gets is its own and is removed with it.
 #[derive(Clone)]
 pub struct Context {
     shared: Arc<Shared>,
     used: Arc<Mutex<Used>>,
 }
 
-/// What must be cleaned up after a test.
+/// Resources to be removed after a test.
 #[derive(Default)]
 struct Used {
     databases: Vec<Database>,
@@ -290,7 +290,7 @@ impl Context {
         Ok(self.keep(postgres.database(Collation::Default).await?))
     }
 
-    /// As [`Context::database`], with text ordered by ICU's `en-US`.
+    /// Like [`Context::database`], with text ordered by ICU's `en-US`.
     ///
     /// # Errors
     /// As for [`Context::database`].
@@ -308,7 +308,7 @@ impl Context {
         Ok(self.keep(postgres.empty_database().await?))
     }
 
-    /// Where Kafka is, for `bootstrap.servers`.
+    /// Address of Kafka, for `bootstrap.servers`.
     ///
     /// # Errors
     /// When Kafka cannot be started.
@@ -316,7 +316,7 @@ impl Context {
         Ok(self.shared.servers.kafka().await?.bootstrap().to_owned())
     }
 
-    /// A new topic with a name of its own, which begins with `prefix`.
+    /// A new topic with a unique name, which begins with `prefix`.
     ///
     /// # Errors
     /// When Kafka cannot be started, or refuses.
@@ -326,7 +326,7 @@ impl Context {
         Ok(topic)
     }
 
-    /// A PostgreSQL of this test's own, to be broken: a local one, with `settings`
+    /// This test's own PostgreSQL, to be broken: a local one, with `settings`
     /// (`name=value`) beside the usual ones.
     ///
     /// # Errors
@@ -335,7 +335,7 @@ impl Context {
         OwnPostgres::start(self.shared.servers.scratch(), settings, &[]).await
     }
 
-    /// As [`Context::own_postgres`], with TLS by this certificate; `access` are the lines
+    /// Like [`Context::own_postgres`], with TLS by this certificate; `access` are the lines
     /// of its `pg_hba.conf`.
     ///
     /// # Errors
@@ -354,7 +354,7 @@ impl Context {
             .await
     }
 
-    /// A PostgreSQL of this test's own with a tablespace on a disk of so many bytes.
+    /// This test's own PostgreSQL with a tablespace on a disk of this many bytes.
     /// For tests that need a Docker engine only.
     ///
     /// # Errors
@@ -363,8 +363,8 @@ impl Context {
         SmallDiskPostgres::start(self.shared.servers.scratch(), bytes).await
     }
 
-    /// PgBouncer in front of a database, with `settings` (`name=value`). For tests that
-    /// need it only.
+    /// PgBouncer in front of a database, with `settings` (`name=value`). Only for tests that
+    /// need it.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -376,8 +376,8 @@ impl Context {
         PgBouncer::start(self.shared.servers.scratch(), database.login(), settings).await
     }
 
-    /// A Kafka cluster of this test's own, to be broken, with an id of its own; on
-    /// `port` if it is given. For tests that need the real one only.
+    /// This test's own Kafka cluster, to be broken, with its own id; on `port` if it is given.
+    /// Only for tests that need the real one.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -385,8 +385,8 @@ impl Context {
         OwnKafka::start(self.shared.servers.scratch(), port).await
     }
 
-    /// A Kafka broker of this test's own that is spoken to over TLS. For tests that need a
-    /// Docker engine only.
+    /// This test's own Kafka broker, reached over TLS. Only for tests that need a Docker
+    /// engine.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -422,7 +422,7 @@ impl Context {
         let used = std::mem::take(&mut *self.used());
         for database in used.databases {
             if let Err(error) = database.drop().await {
-                tracing::warn!("cannot drop a test's database: {error}");
+                tracing::warn!("could not drop a test's database: {error}");
             }
         }
         if !used.topics.is_empty()

@@ -1,4 +1,4 @@
-//! The producer's ledger: what was delivered, and so what the table must hold.
+//! The producer's ledger: the messages delivered, and so the rows that the table must hold.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::Failure;
 
-/// Differences shown of each kind; the rest is counted.
+/// Differences shown of each kind; others are only counted.
 const SHOWN: usize = 5;
 
 /// A message as it was produced.
@@ -21,9 +21,9 @@ const SHOWN: usize = 5;
 pub enum Kind {
     /// New and valid.
     Valid,
-    /// An earlier valid one again.
+    /// A repeated valid message.
     Duplicate,
-    /// No record.
+    /// An invalid message.
     Invalid,
 }
 
@@ -37,14 +37,14 @@ struct Message {
     payload_xxh3: String,
 }
 
-/// How many messages were of which kind.
+/// Number of messages of each kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Kinds {
     /// New and valid.
     pub valid: i64,
-    /// Earlier valid ones again.
+    /// Repeated valid messages.
     pub duplicate: i64,
-    /// No records.
+    /// Invalid messages.
     pub invalid: i64,
 }
 
@@ -55,14 +55,14 @@ impl Kinds {
     }
 }
 
-/// What was delivered to a topic, in sets.
+/// Messages delivered to a topic, as sets.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
     kinds: Kinds,
     ids: BTreeSet<String>,
-    /// Where each invalid message lies, and the XXH3-64 of its bytes in hex.
+    /// Place of each invalid message, and the XXH3-64 of its bytes in hex.
     invalid: BTreeMap<(i32, i64), String>,
-    /// One behind the last offset of each partition.
+    /// Offset after the last one of each partition.
     ends: BTreeMap<i32, i64>,
 }
 
@@ -70,7 +70,7 @@ impl Ledger {
     /// Reads a ledger.
     ///
     /// # Errors
-    /// When it cannot be read or is no ledger.
+    /// If it cannot be read or is no ledger.
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let mut ledger = Self::default();
         ledger.read_on(path)?;
@@ -108,22 +108,22 @@ impl Ledger {
         }
     }
 
-    /// How many messages were of which kind.
+    /// Number of messages of each kind.
     pub fn kinds(&self) -> Kinds {
         self.kinds
     }
 
-    /// The ids that the table must hold, no others.
+    /// Exactly the ids that the table must hold.
     pub fn ids(&self) -> &BTreeSet<String> {
         &self.ids
     }
 
-    /// Where the messages lie that must be dead letters: partition and offset.
+    /// Places of the messages that must be dead letters: partition and offset.
     pub fn invalid_offsets(&self) -> BTreeSet<(i32, i64)> {
         self.invalid.keys().copied().collect()
     }
 
-    /// One behind the last offset of each partition.
+    /// Offset after the last one of each partition.
     pub fn ends(&self) -> &BTreeMap<i32, i64> {
         &self.ends
     }
@@ -157,7 +157,7 @@ impl Ledger {
     }
 }
 
-/// Where ledger and database differ.
+/// Differences between ledger and database.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Differences {
     /// Delivered, but not in the table.
@@ -171,7 +171,7 @@ pub struct Differences {
 }
 
 impl Differences {
-    /// Whether there are none.
+    /// Whether there is no difference.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

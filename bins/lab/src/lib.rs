@@ -1,5 +1,5 @@
-//! The laboratory: servers for tests and the demo, the test harness, processes
-//! under test, generated input. Never published and in no image.
+//! The laboratory: servers for tests and the demo, the test harness, processes under test,
+//! generated input. Never published and in no image.
 
 pub mod demo;
 pub mod freeze;
@@ -13,7 +13,7 @@ pub mod processes;
 pub mod proxy;
 pub mod servers;
 
-/// Whatever went wrong; a test or a demo only reports it.
+/// Any error; a test or a demo only reports it.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// An error with its causes on one line.

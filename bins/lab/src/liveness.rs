@@ -1,20 +1,20 @@
-//! Waiting for what must come true: how soon is nobody's promise, that it does is.
+//! Waits for a condition that must come true; how soon is not promised.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::Failure;
 
-/// How long anything may take, a session that has to time out included.
+/// Deadline of any condition, including a session that must time out first.
 pub const LIVENESS: Duration = Duration::from_mins(1);
 
-/// How often it is looked.
+/// Time between two checks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Waits until `done` is, at most [`LIVENESS`]. `what` completes "waited in vain until".
+/// Waits until `done` is true, at most [`LIVENESS`]. `what` completes "timed out waiting until".
 ///
 /// # Errors
-/// When it never came true; those of `done`.
+/// If it did not come true in time; errors of `done`.
 pub async fn until(
     what: impl fmt::Display,
     mut done: impl AsyncFnMut() -> Result<bool, Failure>,
@@ -25,5 +25,5 @@ pub async fn until(
         }
         Ok::<_, Failure>(())
     });
-    waited.await.map_err(|_| format!("waited in vain until {what}"))?
+    waited.await.map_err(|_| format!("timed out waiting until {what}"))?
 }

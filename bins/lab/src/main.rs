@@ -25,30 +25,30 @@ enum Subcommands {
     Generate(GenerateArgs),
 }
 
-/// The demo reads no variable of the environment: a shell may be aimed at
+/// The demo reads no environment variables: a shell may be set up for
 /// production.
 #[derive(Debug, Args)]
 struct DemoArgs {
-    /// How many transactions to stream in a second
+    /// Transactions to stream per second
     #[arg(long, default_value_t = demo::Options::default().rate)]
     rate: u64,
-    /// Use this server, in a database of the demo's own, instead of starting one
+    /// Use this server, with the demo's own database, instead of starting one
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
-    /// Use this cluster, with a topic of the demo's own, instead of starting one
+    /// Use this cluster, with the demo's own topic, instead of starting one
     #[arg(long, value_name = "HOST:PORT,…")]
     bootstrap_servers: Option<String>,
     /// The folder with the platform's programs, instead of building them
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
-    /// Damage something before the comparison, to see that it is noticed
+    /// Damage something before the comparison, to see that it is found
     #[arg(long = "break", value_name = "INVARIANT", hide = true)]
     damage: Option<Damage>,
 }
 
 #[derive(Debug, Args)]
 struct GenerateArgs {
-    /// How many rows
+    /// Number of rows
     #[arg(long, default_value_t = 1_000_000)]
     rows: u64,
     /// The same seed gives the same rows
@@ -57,13 +57,13 @@ struct GenerateArgs {
     /// csv or jsonl
     #[arg(long, value_enum, default_value = "csv")]
     format: FormatArg,
-    /// Which part repeats an earlier row, 0 to 1
+    /// Share of rows that repeat an earlier one, 0 to 1
     #[arg(long, default_value_t = 0.0)]
     duplicate_ratio: f64,
-    /// Which part is invalid, 0 to 1
+    /// Share of invalid rows, 0 to 1
     #[arg(long, default_value_t = 0.0)]
     invalid_ratio: f64,
-    /// Where to write, instead of standard output
+    /// Write to this file instead of standard output
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -89,7 +89,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Plays the demo; false when a promise was broken.
+/// Runs the demo; false if a promise was broken.
 fn play(args: DemoArgs) -> Result<bool, Failure> {
     let DemoArgs { rate, database_url, bootstrap_servers, programs, damage } = args;
     let options = demo::Options { programs, rate, damage, database_url, bootstrap_servers };

@@ -1,4 +1,4 @@
-//! Asks a program for its health and metrics, as Kubernetes and Prometheus do.
+//! Reads a program's health and metrics, as Kubernetes and Prometheus do.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use tokio::net::TcpStream;
 use crate::Failure;
 use crate::processes::Process;
 
-/// How long an answer may take.
+/// Deadline of an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the log says before the address.
+/// Text of the log before the address.
 const SERVING: &str = "serving /livez, /readyz and /metrics address=";
 
 /// An answer.
@@ -20,27 +20,27 @@ const SERVING: &str = "serving /livez, /readyz and /metrics address=";
 pub struct Answer {
     /// The status code.
     pub status: u16,
-    /// The text.
+    /// The body.
     pub text: String,
 }
 
-/// Where a program answers.
+/// Address at which a program answers.
 #[derive(Debug, Clone)]
 pub struct Probe {
     address: String,
 }
 
 impl Probe {
-    /// Of whoever listens there.
+    /// A probe of the program that listens at `address`.
     pub fn at(address: impl Into<String>) -> Self {
         Self { address: address.into() }
     }
 
-    /// Of a program that was started with the environment variable `HTTP_ADDR` set to
-    /// a port 0, and so tells its port in its log.
+    /// A probe of a program that was started with `HTTP_ADDR` set to port 0 and so logs
+    /// its port.
     ///
     /// # Errors
-    /// When it does not tell.
+    /// If it does not log the port.
     pub async fn of(process: &mut Process, deadline: Duration) -> Result<Self, Failure> {
         process.says(SERVING, deadline).await?;
         let said = process.stderr();
@@ -49,10 +49,10 @@ impl Probe {
         Ok(Self::at(address))
     }
 
-    /// What it answers to `GET` of a path.
+    /// Sends `GET` for a path.
     ///
     /// # Errors
-    /// When it does not answer in time, or not by HTTP.
+    /// If it does not answer in time, or not by HTTP.
     pub async fn get(&self, path: &str) -> Result<Answer, Failure> {
         let asked = tokio::time::timeout(TIMEOUT, async {
             let mut stream = TcpStream::connect(&self.address).await?;
@@ -70,10 +70,10 @@ impl Probe {
         Ok(Answer { status, text: text.to_owned() })
     }
 
-    /// What it exports.
+    /// Reads its metrics.
     ///
     /// # Errors
-    /// As for [`Probe::get`], and when what it exports cannot be read.
+    /// As for [`Probe::get`], and if the metrics cannot be parsed.
     pub async fn scrape(&self) -> Result<Scrape, Failure> {
         let answer = self.get("/metrics").await?;
         if answer.status != 200 {
@@ -86,7 +86,7 @@ impl Probe {
 /// One series: its name, and its labels by name.
 pub type Series = (String, BTreeMap<String, String>);
 
-/// What a program exports.
+/// Metrics of a program.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Scrape {
     /// `TYPE` and `HELP` by the metric's name.
@@ -119,8 +119,8 @@ impl Scrape {
         Ok(scrape)
     }
 
-    /// The sum over all series of this name that have all these labels; `None`: there
-    /// is no such series.
+    /// The sum over all series of this name that have all these labels; `None` if there is no
+    /// such series.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let has = |of: &BTreeMap<String, String>| {
             labels.iter().all(|(name, value)| of.get(*name).is_some_and(|of| of == value))

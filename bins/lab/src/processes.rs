@@ -1,5 +1,5 @@
-//! Programs under test: started with an environment that names everything they
-//! see, watched, signalled, and never left behind.
+//! Programs under test: started with a complete environment, watched, signalled, and never
+//! left running.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -18,12 +18,12 @@ use tokio::task::JoinHandle;
 use crate::Failure;
 use crate::servers::scratch::{Ending, Scratch};
 
-/// Variables that a program under test takes over from us; all others would let
-/// the shell that runs the tests decide what they prove.
+/// Variables that a program under test inherits. Any other would let the shell that runs
+/// the tests influence the result.
 const INHERITED: [&str; 6] =
     ["PATH", "HOME", "TMPDIR", "RUST_BACKTRACE", "RUST_LOG", "LLVM_PROFILE_FILE"];
 
-/// A program with its arguments and environment, to be started.
+/// A program to be started, with its arguments and environment.
 #[derive(Debug, Clone)]
 pub struct Program {
     path: PathBuf,
@@ -34,7 +34,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// The program at `path`; `scratch` sees to its end.
+    /// The program at `path`; `scratch` makes sure that it ends.
     pub fn new(path: impl Into<PathBuf>, scratch: &Arc<Scratch>) -> Self {
         let inherited =
             INHERITED.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
@@ -47,28 +47,28 @@ impl Program {
         }
     }
 
-    /// With one more argument.
+    /// Adds an argument.
     #[must_use]
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.arguments.push(argument.as_ref().to_owned());
         self
     }
 
-    /// With more arguments.
+    /// Adds arguments.
     #[must_use]
     pub fn args(mut self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         self.arguments.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
         self
     }
 
-    /// With a variable.
+    /// Sets a variable.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.environment.insert(name.as_ref().to_owned(), value.as_ref().to_owned());
         self
     }
 
-    /// With more variables.
+    /// Sets variables.
     #[must_use]
     pub fn envs(
         mut self,
@@ -80,7 +80,7 @@ impl Program {
         self
     }
 
-    /// Reading a file as its standard input; without it there is nothing to read.
+    /// Uses a file as its standard input, which is empty by default.
     #[must_use]
     pub fn input(mut self, path: impl Into<PathBuf>) -> Self {
         self.input = Some(path.into());
@@ -139,17 +139,17 @@ pub struct Process {
 }
 
 impl Process {
-    /// Its number.
+    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// What it has written to standard output so far, whole lines.
+    /// Standard output so far, in whole lines.
     pub fn stdout(&self) -> String {
         self.stdout.text()
     }
 
-    /// What it has written to standard error so far, whole lines.
+    /// Standard error so far, in whole lines.
     pub fn stderr(&self) -> String {
         self.stderr.text()
     }
@@ -164,7 +164,7 @@ impl Process {
         Ok(kib.ok_or("the kernel does not count memory")?.trim().parse::<u64>()? << 10)
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to it.
     ///
     /// # Errors
     /// When it has ended.
@@ -179,14 +179,14 @@ impl Process {
     /// When it has ended.
     pub async fn freeze(&self) -> Result<(), Failure> {
         self.signal(Signal::STOP)?;
-        // A signal sent before the stop took effect could overtake it.
+        // A signal sent before the stop takes effect could overtake it.
         while !self.is_stopped()? {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         Ok(())
     }
 
-    /// Lets a frozen one go on.
+    /// Thaws it.
     ///
     /// # Errors
     /// When it has ended.
@@ -210,7 +210,7 @@ impl Process {
     /// Whether it has ended.
     ///
     /// # Errors
-    /// When the system does not tell.
+    /// If the system does not report it.
     pub fn has_ended(&mut self) -> Result<bool, Failure> {
         Ok(self.child.try_wait()?.is_some())
     }
@@ -218,17 +218,17 @@ impl Process {
     /// Waits until it has written a line with `text` to standard error.
     ///
     /// # Errors
-    /// When it ends before, or `deadline` passes: with what it wrote.
+    /// When it ends before, or `deadline` passes: with its output.
     pub async fn says(&mut self, text: &str, deadline: Duration) -> Result<(), Failure> {
         let begun = Instant::now();
         loop {
-            // Looked at in this order, so that its last words are not missed.
+            // Checked in this order, so that its last output is not missed.
             let ended = self.has_ended()?;
             if self.stderr().contains(text) {
                 return Ok(());
             }
             if ended || begun.elapsed() > deadline {
-                let why = if ended { "ended" } else { "was waited for in vain" };
+                let why = if ended { "ended" } else { "timed out" };
                 let said = self.stderr();
                 return Err(
                     format!("process {} {why} before it said {text:?}:\n{said}", self.pid).into()
@@ -240,8 +240,8 @@ impl Process {
 
     /// Waits for its end.
     ///
-    /// # Errors
-    /// When `deadline` passes: the process is killed, and the error holds what it
+    /// When `deadline` passes: the process is killed, and the error holds its
+    /// output.
     /// wrote.
     pub async fn wait(mut self, deadline: Duration) -> Result<Ended, Failure> {
         let Ok(status) = tokio::time::timeout(deadline, self.child.wait()).await else {
@@ -273,23 +273,23 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // `kill_on_drop` follows; only a process known to be gone is forgotten.
+        // `kill_on_drop` follows; the guard forgets only a process known to be gone.
         if matches!(self.child.try_wait(), Ok(Some(_))) {
             self.scratch.forget(self.pid);
         }
     }
 }
 
-/// How a program ended.
+/// Result of a program.
 #[derive(Debug, Clone)]
 pub struct Ended {
     /// Its status.
     pub status: ExitStatus,
-    /// What it wrote to standard output.
+    /// Its standard output.
     pub stdout: String,
-    /// What it wrote to standard error.
+    /// Its standard error.
     pub stderr: String,
-    /// How long it ran.
+    /// Time that it ran.
     pub took: Duration,
 }
 
@@ -299,10 +299,10 @@ impl Ended {
         self.status.code()
     }
 
-    /// Itself, if it ended with this exit code.
+    /// Returns itself if it ended with this exit code.
     ///
     /// # Errors
-    /// If it ended otherwise: with what it wrote.
+    /// If it ended otherwise: with its output.
     pub fn expect_code(self, code: i32) -> Result<Self, Failure> {
         if self.code() == Some(code) {
             return Ok(self);
@@ -316,11 +316,11 @@ impl Ended {
 const JSON_VERSION: u64 = 1;
 
 impl Ended {
-    /// The summary that it printed as JSON: one object, with its version and a list of
-    /// this name.
+    /// The summary that it printed as JSON: one object, with its version and a list of this
+    /// name.
     ///
     /// # Errors
-    /// If that is not what it printed.
+    /// If it printed anything else.
     pub fn json(&self, list: &str) -> Result<Value, Failure> {
         let summary: Value = serde_json::from_str(&self.stdout)?;
         if summary["version"] != JSON_VERSION || !summary[list].is_array() {
@@ -330,7 +330,7 @@ impl Ended {
     }
 }
 
-/// Collects what comes out of a pipe, line by line.
+/// Collects the output of a pipe, line by line.
 #[derive(Debug)]
 struct Capture {
     text: Arc<Mutex<String>>,
@@ -359,7 +359,7 @@ impl Capture {
         self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// All of it: waits for the pipe's end, which a grandchild could hold open.
+    /// Waits for the pipe's end, which a grandchild could hold open, and returns all of it.
     async fn finish(&mut self) -> String {
         if let Some(reader) = self.reader.take() {
             let _ = tokio::time::timeout(Duration::from_secs(5), reader).await;

@@ -1,5 +1,5 @@
-//! A TCP proxy in front of PostgreSQL that breaks what goes through it: at a
-//! message of the wire protocol, or the whole link.
+//! A TCP proxy in front of PostgreSQL that injects faults: at a message of the wire
+//! protocol, or on the whole link.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::Failure;
 
-/// Starts a server that takes connections and never answers; gives its port.
+/// Starts a server that accepts connections and never answers; returns its port.
 ///
 /// # Errors
 /// When no port is free.
@@ -27,7 +27,7 @@ pub async fn silent() -> Result<u16, Failure> {
     Ok(port)
 }
 
-/// What a client sends that is broken.
+/// Message of a client at which a fault happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum At {
     /// The simple query `commit`.
@@ -36,32 +36,32 @@ pub enum At {
     Copy,
 }
 
-/// How a connection is broken when it comes to that.
+/// Fault of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The message is not passed on; both sides are cut.
+    /// The message is not forwarded; both sides are cut.
     Cut,
-    /// The message is passed on; once the server has answered, both sides are cut
-    /// and the answer is lost.
+    /// The message is forwarded; once the server has answered, both sides are cut and the
+    /// answer is lost.
     LoseAnswer,
-    /// The message is kept until [`Proxy::leave_behind`], then passed on to a
-    /// server whose client was cut before.
+    /// The message is held until [`Proxy::leave_behind`], then forwarded to a server whose
+    /// client was cut before.
     Hold,
 }
 
-/// From when on a client counts as frozen: nothing passes any more in either direction,
-/// nothing is closed. Counted from the first transaction that is begun on.
+/// Point from which a client counts as frozen: nothing is forwarded in either direction,
+/// nothing is closed. Counted from the first transaction that begins afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freeze {
-    /// It has sent so many messages, and half of another one.
+    /// It has sent this many messages, and half of another one.
     Amid(usize),
-    /// It has sent so many messages.
+    /// It has sent this many messages.
     Behind(usize),
-    /// It has been answered so many bytes.
+    /// It has received this many bytes.
     Answered(usize),
 }
 
-/// What has passed of a transaction, and when that is enough.
+/// Messages and bytes of a transaction so far, and the point at which it freezes.
 #[derive(Debug)]
 struct Passed {
     freeze: Freeze,
@@ -69,11 +69,11 @@ struct Passed {
     answered: usize,
 }
 
-/// How the link is.
+/// State of the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Link {
     Whole,
-    /// Nothing is passed on, nothing is closed.
+    /// Nothing is forwarded, nothing is closed.
     Silent,
     /// Connections are closed as soon as they are made.
     Down,
@@ -90,7 +90,7 @@ enum Held {
 #[derive(Debug)]
 struct Shared {
     server: String,
-    /// What is broken next.
+    /// The next fault.
     plan: Mutex<Option<(At, Fault)>>,
     freeze: Mutex<Option<Freeze>>,
     faults: watch::Sender<u32>,
@@ -114,7 +114,7 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    /// A proxy to `server` (`host:port`), which passes everything on.
+    /// Starts a proxy to `server` (`host:port`), which forwards everything.
     ///
     /// # Errors
     /// When no port is free.
@@ -133,35 +133,35 @@ impl Proxy {
         Ok(Self { port, shared, accepting })
     }
 
-    /// Where it listens on the loopback address.
+    /// Its port on the loopback address.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Breaks the next such message.
+    /// Injects this fault at the next such message.
     pub fn break_next(&self, at: At, fault: Fault) {
         *self.shared.plan() = Some((at, fault));
     }
 
-    /// Freezes the client that begins the next transaction, which counts as broken.
+    /// Freezes the client that begins the next transaction, which counts as a fault.
     pub fn freeze_next(&self, freeze: Freeze) {
         *self.shared.freeze.lock().unwrap_or_else(PoisonError::into_inner) = Some(freeze);
     }
 
-    /// How many messages were broken.
+    /// Number of faults so far.
     pub fn faults(&self) -> u32 {
         *self.shared.faults.borrow()
     }
 
-    /// Waits until so many messages were broken.
+    /// Waits until there were this many faults.
     pub async fn has_broken(&self, faults: u32) {
         let mut broken = self.shared.faults.subscribe();
         // The sender is ours.
         let _ = broken.wait_for(|broken| *broken >= faults).await;
     }
 
-    /// Waits until a message is held, and gives the port by which the server knows
-    /// its connection.
+    /// Waits until a message is held, and returns the port by which the server knows its
+    /// connection.
     pub async fn held(&self) -> u16 {
         let mut held = self.shared.held.subscribe();
         loop {
@@ -172,13 +172,13 @@ impl Proxy {
         }
     }
 
-    /// Cuts the client of the message that is held, and passes it on to the server.
+    /// Cuts the client of the held message, and forwards the message to the server.
     pub fn leave_behind(&self) {
         self.shared.held.send_replace(Held::Released);
     }
 
-    /// Passes nothing on any more, and closes nothing. Connections of this time
-    /// stay silent for ever, as behind a middlebox that has forgotten them.
+    /// Stops forwarding, and closes nothing. Connections of this time stay silent, as behind a
+    /// middlebox that has forgotten them.
     pub fn silence(&self) {
         self.shared.link.send_replace(Link::Silent);
     }
@@ -188,7 +188,7 @@ impl Proxy {
         self.shared.link.send_replace(Link::Down);
     }
 
-    /// Passes new connections on again.
+    /// Forwards new connections again.
     pub fn mend(&self) {
         self.shared.link.send_replace(Link::Whole);
     }
@@ -198,7 +198,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     while let Ok((client, _)) = listener.accept().await {
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
-            // How a connection ends is no error of the proxy's.
+            // The way a connection ends is no error of the proxy.
             let _ = relay(client, &shared).await;
         });
     }
@@ -223,7 +223,7 @@ async fn relay(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Passes bytes on in both directions until one side ends or a fault comes.
+/// Forwards bytes in both directions until one side ends or a fault happens.
 async fn pass(
     client_slot: &mut Option<TcpStream>,
     server: &mut TcpStream,
@@ -286,12 +286,12 @@ async fn drain(mut from: impl AsyncRead + Unpin) -> std::io::Result<()> {
     tokio::io::copy(&mut from, &mut sink()).await.map(drop)
 }
 
-/// A question for TLS, which comes before a connection's first message and looks like it.
-/// Servers here answer no.
+/// A request for TLS, which comes before a connection's first message and looks like it.
+/// Servers here refuse TLS.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
-/// The first whole message: a length of four bytes that counts itself, behind a
-/// type in all but a connection's first one (PostgreSQL's manual, 53.7).
+/// The first whole message: a length of four bytes that includes itself, after a type byte in
+/// all but a connection's first message (PostgreSQL's manual, 53.7).
 fn take_message(bytes: &mut Vec<u8>, started: &mut bool) -> Option<Vec<u8>> {
     let kind = usize::from(*started);
     let length = bytes.get(kind..)?.first_chunk::<4>()?;
@@ -311,7 +311,7 @@ fn begins(message: &[u8]) -> bool {
 }
 
 impl Passed {
-    /// What is passed on of a message, if it is the last one.
+    /// Bytes of a message to be forwarded, if it is the last one.
     fn last_of<'a>(&mut self, message: &'a [u8]) -> Option<&'a [u8]> {
         let sent = self.messages;
         self.messages += 1;
@@ -322,7 +322,7 @@ impl Passed {
         }
     }
 
-    /// What is passed on of an answer, if it is the last one.
+    /// Bytes of an answer to be forwarded, if it is the last one.
     fn last_answer<'a>(&mut self, answer: &'a [u8]) -> Option<&'a [u8]> {
         let Freeze::Answered(bytes) = self.freeze else { return None };
         let left = bytes - self.answered;
@@ -348,20 +348,20 @@ impl Shared {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is to happen to a message.
+    /// The fault planned for a message.
     fn fault(&self, message: &[u8]) -> Option<Fault> {
         let (_, fault) = self.plan().take_if(|(at, _)| at.is(message))?;
         self.faults.send_modify(|faults| *faults += 1);
         Some(fault)
     }
 
-    /// When the client that begins a transaction is frozen, if it is.
+    /// The planned freeze of the client that begins a transaction.
     fn frozen_next(&self) -> Option<Passed> {
         let freeze = self.freeze.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         Some(Passed { freeze, messages: 0, answered: 0 })
     }
 
-    /// Passes nothing on any more, until the link is down.
+    /// Forwards nothing until the link is down.
     async fn stand_still(&self) -> std::io::Result<()> {
         self.faults.send_modify(|faults| *faults += 1);
         let _ = self.link.subscribe().wait_for(|link| *link == Link::Down).await;
@@ -380,7 +380,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_told_apart_wherever_the_stream_is_cut() {
+    fn messages_are_separated_wherever_the_stream_is_cut() {
         let startup = [0, 0, 0, 8, 0, 3, 0, 0];
         let commit = *b"Q\0\0\0\x0bCOMMIT\0";
         let copy = *b"d\0\0\0\x06ab";

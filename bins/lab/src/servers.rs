@@ -1,5 +1,5 @@
-//! PostgreSQL and Kafka for the demo and, with the feature `tests`, for tests. All are gone when
-//! what holds them is dropped or this process dies.
+//! PostgreSQL and Kafka for the demo and, with the feature `tests`, for tests. All are removed
+//! when their holder is dropped or this process dies.
 
 #[cfg(feature = "tests")]
 pub mod certificates;

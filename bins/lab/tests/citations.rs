@@ -1,6 +1,6 @@
-//! What the repository says of itself holds: each test that a document cites exists in
-//! the file named for it, each rule that is cited is a heading of `docs/protocol.md`,
-//! and each table can be read.
+//! Checks what the repository says about itself: each test that a document cites exists in
+//! the file named for it, each cited rule is a heading of `docs/protocol.md`, and tables
+//! have short cells.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,16 +10,16 @@ use lambda_lab::Failure;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-/// Shorter texts in italics are emphasis, not the name of a test.
+/// Words of the shortest title; shorter texts in italics are emphasis.
 const WORDS_MIN: usize = 4;
 
-/// Longest cell of a table. What needs more is a section.
+/// Longest cell of a table. Longer text needs a section.
 const CELL_MAX: usize = 120;
 
-/// Folders of the repository's root that hold nothing of ours.
+/// Folders of the repository's root with files that are not ours.
 const SKIPPED: [&str; 3] = ["target", ".git", ".terraform"];
 
-/// A file that is text.
+/// A text file.
 struct Text {
     path: PathBuf,
     text: String,
@@ -65,7 +65,7 @@ fn repository() -> Result<Vec<Text>, Failure> {
 }
 
 /// The words of all sources, by the name of the file, or of its folder in `tests`. They
-/// hold the names of tests as text or, with underscores, as functions.
+/// contain test titles as text or, with underscores, as functions.
 fn sources(repository: &[Text]) -> BTreeMap<String, String> {
     let mut found = BTreeMap::<String, String>::new();
     for source in repository.iter().filter(|text| text.is("rs")) {
@@ -107,7 +107,7 @@ fn tests_cited(line: &str) -> Vec<(String, String)> {
     found
 }
 
-/// The rules that a text cites: `R`, a number, and perhaps a letter.
+/// The rules that a text cites: `R`, a number, and an optional letter.
 fn rules_cited(text: &str) -> impl Iterator<Item = &str> {
     let words = text.split(|character: char| !character.is_alphanumeric() && character != '_');
     words.filter(|word| {
@@ -123,7 +123,7 @@ fn anchor(heading: &str) -> String {
     kept.map(|it| if it == ' ' { '-' } else { it.to_ascii_lowercase() }).collect()
 }
 
-/// A text as a reader sees it: of a link only its words.
+/// A text as a reader sees it: only the words of a link.
 fn shown(text: &str) -> String {
     let mut parts = text.split("](");
     let first = parts.next().unwrap_or_default().to_owned();
@@ -191,9 +191,9 @@ fn every_rule_that_is_cited_is_a_heading_of_the_protocol() -> Result<(), Failure
     Ok(())
 }
 
-/// Where the rules came from is no part of the repository.
+/// The page from which the rules came is not in the repository.
 #[test]
-fn no_file_speaks_of_a_page_that_is_not_here() -> Result<(), Failure> {
+fn no_file_names_a_page_that_does_not_exist() -> Result<(), Failure> {
     const PAGE: &str = concat!("DES", "IGN");
     let repository = repository()?;
     let speaks = repository.iter().filter(|text| text.text.contains(PAGE));
@@ -205,7 +205,7 @@ fn no_file_speaks_of_a_page_that_is_not_here() -> Result<(), Failure> {
 fn cells_of_tables_are_short() -> Result<(), Failure> {
     let mut long = Vec::new();
     for document in repository()?.iter().filter(|text| text.is("md")) {
-        // What a run printed stays as it was.
+        // The output of a run stays as printed.
         if document.is_named("RESULTS.md") {
             continue;
         }

@@ -1,4 +1,4 @@
-//! The harness gives each test servers and things of its own.
+//! The harness gives each test its own servers and resources.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -82,7 +82,7 @@ async fn own_postgres(context: Context) -> Result<(), Failure> {
     assert!(database.connect().await.is_err());
     own.server.start_again().await?;
     let row = database.connect().await?.query_one("select value from xid_offset", &[]).await?;
-    assert_eq!(row.get::<_, i64>(0), 7, "what was durable is there");
+    assert_eq!(row.get::<_, i64>(0), 7, "durable rows are kept");
     Ok(())
 }
 
@@ -144,7 +144,7 @@ async fn deadline(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A machine without PostgreSQL and without a way out.
+/// A machine without PostgreSQL and without a network.
 async fn no_download(context: Context) -> Result<(), Failure> {
     let (programs, cache) = (context.folder()?, context.folder()?);
     for name in ["sh", "cat", "rm", "kill", "sleep"] {

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 const NAME: &str = "lambda-csv-batch";
 
-/// How long to wait for a server that is not there yet.
+/// Longest wait for a server that is not up yet.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Loads CSV files (also .gz, .zst) into PostgreSQL, each exactly once. Safe to run again
@@ -93,7 +93,7 @@ async fn load(
         return Ok(lambda_batch::check::<Transaction>(&inputs, &options, stop).await?);
     }
     if inputs.is_empty() {
-        tracing::info!("there is nothing to load");
+        tracing::info!("nothing to load");
         return Ok(Vec::new());
     }
     let database = args.database.config()?;

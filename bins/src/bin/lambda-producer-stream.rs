@@ -11,7 +11,7 @@ use lambda_bins::{Failure, json, print};
 use lambda_core::health::Health;
 use lambda_stream::produce::{From, ProduceConfig, Produced, produce};
 
-/// Sends transactions to a Kafka topic, generated ones or those of a file
+/// Sends generated transactions, or those of a file, to a Kafka topic
 #[derive(Debug, Parser)]
 #[command(name = "lambda-producer-stream", version, disable_help_flag = true)]
 struct Args {

@@ -51,24 +51,24 @@ pub async fn run(
     match &args.command {
         Command::List(args) => unless_stopped(shutdown, list::run(args, timeout)).await,
         Command::Show(args) => {
-            // Boxed: what it reads by is large.
+            // Boxed: its future is large.
             unless_stopped(shutdown, Box::pin(show::run(args, timeout))).await
         }
-        // It stops by itself between two transactions, and reports what it has stored.
+        // A replay stops by itself between two transactions and reports what it has stored.
         Command::Replay(args) => replay::run(args, timeout, shutdown).await,
         Command::Discard(args) => unless_stopped(shutdown, put_away::discard(args, timeout)).await,
         Command::Purge(args) => unless_stopped(shutdown, put_away::purge(args, timeout)).await,
     }
 }
 
-/// Runs `work` until a signal to stop. A transaction in progress is then rolled back, since
+/// Runs `work` until a signal to stop. A transaction in progress is then rolled back, because
 /// its connection closes.
 async fn unless_stopped<T>(
     shutdown: &CancellationToken,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     let stopped = || {
-        let what = "stopped; run it again: it skips what is done".into();
+        let what = "stopped; run it again to continue: it skips what is done".into();
         Err(Error::Interrupted { what }.into())
     };
     tokio::select! {

@@ -55,7 +55,7 @@ enum Only {
 pub async fn run(args: &DoctorArgs, timeout: TimeoutArgs) -> Result<(), Failure> {
     let deadline = Deadline::within(timeout.reading());
     let mut findings = vec![machine::temporary_folder()];
-    // At the same time: a server that does not answer takes all the time there is.
+    // Runs both at the same time: a server that does not answer uses up the time limit.
     let (postgres, kafka) = (of_postgres(args, deadline), of_kafka(args, deadline));
     let ((database, of_postgres), (kafka, of_kafka)) = match args.only {
         None => tokio::join!(postgres, kafka),
@@ -65,7 +65,7 @@ pub async fn run(args: &DoctorArgs, timeout: TimeoutArgs) -> Result<(), Failure>
     findings.extend(of_postgres.into_iter().chain(of_kafka));
     match kafka {
         _ if args.only == Some(Only::Postgres) => {}
-        None => lag::skipped("the topic could not be asked", &mut findings),
+        None => lag::skipped("the topic's offsets could not be read", &mut findings),
         Some(kafka) => {
             let examined = lag::examine(&kafka, database.as_ref(), args, &mut findings);
             if deadline.until(examined).await.is_none() {
@@ -76,7 +76,7 @@ pub async fn run(args: &DoctorArgs, timeout: TimeoutArgs) -> Result<(), Failure>
     report(&findings, args.output.output)
 }
 
-/// Examines the database. Gives a connection for further questions about its tables.
+/// Examines the database. Returns a connection for further checks of its tables.
 async fn of_postgres(args: &DoctorArgs, deadline: Deadline) -> (Option<Connection>, Vec<Finding>) {
     let (mut findings, age_max) = (Vec::new(), i64::from(args.age_max));
     let examined = Box::pin(postgres::examine(args.database.config(), age_max, &mut findings));
@@ -87,7 +87,7 @@ async fn of_postgres(args: &DoctorArgs, deadline: Deadline) -> (Option<Connectio
     (connection, findings)
 }
 
-/// Examines the cluster. Gives its configuration for further questions about the topic.
+/// Examines the cluster. Returns its configuration for further checks of the topic.
 async fn of_kafka(args: &DoctorArgs, deadline: Deadline) -> (Option<KafkaConfig>, Vec<Finding>) {
     let mut findings = Vec::new();
     let examined = kafka::examine(args.kafka.config(), &mut findings);
@@ -117,7 +117,7 @@ fn report(findings: &[Finding], output: Output) -> Result<(), Failure> {
     }
 }
 
-/// Rank of an exit code: what needs a person outranks what may pass.
+/// Rank of an exit code: a problem that needs a person outranks one that may pass.
 fn badness(code: u8) -> u8 {
     match code {
         78 => 3,

@@ -1,5 +1,5 @@
-//! `lambda jobs`: lists the jobs, newest first, or shows one, with what is stored of each
-//! now.
+//! `lambda jobs`: lists the jobs, newest first, or shows one, each with its stored
+//! progress.
 
 mod detail;
 mod progress;
@@ -63,7 +63,7 @@ impl From<StatusArg> for Status {
 /// Prints the jobs.
 ///
 /// # Errors
-/// 69 or 78 if the database cannot be asked, 65 if the job does not exist, 1 if standard
+/// 69 or 78 if the database cannot be read, 65 if the job does not exist, 1 if standard
 /// output cannot be written.
 pub async fn run(
     args: &JobsArgs,
@@ -80,7 +80,7 @@ pub async fn run(
     };
     tokio::select! {
         looked = look => looked,
-        // The user has seen enough.
+        // The user has ended the command.
         () = shutdown.cancelled() => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! Tables for people, as wide as the terminal.
+//! Prints tables for people, as wide as the terminal.
 
 use comfy_table::{
     Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets,
@@ -7,10 +7,10 @@ use comfy_table::{
 /// The width where standard output is no terminal, in columns.
 const ELSEWHERE: u16 = 100;
 
-/// Narrowest column of prose: below this it could not be read.
+/// Narrowest column of prose that can still be read.
 const PROSE_MIN: u16 = 16;
 
-/// What a column holds, which decides how it is fitted.
+/// Content of a column, which decides how it is fitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holds {
     /// Names, ids and times: never wrapped, so that they can be copied.
@@ -21,8 +21,8 @@ pub enum Holds {
     Prose,
 }
 
-/// Formats `rows` under the titles of `columns`. Prose is wrapped to fit the terminal; only
-/// what must stay on one line can make the table wider.
+/// Formats `rows` under the titles of `columns`. Wraps prose to fit the terminal; only
+/// columns that are never wrapped can make the table wider.
 pub fn fitted<const N: usize>(
     columns: [(&str, Holds); N],
     rows: impl IntoIterator<Item = [String; N]>,
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_stays_on_one_line_even_beyond_the_width() {
+    fn an_id_stays_on_one_line_even_if_it_is_too_wide() {
         let id = "x".repeat(150);
         let table = fitted([("id", Holds::Id), ("text", Holds::Prose)], [[id.clone(), "y".into()]]);
         assert!(table.contains(&id), "{table}");

@@ -1,4 +1,4 @@
-//! `--timeout`: how long the commands wait for servers.
+//! `--timeout`: the time that commands wait for servers.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -13,19 +13,19 @@ use crate::Failure;
 /// Exit code: a server stayed unreachable.
 const UNREACHABLE: u8 = 69;
 
-/// How long a command that only reads may take.
+/// Time limit of a command that only reads.
 const READ: Duration = Duration::from_secs(10);
 
-/// How long a command that changes something waits for a server that is away.
+/// Longest wait of a command that changes something for a server that is away.
 const CHANGE: Duration = Duration::from_mins(1);
 
-/// How long `wait-for` waits.
+/// Longest wait of `wait-for`.
 const WAIT: Duration = Duration::from_mins(5);
 
 /// A year, in seconds: more could not be added to a point in time.
 const SECONDS_MAX: u64 = 365 * 24 * 60 * 60;
 
-/// How often a server that is away is tried again.
+/// Time between two attempts to reach a server that is away.
 const TRY_EVERY: Duration = Duration::from_millis(500);
 
 /// The option, the same for every command.
@@ -37,12 +37,12 @@ pub struct TimeoutArgs {
 }
 
 impl TimeoutArgs {
-    /// How long a command that only reads may take.
+    /// Time limit of a command that only reads.
     pub fn reading(self) -> Duration {
         self.or(READ)
     }
 
-    /// How long `wait-for` waits.
+    /// Longest wait of `wait-for`.
     pub fn waiting(self) -> Duration {
         self.or(WAIT)
     }
@@ -51,7 +51,7 @@ impl TimeoutArgs {
         self.timeout.map_or(default, Duration::from_secs)
     }
 
-    /// Waits for the database of a command that changes something, and says so once.
+    /// Waits for the database of a command that changes something, and logs so once.
     ///
     /// # Errors
     /// The last error once the time is over; any but a transient one at once.
@@ -75,10 +75,10 @@ impl TimeoutArgs {
     }
 }
 
-/// What `reading` gives, if `server` ("PostgreSQL at db:5432/bank") answers within `limit`.
+/// Result of `reading`, if `server` ("PostgreSQL at db:5432/bank") answers within `limit`.
 ///
 /// # Errors
-/// 69 if it does not; else those of `reading`.
+/// 69 if it does not; otherwise the errors of `reading`.
 pub async fn answered<T>(
     server: impl fmt::Display,
     limit: Duration,
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_does_not_answer_is_named_with_the_time_it_had() {
+    async fn a_server_that_does_not_answer_is_reported_with_the_time_limit() {
         let never = std::future::pending::<Result<(), Failure>>();
         let failure = answered("Kafka at k:9092", READ, never).await.unwrap_err();
         assert_eq!(failure.exit_code(), UNREACHABLE);

@@ -19,10 +19,10 @@ use crate::operate::timeout::TimeoutArgs;
 /// Time between two attempts.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Time between two lines about what is missing.
+/// Time between two log lines about what is missing.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
-/// How long a port may take to answer.
+/// Time that a port may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// ZooKeeper's command for the server's state, the only one allowed by default since 3.5
@@ -48,19 +48,19 @@ enum What {
     Schema(DatabaseArgs),
     /// Wait until a ZooKeeper server serves (command srvr)
     Zookeeper {
-        /// Its address
+        /// Address of the server
         #[arg(value_name = "HOST:PORT", value_parser = address)]
         address: String,
     },
     /// Wait until a port accepts connections
     Tcp {
-        /// Its address
+        /// Address of the port
         #[arg(value_name = "HOST:PORT", value_parser = address)]
         address: String,
     },
 }
 
-/// Why something is not ready.
+/// Reason why something is not ready.
 enum Missing {
     /// It may become ready.
     Yet(String),
@@ -204,13 +204,13 @@ fn led(cluster: &admin::Cluster) -> Result<(), Missing> {
     }
 }
 
-/// Asks a ZooKeeper server for its state by a four-letter command.
+/// Asks a ZooKeeper server for its state with a four-letter command.
 async fn serves(address: &str) -> Result<(), Missing> {
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(SRVR.as_bytes()).await?;
         let mut answer = String::new();
-        // It closes the connection after its answer, which is much smaller than this.
+        // The server closes the connection after its answer, which is much shorter than this.
         stream.take(64 * 1024).read_to_string(&mut answer).await?;
         Ok(answer)
     };

@@ -28,7 +28,7 @@ fn send_with(bench: &Bench, settings: &[(&str, &str)], payloads: &[String]) -> R
     Ok(producer.flush(DEADLINE)?)
 }
 
-/// Of three batches the second has a digit of an amount changed on the broker's disk.
+/// Changes a digit of an amount in the second of three batches on the broker's disk.
 pub(crate) async fn flipped_byte(context: Context) -> Result<(), Failure> {
     let broker = context.own_kafka(None).await?;
     let topic = broker.broker().topic("damaged", 2).await?;
@@ -68,7 +68,7 @@ pub(crate) async fn codecs(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Both consumers are of one group, and each stores in a database of its own.
+/// Both consumers are in one group, and each stores in its own database.
 pub(crate) async fn two_databases(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context.clone(), 2).await?;
     let other = context.database().await?;
@@ -95,7 +95,7 @@ pub(crate) async fn two_databases(context: Context) -> Result<(), Failure> {
     }
     drop(runs.kill().await?);
 
-    // A copy of the database in another place takes over: the first one no longer runs.
+    // A copy of the database on another server takes over: the first one no longer runs.
     let copy = context.database().await?;
     let consumer = bench.consumer().envs(copy.environment()).arg("--exit-at-end");
     consumer.run(DEADLINE).await?.expect_code(0)?;
@@ -119,7 +119,7 @@ pub(crate) async fn static_members(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A partition is added while no consumer runs, another one while one does.
+/// Adds a partition while no consumer runs, and another one while one does.
 pub(crate) async fn added_later(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context, 1).await?;
     let latest = bench.consumer().args(["--start", "latest"]);

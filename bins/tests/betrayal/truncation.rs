@@ -1,6 +1,6 @@
-//! A broker that loses the tail of its logs, as a machine does that loses power before
-//! everything is on disk, or an unclean election. The log then grows past where it was read
-//! to. Without a look at what was read, the new messages in between would never be stored.
+//! A broker that loses the tail of its logs, as after a power failure before everything is on
+//! disk, or an unclean election. The log then grows past the position of its readers. Without
+//! a comparison with what was read, the new messages in between would never be stored.
 
 use std::time::Duration;
 
@@ -17,16 +17,16 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use super::support::{Bench, DEADLINE};
 use super::{ids, send};
 
-/// Says how often the test is to be run, if more than once.
+/// Variable with the number of rounds, if more than one.
 const ROUNDS: &str = "LAMBDA_TEST_ROUNDS";
 
-/// Messages in a batch, at whose borders logs are cut.
+/// Messages in a batch; logs are cut between batches.
 const BATCH: usize = 100;
 
-/// More messages than a consumer reads while the database takes none.
+/// More messages than a consumer reads while the database stores none.
 const MANY: u32 = 60_000;
 
-/// How a lane has come to where it is when its log is cut.
+/// Way in which a lane reached its position before its log is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// It was claimed, and nothing was read of it since.
@@ -41,7 +41,7 @@ enum Way {
     Rebalanced,
     /// It was fenced and claimed again.
     Fenced,
-    /// The database takes nothing, so that it is paused.
+    /// The database stores nothing, so the lane is paused.
     Paused,
     /// It is being read.
     Busy,
@@ -66,7 +66,7 @@ impl Way {
         }
     }
 
-    /// How many messages come behind the cut: the log grows past where it was read to.
+    /// Messages sent after the cut: the log grows past the position of its readers.
     fn grows_by(self) -> u32 {
         match self {
             Self::Paused | Self::Busy => MANY + 10_000,
@@ -88,7 +88,7 @@ struct Lane {
     way: Way,
     bench: Bench,
     consumer: Process,
-    /// Holds what the database must not take.
+    /// Holds a lock, so that the database stores nothing.
     blocker: Option<Connection>,
 }
 
@@ -98,7 +98,7 @@ pub(crate) async fn loses_tail(context: Context) -> Result<(), Failure> {
         let broker = context.own_kafka(None).await?;
         let begun = Way::ALL.map(|way| Lane::begin(&context, &broker, way));
         let lanes = try_join_all(begun).await?;
-        // The last thing before the logs are cut.
+        // The last step before the logs are cut.
         for lane in lanes.iter().filter(|lane| lane.way == Way::Busy) {
             send_in_batches(&lane.bench, &ids(200..MANY))?;
         }
@@ -118,7 +118,7 @@ pub(crate) async fn loses_tail(context: Context) -> Result<(), Failure> {
 }
 
 impl Lane {
-    /// 200 messages are stored, and the lane has come to where it is by `way`.
+    /// Stores 200 messages and brings the lane to its position by `way`.
     async fn begin(context: &Context, broker: &OwnKafka, way: Way) -> Result<Self, Failure> {
         let topic = broker.broker().topic("truncated", 1).await?;
         let bootstrap = broker.broker().bootstrap().to_owned();
@@ -136,7 +136,7 @@ impl Lane {
             Way::Rebalanced => lane.rebalance().await?,
             Way::Fenced => lane.fence().await?,
             Way::Paused => lane.pause().await?,
-            // What was claimed reaches librdkafka a moment later.
+            // A claim reaches librdkafka a moment later.
             _ => tokio::time::sleep(Duration::from_secs(1)).await,
         }
         Ok(lane)
@@ -151,7 +151,7 @@ impl Lane {
         self.bench.holds_lanes(&self.consumer).await
     }
 
-    /// Another claim is written over the consumer's, which finds out at its next commit.
+    /// Replaces the consumer's claim, which the consumer notices at its next commit.
     async fn fence(&self) -> Result<(), Failure> {
         let other = "update ingest_progress set claim = gen_random_uuid()";
         self.bench.sql.execute(other, &[]).await?;
@@ -159,7 +159,7 @@ impl Lane {
         self.bench.stored(201).await
     }
 
-    /// The database takes nothing until the consumer reads no more.
+    /// Blocks the database until the consumer stops reading.
     async fn pause(&mut self) -> Result<(), Failure> {
         let blocker = self.bench.database.connect().await?;
         blocker.batch_execute("begin; select from ingest_progress for update").await?;
@@ -168,8 +168,8 @@ impl Lane {
         self.consumer.says("pausing", DEADLINE).await
     }
 
-    /// Every message of the log is stored, and only those, or the consumer has stopped and
-    /// says where.
+    /// Checks that every message of the log is stored, and no other, or that the consumer
+    /// stopped and named the place.
     async fn loses_nothing(mut self) -> Result<(), Failure> {
         drop(self.blocker.take());
         let way = self.way;
@@ -182,7 +182,7 @@ impl Lane {
         })
         .await?;
         if complete {
-            // It had stored nothing of what was cut off: read, perhaps, and then given back.
+            // It stored nothing of what was cut off, although it may have read it.
             let cut_off = format!(
                 "select count(*) from transactions \
                  where substring(transaction_id, 2)::int between {} and 99999",
@@ -201,14 +201,14 @@ impl Lane {
     }
 }
 
-/// Sends messages in batches, each on disk as it was sent.
+/// Sends messages in batches, each stored on disk as it was sent.
 fn send_in_batches(bench: &Bench, payloads: &[String]) -> Result<(), Failure> {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", &bench.bootstrap)
         .set("enable.idempotence", "true")
         .set("max.in.flight", "1")
         .set("batch.num.messages", BATCH.to_string())
-        // Full batches, whatever the machine's speed.
+        // Full batches, even on a slow machine.
         .set("linger.ms", "1000")
         .create()?;
     for payloads in payloads.chunks(10 * BATCH) {

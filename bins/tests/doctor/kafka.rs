@@ -1,4 +1,4 @@
-//! What `lambda doctor` says of the cluster, the topic and what is stored of it.
+//! `lambda doctor` on the cluster, the topic and what is stored of it.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::support::{Bench, DEADLINE};
 use crate::{Report, of_all};
 
 pub(super) fn tests(suite: &mut Suite) {
-    suite.real_kafka("settings of a topic that lose messages are told", topics);
-    suite.real_kafka("lag, and lanes that nobody reads or that were lost, are told", lags);
-    suite.real_kafka("a lane that moves while it is looked at does not stand still", moving);
-    suite.plain("partitions without a leader or with one copy are told", leaders);
+    suite.real_kafka("settings of a topic that lose messages are reported", topics);
+    suite.real_kafka("lag, unread lanes and lost lanes are reported", lags);
+    suite.real_kafka("a lane that moves during the check does not count as idle", moving);
+    suite.plain("partitions without a leader or with one replica are reported", leaders);
 }
 
 async fn topics(context: Context) -> Result<(), Failure> {
@@ -91,7 +91,7 @@ async fn lags(context: Context) -> Result<(), Failure> {
     let report = Report::of(&of_all(&bench).args(["--lag-max", "0"]), 0).await?;
     assert_eq!(report.not_ok(), ["dead-letters", "role"], "{}", report.text);
 
-    // Messages came while the lanes stood still.
+    // Messages arrived while the lanes did not move.
     bench.burst(8, 500).await?;
     let report = Report::of(&of_all(&bench), 0).await?;
     report.says("lag", "ok", "500 messages are not stored", "");
@@ -117,17 +117,17 @@ async fn lags(context: Context) -> Result<(), Failure> {
         .batch_execute("update ingest_progress set source = 'other/' || split_part(source, '/', 2)")
         .await?;
     let report = Report::of(&of_all(&bench), 75).await?;
-    report.says("positions", "warning", "but of other/", "check KAFKA_BOOTSTRAP_SERVERS");
+    report.says("positions", "warning", "but these were: other/", "check KAFKA_BOOTSTRAP_SERVERS");
     Ok(())
 }
 
-/// By the clock both lanes have stood still for an hour; what counts is whether they move
-/// while they are looked at.
+/// By the clock both lanes have been idle for an hour; what counts is whether they move
+/// during the check.
 async fn moving(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context, 2).await?;
     bench.produce(1_000).await?;
     bench.consume_to_end().await?;
-    // More than are moved over here before the time is up.
+    // More than this test moves the lanes by.
     bench.burst(8, 5_000).await?;
     let long_ago = "update ingest_progress set updated_at = now() - interval '1 h'";
     bench.sql.batch_execute(long_ago).await?;
@@ -154,7 +154,7 @@ async fn moving(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// librdkafka's broker can be told that nobody leads a partition.
+/// librdkafka's broker can be set to report a partition without a leader.
 async fn leaders(context: Context) -> Result<(), Failure> {
     let producer: BaseProducer =
         ClientConfig::new().set("test.mock.num.brokers", "3").set("log_level", "2").create()?;

@@ -1,4 +1,4 @@
-//! What `lambda doctor` says of a server and what lies in between.
+//! `lambda doctor` on a server, its settings and a pooler.
 
 use lambda_lab::Failure;
 use lambda_lab::harness::{Context, Suite};
@@ -7,14 +7,18 @@ use lambda_lab::servers::SmallDiskPostgres;
 use crate::{Case, Report, break_each, of_database};
 
 pub(super) fn tests(suite: &mut Suite) {
-    suite.postgres("a server or a role's settings that do not fit are told", servers);
-    suite.plain("settings of a server that endanger data are told", settings);
-    suite.plain("what fills a server's disk or holds back vacuum is told", left_behind);
-    suite.docker("a full disk is told", full_disk);
-    suite.pgbouncer("a pooler that shares backends is told, one of sessions is not", pooled);
+    suite.postgres("unsuitable settings of a server or a role are reported", servers);
+    suite.plain("settings of a server that endanger data are reported", settings);
+    suite.plain(
+        "slots that fill the disk and transactions that hold back vacuum are reported",
+        left_behind,
+    );
+    suite.docker("a full disk is reported", full_disk);
+    suite
+        .pgbouncer("a pooler that shares backends is reported, one in session mode is not", pooled);
 }
 
-/// A function of the server's that gives something else in this database.
+/// A server function that returns something else in this database.
 fn spoofed(signature: &str, returns: &str, body: &str) -> String {
     format!(
         "create schema spoof;
@@ -139,7 +143,7 @@ async fn full_disk(context: Context) -> Result<(), Failure> {
     let ballast = "create table ballast (bytes text); \
                    alter table ballast alter column bytes set storage plain";
     sql.batch_execute(ballast).await?;
-    // Until there is no more: each one by itself, so that what was stored stays.
+    // Until the disk is full: each insert commits by itself, so that stored rows stay.
     let more = "insert into ballast select repeat('x', 8000) from generate_series(1, 100)";
     while sql.batch_execute(more).await.is_ok() {}
     let report = Report::of(&program, 75).await?;
@@ -165,7 +169,7 @@ async fn pooled(context: Context) -> Result<(), Failure> {
             report.says("pooling", "problem", "shares one backend", "(PgBouncer: pool_mode)");
             report.says("schema", "skipped", "a pooler in transaction mode", "");
         } else {
-            report.says("pooling", "ok", "a backend of its own", "");
+            report.says("pooling", "ok", "its own backend", "");
             assert_eq!(report.not_ok(), ["role"], "{}", report.text);
         }
     }

@@ -1,4 +1,4 @@
-//! What `lambda doctor` says of the schema, its rows and the roles.
+//! `lambda doctor` on the schema, its rows and the roles.
 
 use lambda_core::postgres::inspect::schema;
 use lambda_core::postgres::migrate;
@@ -8,10 +8,10 @@ use lambda_lab::harness::{Context, Suite};
 use crate::{Case, Report, Roles, break_each, of_database};
 
 pub(super) fn tests(suite: &mut Suite) {
-    suite.postgres("what it looks for is what the migrations make", same_as_migrations);
-    suite.postgres("tables, jobs and a restore that need a hand are told", tables);
-    suite.postgres("a schema that is not there or old is told with its remedy", schemas);
-    suite.postgres("roles that can do too little or too much are told", roles);
+    suite.postgres("the checks expect exactly what the migrations create", same_as_migrations);
+    suite.postgres("tables, jobs and a restore that need a person are reported", tables);
+    suite.postgres("a missing or old schema is reported with its remedy", schemas);
+    suite.postgres("roles with too few or too many grants are reported", roles);
 }
 
 async fn same_as_migrations(context: Context) -> Result<(), Failure> {
@@ -58,7 +58,7 @@ async fn tables(context: Context) -> Result<(), Failure> {
                 "problem",
                 "table account_activity, index transactions_event_time, \
                  constraint batch_jobs_status_check of batch_jobs",
-                "make them again as",
+                "create them again as",
             ),
             78,
         ),
@@ -91,11 +91,11 @@ async fn schemas(context: Context) -> Result<(), Failure> {
     let report = Report::of(&of_database(&context, &database), 75).await?;
     report.says("schema", "problem", "has no schema yet", "run lambda-db-setup");
     for check in ["tables", "restored", "jobs"] {
-        report.says(check, "skipped", "the schema is not there", "");
+        report.says(check, "skipped", "the schema is missing", "");
     }
     migrate::migrate_to(database.config(), migrate::latest() - 1).await?;
     let report = Report::of(&of_database(&context, &database), 0).await?;
-    report.says("schema", "warning", "loaders run, not all commands", "run lambda-db-setup");
+    report.says("schema", "warning", "loaders run, some commands do not", "run lambda-db-setup");
     migrate::migrate(database.config()).await?;
     Report::of(&of_database(&context, &database), 0).await?.says("schema", "ok", "version", "");
     let newer = format!(
@@ -161,7 +161,7 @@ async fn roles(context: Context) -> Result<(), Failure> {
     ];
     for (role, breaks, found, remedy) in cases {
         sql.batch_execute(&format!("{breaks} {role}")).await?;
-        // A setup gives what is missing, and takes nothing away.
+        // A setup grants what is missing, and revokes nothing.
         let mend = breaks.strip_prefix("grant ").and_then(|grant| grant.strip_suffix(" to"));
         let mend = mend.map(|grant| format!("revoke {grant} from {role}"));
         let program = Roles::log_in(of_database(&context, &database), role);

@@ -1,4 +1,4 @@
-//! What every program says about itself: `--help` and `--version`.
+//! `--help` and `--version` of every program.
 
 use lambda_lab::Failure;
 use lambda_lab::harness::{Context, Suite};

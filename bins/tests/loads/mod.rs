@@ -1,5 +1,5 @@
-//! What the tests of loads share: a database, a folder, the real binary, and the
-//! judgement whether everything was stored once.
+//! Setup for tests of loads: a database, a folder, the real binary, and the check that
+//! everything was stored once.
 
 #![allow(dead_code, reason = "no file of tests uses all of it")]
 
@@ -19,10 +19,10 @@ use serde_json::Value;
 pub(crate) const HEADER: &str = "transaction_id,account_id,transaction_type,amount,timestamp,\
                       merchant_category,location,card_present,risk_score\n";
 
-/// How long a run may take, a lease that has to end included.
+/// Deadline of a run, including a lease that must end first.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
 
-/// What every test here works with.
+/// The setup of every test.
 pub(crate) struct Bench {
     pub(crate) context: Context,
     pub(crate) database: Database,
@@ -45,13 +45,13 @@ impl Bench {
         self.human(paths).args(["--output", "json"])
     }
 
-    /// With its summary as people read it.
+    /// Prints its summary as text.
     pub(crate) fn human(&self, paths: &[&Path]) -> Program {
         let program = self.context.program(env!("CARGO_BIN_EXE_lambda-csv-batch"));
         program.envs(self.database.environment()).args(paths)
     }
 
-    /// Runs to the end and gives what it says about its only file.
+    /// Runs to the end and returns the report of its only file.
     pub(crate) async fn load(
         &self,
         path: &Path,
@@ -72,13 +72,13 @@ impl Bench {
         Ok(self.sql.query_one(sql, &[]).await?.try_get(0)?)
     }
 
-    /// Waits until `sql` gives true.
+    /// Waits until `sql` returns true.
     pub(crate) async fn until(&self, sql: &str) -> Result<(), Failure> {
         until(sql, async || Ok(self.sql.query_one(sql, &[]).await?.try_get(0)?)).await
     }
 
-    /// Waits until a backend of this platform waits for a lock here, `purpose` being
-    /// what it is connected for.
+    /// Waits until a backend of this platform waits for a lock here; `purpose` is its
+    /// connection's purpose.
     pub(crate) async fn until_blocked(&self, purpose: &str) -> Result<(), Failure> {
         let waits = format!(
             "select count(*) > 0 from pg_stat_activity where datname = current_database() \
@@ -87,8 +87,8 @@ impl Bench {
         self.until(&waits).await
     }
 
-    /// All rows of all tables, and which transactions wrote them: equal before and
-    /// after what must write nothing.
+    /// All rows of all tables, and which transactions wrote them: equal before and after a run
+    /// that must write nothing.
     pub(crate) async fn everything(&self) -> Result<Vec<String>, Failure> {
         let mut all = Vec::new();
         for table in
@@ -108,15 +108,15 @@ impl Bench {
         self.until("select coalesce(sum(read), 0) > 0 from ingest_progress").await
     }
 
-    /// As if the time of a lease had passed.
+    /// Ends the lease, as if its time had passed.
     pub(crate) async fn end_lease(&self) -> Result<(), Failure> {
         let sql = "update batch_jobs set lease_until = now() where lease_until > now()";
         self.sql.execute(sql, &[]).await?;
         Ok(())
     }
 
-    /// One job, completed, whose counts are those of `records` new rows, which
-    /// are all there.
+    /// Checks that there is one completed job, whose counts are those of `records` new rows,
+    /// and that all of them are stored.
     pub(crate) async fn is_exact(&self, records: usize) -> Result<(), Failure> {
         let records = records as i64;
         assert_eq!(self.number("select count(*) from transactions").await?, records);
@@ -165,7 +165,7 @@ pub(crate) fn gzip(content: &[u8]) -> Result<Vec<u8>, Failure> {
     Ok(encoder.finish()?)
 }
 
-/// With a checksum, as the command `zstd` makes it.
+/// Compresses with a checksum, as the command `zstd` does.
 pub(crate) fn zstandard(content: &[u8]) -> Result<Vec<u8>, Failure> {
     let mut encoder = zstd::Encoder::new(Vec::new(), 1)?;
     encoder.include_checksum(true)?;
@@ -173,8 +173,8 @@ pub(crate) fn zstandard(content: &[u8]) -> Result<Vec<u8>, Failure> {
     Ok(encoder.finish()?)
 }
 
-/// Inserts a row under the id of [`row`]'s row of that number: in a transaction that
-/// goes on, loaders of that id wait for its end.
+/// Inserts a row with the id of that number's [`row`]. While the transaction is open,
+/// loaders of that id wait for it.
 pub(crate) async fn hold_id(client: &Connection, number: usize) -> Result<(), Failure> {
     let sql = format!(
         "insert into transactions (transaction_id, account_id, transaction_type, amount, event_time, \
@@ -184,8 +184,8 @@ pub(crate) async fn hold_id(client: &Connection, number: usize) -> Result<(), Fa
     Ok(client.batch_execute(&sql).await?)
 }
 
-/// Starts a run of a file with row 2 that has stored everything and stands still
-/// before its job's end, until the transaction of the connection ends.
+/// Starts a run of a file with row 2. The run has stored everything and waits before its
+/// job's end until the transaction of the connection ends.
 pub(crate) async fn all_but_the_end(
     bench: &Bench,
     path: &Path,

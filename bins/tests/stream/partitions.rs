@@ -9,12 +9,12 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use super::support::{Bench, DEADLINE};
 
-/// Bytes of a batch, and of a message: what a producer sends at most by default, in so few
-/// messages that the database is not what takes the time.
+/// Bytes of a batch and of a message: the most that a producer sends by default, in so few
+/// messages that the database is not the bottleneck.
 const BATCH: usize = 1_000_000;
 const MESSAGE: usize = 1_000;
 
-/// Sends so many batches to each partition; ids begin with `name`.
+/// Sends this many batches to each partition; ids begin with `name`.
 fn send_batches(
     bench: &Bench,
     partitions: i32,
@@ -42,7 +42,7 @@ fn send_batches(
     Ok(i64::from(partitions) * i64::try_from(messages)?)
 }
 
-/// Each run begins at the last message of each partition, which lies in a large batch.
+/// Each run begins at the last message of each partition, which is inside a large batch.
 pub(crate) async fn large_batches(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(context, 6).await?;
     let mut sent = 0;
@@ -54,7 +54,7 @@ pub(crate) async fn large_batches(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A commit takes longer than it takes to claim all partitions.
+/// A commit takes longer than claiming all partitions.
 const SLOW: &str = "
     create function slow() returns trigger language plpgsql as
         $$ begin perform pg_sleep(1); return null; end $$;

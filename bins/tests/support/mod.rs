@@ -1,5 +1,5 @@
-//! What the tests of the stream share: a topic, a database, the real binaries,
-//! and the judgement whether everything was stored once.
+//! Setup for tests of the stream: a topic, a database, the real binaries, and the check that
+//! everything was stored once.
 
 #![allow(dead_code, reason = "no file of tests uses all of it")]
 
@@ -15,17 +15,17 @@ use lambda_lab::processes::{Process, Program, Signal};
 use lambda_lab::servers::Database;
 use serde_json::Value;
 
-/// How long a process may take, a session that has to time out included.
+/// Deadline of a process, including a session that must time out first.
 pub(crate) const DEADLINE: Duration = LIVENESS;
 
-/// Waits until a question has this answer.
+/// Waits until a query returns this number.
 pub(crate) async fn until(sql: &Connection, question: &str, answer: i64) -> Result<(), Failure> {
     let what = format!("it is {answer}: {question}");
     let ask = async || Ok(sql.query_one(question, &[]).await?.try_get::<_, i64>(0)? == answer);
     liveness::until(what, ask).await
 }
 
-/// What every test here works with.
+/// The setup of every test.
 pub(crate) struct Bench {
     pub(crate) context: Context,
     pub(crate) database: Database,
@@ -47,7 +47,7 @@ impl Bench {
         Self::with(context, database, topic, bootstrap).await
     }
 
-    /// On a database and a broker that are the test's own.
+    /// A bench on the test's own database and broker.
     pub(crate) async fn with(
         context: Context,
         database: Database,
@@ -78,7 +78,7 @@ impl Bench {
         self.traffic(rate).args(["--count", &count.to_string()])
     }
 
-    /// The same without an end: it stops when told.
+    /// Like [`Self::producer`], but endless: it stops on a signal.
     pub(crate) fn traffic(&self, rate: u32) -> Program {
         self.program(env!("CARGO_BIN_EXE_lambda-producer-stream"))
             .args(["--seed", "7", "--duplicate-ratio", "0.02", "--invalid-ratio", "0.01"])
@@ -86,8 +86,8 @@ impl Bench {
             .arg(&self.ledger)
     }
 
-    /// More messages, others for each `seed`, as fast as the broker takes them,
-    /// beside whatever else is produced.
+    /// Sends more messages, others for each `seed`, at full speed, beside the other
+    /// producers.
     pub(crate) async fn burst(&self, seed: u32, count: u32) -> Result<(), Failure> {
         let producer = self.program(env!("CARGO_BIN_EXE_lambda-producer-stream"));
         let producer = producer
@@ -98,18 +98,18 @@ impl Bench {
         Ok(())
     }
 
-    /// What all producers have delivered.
+    /// The ledger of all producers.
     fn delivered(&self) -> Result<Ledger, Failure> {
         let mut ledger = Ledger::default();
-        let folder = self.ledger.parent().ok_or("the ledger lies in no folder")?;
+        let folder = self.ledger.parent().ok_or("the ledger has no folder")?;
         for entry in std::fs::read_dir(folder)? {
             ledger.read_on(&entry?.path())?;
         }
         Ok(ledger)
     }
 
-    /// Stops an endless producer, waits until all that was sent is stored, stops the
-    /// consumers, and judges.
+    /// Stops an endless producer, waits until all its messages are stored, stops the consumers,
+    /// and checks the result.
     pub(crate) async fn ends_exact(
         &self,
         producer: Process,
@@ -132,7 +132,7 @@ impl Bench {
         self.is_exact(&ledger).await
     }
 
-    /// Waits until a question has this answer.
+    /// Waits until a query returns this number.
     pub(crate) async fn until(&self, question: &str, answer: i64) -> Result<(), Failure> {
         until(&self.sql, question, answer).await
     }
@@ -157,7 +157,7 @@ impl Bench {
         self.number("select coalesce(sum(read), 0)::bigint from ingest_progress").await
     }
 
-    /// Waits until at least so many messages are stored.
+    /// Waits until at least this many messages are stored.
     pub(crate) async fn stored(&self, at_least: i64) -> Result<(), Failure> {
         let what = format!("{at_least} messages were stored");
         let waited = liveness::until(what, async || Ok(self.read().await? >= at_least)).await;
@@ -167,7 +167,7 @@ impl Bench {
         }
     }
 
-    /// Waits until the process holds lanes, by the name it writes beside claims.
+    /// Waits until the process holds lanes, by the owner stored beside its claims.
     pub(crate) async fn holds_lanes(&self, process: &Process) -> Result<(), Failure> {
         let sql = format!(
             "select count(*) from ingest_progress where owner like '% pid {}'",
@@ -178,8 +178,8 @@ impl Bench {
         held.map_err(|error| format!("{error}:\n{}", process.stderr()).into())
     }
 
-    /// Everything delivered is stored once, and nothing else: by the counts, by the
-    /// ids, by the dead letters' places and bytes, and by the positions.
+    /// Checks that everything delivered is stored once, and nothing else: by the counts, the
+    /// ids, the dead letters' places and bytes, and the positions.
     pub(crate) async fn is_exact(&self, ledger: &Ledger) -> Result<(), Failure> {
         let sum = "select sum(read)::bigint, sum(inserted)::bigint, sum(duplicate)::bigint, \
                    sum(rejected)::bigint from ingest_progress";
@@ -197,7 +197,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Up to where each lane was stored, by its partition.
+    /// Stored position of each lane, by its partition.
     async fn positions(&self) -> Result<Vec<(i32, i64)>, Failure> {
         let sql = "select partition, position from ingest_progress";
         let rows = self.sql.query(sql, &[]).await?;

@@ -1,4 +1,4 @@
-//! The evidence that lanes keep, recomputed from what is stored.
+//! Recomputes the evidence that lanes keep from what is stored.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use lambda_core::outcome::Authority;
 use lambda_core::progress::{Counts, LaneId};
 use lambda_core::record::checksum::{displacement, ownership};
 
-/// Counts and sums of the progress rows against the rows, corrections and dead
+/// Compares counts and sums of the progress rows with the rows, corrections and dead
 /// letters themselves.
 ///
-/// `replayed`: how many dead letters of a lane are counted by another outcome.
+/// `replayed`: number of a lane's dead letters that are counted by another outcome.
 pub(crate) fn check(contents: &Contents, all: &Counts, replayed: &BTreeMap<LaneId, i64>) {
     let job_id = |authority: &Authority| authority.job().map(|job| job.job_id());
     let mut owned = 0_i64;
@@ -56,6 +56,6 @@ pub(crate) fn check(contents: &Contents, all: &Counts, replayed: &BTreeMap<LaneI
         let replayed = replayed.get(lane).copied().unwrap_or_default();
         assert_eq!(counts.rejected, letters as i64 - replayed, "{lane}");
     }
-    assert_eq!(owned_by_lanes, owned, "who answers for the rows");
+    assert_eq!(owned_by_lanes, owned, "the lanes that own the rows");
     assert_eq!(total, *all, "the counts are those of the outcomes");
 }

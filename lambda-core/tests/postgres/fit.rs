@@ -1,4 +1,4 @@
-//! A table that does not fit the record takes nothing.
+//! A table that does not fit the record stores nothing.
 
 use lambda_core::outcome::Authority;
 use lambda_core::postgres::PostgresSink;
@@ -11,13 +11,13 @@ use lambda_lab::servers::Database;
 use crate::{request, subject, within_liveness};
 
 pub(crate) fn tests(suite: &mut Suite) {
-    suite.postgres("a table that differs from the record takes nothing", differing);
+    suite.postgres("a table that differs from the record stores nothing", differing);
     suite.postgres("a table that is wider than the record fits", wider);
-    suite.postgres("a table that comes to differ under a running loader stops it", changed);
-    suite.postgres("a column that is widened under a running loader does not", widened);
+    suite.postgres("a table that changes under a running loader stops it", changed);
+    suite.postgres("a column that is widened under a running loader does not stop it", widened);
 }
 
-/// What becomes of a sink on a table of samples that `change` has changed.
+/// Result of a sink on a table of samples that `change` has changed.
 async fn connected(database: &Database, change: &str) -> Result<(), lambda_core::Error> {
     let sink = PostgresSink::connect(database.config().clone(), &SAMPLES, "sink", 1, None);
     sink.await.map(drop).inspect_err(|error| {
@@ -102,7 +102,7 @@ async fn differing(context: Context) -> Result<(), Failure> {
         sql.batch_execute(change).await?;
         let connected = connected(&database, change).await;
         if says.is_empty() {
-            // No row security holds a superuser off.
+            // Row security does not apply to a superuser.
             connected?;
             continue;
         }
@@ -151,7 +151,7 @@ async fn changed(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The statements that look rows up were prepared for the narrower column.
+/// The statements of the probe were prepared for the narrower column.
 async fn widened(context: Context) -> Result<(), Failure> {
     let subject = subject(&context).await?;
     let lane = subject.sink.claim(&request("g")).await?;
@@ -160,7 +160,7 @@ async fn widened(context: Context) -> Result<(), Failure> {
         draft.record(from, &Sample::new("a", 100)).build()
     };
     let stored = subject.sink.commit(&draft(&lane, 0), Durability::Visible).await?.stored;
-    // From here on repeats are looked up first.
+    // From here on repeats take the probe path first.
     let stored = subject.sink.commit(&draft(&stored[0], 1), Durability::Visible).await?.stored;
     let widen = "alter table samples alter amount type numeric(20, 2)";
     subject.client.batch_execute(widen).await?;

@@ -1,6 +1,6 @@
-//! The outcome table as a model: concurrent transactions of stream and jobs with
-//! colliding ids, contents and authorities. Whatever the interleaving, each
-//! record's outcome must follow from taking the transactions one after another.
+//! A model of the outcome table: concurrent transactions of stream and jobs with colliding
+//! ids, contents and authorities. In any interleaving, each record's outcome must follow
+//! from taking the transactions one after another.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ use crate::subject::Postgres;
 const WRITERS: i32 = 8;
 const ROUNDS: usize = 20;
 const COMMITS_A_ROUND: usize = 5;
-/// Each record of a batch has a lane of its own, so that the lane's counts tell
-/// its outcome.
+/// Each record of a batch has its own lane, so that the lane's counts show its
+/// outcome.
 const RECORDS: i32 = 8;
 
 /// Ids that ICU's English order and byte order sort differently.
 const IDS: [&str; 12] = ["a", "B", "c", "Ä", "a-b", "a_b", "A B", "ab", "AB", "é", "z", "Z"];
 
-/// One record as committed: who said what, and what became of it.
+/// One committed record: its writer, content and outcome.
 #[derive(Clone)]
 struct Said {
     key: Vec<u8>,
@@ -97,7 +97,7 @@ async fn write(
     }
     let mut transactions = Vec::new();
     for commit_number in 0..COMMITS_A_ROUND {
-        // Later commits tend to be of higher authorities, or all would be superseded.
+        // Later commits tend to have higher authorities, or all would be superseded.
         let authority = match (commit_number + random.usize(0..4)).checked_sub(3) {
             Some(job) => Authority::Batch(jobs[job.min(jobs.len() - 1)]),
             None => Authority::Stream,
@@ -137,9 +137,9 @@ async fn commit(sink: &dyn Sink, batch: &Batch) -> Vec<Progress> {
                 assert_eq!(done.fenced, []);
                 return done.stored;
             }
-            // Nothing was stored: trying again is what a flow does with its halves.
+            // Nothing was stored: a flow would try its halves.
             Err(Error::Contended { .. }) => {}
-            // A deadlock above all.
+            // Mostly a deadlock.
             Err(error) => panic!("{}", error.chain()),
         }
     }
@@ -181,8 +181,8 @@ fn outcome(before: Counts, after: Counts) -> Outcome {
 
 type Row = Option<(Authority, Vec<u8>)>;
 
-/// For each id there is an order of the transactions that gives every outcome
-/// and the row as it stands.
+/// For each id there is an order of the transactions that gives every outcome and the
+/// current row.
 fn explain(transactions: &[Transaction], contents: &Contents) {
     let mut by_key: BTreeMap<&[u8], Vec<Vec<&Said>>> = BTreeMap::new();
     for transaction in transactions {
@@ -204,7 +204,7 @@ fn explain(transactions: &[Transaction], contents: &Contents) {
 }
 
 fn serial_order_exists(row: &Row, mut left: Vec<Vec<&Said>>, stands: &Row) -> bool {
-    // What changes nothing may be taken as soon as it fits.
+    // A transaction that changes nothing may be taken as soon as it fits.
     left.retain(|said| replay(row.clone(), said).as_ref() != Some(row));
     if left.is_empty() {
         return row == stands;
@@ -217,7 +217,7 @@ fn serial_order_exists(row: &Row, mut left: Vec<Vec<&Said>>, stands: &Row) -> bo
     })
 }
 
-/// The row after a transaction's records, if they fit.
+/// The row after a transaction's records, if their outcomes fit.
 fn replay(mut row: Row, said: &[&Said]) -> Option<Row> {
     for said in said {
         let standing = row.as_ref().map(|(authority, content)| Standing {

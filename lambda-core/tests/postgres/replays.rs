@@ -1,7 +1,6 @@
-//! The life of dead letters as a model: commits of a stream and of jobs, replays with and
-//! without another payload, and discards, in random order. After each of them every
-//! verdict, every row and every count must be what taking the records one after another
-//! gives.
+//! A model of dead letters: commits of a stream and of jobs, replays with and without another
+//! payload, and discards, in random order. After each step every verdict, row and count must
+//! equal the result of taking the records one after another.
 
 use std::collections::BTreeMap;
 
@@ -21,20 +20,20 @@ use lambda_lab::servers::Database;
 use crate::{Bench, HEADER, json, request};
 
 const STEPS: usize = 400;
-/// So many steps are about the same ids, or in the end all of them would have been
-/// overruled.
+/// Number of steps with the same ids; with more, every id would end up overruled by a
+/// later job.
 const STEPS_AN_AGE: usize = 12;
-/// Dead letters looked at in a step, from the latest one back.
+/// Number of latest dead letters that a step may use.
 const LATEST: usize = 60;
 /// Most records of a commit.
 const RECORDS: usize = 6;
 const LANES_A_SOURCE: i32 = 2;
 const IDS: [&str; 6] = ["a", "B", "Ä", "a-b", "A B", "é"];
 
-/// A sample, or bytes that are none.
+/// A sample, or bytes that are not one.
 type Said = Option<(String, i64)>;
 
-/// A dead letter as the model knows it.
+/// A dead letter of the model.
 #[derive(Debug, Clone)]
 struct Letter {
     id: i64,
@@ -44,7 +43,7 @@ struct Letter {
     status: Status,
 }
 
-/// A lane, and what it should count.
+/// A lane and its expected counts.
 struct Lane {
     progress: Progress,
     authority: Authority,
@@ -60,7 +59,7 @@ struct Model {
 }
 
 impl Model {
-    /// Takes a record, and tells its outcome.
+    /// Takes a record and returns its outcome.
     fn take(&mut self, lane: usize, authority: Authority, position: i64, said: &Said) -> Outcome {
         let Some((id, amount)) = said else { return Outcome::Rejected };
         let standing = self.rows.get(id).map(|(authority, stands, _, _)| Standing {
@@ -146,7 +145,7 @@ fn said(model: &Model, random: &mut fastrand::Rng) -> Said {
     (random.u8(0..4) > 0).then(|| (id, i64::from(random.u8(0..3))))
 }
 
-/// A record as its lane's source writes it.
+/// A record in the form of its lane's source.
 fn bytes(authority: Authority, said: &Said) -> Vec<u8> {
     match (authority, said) {
         (_, None) => b"broken".to_vec(),
@@ -168,7 +167,7 @@ async fn commit(
     let mut draft = Draft::new(lane.authority, &SAMPLES).lane(&lane.progress, from + count as i64);
     for position in from..from + count as i64 {
         let said = said(model, random);
-        // A rejected one may be a good record: a rule of the table is gone since.
+        // A rejected record may be valid: a rule of the table has been dropped since.
         let rejected = said.is_none() || random.u8(0..3) == 0;
         let outcome = if rejected {
             draft = draft.rejected(position, &bytes(lane.authority, &said));
@@ -181,13 +180,13 @@ async fn commit(
         lane.counts.add(outcome);
         model.all.add(outcome);
         if outcome == Outcome::Rejected {
-            // What a draft stores of a record is its key, which is none.
+            // A draft stores the key as the payload, which is not a valid one.
             let said = said.filter(|_| rejected);
             model.letters.push(Letter { id: 0, lane: index, position, said, status: Status::Open });
         }
     }
     lane.progress = bench.store(draft).await?.remove(0);
-    // Numbers are given in the order of the places.
+    // Numbers are assigned in the order of the places.
     let sql = "select id from dead_letters where lane = $1 and position >= $2 order by position";
     let rows = bench.subject.client.query(sql, &[&lane.progress.lane.0, &from]).await?;
     let new = model.letters.iter_mut().filter(|letter| letter.id == 0);
@@ -202,7 +201,7 @@ async fn commit(
 fn some_letters(model: &Model, random: &mut fastrand::Rng) -> Vec<usize> {
     let mut chosen: Vec<usize> =
         (0..model.letters.len()).rev().take(LATEST).filter(|_| random.u8(0..4) == 0).collect();
-    // The order of a replay: source, partition, position. Lanes are in that order here.
+    // A replay's order is source, partition, position. Lanes are in that order here.
     chosen.sort_by_key(|index| (model.letters[*index].lane, model.letters[*index].position));
     chosen
 }
@@ -218,7 +217,7 @@ async fn replay(
     take_again(bench, model, lanes, &chosen, Replay::default(), replayed).await
 }
 
-/// One dead letter with another payload, which may be no better.
+/// One dead letter with another payload, which may be invalid too.
 async fn mend(
     bench: &Bench,
     model: &mut Model,

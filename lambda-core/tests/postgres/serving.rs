@@ -1,4 +1,4 @@
-//! The merged view against the rows themselves.
+//! Compares the merged view with the rows.
 
 use lambda_core::Transaction;
 use lambda_core::job::JobRef;
@@ -14,7 +14,7 @@ use lambda_lab::harness::Context;
 
 static TRANSACTIONS: Table = Transaction::TABLE;
 
-/// What the real-time layer does every minute: adds what it has not seen.
+/// Refreshes the view as the real-time layer does every minute: adds the rows that it lacks.
 const REFRESH: &str = "\
     begin isolation level repeatable read; \
     insert into account_activity_realtime \
@@ -28,7 +28,7 @@ const REFRESH: &str = "\
     from pg_current_snapshot() s, xid_offset o; \
     commit";
 
-/// Measures that the view and the rows disagree about.
+/// Number of measures that differ between the view and the rows.
 const DIFFERENCES: &str = "\
     with direct as ( \
         select account_id, (event_time at time zone 'UTC')::date as day, count(*) as transactions, \
@@ -42,8 +42,8 @@ const DIFFERENCES: &str = "\
     where (d.transactions, d.amount, d.refund_amount, d.card_present, d.high_risk) \
           is distinct from (v.transactions, v.amount, v.refund_amount, v.card_present, v.high_risk)";
 
-/// Rows before and after a refresh, and corrections of both that move money,
-/// account and day.
+/// Rows before and after a refresh, and corrections of both that change amount, account and
+/// day.
 pub(crate) async fn view_is_the_sum_of_the_rows(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let sink =

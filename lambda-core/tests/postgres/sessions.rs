@@ -1,4 +1,4 @@
-//! The sessions of a sink: closed by the server, all at work, refused after a failover.
+//! The sessions of a sink: closed by the server, all busy, refused after a failover.
 
 use lambda_core::error::{Error, Kind};
 use lambda_core::outcome::Authority;
@@ -16,7 +16,7 @@ use crate::{request, subject, within_liveness};
 
 pub(crate) fn tests(suite: &mut Suite) {
     suite.postgres("idle sessions that the server closed cost no commit", closed);
-    suite.postgres("sessions that are all at work are said to be", busy);
+    suite.postgres("sessions that are all busy are reported as such", busy);
     suite.postgres("a login that a failover has lost for a while is waited for", lost_login);
     suite.postgres("row security on a table of ours stops a loader, by name", secured);
     suite.pgbouncer("a pooler in transaction mode is named", pooled);
@@ -43,7 +43,7 @@ async fn closed(context: Context) -> Result<(), Failure> {
         let stored = subject.sink.commit(&batch, Durability::Durable);
         lane = stored.await?.stored.remove(0);
         close(&subject.client).await?;
-        // Our side hears of it a moment later.
+        // The client notices a moment later.
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
     Ok(())
@@ -60,7 +60,7 @@ async fn busy(context: Context) -> Result<(), Failure> {
     let (first, other) = (batch(&lane, 1), batch(&lane, 1));
     let blocked = subject.sink.commit(&first, Durability::Visible);
     let waiting = async {
-        // Not before the other one has the only session.
+        // Starts once the other one has the only session.
         let looker = connect(subject.sink.config(), "test").await?;
         let waits = "select count(*) = 1 from pg_stat_activity where datname = current_database() \
                     and application_name = 'lambda-sink' and wait_event_type = 'Lock'";
@@ -90,7 +90,7 @@ async fn lost_login(context: Context) -> Result<(), Failure> {
     let sink = PostgresSink::connect(config, &SAMPLES, "sink", 2, None).await?;
     let lane = sink.claim(&request("g")).await?;
     let lane = sink.commit(&batch(&lane, 1), Durability::Visible).await?.stored.remove(0);
-    // As a standby that has not heard of the role yet.
+    // As on a standby that does not have the role yet.
     sql.batch_execute(&format!("alter role {name} rename to {name}_later")).await?;
     close(&sql).await?;
     let next = batch(&lane, 2);
@@ -107,7 +107,7 @@ async fn lost_login(context: Context) -> Result<(), Failure> {
     sql.batch_execute(&format!("alter role {name}_later rename to {name}")).await?;
     within_liveness(async || sink.commit(&next, Durability::Visible).await).await?;
     drop(sink);
-    // One that never worked is not waited for.
+    // A login that never worked is not waited for.
     let config = database.login().with_user(&format!("{name}_never"), "a password").config();
     let error =
         PostgresSink::connect(config, &SAMPLES, "sink", 2, None).await.expect_err("no role");
@@ -134,7 +134,7 @@ async fn secured(context: Context) -> Result<(), Failure> {
         let error = again.expect_err(table);
         assert_eq!(error.exit_code(), 78, "{}", error.chain());
         assert!(error.chain().contains(&says), "{}", error.chain());
-        // Under a running loader: what is seen first differs by the table.
+        // Under a running loader: which check finds it first differs by table.
         let running = sink.commit(&batch(&lane, 2), Durability::Visible).await;
         match running {
             Ok(committed) => assert_ne!(table, "samples", "{committed:?}"),
@@ -149,7 +149,7 @@ async fn secured(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Statements prepared on one backend are asked of another.
+/// Runs statements on another backend than prepared them.
 async fn pooled(context: Context) -> Result<(), Failure> {
     for settings in [
         &["pool_mode = transaction", "server_round_robin = 1", "min_pool_size = 4"][..],

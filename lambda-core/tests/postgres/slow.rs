@@ -19,9 +19,9 @@ use tokio::sync::watch;
 use crate::{request, subject};
 
 pub(crate) fn tests(suite: &mut Suite) {
-    suite.postgres("a commit that others hold up is given up, and says who they are", held_up);
+    suite.postgres("a commit that others block is given up, and names them", held_up);
     suite.postgres("a commit that a trigger makes slow says so", triggered);
-    suite.postgres("a batch whose one row is held is stored around it, then whole", around);
+    suite.postgres("a batch with one locked row is stored around it, then whole", around);
 }
 
 const A_MOMENT: Duration = Duration::from_secs(1);
@@ -54,7 +54,7 @@ async fn held_up(context: Context) -> Result<(), Failure> {
         assert!(says.contains(part), "{part}: {says}");
     }
     assert!(!says.contains("insert"), "no text of a query: {says}");
-    // Nothing of it is left on the server.
+    // Nothing of the commit is left on the server.
     let left = "select count(*) = 0 from pg_stat_activity where datname = current_database() \
                 and application_name = 'lambda-sink' and state <> 'idle'";
     until(left, async || Ok(subject.client.query_one(left, &[]).await?.try_get(0)?)).await?;
@@ -85,7 +85,7 @@ async fn triggered(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The halves that do not hold the row are stored while it is held.
+/// The halves without the row are stored while it is locked.
 async fn around(context: Context) -> Result<(), Failure> {
     let subject = subject(&context).await?;
     let holder = lambda_core::postgres::connect(subject.sink.config(), "test").await?;

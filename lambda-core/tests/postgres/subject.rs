@@ -1,4 +1,4 @@
-//! What the database holds, read by plain SQL.
+//! Contents of the database, read by plain SQL.
 
 use std::collections::BTreeMap;
 
@@ -53,7 +53,7 @@ impl Subject for Postgres {
     }
 }
 
-/// Everything in the database.
+/// Reads everything in the database.
 async fn contents(client: &tokio_postgres::Client) -> Result<Contents, tokio_postgres::Error> {
     let mut contents = Contents::default();
     let sql = "select job_id, id, (extract(epoch from as_of) * 1000000)::bigint from batch_jobs";

@@ -1,6 +1,6 @@
-//! The database: the sink in memory behind transactions that are open for a while,
-//! lock their lanes, and may land after their owner was given up; a crash takes the
-//! commits that were only visible. Checks whatever lands against the records.
+//! The database: the sink in memory, with transactions that stay open for a while, lock
+//! their lanes, and may land after their owner was given up. A crash loses commits that were
+//! not durable. Checks everything that lands against the records.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -19,15 +19,15 @@ use lambda_core::testing::draft::{Draft, SAMPLES};
 
 use crate::topic::{Content, Entry, Expected, Log, REFUSED};
 
-/// What a step found, or how it breaks an invariant.
+/// Result of a step, or the invariant that it violates.
 pub(crate) type Checked<T = ()> = Result<T, String>;
 
-/// How often things happened, by name.
+/// Number of events, by name.
 pub(crate) type Tally = BTreeMap<String, u64>;
 
 pub(crate) type TxId = usize;
 
-/// A process that writes: each member anew whenever it starts.
+/// A writing process: each start of a member is a new one.
 pub(crate) type Writer = usize;
 
 /// A transaction that has locked its lanes.
@@ -37,22 +37,22 @@ struct Tx {
     durability: Durability,
 }
 
-/// What the server says to a transaction's owner, if it listens.
+/// The server's answer to a transaction's owner, if it waits for one.
 pub(crate) enum Answer {
     Committed(Committed),
     Refused,
     Gone,
 }
 
-/// What became of a commit whose answer was lost.
+/// Outcome of a commit whose answer was lost.
 pub(crate) enum Settled {
-    /// Somebody else has its lanes locked.
+    /// Another transaction has its lanes locked.
     Waits,
     Committed(Committed),
     Failed,
 }
 
-/// What a crash may go back to.
+/// States that a crash may go back to.
 #[derive(Clone)]
 struct Moment {
     contents: Contents,
@@ -65,18 +65,18 @@ pub(crate) struct Database {
     open: BTreeMap<TxId, Tx>,
     next: TxId,
     answers: BTreeMap<TxId, Answer>,
-    /// Those whose owner does not wait for them any more.
+    /// Transactions whose owner no longer waits for them.
     orphans: BTreeSet<TxId>,
-    /// The last durable moment, and those since; the last one is now.
+    /// The last durable state and those since; the last one is current.
     timeline: Vec<Moment>,
-    /// By lane, whose records it holds and what they are.
+    /// By lane: its authority and records.
     logs: BTreeMap<LaneId, (Authority, Log)>,
     topic: Vec<Log>,
-    /// Who took each lane last, and the claim then given.
+    /// Last process that took each lane, and its claim.
     held: BTreeMap<LaneId, (Writer, ClaimId)>,
     pub(crate) claims: usize,
     writers: Writer,
-    /// Claims that were given up and still wait in the server, and what each is to
+    /// Claims that were given up and still wait in the server, and the claim that each is to
     /// replace.
     ghosts: Vec<(Grant, Option<ClaimId>)>,
     jobs: i64,
@@ -127,7 +127,7 @@ impl Database {
         &self.topic[partition as usize]
     }
 
-    /// A process that was never there before.
+    /// A new process.
     pub(crate) fn new_writer(&mut self) -> Writer {
         self.writers += 1;
         self.writers
@@ -149,14 +149,14 @@ impl Database {
         self.held.get(&lane).is_some_and(|(holder, _)| *holder == writer)
     }
 
-    /// Whether a crash could not take what is stored of a lane.
+    /// Whether everything stored of a lane is durable.
     pub(crate) fn is_durable(&self, lane: LaneId) -> bool {
         let position = |moment: &Moment| moment.contents.lanes.get(&lane).map(|l| l.position);
         position(&self.timeline[0]) == position(self.now())
     }
 
-    /// Opens a transaction, which locks its lanes. One that waits for another may
-    /// end that.
+    /// Opens a transaction, which locks its lanes. If it has to wait for another one, it may
+    /// end that one.
     pub(crate) fn begin(
         &mut self,
         writer: Writer,
@@ -188,7 +188,7 @@ impl Database {
         true
     }
 
-    /// Ends an open transaction: nothing of it will land.
+    /// Ends an open transaction, which will not land.
     pub(crate) fn end(&mut self, id: TxId) -> bool {
         let was_open = self.open.remove(&id).is_some();
         if was_open {
@@ -197,7 +197,7 @@ impl Database {
         was_open
     }
 
-    /// Nobody waits for it any more.
+    /// Marks it as no longer waited for.
     pub(crate) fn abandon(&mut self, id: TxId) {
         self.orphans.insert(id);
     }
@@ -210,7 +210,7 @@ impl Database {
         self.answers.remove(&id)
     }
 
-    /// Ends an open transaction by its place among them.
+    /// Ends an open transaction by its index.
     pub(crate) fn end_any(&mut self, index: usize) {
         if let Some(id) = self.any(index) {
             self.note("a backend dies");
@@ -218,7 +218,7 @@ impl Database {
         }
     }
 
-    /// Lets an open transaction land, whoever waits for it.
+    /// Lets an open transaction land, even if its owner no longer waits.
     pub(crate) fn land_any(&mut self, index: usize) -> Checked {
         self.any(index).map_or(Ok(()), |id| self.land(id))
     }
@@ -248,13 +248,13 @@ impl Database {
             self.note("compared");
         }
         let alone = self.orphans.contains(&id) && !committed.stored.is_empty();
-        self.note(if alone { "landed while nobody waited for it" } else { "landed" });
+        self.note(if alone { "landed after its owner gave up" } else { "landed" });
         self.answers.insert(id, Answer::Committed(committed));
         self.landed(id, &tx, contents)
     }
 
-    /// Invariants 1 to 3 and 5: what moved was held by the batch's claim, moved
-    /// on, and holds what the records say.
+    /// Invariants 1 to 3 and 5: a lane that moved was held by the batch's claim, moved forward,
+    /// and holds what its records require.
     fn landed(&mut self, id: TxId, tx: &Tx, contents: Contents) -> Checked {
         let mut moment = self.now().clone();
         for (lane, after) in &contents.lanes {
@@ -300,7 +300,7 @@ impl Database {
         self.timeline.push(moment);
     }
 
-    /// Takes a lane, and ends whoever holds its lock.
+    /// Takes a lane, and ends the transaction that holds its lock.
     pub(crate) fn claim(&mut self, writer: Writer, grant: &Grant) -> Checked<Progress> {
         let known = self.now().contents.lanes.values().find(|lane| lane.name == grant.name);
         if let Some(lane) = known.map(|lane| lane.lane) {
@@ -341,8 +341,8 @@ impl Database {
         self.ghosts.push((grant, current));
     }
 
-    /// A claim that was given up gets its turn, and replaces what it was to
-    /// replace, if that is still there.
+    /// Grants a claim that was given up, which replaces the claim that it was to replace, if
+    /// that one still exists.
     pub(crate) fn ghost_claim(&mut self, index: usize) -> Checked {
         if self.ghosts.is_empty() {
             return Ok(());
@@ -357,9 +357,9 @@ impl Database {
         Ok(())
     }
 
-    /// What became of a commit whose answer was lost: ends its backend, waits for
-    /// the lanes' locks, and decides as the sink on PostgreSQL does. Nothing while
-    /// the lanes are locked.
+    /// Settles a commit whose answer was lost: ends its backend, waits for the lanes' locks, and
+    /// decides as the sink on PostgreSQL does. Returns nothing while the lanes are
+    /// locked.
     pub(crate) fn settle(&mut self, id: TxId, batch: &Batch) -> Checked<Settled> {
         self.end(id);
         self.answers.remove(&id);
@@ -372,9 +372,11 @@ impl Database {
         let landed = self.now().landed.contains(&id);
         let moves = batch.spans().iter().any(|span| span.from != span.to);
         match &settled {
-            None if landed && moves => Err("a commit that happened is told as failed".to_owned()),
+            None if landed && moves => {
+                Err("a commit that happened is reported as failed".to_owned())
+            }
             Some(told) if !landed && !told.stored.is_empty() => {
-                Err("a commit that did not happen is told as stored".to_owned())
+                Err("a commit that did not happen is reported as stored".to_owned())
             }
             Some(told) if told.stored.is_empty() => Ok("settled as fenced"),
             Some(_) => Ok("settled as stored"),
@@ -384,8 +386,8 @@ impl Database {
         Ok(settled.map_or(Settled::Failed, Settled::Committed))
     }
 
-    /// The server crashes: every transaction is gone, and so are up to `back` of
-    /// the commits since the last durable one.
+    /// Crashes the server: every transaction is lost, and up to `back` of the commits since
+    /// the last durable one.
     pub(crate) fn crash(&mut self, back: usize) -> Checked {
         while let Some(id) = self.open.keys().next().copied() {
             self.end(id);
@@ -395,7 +397,7 @@ impl Database {
             self.note("commits are lost");
         }
         self.timeline.truncate(kept);
-        // What recovery has read is on disk.
+        // Whatever recovery has read is on disk.
         let moment = self.now().clone();
         self.sink.rewind(moment.contents.clone());
         for (lane, progress) in &moment.contents.lanes {
@@ -408,11 +410,11 @@ impl Database {
         Ok(())
     }
 
-    /// A file is loaded whole, by a job that ranks above the stream.
+    /// Loads a whole file, by a job that ranks above the stream.
     pub(crate) fn job(&mut self, contents: &[Content]) -> Checked {
         self.jobs += 1;
         let number = self.jobs;
-        // Later jobs rank above earlier ones, and sometimes below.
+        // Later jobs mostly rank above earlier ones, sometimes below.
         let job = JobRef { as_of_micros: number * 7 % 5, number };
         let (pipeline, source) = (SAMPLES.name.into(), format!("file {number}"));
         let name = LaneName { pipeline, source, partition: 1_000 + number as i32 };
@@ -426,7 +428,7 @@ impl Database {
             let (position, content) = (log.end, content.clone());
             let payload;
             (draft, payload) = match content.sample() {
-                // The draft takes the key for the record's bytes.
+                // The draft uses the key as the record's bytes.
                 Some(sample) => (draft.record(position, &sample), sample.id.into_bytes()),
                 None => (draft.rejected(position, &content.payload()), content.payload()),
             };
@@ -442,7 +444,7 @@ impl Database {
         Ok(())
     }
 
-    /// At the end: every record is stored, each once.
+    /// Checks at the end that every record is stored, each once.
     pub(crate) fn everything_is_stored(&self) -> bool {
         let stored = |(partition, log): (usize, &Log)| {
             self.of_partition(partition as i32).is_some_and(|lane| lane.position == log.end)

@@ -1,9 +1,8 @@
-//! The delivery protocol as one machine: members with the real state, batcher and
-//! bisection on the sink in memory, driven by whatever can happen to them in any
-//! order. After every step what is stored is compared with what the records below
-//! the stored positions should have become; at the end everything must be stored
-//! within a bounded number of steps. With any one of the protocol's protections
-//! switched off, the same machine finds a violation.
+//! The delivery protocol as one machine: members with the real state, batcher and bisection
+//! on the sink in memory, driven by random events in any order. After every step, what is
+//! stored is compared with what the records before the stored positions should have become.
+//! At the end everything must be stored within a bounded number of steps. With any one
+//! protection of the protocol switched off, the same machine finds a violation.
 
 mod database;
 mod member;
@@ -24,12 +23,12 @@ use crate::world::{Group, Move, World};
 /// Moves of a run.
 const MOVES: usize = 90;
 
-/// Runs from each seed: with every protection none of them breaks, without any one
-/// of them some run does.
+/// Runs from each seed: with every protection all of them pass, without any one of them
+/// some run fails.
 const RUNS: u32 = 2_500;
 const SEEDS: [u8; 3] = [7, 8, 9];
 
-/// Everything that must have happened in the runs, or they prove nothing.
+/// Events that the runs must have reached, or they prove nothing.
 const REACHED: &[&str] = &[
     "inserted",
     "confirmed",
@@ -38,14 +37,14 @@ const REACHED: &[&str] = &[
     "duplicate",
     "rejected",
     "landed",
-    "landed while nobody waited for it",
+    "landed after its owner gave up",
     "refused",
     "contended",
     "temporary",
     "slow",
     "fenced",
     "fenced in part",
-    "a lane is let go",
+    "a lane is released",
     "compared",
     "drained",
     "ended",
@@ -58,7 +57,7 @@ const REACHED: &[&str] = &[
     "a backend dies",
     "a claim is replaced",
     "a claim is cancelled",
-    "a claim is answered that nobody waits for",
+    "a claim is answered after it was given up",
     "a claim that was given up lands",
     "the answer to a claim is lost",
     "the answer to a commit is lost",
@@ -68,14 +67,14 @@ const REACHED: &[&str] = &[
     "commits are lost",
 ];
 
-/// A run that breaks an invariant, and which invariant that is.
+/// A run that violates an invariant, and that invariant.
 struct Broken {
     invariant: String,
     group: Group,
     moves: Vec<Move>,
 }
 
-/// Plays a run on a world of its own.
+/// Plays a run on its own world.
 fn play(group: &Group, moves: &[Move], tally: &mut Tally) -> Checked {
     let mut world = World::new(group);
     let played = world.play(moves);
@@ -85,13 +84,13 @@ fn play(group: &Group, moves: &[Move], tally: &mut Tally) -> Checked {
     played
 }
 
-/// Runs the machine from the fixed seeds until it breaks, and makes that run small.
+/// Runs the machine from the fixed seeds until an invariant is violated, and minimizes that run.
 fn run(tally: &RefCell<Tally>) -> Option<Broken> {
     SEEDS.into_iter().find_map(|seed| run_from(seed, tally)).map(Broken::smaller)
 }
 
 fn run_from(seed: u8, tally: &RefCell<Tally>) -> Option<Broken> {
-    // Made smaller below: moves are left out one by one.
+    // Minimized below: moves are left out one by one.
     let (failure_persistence, max_shrink_iters) = (None, 0);
     let config = Config { cases: RUNS, max_shrink_iters, failure_persistence, ..Config::default() };
     let seed = TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]);
@@ -109,7 +108,7 @@ fn run_from(seed: u8, tally: &RefCell<Tally>) -> Option<Broken> {
 }
 
 impl Broken {
-    /// A run that still breaks and has no move too many, nor a record at a
+    /// A run that still fails and has no superfluous move, nor a superfluous record at a
     /// partition's end.
     fn smaller(mut self) -> Self {
         let size = |broken: &Self| (broken.moves.len(), broken.group.records());
@@ -149,7 +148,7 @@ impl fmt::Display for Broken {
 }
 
 #[test]
-fn whatever_happens_in_whatever_order_each_record_is_stored_once() {
+fn each_record_is_stored_once_whatever_happens_in_whatever_order() {
     let tally = RefCell::new(Tally::new());
     if let Some(broken) = run(&tally) {
         panic!("{broken}");
@@ -163,7 +162,7 @@ fn whatever_happens_in_whatever_order_each_record_is_stored_once() {
 
 #[test]
 #[expect(clippy::print_stdout, reason = "captured by the harness unless it is asked for")]
-fn without_any_one_protection_the_machine_finds_what_breaks() {
+fn without_any_one_protection_the_machine_finds_a_violation() {
     let (mut found, mut harmless) = (Vec::new(), Vec::new());
     for protection in Protection::ALL {
         let tally = RefCell::new(Tally::new());

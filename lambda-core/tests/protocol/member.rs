@@ -1,5 +1,5 @@
-//! A member of the group: the real state and the real batcher, in a shell that does
-//! what the flow and the Kafka source do, one step at a time and in any order.
+//! A member of the group: the real state and the real batcher, in a shell that does what the
+//! flow and the Kafka source do, one step at a time and in any order.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
@@ -22,21 +22,21 @@ use crate::source::{News, Source, Wish};
 struct Claiming {
     generation: Generation,
     grant: Grant,
-    /// Its answer is there, but the flow has not taken it yet.
+    /// Its answer has arrived, but the flow has not processed it yet.
     answered: bool,
 }
 
-/// Where the commit in flight is.
+/// State of the commit in flight.
 enum Commit {
     /// The transaction waits for its lanes.
     Asked(Arc<Batch>, Durability),
-    /// It is open, or its answer is on the way.
+    /// It is open, or its answer is in transit.
     Sent(TxId, Arc<Batch>),
     /// Its answer will never come.
     Lost(TxId, Arc<Batch>),
 }
 
-/// What goes wrong with a commit without ending its connection.
+/// Failure of a commit that keeps its connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Trouble {
     Contended,
@@ -57,16 +57,16 @@ pub(crate) struct Member {
     writer: Writer,
     state: State,
     source: Source,
-    /// Lanes that were let go, and not claimed anew yet.
+    /// Lanes that were released and not claimed again yet.
     unclaimed: BTreeSet<i32>,
     claiming: BTreeMap<i32, Claiming>,
     answers: VecDeque<(Generation, Progress)>,
     commit: Option<Commit>,
     waits: bool,
     asking: Option<Error>,
-    /// What this member has reason to think of the lanes it reads.
+    /// This member's knowledge of the lanes it reads.
     started: BTreeMap<i32, Progress>,
-    /// A commit was cut off, and what is stored was not compared since.
+    /// A commit was cut off, and stored progress was not compared since.
     suspects: bool,
     life: Life,
 }
@@ -97,7 +97,7 @@ impl Member {
         self.life == Life::Finished
     }
 
-    /// Whether it has nothing to do until something happens.
+    /// Whether it is idle until the next event.
     pub(crate) fn is_idle(&self) -> bool {
         self.life == Life::Finished
             || (self.commit.is_none()
@@ -108,7 +108,7 @@ impl Member {
                 && !self.state.awaits_news())
     }
 
-    /// What it waits for, for people.
+    /// Its pending work, as text.
     pub(crate) fn doing(&self) -> String {
         let commit = match &self.commit {
             None => "no commit",
@@ -151,7 +151,7 @@ impl Member {
         if self.waits || self.asking.is_some() {
             return self.retry(database, true);
         }
-        // What the group says may come before the answer to a claim.
+        // The group's decision may arrive before the answer to a claim.
         let news = !self.source.inbox.is_empty();
         if !self.answers.is_empty() && !news {
             return self.answer(database);
@@ -164,12 +164,12 @@ impl Member {
         self.take(database)
     }
 
-    /// The source's thread polls: news of the group, wishes, messages.
+    /// Polls as the source's thread does: group events, requests, messages.
     pub(crate) fn poll(&mut self, database: &Database, count: usize) {
         self.source.poll(database, count);
     }
 
-    /// The flow takes what the source tells.
+    /// The flow processes the source's events.
     pub(crate) fn take(&mut self, database: &mut Database) -> Checked {
         if !self.state.wants_events() {
             return Ok(());
@@ -187,10 +187,10 @@ impl Member {
             None => return Ok(()),
         };
         self.step(database, input)?;
-        // It has told its news, if there was any.
+        // It has reported its events, if there were any.
         match self.unclaimed.first() {
             Some(partition) if self.life == Life::Running => {
-                Err(format!("partition {partition} was let go and is not claimed anew"))
+                Err(format!("partition {partition} was released and is not claimed again"))
             }
             _ => Ok(()),
         }
@@ -213,8 +213,8 @@ impl Member {
         }
     }
 
-    /// A claim that is under way is done; its answer may be lost, and it is then
-    /// made again.
+    /// Completes a claim in progress; its answer may be lost, and the claim is then
+    /// repeated.
     pub(crate) fn claim(&mut self, database: &mut Database, partition: i32, lost: bool) -> Checked {
         let Some(claiming) = self.claiming.get_mut(&partition).filter(|claim| !claim.answered)
         else {
@@ -230,7 +230,7 @@ impl Member {
         Ok(())
     }
 
-    /// The flow takes the answer to a claim.
+    /// The flow processes the answer to a claim.
     pub(crate) fn answer(&mut self, database: &mut Database) -> Checked {
         let Some((generation, progress)) = self.answers.pop_front() else { return Ok(()) };
         let partition = progress.name.partition;
@@ -238,7 +238,7 @@ impl Member {
         if wanted {
             self.claiming.remove(&partition);
         } else {
-            database.note("a claim is answered that nobody waits for");
+            database.note("a claim is answered after it was given up");
         }
         let actions = self.state.step(Input::Claimed(generation, progress));
         if !wanted && actions.iter().any(|action| matches!(action, Action::Start(_))) {
@@ -255,7 +255,7 @@ impl Member {
         }
     }
 
-    /// Its own transaction lands.
+    /// Lets its own transaction land.
     pub(crate) fn land(&mut self, database: &mut Database) -> Checked {
         match &self.commit {
             Some(Commit::Sent(id, _)) => database.land(*id),
@@ -263,7 +263,7 @@ impl Member {
         }
     }
 
-    /// The flow hears of its commit, or never will.
+    /// The flow gets the answer to its commit, or never will.
     pub(crate) fn hear(&mut self, database: &mut Database, lost: bool) -> Checked {
         let Some(Commit::Sent(id, batch)) = &self.commit else { return Ok(()) };
         let (id, batch) = (*id, Arc::clone(batch));
@@ -287,7 +287,7 @@ impl Member {
         self.step(database, input)
     }
 
-    /// The commit fails, so many times in a row if it is tried again.
+    /// Fails the commit, this many times in a row if it is retried.
     pub(crate) fn fail(
         &mut self,
         database: &mut Database,
@@ -304,7 +304,7 @@ impl Member {
         Ok(())
     }
 
-    /// The open transaction fails, and the server says why.
+    /// Fails the open transaction with an error of the server.
     fn fail_once(&mut self, database: &mut Database, trouble: Trouble) -> Checked {
         let Some(Commit::Sent(id, _)) = &self.commit else { return Ok(()) };
         if !database.end(*id) {
@@ -321,7 +321,7 @@ impl Member {
         self.step(database, Input::CommitFailed(error))
     }
 
-    /// Finds out what became of a commit whose answer was lost.
+    /// Settles a commit whose answer was lost.
     pub(crate) fn settle(&mut self, database: &mut Database) -> Checked {
         let Some(Commit::Lost(id, batch)) = &self.commit else { return Ok(()) };
         let input = match database.settle(*id, batch)? {
@@ -333,7 +333,7 @@ impl Member {
         self.step(database, input)
     }
 
-    /// The delay is over, or the question asked meanwhile is answered.
+    /// Ends the delay, or answers the query sent during it.
     pub(crate) fn retry(&mut self, database: &mut Database, answers: bool) -> Checked {
         if let Some(error) = self.asking.take() {
             database.note("asked whether the server answers");
@@ -353,7 +353,7 @@ impl Member {
         self.step(database, Input::Check)
     }
 
-    /// From now on the source ends with what is in the topic.
+    /// From now on the source ends at the current end of the topic.
     pub(crate) fn end(&mut self) {
         self.life = Life::Ending;
     }
@@ -441,10 +441,10 @@ impl Member {
         }
     }
 
-    /// Letting go of a lane costs a claim, so there must be a reason: somebody else
-    /// holds it, or it stands elsewhere than was thought.
+    /// Releasing a lane costs a claim, so there must be a reason: another process holds it, or
+    /// its position is not the expected one.
     fn let_go(&mut self, database: &mut Database, partition: i32) -> Checked {
-        database.note("a lane is let go");
+        database.note("a lane is released");
         self.unclaimed.insert(partition);
         self.source.batcher.drop_partition(partition);
         self.source.wishes.insert(partition, Wish::Stop);
@@ -453,7 +453,7 @@ impl Member {
         if stands
             .is_some_and(|lane| (lane.claim, lane.position) == (thought.claim, thought.position))
         {
-            return Err(format!("partition {partition} is let go, although it is held"));
+            return Err(format!("partition {partition} is released, although it is held"));
         }
         Ok(())
     }
@@ -465,8 +465,8 @@ impl Member {
         self.drained(database, stopped)
     }
 
-    /// Of the lanes it took, and that nobody took from it, no crash loses anything
-    /// any more; and unless it was stopped, they are read to their ends.
+    /// Checks that no crash can lose anything of the lanes that it took and kept, and that
+    /// these are read to their ends unless it was stopped.
     fn drained(&self, database: &Database, stopped: bool) -> Checked {
         let lanes = self.source.holds.keys().filter_map(|held| database.of_partition(*held));
         for lane in lanes.filter(|lane| database.is_held_by(self.writer, lane.lane)) {

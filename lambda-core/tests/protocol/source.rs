@@ -1,5 +1,5 @@
-//! The Kafka source without Kafka: what the group says and what the flow wishes,
-//! heard when it polls, around the real batcher.
+//! The Kafka source without Kafka: polls the group's events and the flow's requests, around
+//! the real batcher.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
@@ -11,10 +11,10 @@ use lambda_core::testing::draft::Sample;
 
 use crate::database::{Database, name};
 
-/// A partition that the group has given to this member.
+/// A partition that the group has assigned to this member.
 #[derive(Default)]
 pub(crate) struct Hold {
-    /// Whether the flow knows.
+    /// Whether the flow knows about it.
     pub(crate) told: bool,
     /// The offset to be fetched next, once it is read.
     next: Option<i64>,
@@ -25,18 +25,18 @@ pub(crate) enum Wish {
     Stop,
 }
 
-/// What the group says; heard when the member polls.
+/// An event of the group; received when the member polls.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum News {
     Granted(i32),
     Revoked(i32),
 }
 
-/// See the module.
+/// The source; see the module.
 pub(crate) struct Source {
     pub(crate) inbox: VecDeque<News>,
     pub(crate) holds: BTreeMap<i32, Hold>,
-    /// Gone, but the flow does not know yet.
+    /// Revoked partitions that the flow does not know about yet.
     revoked: BTreeSet<i32>,
     pub(crate) wishes: BTreeMap<i32, Wish>,
     pub(crate) batcher: Batcher<Sample>,
@@ -79,7 +79,7 @@ impl Source {
                     let Progress { lane: id, position, last, counts, .. } = *progress;
                     let start = Start { id, claim, from: position, last, expected: true, counts };
                     self.batcher.start(partition, start);
-                    // A broker may give a little of what lies before.
+                    // A broker may return a few earlier messages.
                     let from = last.map_or(position, |last| last.position);
                     hold.next = Some((from - database.before).max(0));
                 }

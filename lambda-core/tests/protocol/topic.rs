@@ -1,5 +1,5 @@
-//! The source of truth: a topic whose records are known, and what each should
-//! become by the plainest reading of the rules.
+//! The source of truth: a topic whose records are known, and the outcomes that they should
+//! have by the plainest reading of the rules.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,11 +14,11 @@ use proptest::prelude::*;
 
 pub(crate) const PARTITIONS: i32 = 3;
 
-/// What a record says.
+/// Content of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// A row. Ids are few, so that they repeat, and amounts too, so that repeats
-    /// sometimes agree.
+    /// A row. Ids and amounts are few, so that ids repeat and repeats sometimes have the same
+    /// content.
     Row { id: u8, amount: i64 },
     /// A row that the database refuses.
     Refused { id: u8 },
@@ -42,7 +42,7 @@ impl Content {
     }
 }
 
-/// How the ids start that the database refuses.
+/// Prefix of the ids that the database refuses.
 pub(crate) const REFUSED: &str = "refused-";
 
 #[derive(Debug, Clone)]
@@ -52,7 +52,7 @@ pub(crate) struct Entry {
     pub(crate) payload: Vec<u8>,
 }
 
-/// A lane's records, in order, with gaps between them and behind the last.
+/// A lane's records, in order, with gaps between them and after the last.
 #[derive(Clone, Default)]
 pub(crate) struct Log {
     pub(crate) records: Vec<Entry>,
@@ -101,7 +101,7 @@ pub(crate) fn log() -> impl Strategy<Value = Log> {
     })
 }
 
-/// A row as it should stand.
+/// An expected row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Row {
     amount: i64,
@@ -110,8 +110,8 @@ struct Row {
     position: i64,
 }
 
-/// What the records below the lanes' positions should have become, in the order of
-/// the commits: written from the rules alone, without a line of the code under
+/// The expected results of the records before the lanes' positions, in the order of the
+/// commits: written from the rules alone, without a line of the code under
 /// test.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Expected {
@@ -171,7 +171,7 @@ impl Expected {
         "rejected"
     }
 
-    /// Compares with what is stored.
+    /// Compares the expected results with what is stored.
     pub(crate) fn compare(&self, contents: &Contents) -> Result<(), String> {
         for (lane, progress) in &contents.lanes {
             let counts = self.counts.get(lane).copied().unwrap_or_default();
@@ -218,7 +218,7 @@ impl Expected {
     }
 }
 
-/// The checksums of everything a lane wrote, whether it still stands or not.
+/// The checksums of everything a lane wrote, even if replaced since.
 fn written(contents: &Contents, lane: LaneId) -> i64 {
     let rows = contents.rows.values();
     let displaced = contents.corrections.iter().map(|correction| &correction.before);

@@ -1,4 +1,4 @@
-//! The group, its members, and what can happen to them.
+//! The group, its members, and the events that can happen to them.
 
 use std::fmt::Write as _;
 
@@ -13,12 +13,12 @@ use crate::topic::{self, Content, Log, PARTITIONS};
 
 const MEMBERS: usize = 3;
 
-/// Rounds within which everything is stored once nothing goes wrong any more.
+/// Rounds within which everything must be stored after the last fault.
 const ROUNDS_MAX: usize = 60;
 
-/// Claims that are made after nothing goes wrong any more: each partition's first
-/// one, and one more for each lane that somebody took without being granted it or
-/// that a crash had rewound.
+/// Most claims after the last fault: each partition's first one, and one more for each lane
+/// that was taken by a process without being granted it, or that a crash had
+/// rewound.
 const CLAIMS_MAX: usize = 4 * PARTITIONS as usize;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,20 +29,20 @@ pub(crate) enum Status {
     Down,
 }
 
-/// What the group's coordinator knows, and what the topic holds: enough to tell
-/// which moves are possible.
+/// State of the group's coordinator and the topic: enough to decide which moves are
+/// possible.
 #[derive(Debug, Clone)]
 pub(crate) struct Group {
     pub(crate) topic: Vec<Log>,
-    /// How many offsets before the one asked for a broker gives, when reading
+    /// Number of offsets before the requested one that a broker returns when reading
     /// starts.
     pub(crate) before: i64,
     pub(crate) members: [Status; MEMBERS],
     pub(crate) owners: [Option<usize>; PARTITIONS as usize],
 }
 
-/// Something that happens. Those of a member do nothing where it has nothing of the
-/// kind to do.
+/// An event. An event of a member does nothing if the member has nothing to apply it
+/// to.
 #[derive(Debug, Clone)]
 pub(crate) enum Move {
     Assign {
@@ -53,7 +53,7 @@ pub(crate) enum Move {
     Freeze(usize),
     Wake(usize),
     Stop(usize),
-    /// It is to end with what is in the topic.
+    /// It is to end at the current end of the topic.
     End(usize),
     Start(usize),
     /// The next step without a fault.
@@ -92,7 +92,7 @@ pub(crate) enum Move {
         answers: bool,
     },
     Check(usize),
-    /// Any transaction lands, whoever waits for it.
+    /// Any transaction lands, even if its owner no longer waits.
     LateLand(usize),
     BackendDies(usize),
     GhostClaim(usize),
@@ -136,7 +136,7 @@ impl Move {
         name.split(['(', ' ']).next().unwrap_or_default().to_owned()
     }
 
-    /// Whose move it is, and what this member must be.
+    /// The member of a move, and the status that it must have.
     fn needs(&self) -> Option<(usize, &'static [Status])> {
         use Status::{Down, Frozen, Stopping, Up};
         Some(match self {
@@ -250,7 +250,7 @@ fn job_content() -> impl Strategy<Value = Content> {
     ]
 }
 
-/// A step of a running member.
+/// Runs a step of a running member.
 fn nudge(member: usize) -> BoxedStrategy<Move> {
     prop_oneof![
         24 => (1..4_usize).prop_map(move |count| Move::Advance { member, count }),
@@ -274,9 +274,9 @@ fn nudge(member: usize) -> BoxedStrategy<Move> {
 pub(crate) struct World {
     database: Database,
     members: Vec<Member>,
-    /// The coordinator's view, which the moves were made for.
+    /// The coordinator's view, for which the moves were generated.
     group: Group,
-    /// Who was told last that a partition is theirs.
+    /// The last member that was assigned each partition.
     holders: [Option<usize>; PARTITIONS as usize],
 }
 
@@ -296,7 +296,7 @@ impl World {
         &self.database.tally
     }
 
-    /// Plays the moves, then lets everything come to its end without further
+    /// Plays the moves, then lets everything end without further
     /// faults.
     pub(crate) fn play(&mut self, moves: &[Move]) -> Checked {
         for step in moves {
@@ -372,7 +372,7 @@ impl World {
         self.members[to].hear_of(News::Granted(partition));
     }
 
-    /// A process is gone, and another one in its place.
+    /// Replaces a process by a new one.
     fn restart(&mut self, member: usize) {
         self.members[member].crash(&mut self.database);
         for holder in self.holders.iter_mut().filter(|holder| **holder == Some(member)) {
@@ -380,7 +380,7 @@ impl World {
         }
     }
 
-    /// A member does everything it can, once.
+    /// Lets a member do everything it can, once.
     fn turn(&mut self, member: usize, count: usize) -> Checked {
         let (database, member) = (&mut self.database, &mut self.members[member]);
         member.poll(database, count);
@@ -398,8 +398,8 @@ impl World {
         member.retry(database, true)
     }
 
-    /// Nothing goes wrong any more: within bounded steps everything is stored, and
-    /// a stop makes it durable (7).
+    /// Without further faults: within bounded steps everything is stored, and a stop makes it
+    /// durable (invariant 7).
     fn come_to_an_end(&mut self) -> Checked {
         let statuses = self.group.members;
         let leaving = |member: &usize| statuses[*member] == Status::Stopping;
@@ -440,7 +440,7 @@ impl World {
                 return Ok(());
             }
             for member in 0..MEMBERS {
-                // An idle flow checks every 30 seconds, which is rarely.
+                // An idle flow checks only every 30 seconds.
                 if round % 5 == 4 && self.members[member].is_idle() {
                     self.members[member].check(&mut self.database)?;
                 }

@@ -1,4 +1,4 @@
-//! Where messages come from: generated traffic or a file.
+//! Sources of messages: generated traffic or a file.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -19,14 +19,14 @@ use super::From;
 pub(super) struct Outgoing {
     pub(super) key: Vec<u8>,
     pub(super) payload: Vec<u8>,
-    /// Value of the transaction's id, valid or not.
+    /// The transaction id, valid or not.
     pub(super) id: String,
     pub(super) kind: Expectation,
 }
 
 /// An open source of messages.
 pub(super) enum Input {
-    /// Traffic with a clock of its own, repeatable.
+    /// Repeatable traffic with its own clock.
     Seeded(Box<Synthetic>),
     /// Traffic that carries the current time.
     Live(Box<Synthetic>),
@@ -83,7 +83,7 @@ fn now() -> Result<Timestamp, Error> {
         .map_err(|_| Error::misconfigured("this machine's clock is out of range", "set the clock"))
 }
 
-/// The fields of a record that its message needs, even if others are invalid.
+/// Fields that a message needs, even if other fields of the record are invalid.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Names {
@@ -91,8 +91,8 @@ struct Names {
     account_id: Option<String>,
 }
 
-/// Makes a message of a file's record. An invalid record is sent unchanged and marked as
-/// invalid.
+/// Makes a message from a record of a file. An invalid record is sent unchanged and marked
+/// as invalid.
 fn read_from_file(payload: Vec<u8>, scratch: &mut Vec<u8>) -> Outgoing {
     scratch.clear();
     let kind = match json::decode::<Transaction>(Some(&payload), scratch) {
@@ -183,14 +183,14 @@ fn value(name: &str, field: &[u8]) -> serde_json::Value {
 
 fn open(path: &Path) -> Result<File, Error> {
     File::open(path).map_err(|error| Error::Misconfigured {
-        what: format!("cannot open {}", path.display()),
+        what: format!("could not open {}", path.display()),
         remedy: "give --from a file that this user can read".into(),
         source: Some(Box::new(error)),
     })
 }
 
 fn unreadable(path: &Path, line: u64, error: &dyn std::error::Error) -> Error {
-    Error::Input { what: format!("cannot read {} at line {line}: {error}", path.display()) }
+    Error::Input { what: format!("could not read {} at line {line}: {error}", path.display()) }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The ledger: a JSON line for each message in the topic, to compare with the table.
+//! The ledger: one JSON line for each message in the topic, to compare with the table.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -9,7 +9,7 @@ use lambda_core::record::checksum::Checksum;
 use lambda_core::transaction::synthetic::Expectation;
 use serde::Serialize;
 
-/// Line of the ledger.
+/// A line of the ledger.
 #[derive(Debug, Serialize)]
 pub(super) struct Entry<'a> {
     id: &'a str,
@@ -60,7 +60,7 @@ impl Ledger {
 
 fn cannot(what: &str, path: &Path, error: std::io::Error) -> Error {
     Error::Misconfigured {
-        what: format!("cannot {what} the ledger {}", path.display()),
+        what: format!("could not {what} the ledger {}", path.display()),
         remedy: "give --ledger a file that this user can write, on a disk with free space".into(),
         source: Some(Box::new(error)),
     }

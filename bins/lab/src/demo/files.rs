@@ -8,18 +8,18 @@ use lambda_core::postgres::Connection;
 use crate::Failure;
 use crate::demo::stage::{Narrator, Stage};
 
-/// The sample that is shared with the deployment's manifests.
+/// The sample, shared with the deployment's manifests.
 const SAMPLE: &str = "../../k8s/base/batch/sample/financial_transactions.csv";
 
-/// Everything that a load could change, in one number.
+/// A checksum of everything that a load could change.
 const FOOTPRINT: &str = "\
     select concat((select md5(string_agg(t::text, '' order by transaction_id)) from transactions t), \
                   (select md5(string_agg(p::text, '' order by lane)) from ingest_progress p), \
                   (select md5(string_agg(j::text, '' order by id)) from batch_jobs j), \
                   (select count(*) from corrections), (select count(*) from dead_letters))";
 
-/// Two streamed rows as lines of a CSV file: the first as it is, the second with
-/// another amount.
+/// Two streamed rows as lines of a CSV file: the first unchanged, the second with another
+/// amount.
 const CORRECTING_LINES: &str = "\
     select concat_ws(',', transaction_id, account_id, transaction_type, \
                amount + case when row_number() over (order by transaction_id) = 2 then 100 else 0 end, \
@@ -36,7 +36,7 @@ pub(super) async fn act(
     narrator: &mut Narrator<'_>,
 ) -> Result<(), Failure> {
     let load = stage.loader("lambda-csv-batch");
-    // Paths in the demo's own folder say nothing to anybody.
+    // Paths in the demo's own folder mean nothing to a reader.
     let shown = |output: String| output.replace(&format!("{}/", stage.folder().display()), "");
     let sample = stage.folder().join("financial_transactions.csv");
     std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join(SAMPLE), &sample)?;

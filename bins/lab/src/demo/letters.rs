@@ -1,5 +1,5 @@
-//! The third act: a bad line of a file and a bad message, found among the dead letters,
-//! mended, and replayed.
+//! The third act: a bad line of a file and a bad message are found among the dead letters,
+//! corrected, and replayed.
 
 use lambda_core::postgres::Connection;
 
@@ -11,27 +11,27 @@ const FILE: &str = "\
     TXN-DEMO-GOOD,ACC-DEMO,deposit,100.00,2026-01-01 10:00:00,,,,\n\
     TXN-DEMO-BAD,ACC-DEMO,refund,4O.00,2026-01-01 10:00:01,,,,\n";
 
-/// What is wrong with the file's record, and what was meant.
+/// The error in the file's record, and its correction.
 const FILE_MENDED: &[(&str, &str)] = &[("4O.00", "40.00")];
 
-/// What is wrong with some of the producer's invalid messages, and what was meant.
+/// The error in some of the producer's invalid messages, and its correction.
 const MESSAGE_MENDED: &[(&str, &str); 2] = &[
     (r#""amount":"twelve""#, r#""amount":"12.00""#),
     (r#""card_present":"true""#, r#""card_present":true"#),
 ];
 
-/// What this act adds to the table.
+/// Rows that this act adds to the table.
 #[derive(Debug)]
 pub(super) struct Mended {
-    /// Ids and amounts of the records that were made good.
+    /// Ids and amounts of the corrected records.
     pub(super) rows: Vec<(String, String)>,
-    /// How many of them were streamed.
+    /// Number of them that were streamed.
     pub(super) streamed: i64,
-    /// The id of the record that was good from the beginning.
+    /// The id of the record that was valid from the beginning.
     pub(super) good: &'static str,
 }
 
-/// Loads a file with a bad record, lists, mends and replays.
+/// Loads a file with a bad record, lists, corrects and replays.
 pub(super) async fn act(
     stage: &Stage,
     sql: &Connection,
@@ -52,7 +52,7 @@ pub(super) async fn act(
     let rows = vec![("TXN-DEMO-BAD".to_owned(), "40.00".to_owned())];
     let mut mended = Mended { rows, streamed: 0, good: "TXN-DEMO-GOOD" };
 
-    // Not the first one, which may be damaged later on. Few messages may have none.
+    // Not the first one, which may be damaged later. Few messages may have no dead letter.
     let of_topic = "select id from dead_letters where job_id is null \
                     and position($1::bytea in payload) > 0 and position($2::bytea in payload) > 0 \
                     order by id offset 1 limit 1";
@@ -70,7 +70,7 @@ pub(super) async fn act(
     Ok(mended)
 }
 
-/// Does what a person does: takes the payload, edits it, and replays it.
+/// Does what an operator does: takes the payload, edits it, and replays it.
 async fn mend(
     stage: &Stage,
     letter: i64,

@@ -1,5 +1,5 @@
-//! What the demo plays on: servers, a topic, a database, the platform's programs;
-//! and how it tells what happens.
+//! The demo's servers, topic, database and programs, and the narrator that prints what
+//! happens.
 
 use std::env;
 use std::io::{self, Write};
@@ -16,11 +16,11 @@ use crate::servers::{Database, Kafka, Postgres, Scratch};
 /// Partitions of the demo's topic; the in-process broker keeps 5 MiB of each.
 const PARTITIONS: i32 = 12;
 
-/// The role that loads, and its password on the demo's own server.
+/// The loader's role, and its password on the demo's own server.
 const LOADER: &str = "lambda_demo_loader";
 const LOADER_PASSWORD: &str = "only-for-the-demo";
 
-/// How long a program that ends by itself may take.
+/// Deadline of a program that ends by itself.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Servers, topic, database and programs.
@@ -85,13 +85,13 @@ impl Stage {
         &self.database
     }
 
-    /// The folder that goes away with the demo.
+    /// The folder that is removed with the demo.
     pub(super) fn folder(&self) -> &Path {
         self.scratch.path()
     }
 
-    /// One of the platform's programs, with the environment that a deployment
-    /// gives it: database as the loader's role, topic and brokers.
+    /// One of the platform's programs, with the environment that a deployment sets: the
+    /// database with the loader's role, topic and brokers.
     pub(super) fn loader(&self, name: &str) -> Program {
         let login = self.database.login().with_user(LOADER, LOADER_PASSWORD);
         self.program(name)
@@ -109,14 +109,14 @@ impl Stage {
         Program::new(self.programs.join(name), &self.scratch)
     }
 
-    /// Runs a program that is to succeed, and gives what it printed.
+    /// Runs a program that must succeed, and returns its output.
     pub(super) async fn run(&self, program: &Program) -> Result<String, Failure> {
         let Ended { stdout, .. } = program.run(PATIENCE).await?.expect_code(0)?;
         Ok(stdout)
     }
 
-    /// Ends everything; takes database, role and topic away from servers that are
-    /// not the demo's.
+    /// Ends everything; removes database, role and topic from servers that are not the
+    /// demo's.
     pub(super) async fn clear(self) {
         let admin = self.database.clone();
         if let Ok(connection) = admin.connect().await {
@@ -129,7 +129,7 @@ impl Stage {
     }
 }
 
-/// Builds the platform's programs beside this one, as this one was built.
+/// Builds the platform's programs beside this one, in the same way.
 fn build() -> Result<PathBuf, Failure> {
     let this = env::current_exe()?;
     let folder = this.parent().ok_or("this program is in no folder")?;
@@ -139,8 +139,8 @@ fn build() -> Result<PathBuf, Failure> {
     };
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    // What `cargo run` tells this program about its own package would make cargo
-    // build again what depends on it.
+    // The variables that `cargo run` sets for this package would make cargo rebuild what
+    // depends on them.
     for (name, _) in env::vars_os() {
         if name.as_encoded_bytes().starts_with(b"CARGO_PKG_")
             || name.as_encoded_bytes().starts_with(b"CARGO_MANIFEST_")
@@ -155,7 +155,7 @@ fn build() -> Result<PathBuf, Failure> {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::null())
         .status()
-        .map_err(|error| format!("cannot run cargo: {error}"))?;
+        .map_err(|error| format!("could not run cargo: {error}"))?;
     if status.success() {
         Ok(folder.to_owned())
     } else {
@@ -163,32 +163,32 @@ fn build() -> Result<PathBuf, Failure> {
     }
 }
 
-/// Tells what happens, and when.
+/// Prints what happens, and when.
 pub(super) struct Narrator<'a> {
     out: &'a mut (dyn Write + Send),
     began: Instant,
 }
 
 impl<'a> Narrator<'a> {
-    /// Tells to `out`, counting seconds from `began`.
+    /// Prints to `out`, with seconds since `began`.
     pub(super) fn new(out: &'a mut (dyn Write + Send), began: Instant) -> Self {
         Self { out, began }
     }
 
-    /// One line: when, what about, what.
+    /// Prints one line: time, subject, text.
     pub(super) fn tell(&mut self, about: &str, what: std::fmt::Arguments<'_>) -> io::Result<()> {
         let seconds = self.began.elapsed().as_secs_f64();
         writeln!(self.out, "{seconds:6.1} s  {about:<18}{what}")?;
         self.out.flush()
     }
 
-    /// A line that goes on with the one before.
+    /// Prints a line that continues the one before.
     pub(super) fn more(&mut self, what: std::fmt::Arguments<'_>) -> io::Result<()> {
         writeln!(self.out, "{:28}{what}", "")?;
         self.out.flush()
     }
 
-    /// What a program printed.
+    /// Prints a program's output.
     pub(super) fn output(&mut self, program: &str, output: &str) -> io::Result<()> {
         for (number, line) in output.lines().enumerate() {
             if number == 0 {
@@ -200,12 +200,9 @@ impl<'a> Narrator<'a> {
         Ok(())
     }
 
-    /// What was compared, and whether it agrees.
+    /// Prints what was compared, and whether it agrees.
     pub(super) fn verdict(&mut self, verdict: &Verdict) -> io::Result<()> {
-        self.tell(
-            "ledger and SQL",
-            format_args!("what the producer's ledger says, and the tables"),
-        )?;
+        self.tell("ledger and SQL", format_args!("the producer's ledger and the tables"))?;
         for check in verdict.checks() {
             let sign = if check.holds { "ok    " } else { "BROKEN" };
             self.more(format_args!("{sign}  {}: {}", check.promise, check.found))?;
@@ -213,7 +210,7 @@ impl<'a> Narrator<'a> {
         Ok(())
     }
 
-    /// The last line.
+    /// Prints the last line.
     pub(super) fn end(&mut self, holds: bool, took: Duration) -> io::Result<()> {
         let what = if holds { "every promise held" } else { "A PROMISE WAS BROKEN" };
         self.tell("done", format_args!("{what}; this took {:.0} s", took.as_secs_f64()))

@@ -12,14 +12,14 @@ use crate::ledger::Ledger;
 use crate::liveness::until;
 use crate::processes::{Process, Signal};
 
-/// How many consumers share the topic.
+/// Number of consumers that share the topic.
 const CONSUMERS: usize = 3;
 
-/// How long something that must happen may take.
+/// Deadline of each step.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Streams, kills, shows the takeover, and drains. Gives what the producer says
-/// that it delivered.
+/// Streams, kills, shows the takeover, and drains. Returns what the producer
+/// delivered.
 pub(super) async fn act(
     options: &Options,
     stage: &Stage,
@@ -97,10 +97,8 @@ async fn kill_one(
 
     let (pid, killed) = (victim.pid(), Instant::now());
     victim.kill().await?;
-    narrator.tell(
-        "killed",
-        format_args!("consumer {pid} by SIGKILL: what was in flight was never there"),
-    )?;
+    narrator
+        .tell("killed", format_args!("consumer {pid} by SIGKILL: its uncommitted rows are gone"))?;
 
     let partitions: Vec<i32> = lanes.iter().map(|lane| lane.partition).collect();
     let taken = "select count(*) = 0 from ingest_progress \
@@ -113,7 +111,7 @@ async fn kill_one(
     let seconds = killed.elapsed().as_secs_f64();
     narrator.tell(
         "taken over",
-        format_args!("after {seconds:.1} s the others go on from those positions"),
+        format_args!("after {seconds:.1} s the others continue from those positions"),
     )?;
     Ok(())
 }
@@ -139,8 +137,8 @@ async fn lanes_of(sql: &Connection, consumer: &Process) -> Result<Vec<Lane>, Fai
     rows.iter().map(lane).collect()
 }
 
-/// Waits until everything delivered was read, then ends the consumers as a
-/// deployment would.
+/// Waits until everything delivered was read, then ends the consumers as a deployment
+/// does.
 async fn drain(
     sql: &Connection,
     ledger: &Ledger,
@@ -160,7 +158,7 @@ async fn drain(
     narrator.tell(
         "drained",
         format_args!(
-            "all {delivered} messages are read; the consumers left by SIGTERM, exit code 0"
+            "all {delivered} messages are read; the consumers stopped on SIGTERM, exit code 0"
         ),
     )?;
     Ok(())

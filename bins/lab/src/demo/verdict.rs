@@ -1,4 +1,4 @@
-//! The last act: what the producer's ledger says, against plain SQL.
+//! The last act: the producer's ledger, compared with plain SQL.
 
 use lambda_core::postgres::Connection;
 
@@ -11,22 +11,22 @@ use crate::ledger::{Kinds, Ledger};
 /// One comparison.
 #[derive(Debug, Clone)]
 pub struct Check {
-    /// What must be so.
+    /// The promise.
     pub promise: &'static str,
-    /// Whether it is.
+    /// Whether it holds.
     pub holds: bool,
-    /// What was found.
+    /// The finding.
     pub found: String,
 }
 
-/// Whether every promise held.
+/// Result of all comparisons.
 #[derive(Debug, Clone)]
 pub struct Verdict {
     checks: Vec<Check>,
 }
 
 impl Verdict {
-    /// Compares the database with what was delivered to the topic and then mended.
+    /// Compares the database with what was delivered to the topic and then corrected.
     pub(super) async fn of(
         ledger: &Ledger,
         mended: &Mended,
@@ -46,7 +46,7 @@ impl Verdict {
         differences.foreign_ids.retain(|id| !sample.contains(id) && !added(id));
         let ids = i64::try_from(ledger.ids().len())?;
         let rows = Check {
-            promise: "every valid transaction is one row, and no other is there",
+            promise: "every valid transaction is one row, and there is no other",
             holds: differences.missing_ids.is_empty() && differences.foreign_ids.is_empty(),
             found: format!(
                 "{ids} delivered, {} missing, {} foreign",
@@ -79,7 +79,7 @@ impl Verdict {
         self.checks.iter().all(|check| check.holds)
     }
 
-    /// What was compared.
+    /// The comparisons.
     pub fn checks(&self) -> &[Check] {
         &self.checks
     }
@@ -95,7 +95,7 @@ async fn counts(kinds: Kinds, mended: &Mended, sql: &Connection) -> Result<Check
     let (read, inserted): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
     let (duplicate, rejected): (i64, i64) = (row.try_get(2)?, row.try_get(3)?);
     let balanced: bool = row.try_get(4)?;
-    // What was mended counts as a row now, and was delivered as invalid.
+    // Corrected records count as rows now, but were delivered as invalid.
     let (valid, invalid) = (inserted - mended.streamed, rejected + mended.streamed);
     let found = Kinds { valid, duplicate, invalid };
     Ok(Check {
@@ -126,7 +126,7 @@ async fn files(sql: &Connection) -> Result<Check, Failure> {
     })
 }
 
-/// The mended records are rows at the places of their dead letters, and no other dead
+/// The corrected records are rows at the places of their dead letters, and no other dead
 /// letter counts as replayed.
 async fn replays(mended: &Mended, sql: &Connection) -> Result<Check, Failure> {
     let rows = "\
@@ -140,9 +140,9 @@ async fn replays(mended: &Mended, sql: &Connection) -> Result<Check, Failure> {
     let replayed = "select count(*) from dead_letters where status = 'replayed'";
     let replayed: i64 = sql.query_one(replayed, &[]).await?.try_get(0)?;
     Ok(Check {
-        promise: "every mended record is a row as it was mended",
+        promise: "every corrected record is a row with its correction",
         holds: found == expected && replayed == i64::try_from(expected.len())?,
-        found: format!("{} mended, {replayed} replayed", expected.len()),
+        found: format!("{} corrected, {replayed} replayed", expected.len()),
     })
 }
 

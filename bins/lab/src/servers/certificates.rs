@@ -1,4 +1,4 @@
-//! Certificates for servers of a test's own, by an authority of its own.
+//! Certificates for a test's own servers, by its own authority.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use rcgen::{
 
 use crate::Failure;
 
-/// An authority that nobody else trusts.
+/// An authority that no other program trusts.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
@@ -37,13 +37,13 @@ impl fmt::Debug for Identity {
 }
 
 impl Authority {
-    /// A new one.
+    /// Creates an authority.
     ///
     /// # Errors
     /// When no key can be made.
     pub fn new() -> Result<Self, Failure> {
         let mut params = CertificateParams::new(Vec::new())?;
-        // OpenSSL takes a certificate whose issuer has its own name for a self-signed one.
+        // OpenSSL takes a certificate whose issuer has the same name for self-signed.
         params.distinguished_name.push(DnType::CommonName, "an authority of the tests");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -74,8 +74,8 @@ impl Authority {
         self.sign(&params)
     }
 
-    /// A certificate of X.509 version 1, as `openssl x509 -req` makes it: without
-    /// extensions. Its signature is wrong: a client that checks it refuses the certificate.
+    /// A certificate of X.509 version 1, as from `openssl x509 -req`: without extensions. Its
+    /// signature is wrong: a client that checks it refuses the certificate.
     ///
     /// # Errors
     /// When no key can be made.
@@ -133,7 +133,7 @@ fn split(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
 fn sequence(parts: &[&[u8]]) -> Vec<u8> {
     let value = parts.concat();
     let length = u16::try_from(value.len()).unwrap_or(u16::MAX).to_be_bytes();
-    // Shortest form, as DER wants it, for all that is as long as a certificate.
+    // Shortest form, as DER requires, for lengths up to that of a certificate.
     let head = match value.len() {
         ..0x80 => vec![0x30, length[1]],
         0x80..0x100 => vec![0x30, 0x81, length[1]],

@@ -39,9 +39,9 @@ pub(super) fn kafka() -> ContainerRequest<apache::Kafka> {
     apache::Kafka::default()
         .with_jvm_image()
         .with_tag("4.3.1")
-        // A group's first join would wait three seconds for further members.
+        // Otherwise a group's first join would wait three seconds for further members.
         .with_env_var("KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS", "0")
-        // The broker's session decides under the broker-side protocol, 45 s by default.
+        // The broker sets the session timeout under the broker-side protocol, 45 s by default.
         .with_env_var("KAFKA_GROUP_CONSUMER_MIN_SESSION_TIMEOUT_MS", "6000")
         .with_env_var("KAFKA_GROUP_CONSUMER_SESSION_TIMEOUT_MS", "6000")
         .with_env_var("KAFKA_GROUP_CONSUMER_MIN_HEARTBEAT_INTERVAL_MS", "1000")

@@ -1,4 +1,4 @@
-//! Whether a Docker engine answers; containers whose process is gone are removed from it.
+//! Checks for a Docker engine, and removes containers whose process is gone.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::Failure;
 use crate::servers::owner::{OWNER, host};
 
-/// When set to 1, a missing Docker engine is an error, never a reason to make do.
+/// If set to 1, a missing Docker engine is an error, and nothing replaces it.
 pub const REQUIRE: &str = "LAMBDA_TEST_REQUIRE_DOCKER";
 
 /// Whether a missing Docker engine is an error.
@@ -64,8 +64,8 @@ async fn remove_stale(engine: &Docker) {
     }
 }
 
-/// Whether the process that an owner's label names is still there. Other hosts'
-/// processes are taken to be.
+/// Whether the process named by an owner's label still runs. Processes of other hosts count
+/// as running.
 fn alive(owner: &str) -> bool {
     match owner.strip_prefix(&format!("{}.", host())) {
         Some(pid) => Path::new("/proc").join(pid).exists(),

@@ -1,4 +1,4 @@
-//! A broker to test against: one that is there, or librdkafka's own inside this process.
+//! A broker to test against: an existing one, or librdkafka's own inside this process.
 
 use std::any::Any;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,7 +12,7 @@ use rdkafka::producer::{BaseProducer, Producer};
 
 use crate::Failure;
 
-/// Between two questions whether a broker answers.
+/// Time between two checks whether a broker answers.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 
 /// A broker, and how to get fresh topics from it.
@@ -35,7 +35,7 @@ impl std::fmt::Debug for Kafka {
 }
 
 impl Kafka {
-    /// A cluster that is there.
+    /// Uses an existing cluster.
     pub fn at(bootstrap: &str) -> Self {
         Self::of(bootstrap.to_owned(), Broker::Given)
     }
@@ -69,12 +69,12 @@ impl Kafka {
         Self { bootstrap, names: AtomicU32::new(0), broker }
     }
 
-    /// Where its brokers are, for `bootstrap.servers`.
+    /// Address of its brokers, for `bootstrap.servers`.
     pub fn bootstrap(&self) -> &str {
         &self.bootstrap
     }
 
-    /// A new topic with a name of its own, which begins with `prefix`.
+    /// Creates a topic with a unique name, which begins with `prefix`.
     ///
     /// # Errors
     /// When the broker refuses.
@@ -89,7 +89,7 @@ impl Kafka {
         let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
         let results = self.admin()?.create_topics([&topic], &patient()).await?;
         for result in results {
-            result.map_err(|(topic, code)| format!("cannot create topic {topic}: {code}"))?;
+            result.map_err(|(topic, code)| format!("could not create topic {topic}: {code}"))?;
         }
         Ok(name)
     }
@@ -104,7 +104,7 @@ impl Kafka {
             loop {
                 match admin.inner().fetch_metadata(None, Duration::from_secs(5)) {
                     Ok(_) => return Ok(()),
-                    // One whose connections end while it starts fails this at once.
+                    // A broker whose connections end while it starts fails this at once.
                     Err(_) if Instant::now() < deadline => thread::sleep(TRY_AGAIN),
                     Err(error) => return Err(error.into()),
                 }

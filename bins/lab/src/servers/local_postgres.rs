@@ -19,11 +19,11 @@ use crate::servers::login::Login;
 use crate::servers::scratch::{Ending, Scratch};
 use crate::servers::tools;
 
-/// Settings of every server; later ones count more.
+/// Settings of every server; later ones take precedence.
 const SETTINGS: [&str; 4] =
     ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200", "fsync=on"];
 
-/// A server that ends when this is dropped.
+/// A server that is stopped when this is dropped.
 #[derive(Debug)]
 pub struct LocalPostgres {
     server: Child,
@@ -36,12 +36,12 @@ pub struct LocalPostgres {
 }
 
 impl LocalPostgres {
-    /// Makes a database cluster in the scratch folder and starts its server, with
-    /// `settings` (`name=value`) beside the usual ones and `files` (name and content)
-    /// in its data folder, in place of those of the same name.
+    /// Creates a database cluster in the scratch folder and starts its server, with
+    /// `settings` (`name=value`) in addition to the usual ones and `files` (name and content)
+    /// in its data folder, replacing those of the same name.
     ///
     /// # Errors
-    /// When programs are missing, or one of them fails: with what it said.
+    /// When programs are missing, or one of them fails: with its output.
     pub async fn start(
         scratch: &Arc<Scratch>,
         settings: &[&str],
@@ -55,7 +55,7 @@ impl LocalPostgres {
         for (name, content) in files {
             let path = folder.join("data").join(name);
             fs::write(&path, content)?;
-            // A key that others can read is refused.
+            // The server refuses a key that others can read.
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
             user.give(&path)?;
         }
@@ -84,25 +84,25 @@ impl LocalPostgres {
             };
             match started.ready().await {
                 Ok(()) => return Ok(started),
-                // Somebody may take the port between our look and the server's.
+                // Another process may take the port before the server does.
                 Err(_) if attempts < 3 => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Ends all its processes by SIGKILL, as a crash of the machine would but for
-    /// what the kernel has not yet written: what the server wrote stays.
+    /// Kills all its processes with SIGKILL, like a crash of the machine, except that what
+    /// the server wrote stays in the kernel.
     ///
     /// # Errors
-    /// When the system does not tell what became of them.
+    /// If the system does not report their end.
     pub fn kill(&mut self) -> Result<(), Failure> {
         let children = self.children()?;
         self.server.kill()?;
         self.server.wait()?;
         self.scratch.forget(self.server.id());
         for (pid, _) in &children {
-            // Some have seen the end of their parent, and ended themselves.
+            // Some have noticed the end of their parent and ended by themselves.
             let _ = signal(*pid, Signal::KILL);
         }
         while children.iter().any(|(pid, _)| Path::new("/proc").join(pid.to_string()).exists()) {
@@ -114,7 +114,7 @@ impl LocalPostgres {
     /// Starts it again after [`LocalPostgres::kill`], on the same port and data.
     ///
     /// # Errors
-    /// When it does not get ready: with what it said.
+    /// If it does not get ready: with its output.
     pub async fn start_again(&mut self) -> Result<(), Failure> {
         let port = self.admin.port;
         self.server =
@@ -122,17 +122,17 @@ impl LocalPostgres {
         self.ready().await
     }
 
-    /// Its processes but the first, with their titles (`postgres: walwriter `).
+    /// Its processes except the first, with their titles (`postgres: walwriter `).
     ///
     /// # Errors
-    /// When the system does not tell.
+    /// If the system does not report them.
     pub fn children(&self) -> Result<Vec<(u32, String)>, Failure> {
         let mut children = Vec::new();
         for entry in fs::read_dir("/proc")? {
             let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
-            // A process may end between our looks.
+            // A process may end between two reads.
             let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
             let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
             if parent.map(str::trim) == Some(&self.server.id().to_string()) {
@@ -171,7 +171,7 @@ impl LocalPostgres {
         Err("PostgreSQL did not get ready within 30 s".into())
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     ///
     /// # Errors
     /// When its log cannot be read.
@@ -179,12 +179,12 @@ impl LocalPostgres {
         Ok(fs::read_to_string(log(&self.folder))?)
     }
 
-    /// Its maintenance database, as its superuser.
+    /// Login to its maintenance database, as its superuser.
     pub fn admin(&self) -> &Login {
         &self.admin
     }
 
-    /// The folder its programs are in.
+    /// Folder of its programs.
     pub fn tools(&self) -> &Path {
         &self.tools
     }
@@ -192,7 +192,7 @@ impl LocalPostgres {
 
 impl Drop for LocalPostgres {
     fn drop(&mut self) {
-        // A server that was killed is gone already.
+        // A killed server has already ended.
         if matches!(self.server.try_wait(), Ok(Some(_))) {
             return;
         }
@@ -202,7 +202,7 @@ impl Drop for LocalPostgres {
     }
 }
 
-/// A port that nobody listens on now.
+/// A free port.
 pub(super) fn free_port() -> Result<u16, Failure> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
@@ -258,8 +258,8 @@ fn init(tools: &Path, folder: &Path, user: &Unprivileged, password: &str) -> Res
     Ok(())
 }
 
-/// The user that PostgreSQL's programs run as: another one when we are root,
-/// which they refuse.
+/// The user for PostgreSQL's programs: another one if we are root, which they
+/// refuse.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unprivileged {
     ids: Option<(u32, u32)>,

@@ -1,12 +1,12 @@
-//! Where a database is and as whom to log in, for us and for programs we start.
+//! Address of a database and its role, for this process and the programs it starts.
 
 use lambda_core::postgres::DatabaseConfig;
 use tokio_postgres::config::Host;
 
 use crate::Failure;
 
-/// A database on a server, and a role. Of servers of ours only, so that its
-/// `Debug` may show the password.
+/// A database on a server, and a role. Only for our own servers, so its `Debug` may show
+/// the password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
     /// Host name or address.
@@ -54,13 +54,13 @@ impl Login {
         Self { user: user.to_owned(), password: password.to_owned(), ..self.clone() }
     }
 
-    /// What the platform's libraries take.
+    /// Configuration for the platform's libraries.
     pub fn config(&self) -> DatabaseConfig {
         let Self { host, port, database, user, password } = self;
         DatabaseConfig::from_parts(host, *port, database, user, password)
     }
 
-    /// The variables by which the platform's programs find it.
+    /// Variables for the platform's programs.
     pub fn environment(&self) -> [(&'static str, String); 5] {
         [
             ("DB_HOST", self.host.clone()),

@@ -1,4 +1,4 @@
-//! Servers of one test's own, to be killed, frozen and started again.
+//! A test's own servers, to be killed, frozen and started again.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -20,7 +20,7 @@ use crate::servers::postgres::Collation;
 use crate::servers::scratch::Scratch;
 use crate::servers::{Database, Kafka, Postgres, containers};
 
-/// A PostgreSQL of a test's own.
+/// A test's own PostgreSQL.
 #[derive(Debug)]
 pub struct OwnPostgres {
     databases: Postgres,
@@ -47,14 +47,14 @@ impl OwnPostgres {
     }
 }
 
-/// A PostgreSQL of a test's own, in a container, with a disk that is soon full.
+/// A test's own PostgreSQL, in a container, with a small disk.
 #[derive(Debug)]
 pub struct SmallDiskPostgres {
     databases: Postgres,
 }
 
 impl SmallDiskPostgres {
-    /// The tablespace that lies on the small disk.
+    /// The tablespace on the small disk.
     pub const TABLESPACE: &str = "small";
 
     pub(crate) async fn start(scratch: &Arc<Scratch>, bytes: i64) -> Result<Self, Failure> {
@@ -62,7 +62,7 @@ impl SmallDiskPostgres {
         let request = containers::postgres().with_mount(disk);
         let databases = containers::start_postgres(scratch, request).await?;
         let admin = connect(&databases.admin().config(), "lab").await?;
-        // By the server itself, whose folder it must be.
+        // Created by the server itself, which must own the folder.
         admin.batch_execute("copy (select) to program 'mkdir /small/tables'").await?;
         let create = format!("create tablespace {} location '/small/tables'", Self::TABLESPACE);
         admin.batch_execute(&create).await?;
@@ -78,19 +78,19 @@ impl SmallDiskPostgres {
     }
 }
 
-/// Where a broker's container keeps its logs.
+/// Folder of the logs in a broker's container.
 const LOGS: &str = "/var/lib/lambda-lab";
 
-/// Where a record batch of a log has its first offset, its length behind the length, and the
-/// distance of its last offset from the first.
+/// Offsets in a record batch of a log: its first offset, its length, and the distance of its
+/// last offset from the first.
 const BASE_OFFSET: u64 = 0;
 const BATCH_LENGTH: u64 = 8;
 const LAST_OFFSET_DELTA: u64 = 23;
 
-/// Bytes of a batch up to and with its length.
+/// Bytes of a batch up to and including its length.
 const BATCH_HEAD: u64 = 12;
 
-/// A Kafka broker of a test's own, in a container.
+/// A test's own Kafka broker, in a container.
 pub struct OwnKafka {
     container: ContainerAsync<apache::Kafka>,
     port: u16,
@@ -99,8 +99,8 @@ pub struct OwnKafka {
 }
 
 impl OwnKafka {
-    /// A new cluster with an id of its own, on `port` if it is given: what listened
-    /// there before must be gone.
+    /// A new cluster with its own id, on `port` if it is given: the earlier listener on that
+    /// port must be gone.
     pub(crate) async fn start(scratch: &Arc<Scratch>, port: Option<u16>) -> Result<Self, Failure> {
         scratch.watch_containers()?;
         let port = port.map_or_else(free_port, Ok)?;
@@ -119,9 +119,9 @@ impl OwnKafka {
         Ok(Self { container, port, topics: Kafka::at(&format!("127.0.0.1:{port}")), logs })
     }
 
-    /// Cuts a partition's log, as a machine that loses power does with what was not yet on
-    /// disk: at the first batch that has `offset` or a later one. To be called while the
-    /// broker is killed. Gives the offset at which the log ends.
+    /// Truncates a partition's log, as a power failure does with what was not yet on disk: at
+    /// the first batch that has `offset` or a later one. Call it while the broker is killed.
+    /// Returns the offset at which the log ends.
     ///
     /// # Errors
     /// When there is no such log.
@@ -150,7 +150,7 @@ impl OwnKafka {
         self.logs.join(format!("{topic}-{partition}")).join(format!("{:020}.log", 0))
     }
 
-    /// Where it listens on the loopback address.
+    /// Its address on the loopback interface.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -160,7 +160,7 @@ impl OwnKafka {
         &self.topics
     }
 
-    /// Ends it at once.
+    /// Kills it.
     ///
     /// # Errors
     /// When the engine refuses.
@@ -173,12 +173,12 @@ impl OwnKafka {
     /// # Errors
     /// When the engine refuses, or it does not get ready.
     pub async fn start_again(&self) -> Result<(), Failure> {
-        // The line of the log that this waits for is there since the first start.
+        // The log line that a start waits for was already written by the first start.
         self.container.start().await?;
         self.topics.until_answering(Duration::from_mins(2)).await
     }
 
-    /// Freezes all its processes, so that it is there and does not answer.
+    /// Freezes all its processes, so that it runs but does not answer.
     ///
     /// # Errors
     /// When the engine refuses.
@@ -186,7 +186,7 @@ impl OwnKafka {
         Ok(self.container.pause().await?)
     }
 
-    /// Lets it go on.
+    /// Thaws it.
     ///
     /// # Errors
     /// When the engine refuses.
@@ -194,7 +194,7 @@ impl OwnKafka {
         Ok(self.container.unpause().await?)
     }
 
-    /// Removes it with all it holds.
+    /// Removes it with all its data.
     ///
     /// # Errors
     /// When the engine refuses.

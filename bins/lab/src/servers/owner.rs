@@ -1,5 +1,5 @@
-//! Whose a container or a database is: it is named by host and process, so that what a killed
-//! process left behind is told from what is in use.
+//! Owners of containers and databases, named by host and process, so that what a killed
+//! process left behind can be distinguished from what is in use.
 
 use std::fs;
 

@@ -14,7 +14,7 @@ use crate::servers::local_postgres::{Unprivileged, free_port};
 use crate::servers::login::Login;
 use crate::servers::scratch::{Ending, Scratch};
 
-/// A pooler that ends when this is dropped.
+/// A pooler that is stopped when this is dropped.
 #[derive(Debug)]
 pub struct PgBouncer {
     process: Child,
@@ -22,7 +22,7 @@ pub struct PgBouncer {
     scratch: Arc<Scratch>,
 }
 
-/// The program. Packages put it where only administrators look.
+/// Finds the program. Packages install it in folders that are not on a user's PATH.
 pub fn find() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
@@ -30,18 +30,18 @@ pub fn find() -> Option<PathBuf> {
 }
 
 impl PgBouncer {
-    /// Starts one in front of the database of `behind`, with `settings` (`name=value`).
+    /// Starts a pooler in front of the database of `behind`, with `settings` (`name=value`).
     pub(crate) async fn start(
         scratch: &Arc<Scratch>,
         behind: &Login,
         settings: &[&str],
     ) -> Result<Self, Failure> {
-        let program = find().ok_or("there is no pgbouncer")?;
+        let program = find().ok_or("pgbouncer is not installed")?;
         let user = Unprivileged::find()?;
         let folder = scratch.folder("pgbouncer")?;
         let port = free_port()?;
         let Login { host, port: server_port, database, user: role, password } = behind;
-        // Whoever comes is let in, as the one role.
+        // Accepts every login, as the one role.
         let text = format!(
             "[databases]\n\
              {database} = host={host} port={server_port} dbname={database} user={role} password={password}\n\
@@ -72,7 +72,7 @@ impl PgBouncer {
         Err(format!("PgBouncer did not get ready:\n{said}").into())
     }
 
-    /// The database through it.
+    /// Login to the database through it.
     pub fn login(&self) -> &Login {
         &self.login
     }

@@ -15,7 +15,7 @@ use crate::servers::login::Login;
 use crate::servers::owner;
 use crate::servers::scratch::Scratch;
 
-/// Prefix of the databases made here.
+/// Prefix of the databases created here.
 const PREFIX: &str = "lambda_lab";
 
 /// A server, and how to get fresh databases from it.
@@ -34,18 +34,18 @@ enum Server {
     Held(#[expect(dead_code, reason = "held until it is dropped")] Box<dyn Any + Send + Sync>),
 }
 
-/// How text is compared in a database.
+/// Order of text in a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Collation {
-    /// As the server's templates do it.
+    /// That of the server's templates.
     Default,
-    /// By ICU's `en-US`: an order that differs from the bytes'.
+    /// ICU's `en-US`, which differs from byte order.
     Icu,
 }
 
 impl Postgres {
-    /// A server that is there; databases that killed processes left on it are
-    /// dropped.
+    /// Uses an existing server, and drops databases that killed processes left
+    /// on it.
     ///
     /// # Errors
     /// When it cannot be reached, or refuses.
@@ -55,7 +55,7 @@ impl Postgres {
         Ok(given)
     }
 
-    /// A local server, whatever else there is.
+    /// Starts a local server, even if another one exists.
     ///
     /// # Errors
     /// As for [`LocalPostgres::start`].
@@ -69,7 +69,7 @@ impl Postgres {
         Self::of(admin, Server::Held(Box::new(server)))
     }
 
-    /// Databases on a server that somebody else holds.
+    /// Databases on a server that another holder keeps.
     pub fn borrowed(admin: Login) -> Self {
         Self::of(admin, Server::Given)
     }
@@ -84,7 +84,7 @@ impl Postgres {
         }
     }
 
-    /// The server's maintenance database, as whoever may create databases.
+    /// Login to the server's maintenance database, with a role that may create databases.
     pub fn admin(&self) -> &Login {
         &self.admin
     }
@@ -129,7 +129,7 @@ impl Postgres {
         let mut tries = 0;
         while let Err(error) = connection.batch_execute(&sql).await {
             tries += 1;
-            // A connection to the template that was just closed may still be seen.
+            // A connection to the template that was just closed may still be listed.
             let busy = error.code().is_some_and(|code| code.code() == "55006");
             if !busy || tries > 20 {
                 return Err(error.into());
@@ -140,8 +140,8 @@ impl Postgres {
         Ok(Database { admin: self.admin.clone(), config: login.config(), login })
     }
 
-    /// Drops databases of processes that are gone, and those of this process:
-    /// a given server stays when we end.
+    /// Drops databases of processes that are gone, and those of this process: an existing
+    /// server outlives us.
     async fn drop_stale(&self) -> Result<(), Failure> {
         let connection = connect(&self.admin.config(), "lab").await?;
         let pattern = format!("{}\\_%", PREFIX.replace('_', "\\_"));
@@ -157,7 +157,7 @@ impl Postgres {
         Ok(())
     }
 
-    /// Drops what a given server would keep: the templates.
+    /// Drops the templates, which an existing server would keep.
     pub async fn close(&self) {
         let Server::Given = self.server else { return };
         let Ok(connection) = connect(&self.admin.config(), "lab").await else { return };
@@ -169,7 +169,7 @@ impl Postgres {
     }
 }
 
-/// A database of its own for one test.
+/// A test's own database.
 #[derive(Debug, Clone)]
 pub struct Database {
     admin: Login,
@@ -178,22 +178,22 @@ pub struct Database {
 }
 
 impl Database {
-    /// Where it is, and its owner.
+    /// Its address and owner.
     pub fn login(&self) -> &Login {
         &self.login
     }
 
-    /// How to connect, as its owner.
+    /// Configuration to connect as its owner.
     pub fn config(&self) -> &DatabaseConfig {
         &self.config
     }
 
-    /// The variables by which a program finds it, as its owner.
+    /// Variables for a program, as its owner.
     pub fn environment(&self) -> [(&'static str, String); 5] {
         self.login.environment()
     }
 
-    /// A connection, as its owner.
+    /// Connects as its owner.
     ///
     /// # Errors
     /// When the server refuses.
@@ -201,7 +201,7 @@ impl Database {
         Ok(connect(&self.config, "lab").await?)
     }
 
-    /// Drops it, whoever is connected.
+    /// Drops it, even with open connections.
     ///
     /// # Errors
     /// When the server refuses.

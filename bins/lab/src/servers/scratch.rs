@@ -1,8 +1,8 @@
 //! A folder and processes that do not outlive this process, however it ends.
 //!
-//! A guard, a shell waiting on a pipe from us, cleans up once the pipe closes:
-//! the kernel closes it even when we are killed, which no signal handler and no
-//! destructor can promise.
+//! A guard, a shell that waits on a pipe from this process, cleans up once the pipe closes.
+//! The kernel closes it even if the process is killed, which no signal handler or
+//! destructor can guarantee.
 
 use std::fs;
 use std::io;
@@ -47,18 +47,18 @@ pub struct Scratch {
     folders: AtomicU32,
 }
 
-/// How the guard ends a process that we left behind.
+/// Signal with which the guard ends a process that is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// At once.
+    /// By SIGKILL.
     Kill,
     /// By SIGQUIT, at which PostgreSQL ends its own processes too.
     Quit,
 }
 
 impl Scratch {
-    /// A new folder below the system's temporary one, open to other users, since
-    /// a server may have to run as one.
+    /// A new folder in the system's temporary one, open to other users, since a server may
+    /// have to run as one.
     ///
     /// # Errors
     /// When folder or guard cannot be made.
@@ -96,10 +96,10 @@ impl Scratch {
         Ok(path)
     }
 
-    /// Has the guard end this process, if it is still there when we are not.
+    /// Makes the guard end this process if it outlives us.
     ///
     /// # Errors
-    /// When the guard cannot be told.
+    /// If the guard cannot be reached.
     pub fn watch(&self, pid: u32, ending: Ending) -> io::Result<()> {
         let signal = match ending {
             Ending::Kill => "KILL",
@@ -108,16 +108,16 @@ impl Scratch {
         fs::write(self.path.join("pids").join(pid.to_string()), signal)
     }
 
-    /// Has the guard forget a process that has ended: its number may be given to
-    /// another one.
+    /// Makes the guard forget a process that has ended: its number may be used
+    /// again.
     pub fn forget(&self, pid: u32) {
         let _ = fs::remove_file(self.path.join("pids").join(pid.to_string()));
     }
 
-    /// Has the guard look for containers of ours.
+    /// Makes the guard remove our containers.
     ///
     /// # Errors
-    /// When the guard cannot be told.
+    /// If the guard cannot be reached.
     pub fn watch_containers(&self) -> io::Result<()> {
         fs::write(self.path.join("containers"), "")
     }
@@ -143,7 +143,7 @@ mod tests {
         let folder = scratch.folder("anything").unwrap();
         fs::write(folder.join("file"), "content").unwrap();
         let path = scratch.path().to_owned();
-        // The guard waits for the process to be gone, which a parent has to see to.
+        // The guard waits until the process is gone, so its parent must reap it.
         let ended = std::thread::spawn(move || sleeper.wait().unwrap());
         drop(scratch);
         assert!(!ended.join().unwrap().success());

@@ -1,4 +1,4 @@
-//! A Kafka broker of a test's own that is spoken to over `SASL_SSL` with SCRAM.
+//! A test's own Kafka broker, reached over `SASL_SSL` with SCRAM.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::servers::local_postgres::free_port;
 use crate::servers::owner::{OWNER, owner};
 use crate::servers::scratch::Scratch;
 
-/// The listener for the tests' own questions, the brokers' own, and the one under test.
+/// The listener for the tests' own requests, the brokers' own, and the one under test.
 const PLAIN: u16 = 9092;
 const INTERNAL: u16 = 9093;
 const CONTROLLER: u16 = 9094;
@@ -28,7 +28,7 @@ pub struct SecuredKafka {
 }
 
 impl SecuredKafka {
-    /// A broker that shows this certificate and calls itself `localhost`.
+    /// A broker with this certificate and the name `localhost`.
     pub(crate) async fn start(
         scratch: &Arc<Scratch>,
         identity: &Identity,
@@ -87,7 +87,7 @@ impl SecuredKafka {
         Ok(Self { container, port, topics: Kafka::at(&format!("127.0.0.1:{plain}")) })
     }
 
-    /// Where it listens for TLS.
+    /// Its address for TLS.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -97,7 +97,7 @@ impl SecuredKafka {
         &self.topics
     }
 
-    /// Lets a user in by SCRAM-SHA-512.
+    /// Creates a user for SCRAM-SHA-512.
     ///
     /// # Errors
     /// When the broker refuses.

@@ -1,5 +1,5 @@
-//! The servers that a process's tests share. Each is looked for in an order that ends with
-//! something every machine has, and started when first asked for.
+//! The servers that a process's tests share. Each is looked up in an order that ends with one
+//! that every machine has, and started on first use.
 
 use std::env;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// No server yet, and the folder for what they write.
+    /// No servers yet, and the folder for their files.
     ///
     /// # Errors
     /// When the temporary folder cannot be made.
@@ -35,32 +35,32 @@ impl Servers {
         Ok(Self { postgres: OnceCell::new(), kafka: OnceCell::new(), scratch })
     }
 
-    /// The folder that goes away with this process.
+    /// The folder that is removed with this process.
     pub fn scratch(&self) -> &Arc<Scratch> {
         &self.scratch
     }
 
-    /// PostgreSQL, started if need be.
+    /// PostgreSQL, started on first use.
     ///
     /// # Errors
-    /// When none could be started; the same error for everybody who asks.
+    /// If none could be started; the same error at every call.
     pub async fn postgres(&self) -> Result<&Postgres, Failure> {
         let start = async || start_postgres(&self.scratch).await.map_err(|e| crate::chain(&*e));
         let started = self.postgres.get_or_init(start).await;
         started.as_ref().map_err(|error| format!("no PostgreSQL: {error}").into())
     }
 
-    /// Kafka, or something that speaks like it, started if need be.
+    /// Kafka, or a broker that speaks its protocol, started on first use.
     ///
     /// # Errors
-    /// When none could be started; the same error for everybody who asks.
+    /// If none could be started; the same error at every call.
     pub async fn kafka(&self) -> Result<&Kafka, Failure> {
         let start = async || start_kafka(&self.scratch).await.map_err(|e| crate::chain(&*e));
         let started = self.kafka.get_or_init(start).await;
         started.as_ref().map_err(|error| format!("no Kafka: {error}").into())
     }
 
-    /// Removes what servers that are not ours would keep.
+    /// Removes what existing servers would keep.
     pub async fn close(&self) {
         if let Some(Ok(postgres)) = self.postgres.get() {
             postgres.close().await;
@@ -68,7 +68,7 @@ impl Servers {
     }
 }
 
-/// Whether [`Servers::kafka`] gives a real broker.
+/// Whether [`Servers::kafka`] returns a real broker.
 ///
 /// # Errors
 /// When Docker is required and missing.
@@ -76,8 +76,8 @@ pub async fn real_kafka_is_available() -> Result<bool, Failure> {
     Ok(env::var(BOOTSTRAP_SERVERS).is_ok() || docker::available().await?)
 }
 
-/// The cluster of the environment; a container where a Docker engine answers; else a broker
-/// in this process.
+/// The cluster of the environment; a container where a Docker engine answers; otherwise a
+/// broker in this process.
 async fn start_kafka(scratch: &Arc<Scratch>) -> Result<Kafka, Failure> {
     if let Ok(bootstrap) = env::var(BOOTSTRAP_SERVERS) {
         return Ok(Kafka::at(&bootstrap));
@@ -88,7 +88,7 @@ async fn start_kafka(scratch: &Arc<Scratch>) -> Result<Kafka, Failure> {
     Kafka::in_process()
 }
 
-/// The server of the environment; a container where a Docker engine answers; else a local one.
+/// The server of the environment; a container if a Docker engine answers; else a local one.
 async fn start_postgres(scratch: &Arc<Scratch>) -> Result<Postgres, Failure> {
     if let Ok(url) = env::var(DATABASE_URL) {
         return Postgres::at(&url).await;

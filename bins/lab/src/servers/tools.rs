@@ -1,4 +1,4 @@
-//! PostgreSQL's programs: those on the PATH, or fetched ones.
+//! PostgreSQL's programs: those on the PATH, or downloaded ones.
 
 use std::env;
 use std::fs;
@@ -12,16 +12,16 @@ use tokio::time::timeout;
 
 use crate::Failure;
 
-/// The oldest major version that will do.
+/// The oldest supported major version.
 const OLDEST: u32 = 17;
 
-/// The version that is fetched.
+/// The version that is downloaded.
 const FETCHED: &str = "^17";
 
-/// Where it is fetched from.
+/// Source of the download.
 const HOST: &str = "repo1.maven.org";
 
-/// How long a connection to there may take.
+/// Deadline of a connection to it.
 const REACHABLE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The folder with `initdb` and `postgres`.
@@ -43,7 +43,7 @@ pub async fn find() -> Result<PathBuf, Failure> {
     }
 }
 
-/// What is missing, why it could not be downloaded, and what to do.
+/// The error: what is missing, why it could not be downloaded, and what to do.
 fn unavailable(error: &str, cause: &str) -> String {
     format!(
         "PostgreSQL {OLDEST} or newer is needed: none is on the PATH, and it could not be downloaded \
@@ -52,12 +52,12 @@ fn unavailable(error: &str, cause: &str) -> String {
     )
 }
 
-/// Whether this machine reaches the server of downloads: the crate that downloads does not
-/// say what went wrong.
+/// Whether this machine reaches the download server: the crate that downloads does not report
+/// the cause.
 async fn reachable() -> String {
     let proxies = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
     if let Some(name) = proxies.into_iter().find(|name| env::var_os(name).is_some()) {
-        // Its address may hold a password.
+        // The proxy's address may hold a password.
         return format!("through the proxy that {name} names");
     }
     match timeout(REACHABLE_WITHIN, TcpStream::connect((HOST, 443))).await {
@@ -87,8 +87,8 @@ fn major(text: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
-/// Where fetched programs are kept. A superuser's own folder is closed to the
-/// user that the server must run as, so root's is the system's.
+/// Folder of the downloaded programs. A superuser's own folder is closed to the user that the
+/// server must run as, so root uses the system's.
 fn cache() -> PathBuf {
     let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let system = || Some(PathBuf::from("/var/cache"));

@@ -1,22 +1,22 @@
-//! What fits into what: members into partitions, connections into the server.
+//! Capacity: group members for partitions, connections for the server.
 
 use serde_json::Value;
 
 use crate::document::{Document, main_containers, named};
 use crate::resources::surge;
 
-/// Connections of a consumer: two commits at a time, a claim, a look at what blocks, and
+/// Connections of a consumer: two commits at a time, a claim, the search for blockers, and
 /// the watch over dead letters.
 const OF_CONSUMER: u64 = 5;
 
 /// Connections of a load: a commit for each of two workers and one ahead, the lease's
-/// heartbeat, the job, and a look at what blocks. One runs at night and one by hand.
+/// heartbeat, the job, and the search for blockers. One runs at night and one by hand.
 const OF_LOADS: u64 = 2 * 6;
 
 /// pgAdmin's sessions, the setup, a backup, an operator with `lambda` and psql.
 const OF_PEOPLE: u64 = 20;
 
-/// For superusers, and for what nobody thought of.
+/// For superusers and the unforeseen.
 const RESERVE: u64 = 20;
 
 fn members(documents: &[Document]) -> Option<u64> {
@@ -36,7 +36,7 @@ pub(crate) fn members_fit_the_partitions(documents: &[Document]) -> Vec<String> 
     }
 }
 
-/// The number that stands behind `key:` in the server's configuration.
+/// The number after `key:` in the server's configuration.
 fn setting(documents: &[Document], key: &str) -> Option<u64> {
     let configuration = named(documents, "ConfigMap", "lambda-patroni")?;
     let files = configuration.value["data"].as_object()?.values().filter_map(Value::as_str);
@@ -46,7 +46,7 @@ fn setting(documents: &[Document], key: &str) -> Option<u64> {
         .next_back()
 }
 
-/// A rollout adds its surge, and a consumer that ends still has its connections while its
+/// A rollout adds its surge, and a consumer that stops keeps its connections while its
 /// successor has its own.
 pub(crate) fn connections_fit_the_server(documents: &[Document]) -> Vec<String> {
     let (Some(members), Some(consumer), Some(there), Some(senders)) = (
@@ -55,7 +55,7 @@ pub(crate) fn connections_fit_the_server(documents: &[Document]) -> Vec<String> 
         setting(documents, "max_connections"),
         setting(documents, "max_wal_senders"),
     ) else {
-        return vec!["max_connections, max_wal_senders or maxReplicas are not told".into()];
+        return vec!["max_connections, max_wal_senders or maxReplicas are not set".into()];
     };
     let consumers = members + surge(consumer, members) + members;
     let needed = consumers * OF_CONSUMER + OF_LOADS + OF_PEOPLE + senders + RESERVE;

@@ -27,7 +27,7 @@ impl Document {
         self.value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// For messages.
+    /// Title for messages.
     pub(crate) fn title(&self) -> String {
         format!("{} {}", self.kind(), self.name())
     }
@@ -39,7 +39,7 @@ impl Document {
         self.kind() == kind && rest.is_some_and(|rest| rest.is_empty() || hashed(rest))
     }
 
-    /// What of it describes pods.
+    /// Its pod template.
     pub(crate) fn pod(&self) -> Option<&Value> {
         let template = match self.kind() {
             "Deployment" | "StatefulSet" | "Job" => "/spec/template",
@@ -50,7 +50,7 @@ impl Document {
         self.value.pointer(template)
     }
 
-    /// Whether its pods are to run for ever.
+    /// Whether its pods run without an end.
     pub(crate) fn serves(&self) -> bool {
         matches!(self.kind(), "Deployment" | "StatefulSet")
     }
@@ -60,7 +60,7 @@ pub(crate) fn named<'a>(documents: &'a [Document], kind: &str, name: &str) -> Op
     documents.iter().find(|it| it.is(kind, name))
 }
 
-/// Whether a selector is of these labels.
+/// Whether a selector matches these labels.
 pub(crate) fn selects(selector: &Value, labels: &Value) -> bool {
     let equal = selector["matchLabels"].as_object().into_iter().flatten();
     let mut expressions = selector["matchExpressions"].as_array().into_iter().flatten();

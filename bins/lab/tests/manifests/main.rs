@@ -1,7 +1,7 @@
-//! The rules that the rendered manifests keep, whatever cluster they go to. Read from what
-//! is committed, so that no `kubectl` is needed; `.ci/run` renders again and compares.
+//! Rules that the rendered manifests keep, for any cluster. Read from the committed files, so
+//! that no `kubectl` is needed; `.ci/run` renders again and compares.
 //!
-//! Each rule is a function from documents to what breaks it, and is shown to notice.
+//! Each rule is a function from documents to violations, and is shown to find one.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 use crate::document::Document;
 
-/// What of the documents breaks a rule, each in a line that names the object.
+/// Violations of a rule, each in a line that names the object.
 type Rule = fn(&[Document]) -> Vec<String>;
 
 const RULES: &[Rule] = &[
@@ -52,7 +52,7 @@ const RULES: &[Rule] = &[
     resources::everything_at_its_most_fits_the_quota,
 ];
 
-/// What holds for pods by hand, too.
+/// Rules that also apply to pods created by hand.
 const RULES_BY_HAND: &[Rule] = &[
     pods::run_confined,
     pods::say_what_they_need,
@@ -83,7 +83,7 @@ fn overlay(name: &str) -> Vec<Document> {
     document::read(&Path::new(RENDERED).join(name)).unwrap()
 }
 
-/// The overlay minikube with what is made by hand beside it.
+/// The overlay minikube together with the pods created by hand.
 fn overlay_with_pods_by_hand() -> Vec<Document> {
     let mut by_hand = document::read(BY_HAND.as_ref()).unwrap();
     for document in &mut by_hand {
@@ -146,7 +146,7 @@ fn minikube() -> Vec<Document> {
     overlay("minikube")
 }
 
-/// Changes one document and wants the rule to notice that, and nothing before.
+/// Checks that the rule finds no violation, then changes one document and expects one.
 #[track_caller]
 fn notices_in(
     documents: impl Fn() -> Vec<Document>,
@@ -167,7 +167,7 @@ fn notices(rule: Rule, kind: &str, name: &str, change: impl FnOnce(&mut Value)) 
     notices_in(minikube, rule, kind, name, change);
 }
 
-/// Takes a document away and wants the rule to notice that, and nothing before.
+/// Checks that the rule finds no violation, then removes one document and expects one.
 #[track_caller]
 fn misses_in(overlay_name: &str, rule: Rule, kind: &str, name: &str) {
     let mut documents = overlay(overlay_name);
@@ -198,7 +198,7 @@ const POD: &str = "/spec/template/spec";
 const CONTAINER: &str = "/spec/template/spec/containers/0";
 
 #[test]
-fn rules_of_pods_notice() {
+fn rules_of_pods_find_violations() {
     let consumer = ("Deployment", "lambda-consumer");
     let security = "/spec/template/spec/containers/0/securityContext";
     let (kind, name) = consumer;
@@ -275,7 +275,7 @@ fn rules_of_pods_notice() {
 }
 
 #[test]
-fn rules_of_stability_notice() {
+fn rules_of_stability_find_violations() {
     let (kind, name) = ("Deployment", "lambda-consumer");
     for quantity in [json!("0.5"), json!(0.5), json!("1000m"), json!(1)] {
         let requests = "/spec/template/spec/containers/0/resources/requests/cpu";
@@ -339,7 +339,7 @@ fn rules_of_stability_notice() {
 }
 
 #[test]
-fn rules_of_systems_notice() {
+fn rules_of_systems_find_violations() {
     misses(systems::are_all_there, "CronJob", "csv-batch-cron");
     misses(systems::are_all_there, "Service", "kafka-service");
     misses(systems::replicas_are_disrupted_one_at_a_time, "PodDisruptionBudget", "lambda-consumer");
@@ -369,7 +369,7 @@ fn rules_of_systems_notice() {
 }
 
 #[test]
-fn pods_are_noticed_that_cannot_meet_where_their_claim_is() {
+fn pods_that_cannot_run_where_their_claim_is_are_found() {
     let rule = systems::pods_of_one_claim_meet_on_one_node;
     let load = "/spec/jobTemplate/spec/template/spec";
     notices(rule, "CronJob", "csv-batch-cron", remove(load, "affinity"));

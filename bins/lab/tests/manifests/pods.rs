@@ -4,13 +4,13 @@ use serde_json::{Value, json};
 
 use crate::document::{Document, containers, main_containers};
 
-/// The one that keeps its state in the cluster's own store.
+/// The pod that keeps its state in the cluster's own store.
 const WITH_TOKEN: &str = "lambda-postgres";
 
-/// Whose Python has a capability in its file, and which.
+/// The pod whose Python has a file capability, and which one.
 const WITH_CAPABILITY: (&str, &str) = ("lambda-pgadmin", "NET_BIND_SERVICE");
 
-/// Tells each pod's template that is not so, and why.
+/// Violations of `look` over all pod templates.
 fn each_pod(
     documents: &[Document],
     look: impl Fn(&Document, &Value, &mut Vec<String>),
@@ -25,7 +25,7 @@ fn each_pod(
     broken
 }
 
-/// Notes what is not as wanted.
+/// Adds a violation if a value differs from the wanted one.
 fn want(found: &mut Vec<String>, place: &str, is: &Value, wanted: &Value) {
     if is != wanted {
         found.push(format!("{place} is {is}, not {wanted}"));
@@ -118,7 +118,7 @@ pub(crate) fn name_their_images(documents: &[Document]) -> Vec<String> {
     })
 }
 
-/// A major version alone is another program next month.
+/// A major version alone becomes another program next month.
 pub(crate) fn name_minor_versions(documents: &[Document]) -> Vec<String> {
     each_pod(documents, |_, template, found| {
         for container in containers(template) {
@@ -132,7 +132,7 @@ pub(crate) fn name_minor_versions(documents: &[Document]) -> Vec<String> {
     })
 }
 
-/// Exit code 0 alone is success; what another try cannot mend ends the Job at once, and a
+/// Only exit code 0 is success; an error that a retry cannot fix ends the Job at once, and a
 /// node that went away counts for nothing.
 pub(crate) fn loads_end_by_their_exit_code(documents: &[Document]) -> Vec<String> {
     let mut broken = each_pod(documents, |document, template, found| {

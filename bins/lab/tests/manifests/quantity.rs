@@ -1,6 +1,6 @@
 //! Quantities as Kubernetes writes them.
 
-/// What a suffix stands for in thousandths, and from which number on the next one is used.
+/// Suffixes with their unit in thousandths, and the number from which the next one is used.
 const SUFFIXES: &[(&str, u128, u128)] = &[
     ("m", 1, 1_000),
     ("", 1_000, 1_000),
@@ -14,7 +14,7 @@ const SUFFIXES: &[(&str, u128, u128)] = &[
     ("Ti", 1_000 << 40, 1_024),
 ];
 
-/// The whole number, and what is said of its suffix.
+/// The whole number, and its suffix's unit and limit.
 fn parts(quantity: &str) -> Option<(u128, u128, u128)> {
     let digits = quantity.trim_end_matches(|last: char| !last.is_ascii_digit());
     let number = digits.parse().ok()?;
@@ -23,13 +23,13 @@ fn parts(quantity: &str) -> Option<(u128, u128, u128)> {
     Some((number, *unit, *next))
 }
 
-/// Whole numbers alone: no other is canonical.
+/// Parses whole numbers only: no others are canonical.
 pub(crate) fn thousandths(quantity: &str) -> Option<u128> {
     let (number, unit, _) = parts(quantity)?;
     Some(number * unit)
 }
 
-/// Whether the API server would give this quantity back as it is written.
+/// Whether the API server would return this quantity as it is written.
 pub(crate) fn is_canonical(quantity: &str) -> bool {
     let plain = quantity.starts_with(|first: char| first.is_ascii_digit() && first != '0');
     let short = parts(quantity).is_some_and(|(number, _, next)| number % next != 0);

@@ -1,4 +1,4 @@
-//! What pods ask for and may use, and whether the node, the limit range and the quota have it.
+//! Requests and limits of pods, against the node, the limit range and the quota.
 
 use serde_json::{Value, json};
 
@@ -12,14 +12,14 @@ fn autoscaler<'a>(documents: &'a [Document], document: &Document) -> Option<&'a 
     Some(&scaler.value["spec"])
 }
 
-/// As written, or what the autoscaler's `bound` says.
+/// Replicas as written, or the autoscaler's `bound`.
 fn replicas(documents: &[Document], document: &Document, bound: &str) -> u64 {
     let scaled = autoscaler(documents, document).and_then(|scaler| scaler[bound].as_u64());
     scaled.or(document.value["spec"]["replicas"].as_u64()).unwrap_or(1)
 }
 
-/// How many pods a rollout adds to those that serve: a number, or a share that is rounded up;
-/// a quarter, if nothing is said.
+/// Number of pods that a rollout adds to those that serve: a number, or a share that is
+/// rounded up; a quarter if nothing is set.
 pub(crate) fn surge(document: &Document, replicas: u64) -> u64 {
     let strategy = &document.value["spec"]["strategy"];
     if document.kind() != "Deployment" || strategy["type"] == json!("Recreate") {
@@ -33,8 +33,8 @@ pub(crate) fn surge(document: &Document, replicas: u64) -> u64 {
     })
 }
 
-/// What a container gets of a resource: its own, or what the limit range gives who says
-/// nothing.
+/// A container's amount of a resource: its own, or the limit range's default if it sets
+/// none.
 fn of_container(range: &Value, container: &Value, which: &str, resource: &str) -> Option<u128> {
     let own = |which: &str| container["resources"][which][resource].as_str();
     let given = |default: &str| range[default][resource].as_str();
@@ -45,8 +45,8 @@ fn of_container(range: &Value, container: &Value, which: &str, resource: &str) -
     thousandths(quantity?)
 }
 
-/// As the scheduler and the quota count a pod: its init containers run before the others, one
-/// after the other.
+/// Amount for a pod as the scheduler and the quota count it: init containers run before the
+/// others, one after the other.
 fn of_pod(range: &Value, template: &Value, which: &str, resource: &str) -> Option<u128> {
     let mut together = 0;
     for container in main_containers(template) {
@@ -59,7 +59,7 @@ fn of_pod(range: &Value, template: &Value, which: &str, resource: &str) -> Optio
     Some(most)
 }
 
-/// What the limit range says of containers.
+/// The limit range for containers.
 fn limit_range(documents: &[Document]) -> &Value {
     let limits = named(documents, "LimitRange", "lambda-limits")
         .and_then(|range| range.value["spec"]["limits"].as_array());
@@ -68,8 +68,8 @@ fn limit_range(documents: &[Document]) -> &Value {
     of_containers.unwrap_or(&Value::Null)
 }
 
-/// What runs at the same time in an ordinary hour asks of a node, in thousandths: what serves,
-/// with the surge of its rollouts, and the largest Job.
+/// Requests that run at the same time in an ordinary hour, in thousandths: services with the
+/// surge of their rollouts, and the largest Job.
 pub(crate) fn requested(documents: &[Document], resource: &str) -> u128 {
     let range = limit_range(documents);
     let (mut serving, mut job) = (0, 0);
@@ -86,8 +86,8 @@ pub(crate) fn requested(documents: &[Document], resource: &str) -> u128 {
     serving + job
 }
 
-/// All pods that there may be at the same time: the autoscaler at its maximum amid a rollout,
-/// each `CronJob`'s Job beside one that was made of it by hand, the setup.
+/// All pods that can exist at the same time: the autoscaler at its maximum during a rollout,
+/// each `CronJob`'s Job beside one created from it by hand, the setup.
 fn most_pods(documents: &[Document]) -> Vec<(&Value, u128)> {
     let pods = documents.iter().filter_map(|document| {
         let most = match document.kind() {
@@ -103,7 +103,7 @@ fn most_pods(documents: &[Document]) -> Vec<(&Value, u128)> {
     pods.collect()
 }
 
-/// The specs of all claims, each with how many of it there are.
+/// The specs of all claims, each with its count.
 fn claims(documents: &[Document]) -> Vec<(&Value, u128)> {
     let mut claims = Vec::new();
     for document in documents {
@@ -119,7 +119,7 @@ fn claims(documents: &[Document]) -> Vec<(&Value, u128)> {
     claims
 }
 
-/// Jobs that are kept, that run on time and that run by hand.
+/// Jobs that are kept, that run on schedule and that run by hand.
 fn most_jobs(documents: &[Document]) -> u128 {
     let jobs = documents.iter().map(|document| {
         let spec = &document.value["spec"];
@@ -135,7 +135,7 @@ fn most_jobs(documents: &[Document]) -> u128 {
     u128::from(jobs.sum::<u64>())
 }
 
-/// What of a quota's entry can be in use at most, in thousandths.
+/// Maximum use of a quota's entry, in thousandths.
 fn most(documents: &[Document], entry: &str) -> Option<u128> {
     let number = |objects: u128| Some(objects * 1_000);
     let of_type = |wanted: &str| {
@@ -176,19 +176,19 @@ pub(crate) fn everything_at_its_most_fits_the_quota(documents: &[Document]) -> V
                     "{entry}: up to {most} thousandths are used, the quota is {quota}"
                 ));
             }
-            (None, _) => broken.push(format!("{entry}: not everything says how much it uses")),
+            (None, _) => broken.push(format!("{entry}: not every object sets how much it uses")),
         }
     }
     broken
 }
 
-/// Compares two quantities that are both there.
+/// Compares two quantities that both exist.
 fn exceeds(one: &Value, other: &Value) -> bool {
     let value = |quantity: &Value| thousandths(quantity.as_str()?);
     value(one).zip(value(other)).is_some_and(|(one, other)| one > other)
 }
 
-/// What the API server would refuse to make a pod of.
+/// Pods that the API server would refuse.
 pub(crate) fn containers_fit_the_limit_range(documents: &[Document]) -> Vec<String> {
     let range = limit_range(documents);
     if range.is_null() {
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_init_containers_ask_for_counts_for_the_node() {
+    fn requests_of_init_containers_count_for_the_node() {
         let mut documents = overlay("minikube");
         let before = requested(&documents, "cpu");
         let consumer = documents.iter_mut().find(|it| it.title() == "Deployment lambda-consumer");
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn containers_are_noticed_that_the_limit_range_refuses() {
+    fn containers_that_the_limit_range_refuses_are_found() {
         let rule = containers_fit_the_limit_range;
         notices(rule, "Deployment", "lambda-consumer", set(MEMORY, json!("5Gi")));
         notices(rule, "Deployment", "lambda-consumer", set(MEMORY, json!("64Mi")));
@@ -309,7 +309,7 @@ mod tests {
             document["spec"]["limits"][0]["min"] = json!({ "cpu": "50m" });
         });
         notices(rule, "LimitRange", "lambda-limits", |document| {
-            // Less than init containers ask for.
+            // Less than init containers request.
             document["spec"]["limits"][0]["min"] = json!({ "cpu": "30m" });
             document["spec"]["limits"][0]["defaultRequest"]["cpu"] = json!("30m");
         });
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_and_claims_are_noticed_that_the_quota_has_no_room_for() {
+    fn pods_and_claims_beyond_the_quota_are_found() {
         let rule = everything_at_its_most_fits_the_quota;
         for (entry, quota) in [
             ("requests.cpu", "1"),

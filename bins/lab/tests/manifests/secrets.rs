@@ -1,11 +1,11 @@
-//! No text of the manifests tells a secret: neither a setting, nor a file, nor a command.
+//! No text of the manifests contains a secret: no setting, file or command.
 
 use serde_json::Value;
 
 use crate::document::Document;
 use crate::stability::walk;
 
-/// How the names of secrets end.
+/// Endings of the names of secrets.
 const WORDS: &[&str] = &[
     "apikey",
     "api_key",
@@ -31,7 +31,7 @@ fn is_secret(name: &str) -> bool {
     WORDS.iter().any(|word| name.ends_with(word))
 }
 
-/// Neither nothing nor a reference, `$(DB_PASSWORD)`, which is resolved where it is used.
+/// Whether it is a value: not empty, and no reference such as `$(DB_PASSWORD)`.
 fn is_literal(value: &str) -> bool {
     let value = value.trim_matches(|it: char| it.is_whitespace() || "\"'`,;".contains(it));
     !value.is_empty() && !value.starts_with('$')
@@ -66,13 +66,13 @@ fn is_in_address(line: &str) -> bool {
     })
 }
 
-/// Whether a text, be it a line or a whole file, tells a secret.
+/// Whether a text, a line or a whole file, contains a secret.
 fn tells(text: &str) -> bool {
     let is_key = text.contains("PRIVATE KEY-----");
     is_key || text.lines().any(|line| assigns(line) || passes(line) || is_in_address(line))
 }
 
-/// What of a value tells a secret by what stands beside it.
+/// The secret in a value, recognized by the text beside it.
 fn tells_by_place(value: &Value) -> bool {
     let literal = |value: &Value| value.as_str().is_some_and(is_literal);
     match value {
@@ -94,13 +94,13 @@ pub(crate) fn no_secret_is_written(documents: &[Document]) -> Vec<String> {
     let mut found = Vec::new();
     for document in documents {
         if document.kind() == "Secret" {
-            found.push(format!("{}: belongs into no overlay", document.title()));
+            found.push(format!("{}: belongs in no overlay", document.title()));
         }
         walk(&document.value, "", &mut |path, value| {
-            // Nobody can read it, and so nobody sees what is in it.
+            // It is encoded, so no reader sees what it contains.
             let hidden = path == "/binaryData";
             if hidden || tells_by_place(value) || value.as_str().is_some_and(tells) {
-                found.push(format!("{}: {path} tells a secret", document.title()));
+                found.push(format!("{}: {path} contains a secret", document.title()));
             }
         });
     }
@@ -115,7 +115,7 @@ mod tests {
     use crate::{CONTAINER, notices, set};
 
     #[test]
-    fn a_secret_is_noticed_wherever_it_is_written() {
+    fn a_secret_is_found_wherever_it_is_written() {
         let rule = no_secret_is_written;
         notices(rule, "ConfigMap", "lambda-config", set("/kind", json!("Secret")));
         notices(rule, "ConfigMap", "lambda-config", |document| {

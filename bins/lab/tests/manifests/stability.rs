@@ -1,12 +1,12 @@
-//! What a cluster would store differently than it is written, or keep when it should not:
-//! each makes a plan or a diff that never becomes empty, or leaves something behind.
+//! Finds fields that a cluster would store differently, or keep when it should not. Each one
+//! causes a plan or a diff that never becomes empty, or leaves something behind.
 
 use serde_json::{Value, json};
 
 use crate::document::Document;
 use crate::quantity::is_canonical;
 
-/// Walks through all values below `value`, each with its path.
+/// Visits all values under `value`, each with its path.
 pub(crate) fn walk(value: &Value, path: &str, look: &mut impl FnMut(&str, &Value)) {
     look(path, value);
     match value {
@@ -24,7 +24,7 @@ pub(crate) fn walk(value: &Value, path: &str, look: &mut impl FnMut(&str, &Value
     }
 }
 
-/// What of each document the closure calls broken.
+/// Values of all documents for which the closure is true.
 fn each_value(
     documents: &[Document],
     broken: impl Fn(&Document, &str, &Value) -> bool,
@@ -40,11 +40,11 @@ fn each_value(
     found
 }
 
-/// What holds nothing but quantities.
+/// Fields that hold only quantities.
 const OF_QUANTITIES: &[&str] =
     &["requests", "limits", "hard", "min", "max", "default", "defaultRequest", "capacity"];
 
-/// Fields that are one.
+/// Fields that are a quantity.
 const QUANTITIES: &[&str] = &["sizeLimit", "averageValue", "divisor"];
 
 pub(crate) fn quantities_are_canonical(documents: &[Document]) -> Vec<String> {
@@ -70,8 +70,8 @@ pub(crate) fn quantities_are_canonical(documents: &[Document]) -> Vec<String> {
     found
 }
 
-/// Who writes nothing means a default, which the API server then fills in; and what the
-/// cluster says of an object is not ours to say.
+/// An empty field means a default, which the API server fills in; and an object's status is
+/// set by the cluster, not by us.
 pub(crate) fn nothing_is_empty(documents: &[Document]) -> Vec<String> {
     each_value(documents, |_, path, value| {
         let empty_list = value.as_array().is_some_and(Vec::is_empty);
@@ -80,7 +80,7 @@ pub(crate) fn nothing_is_empty(documents: &[Document]) -> Vec<String> {
     })
 }
 
-/// A Job is deleted with its pods, even by who does not say so: by default they stay.
+/// A Job is always deleted with its pods, which stay by default.
 pub(crate) fn jobs_take_their_pods_away(documents: &[Document]) -> Vec<String> {
     let jobs = documents.iter().filter(|document| document.kind() == "Job");
     let kept =
@@ -88,7 +88,7 @@ pub(crate) fn jobs_take_their_pods_away(documents: &[Document]) -> Vec<String> {
     kept.map(|job| format!("{}: has not the finalizer foregroundDeletion", job.title())).collect()
 }
 
-/// All of an overlay moves by its one line: no text within names the namespace again.
+/// One line moves a whole overlay to another namespace: no other text names it.
 pub(crate) fn no_namespace_is_named(documents: &[Document]) -> Vec<String> {
     let mut found = Vec::new();
     let namespaces: Vec<&str> = documents
@@ -108,7 +108,7 @@ pub(crate) fn no_namespace_is_named(documents: &[Document]) -> Vec<String> {
         }
         walk(&document.value, "", &mut |path, value| {
             let text = value.as_str().unwrap_or_default();
-            // Runbooks tell people what to type.
+            // Runbooks contain commands for people to type.
             let told = document.name().starts_with("lambda-alert-rules");
             if !told && suffixed.iter().any(|suffix| text.contains(suffix)) {
                 found.push(format!("{}: {path} names a namespace", document.title()));
@@ -126,6 +126,6 @@ pub(crate) fn files_tell_what_they_hold(documents: &[Document]) -> Vec<String> {
     documents
         .iter()
         .filter(|document| document.file != told(document))
-        .map(|document| format!("{} lies in {}", document.title(), document.file))
+        .map(|document| format!("{} is in {}", document.title(), document.file))
         .collect()
 }

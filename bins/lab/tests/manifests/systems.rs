@@ -1,10 +1,10 @@
-//! Which systems there are, and how they share what they have.
+//! The systems, and how they share their resources.
 
 use serde_json::{Value, json};
 
 use crate::document::{Document, named, selects};
 
-/// What people and scripts of the earlier platform know by name.
+/// Names that people and scripts of the earlier platform use.
 const SYSTEMS: &[(&str, &str)] = &[
     ("ConfigMap", "lambda-config"),
     ("CronJob", "csv-batch-cron"),
@@ -25,7 +25,7 @@ const SYSTEMS: &[(&str, &str)] = &[
     ("LimitRange", "lambda-limits"),
 ];
 
-/// Ports of services, and the replicas that the platform begins with.
+/// Ports of services, and their first number of replicas.
 const FIXED: &[(&str, &str, &str, i64)] = &[
     ("Service", "kafka-service", "/spec/ports/0/port", 9092),
     ("Service", "lambda-pgadmin", "/spec/ports/0/port", 5050),
@@ -52,7 +52,7 @@ pub(crate) fn are_all_there(documents: &[Document]) -> Vec<String> {
     missing
 }
 
-/// Whoever has replicas, or could have, loses one at a time to a drain.
+/// A workload with replicas, or that may have some, loses one at a time to a drain.
 pub(crate) fn replicas_are_disrupted_one_at_a_time(documents: &[Document]) -> Vec<String> {
     let replicated = documents.iter().filter(|document| {
         let is_one = document.value["spec"]["replicas"] == json!(1);
@@ -88,8 +88,8 @@ fn claims(template: &Value) -> impl Iterator<Item = &str> {
     volumes.filter_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str())
 }
 
-/// A claim of one node at a time: another pod that needs it waits for ever on another node,
-/// unless all of them require to meet.
+/// A claim of one node at a time: another pod that needs it would wait on another node without
+/// an end, unless all of them require to run on the same node.
 pub(crate) fn pods_of_one_claim_meet_on_one_node(documents: &[Document]) -> Vec<String> {
     let of_one_node = |name: &str| {
         let claim = named(documents, "PersistentVolumeClaim", name);
@@ -112,7 +112,9 @@ pub(crate) fn pods_of_one_claim_meet_on_one_node(documents: &[Document]) -> Vec<
             for (other, its) in pods().filter(|(_, its)| claims(its).any(|it| it == claim)) {
                 if !meets(&its["metadata"]["labels"]) {
                     let (one, other) = (document.title(), other.title());
-                    broken.push(format!("{one}: does not meet {other}, which uses {claim}, too"));
+                    broken.push(format!(
+                        "{one}: may run apart from {other}, which also uses {claim}"
+                    ));
                 }
             }
         }

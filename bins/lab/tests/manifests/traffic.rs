@@ -1,5 +1,5 @@
-//! Who may speak to whom: all that is needed passes the network policies of both ends, and
-//! nothing else does.
+//! Allowed connections: all that are needed pass the network policies of both ends, and no
+//! others do.
 
 use std::net::Ipv4Addr;
 
@@ -10,7 +10,7 @@ use crate::document::{Document, containers, named, selects};
 /// From, to, and the port there.
 type Flow = (&'static str, &'static str, u16);
 
-/// Pods are called as their label `app` is.
+/// Pods are named by their label `app`.
 const NEEDED: &[Flow] = &[
     ("db-setup-job", "lambda-postgres", 5432),
     ("lambda-consumer", "lambda-postgres", 5432),
@@ -32,11 +32,11 @@ const NEEDED: &[Flow] = &[
     (PROMETHEUS, "lambda-producer-stream", 9464),
 ];
 
-/// Where the brokers keep their metadata themselves, and where ZooKeeper does.
+/// Connections if the brokers keep their metadata themselves, and if ZooKeeper does.
 const WITH_KRAFT: &[Flow] = &[("kafka", "kafka", 9093)];
 const WITH_ZOOKEEPER: &[Flow] = &[("kafka", "zookeeper", 2181)];
 
-/// Where pgAdmin has a node port.
+/// Connections if pgAdmin has a node port.
 const BY_NODE_PORT: &[Flow] = &[(NODE, "lambda-pgadmin", 5050)];
 
 const API_SERVER: &str = "the API server";
@@ -44,12 +44,12 @@ const DNS: &str = "DNS";
 const NODE: &str = "a node";
 const PROMETHEUS: &str = "Prometheus";
 
-/// Rules for whoever is there, by policy and direction. The API server is no pod, and its
-/// address is another one in every cluster.
+/// Rules for every peer, by policy and direction. The API server is not a pod, and its address
+/// differs between clusters.
 const FOR_ANYBODY: &[(&str, &str)] = &[("lambda-postgres", "egress")];
 
-/// Addresses, by policy: a cache of names on the node has this one everywhere, and Minikube's
-/// and kind's nodes, by whose ports people come, are in these ranges.
+/// Addresses, by policy: the node-local DNS cache has this one everywhere, and the nodes of
+/// Minikube and kind, whose ports people use, are in these ranges.
 const ADDRESSES: &[(&str, &str)] = &[
     ("dns", "169.254.20.10/32"),
     ("lambda-pgadmin", "192.168.0.0/16"),
@@ -119,7 +119,7 @@ fn is_in(range: &Value, address: Ipv4Addr) -> bool {
     u32::from(base) & mask == u32::from(address) & mask
 }
 
-/// Whether `from` or `to` of a rule is this end.
+/// Whether `from` or `to` of a rule matches this end.
 fn admits(peers: &Value, end: &End, here: &str) -> bool {
     let Some(peers) = peers.as_array() else { return true };
     peers.iter().any(|peer| {
@@ -156,7 +156,7 @@ fn admits_port(ports: &Value, (port, protocol): (u16, &str)) -> bool {
     })
 }
 
-/// Whether a policy is of this direction, `ingress` or `egress`.
+/// Whether a policy has this direction, `ingress` or `egress`.
 fn is_of(policy: &Document, direction: &str) -> bool {
     let types = policy.value["spec"]["policyTypes"].as_array().into_iter().flatten();
     types.filter_map(Value::as_str).any(|it| it.eq_ignore_ascii_case(direction))
@@ -173,7 +173,7 @@ fn rules<'a>(policy: &'a Document, direction: &str) -> impl Iterator<Item = &'a 
     rules.filter(move |_| applies)
 }
 
-/// Whether the policies of one end let the other through; those elsewhere are not ours.
+/// Whether the policies of one end allow the other; policies elsewhere are not ours.
 fn side(
     documents: &[Document],
     direction: &str,
@@ -219,7 +219,7 @@ pub(crate) fn what_is_needed_passes_and_nothing_else(documents: &[Document]) -> 
     for (from, to, port) in &needed {
         let listens = |end: &End| end.name == *to && end.ports.iter().any(|(it, _)| it == port);
         if !ends.iter().any(listens) || !ends.iter().any(|end| end.name == *from) {
-            broken.push(format!("{from} to port {port} of {to}: one of them is not there"));
+            broken.push(format!("{from} to port {port} of {to}: one of them does not exist"));
         }
     }
     for (from, to) in ends.iter().flat_map(|from| ends.iter().map(move |to| (from, to))) {
@@ -243,7 +243,7 @@ pub(crate) fn what_is_needed_passes_and_nothing_else(documents: &[Document]) -> 
     broken
 }
 
-/// Each rule says for whom it is and on which ports; what it cannot say is written above.
+/// Each rule names its peers and ports; the exceptions are listed above.
 pub(crate) fn rules_say_for_whom_and_where(documents: &[Document]) -> Vec<String> {
     let mut broken = Vec::new();
     for policy in policies(documents) {
@@ -255,13 +255,13 @@ pub(crate) fn rules_say_for_whom_and_where(documents: &[Document]) -> Vec<String
                 let peers = rule[key].as_array().into_iter().flatten();
                 let mut ranges = peers.filter_map(|peer| peer["ipBlock"]["cidr"].as_str());
                 if rule[key].is_null() && !FOR_ANYBODY.contains(&(policy.name(), direction)) {
-                    say("is for anybody");
+                    say("is for every peer");
                 }
                 if rule["ports"].is_null() {
                     say("is on any port");
                 }
                 if ranges.any(|range| !ADDRESSES.contains(&(policy.name(), range))) {
-                    say("is for addresses that nobody gave a reason for");
+                    say("is for addresses without a reason");
                 }
             }
         }
@@ -280,7 +280,7 @@ mod tests {
     use crate::{misses, misses_in, notices, overlay, remove, set};
 
     #[test]
-    fn it_is_noticed_that_something_is_allowed_by_default() {
+    fn traffic_that_is_allowed_by_default_is_found() {
         let rule = everything_is_denied_by_default;
         misses(rule, "NetworkPolicy", "default-deny");
         notices(rule, "NetworkPolicy", "default-deny", |document| {
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn each_policy_is_missed() {
+    fn each_missing_policy_is_found() {
         for overlay_name in ["minikube", "zookeeper", "production"] {
             let policies: Vec<String> = overlay(overlay_name)
                 .iter()
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_side_is_noticed_that_does_not_let_through_what_is_needed() {
+    fn a_side_that_blocks_needed_traffic_is_found() {
         let rule = what_is_needed_passes_and_nothing_else;
         let first = "/spec/podSelector/matchExpressions/0/values";
         notices(rule, "NetworkPolicy", "postgres-clients", set(first, json!(["lambda-consumer"])));
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_noticed_that_more_is_let_through_than_is_needed() {
+    fn traffic_beyond_what_is_needed_is_found() {
         let rule = what_is_needed_passes_and_nothing_else;
         notices(rule, "NetworkPolicy", "lambda-pgadmin", remove("/spec/ingress/0", "from"));
         for from in
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_for_anybody_on_any_port_or_for_addresses_are_noticed() {
+    fn rules_for_every_peer_any_port_or_addresses_are_found() {
         let rule = rules_say_for_whom_and_where;
         notices(rule, "NetworkPolicy", "lambda-pgadmin", remove("/spec/ingress/0", "from"));
         notices(rule, "NetworkPolicy", "lambda-pgadmin", remove("/spec/ingress/0", "ports"));

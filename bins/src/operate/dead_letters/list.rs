@@ -37,7 +37,7 @@ pub(super) enum StatusArg {
 }
 
 impl StatusArg {
-    /// The statuses that it selects; an empty list selects all.
+    /// The selected statuses; an empty list selects all.
     pub(super) fn statuses(self) -> Vec<Status> {
         match self {
             Self::Open => vec![Status::Open],

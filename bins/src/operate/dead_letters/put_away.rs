@@ -97,7 +97,7 @@ pub(super) async fn purge(args: &PurgeArgs, timeout: TimeoutArgs) -> Result<(), 
     }
 }
 
-/// The dead letters `ids` as JSON objects, each with what became of it.
+/// The dead letters `ids` as JSON objects, each with its verdict.
 fn verdicts(ids: &[i64], verdict: &str) -> Vec<Value> {
     ids.iter().map(|id| json!({ "id": id, "verdict": verdict })).collect()
 }

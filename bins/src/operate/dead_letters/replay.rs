@@ -51,7 +51,7 @@ pub(super) async fn run(
     let filter = by_number(chosen.ids.clone());
     let note = |id, verdict| results.note(id, verdict);
     let done = letters.replay::<Transaction>(&filter, &replay, note, shutdown.cancelled()).await;
-    // What was stored before an error or the stop stays, so it is reported.
+    // Records stored before an error or a stop remain stored, so they are reported.
     match args.common.output.output {
         Output::Human => results.print(&chosen, dry_run)?,
         Output::Json => results.print_json(&chosen, dry_run)?,
@@ -68,11 +68,11 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
         std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut payload))
     };
     read.map_err(|error| Error::Misconfigured {
-        what: format!("cannot read {}", path.display()),
+        what: format!("could not read {}", path.display()),
         remedy: "give --payload a file that this user can read".into(),
         source: Some(Box::new(error)),
     })?;
-    // Editors end the last line; messages have no line end.
+    // Editors add a line end to the last line; messages have none.
     while payload.pop_if(|last| matches!(last, b'\r' | b'\n')).is_some() {}
     Ok(payload)
 }
@@ -110,7 +110,7 @@ impl Results {
         }
     }
 
-    /// How many were not replayed.
+    /// Number of dead letters that were not replayed.
     fn left(&self) -> usize {
         self.still_bad.len() + self.skipped.len()
     }

@@ -1,4 +1,4 @@
-//! Which dead letters a command selects.
+//! Selection of dead letters for a command.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -59,7 +59,7 @@ impl FilterArgs {
     }
 }
 
-/// Which dead letters to change: by number, or all open ones that the filter selects.
+/// Dead letters to change: by number, or all open ones that the filter selects.
 #[derive(Debug, Args)]
 pub(super) struct SelectionArgs {
     /// Numbers of the dead letters
@@ -74,7 +74,7 @@ pub(super) struct SelectionArgs {
     pub(super) consent: ConsentArgs,
 }
 
-/// Whether the command may change something.
+/// Options that decide whether the command changes anything.
 #[derive(Debug, Args)]
 pub(super) struct ConsentArgs {
     /// Roll everything back, and print what would happen
@@ -90,7 +90,7 @@ pub(super) struct ConsentArgs {
 pub(super) struct Chosen {
     /// Those that exist.
     pub(super) ids: Vec<i64>,
-    /// Numbers given that no dead letter has.
+    /// Given numbers that no dead letter has.
     pub(super) unknown: Vec<i64>,
 }
 
@@ -104,8 +104,8 @@ impl SelectionArgs {
         }
     }
 
-    /// Looks up the dead letters. Ends the program with exit code 2 if they are several
-    /// and nothing says that all are meant.
+    /// Looks up the dead letters. Ends the program with exit code 2 if they are several and no
+    /// option confirms that all are meant.
     pub(super) async fn choose(&self, letters: &DeadLetters) -> Result<Chosen, Error> {
         if !self.ids.is_empty() {
             return choose_ids(letters, &self.ids).await;
@@ -145,7 +145,7 @@ pub(super) fn by_number(ids: Vec<i64>) -> Filter {
 }
 
 impl Chosen {
-    /// Checks that no dead letter is left, `left` of those found and all unknown ones.
+    /// Checks that no dead letter is left; `left` of those found are, and all unknown ones.
     ///
     /// # Errors
     /// `Data` with the number of those left.
@@ -167,7 +167,7 @@ impl Chosen {
     }
 }
 
-/// Ends the program with exit code 2: its arguments do not fit together.
+/// Ends the program with exit code 2, for arguments that do not fit together.
 pub(super) fn usage(what: &str) -> ! {
     clap::Error::raw(ErrorKind::ArgumentConflict, format!("{what}\n")).exit()
 }

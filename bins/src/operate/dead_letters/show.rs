@@ -77,7 +77,7 @@ fn no_payload(letter: &DeadLetter) -> String {
     }
 }
 
-/// Inserts text under `name`, other bytes in hex under `name_hex`.
+/// Inserts text under `name`, or other bytes in hex under `name_hex`.
 fn put(object: &mut Value, name: &str, bytes: Option<&[u8]>) {
     match bytes.map(|bytes| (bytes, readable(bytes))) {
         None => object[name] = Value::Null,

@@ -34,7 +34,7 @@ fn judged(open: &[OpenDeadLetters]) -> Finding {
     Finding::warning(CHECK, printable(&found), REMEDY)
 }
 
-/// Where they were read: `topic[partition]`, or the file's name.
+/// Place where they were read: `topic[partition]`, or the file's name.
 fn place(group: &OpenDeadLetters) -> String {
     match (&group.file_name, group.partition) {
         (Some(file), _) => last_part(file).to_owned(),

@@ -1,4 +1,4 @@
-//! What a check found.
+//! Result of a check.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use lambda_core::Error;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-/// What one check found.
+/// Result of one check.
 #[derive(Debug)]
 pub(super) struct Finding {
-    /// Which check.
+    /// Name of the check.
     pub(super) check: &'static str,
     /// Its state.
     pub(super) state: State,
-    /// What was found, or why nothing was.
+    /// The finding, or why the check was skipped.
     pub(super) found: String,
 }
 
@@ -51,7 +51,7 @@ pub(super) const CONFIGURATION: u8 = 78;
 /// Exit code of a server that does not answer.
 const UNREACHABLE: u8 = 69;
 
-/// Exit code of a problem that may pass, or that another run solves.
+/// Exit code of a problem that may pass, or that another run resolves.
 pub(super) const TEMPORARY: u8 = 75;
 
 impl Finding {
@@ -117,7 +117,7 @@ impl Finding {
     }
 }
 
-/// When all checks must have ended.
+/// Time by which all checks must have ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline {
     at: Instant,
@@ -129,7 +129,7 @@ impl Deadline {
         Self { at: Instant::now() + limit, limit }
     }
 
-    /// What `checks` give; `None` once the time is over.
+    /// Result of `checks`; `None` once the time is over.
     pub(super) async fn until<T>(self, checks: impl Future<Output = T>) -> Option<T> {
         tokio::time::timeout_at(self.at, checks).await.ok()
     }
@@ -145,14 +145,14 @@ pub(super) fn overdue(
     let mut open = checks.into_iter().filter(|it| !findings.iter().any(|found| found.check == *it));
     let Some(late) = open.next() else { return };
     let skipped: Vec<Finding> =
-        open.map(|check| Finding::skipped(check, "there was no time left")).collect();
+        open.map(|check| Finding::skipped(check, "the time limit was reached before it")).collect();
     let found = format!("no answer within {} s", deadline.limit.as_secs());
     let remedy = "check that the server is up and not overloaded, or raise --timeout";
     findings.push(Finding::problem(late, UNREACHABLE, found, remedy));
     findings.extend(skipped);
 }
 
-/// What a check found, or the error it failed with.
+/// The finding of a check, or the error it failed with.
 pub(super) fn of(check: &'static str, found: Result<Finding, Error>) -> Finding {
     found.unwrap_or_else(|error| Finding::error(check, &error))
 }

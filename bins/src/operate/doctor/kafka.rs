@@ -1,4 +1,4 @@
-//! The cluster, the topic and its settings.
+//! Checks of the cluster, the topic and its settings.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use lambda_core::kafka::admin::{self, Cluster, Group, Setting};
 
 use super::finding::{CONFIGURATION, Finding, TEMPORARY, mebibytes, of};
 
-/// The checks after the one of the cluster itself, in order.
+/// Names of the checks after that of the cluster itself, in order.
 const CHECKS: [&str; 8] = [
     "topic",
     "replication",
@@ -20,7 +20,7 @@ const CHECKS: [&str; 8] = [
     "group",
 ];
 
-/// Shortest retention without a warning: longer than a weekend without anyone at work.
+/// Shortest retention without a warning: longer than a weekend, when no operator may be at work.
 const RETENTION_MIN_DAYS: i64 = 3;
 
 const HOUR_MS: i64 = 60 * 60 * 1000;
@@ -32,7 +32,7 @@ pub(super) fn checks() -> impl Iterator<Item = &'static str> {
     ["kafka"].into_iter().chain(CHECKS)
 }
 
-/// Checks the cluster and the topic. Returns the configuration, for questions about the
+/// Checks the cluster and the topic. Returns the configuration, for further checks of the
 /// topic's offsets, if the topic exists.
 pub(super) async fn examine(
     config: Result<KafkaConfig, Error>,

@@ -1,4 +1,4 @@
-//! The topic's messages compared with what is stored of them.
+//! Compares the topic's messages with what is stored of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use lambda_core::{Error, Record, Transaction};
 use super::DoctorArgs;
 use super::finding::{Finding, TEMPORARY};
 
-/// The checks of this module, in order.
+/// Names of the checks of this module, in order.
 pub(super) const CHECKS: [&str; 3] = ["positions", "lag", "consumers"];
 
-/// Partitions and lanes, side by side.
+/// Partitions with their lanes.
 struct Compared {
-    /// Of each partition: its watermarks, and its lane if it was ever read.
+    /// Watermarks of each partition, and its lane if it was ever read.
     partitions: BTreeMap<i32, (Kept, Option<Progress>)>,
     /// Seconds since each lane last moved, by its number.
     idle: BTreeMap<i32, i64>,
@@ -30,7 +30,7 @@ pub(super) fn skipped(why: &str, findings: &mut Vec<Finding>) {
     findings.extend(CHECKS.iter().map(|check| Finding::skipped(check, why)));
 }
 
-/// How long a consumer may take to store what has just arrived.
+/// Time that a consumer may take to store a new message.
 const MOMENT: Duration = Duration::from_secs(1);
 
 /// Checks how much of the topic is stored.
@@ -60,12 +60,12 @@ pub(super) async fn examine(
 
 async fn compare(kafka: &KafkaConfig, database: &Connection) -> Result<Compared, Error> {
     let pipeline = Transaction::TABLE.name;
-    // Positions before watermarks: a lane that moves in between is never ahead of its
-    // partition.
+    // Reads positions before watermarks, so that a lane that moves in between is never ahead
+    // of its partition.
     let lanes = stream_lanes(database, pipeline).await?;
     let mut idle = inspect::lanes_idle(database, pipeline).await?;
     let (source, kept) = admin::offsets(kafka).await?;
-    // Where a consumer reads, what has arrived until now is stored in a moment.
+    // If a consumer is reading, messages that have arrived by now are stored shortly.
     tokio::time::sleep(MOMENT).await;
     for later in stream_lanes(database, pipeline).await? {
         let before = lanes.iter().find(|lane| lane.lane == later.lane);
@@ -90,7 +90,7 @@ async fn compare(kafka: &KafkaConfig, database: &Connection) -> Result<Compared,
 }
 
 impl Compared {
-    /// Messages of each partition that are not stored.
+    /// Number of messages of each partition that are not stored.
     fn lags(&self) -> impl Iterator<Item = (i32, i64)> {
         self.partitions.iter().map(|(id, (kept, lane))| {
             let stored = lane.as_ref().map_or(kept.low, |lane| lane.position);
@@ -114,7 +114,7 @@ fn positions(kafka: &KafkaConfig, compared: &Compared) -> Finding {
         return Finding::warning(
             CHECKS[0],
             format!(
-                "nothing was read of this cluster's topic, but of {}",
+                "this cluster's topic was never read, but these were: {}",
                 compared.others.join(", ")
             ),
             "check KAFKA_BOOTSTRAP_SERVERS: a topic in another cluster is another source",
@@ -155,7 +155,7 @@ fn consumers(compared: &Compared, age_max: i64) -> Finding {
     };
     let since = match idle {
         Some(seconds) => format!("idle for {seconds} s"),
-        None => "never was".into(),
+        None => "never stored".into(),
     };
     Finding::problem(
         CHECKS[2],

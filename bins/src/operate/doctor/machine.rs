@@ -1,4 +1,4 @@
-//! This machine.
+//! Checks of this machine.
 
 use std::env;
 use std::path::Path;
@@ -7,7 +7,7 @@ use super::finding::{CONFIGURATION, Finding, mebibytes};
 
 const CHECK: &str = "tmpdir";
 
-/// Less free space than this is a warning, in bytes: standard input is spooled there.
+/// Free space below which the check warns, in bytes: standard input is spooled there.
 const FREE_MIN: u64 = 1 << 30;
 
 /// Checks the folder into which standard input is spooled.
@@ -24,7 +24,7 @@ fn unusable(folder: &Path, why: &str) -> Finding {
     Finding::problem(
         CHECK,
         CONFIGURATION,
-        format!("{} cannot be used: {why}", folder.display()),
+        format!("could not use {}: {why}", folder.display()),
         "set TMPDIR to a folder with free space",
     )
 }

@@ -1,4 +1,4 @@
-//! The database server.
+//! Checks of the database server.
 
 use lambda_core::postgres::inspect::{self, OpenTransaction, Server, Skew, Slot};
 use lambda_core::postgres::{Connection, DatabaseConfig, connect};
@@ -7,7 +7,7 @@ use lambda_core::{Error, Record, Transaction};
 use super::finding::{CONFIGURATION, Finding, TEMPORARY, mebibytes, of};
 use super::{dead_letters, role, schema};
 
-/// The checks after the login, in order.
+/// Names of the checks after the login, in order.
 const BEHIND_LOGIN: [&str; 9] = [
     "version",
     "primary",
@@ -23,24 +23,24 @@ const BEHIND_LOGIN: [&str; 9] = [
 /// The oldest supported version, as in `server_version_num`.
 const VERSION_MIN: i32 = 170_000;
 
-/// Fewer free connections are a warning: a consumer takes up to four, and more to claim.
+/// Free connections below which the check warns: a consumer takes up to four, and more to claim.
 const CONNECTIONS_MIN: i64 = 10;
 
-/// A larger difference between the clocks is a warning.
+/// Difference between the clocks above which the check warns.
 const SKEW_MAX_MICROS: i64 = 2_000_000;
 
-/// How much is written to see whether the disk has space.
+/// Bytes written to check whether the disk has space.
 const WRITTEN_BYTES: usize = 8 << 20;
 
-/// Timeouts of the server, each with the shortest value that the platform can work with,
-/// in milliseconds: what a batch, an answer and a load's open transaction may take.
+/// Timeouts of the server, each with the shortest value that works for the platform, in
+/// milliseconds: a batch, an answer and a load's open transaction must fit in.
 const TIMEOUTS: [(&str, i64); 3] = [
     ("statement_timeout", 30_000),
     ("idle_in_transaction_session_timeout", 10_000),
     ("transaction_timeout", 60_000),
 ];
 
-/// Checks the server, the schema and our role. Returns a connection, for questions about
+/// Checks the server, the schema and our role. Returns a connection for further checks of
 /// the schema's tables, if they can be read.
 pub(super) async fn examine(
     config: Result<DatabaseConfig, Error>,
@@ -59,10 +59,10 @@ pub(super) async fn examine(
     let pooled = inspect::is_pooled(&config).await;
     if !matches!(pooled, Ok(false)) {
         findings.push(of("pooling", pooled.map(|_| shared())));
-        skip("answers through a pooler in transaction mode prove nothing", findings);
+        skip("a pooler in transaction mode makes the answers unreliable", findings);
         return None;
     }
-    findings.push(Finding::ok("pooling", "each connection has a backend of its own"));
+    findings.push(Finding::ok("pooling", "each connection has its own backend"));
     let server = match inspect::server(&connection).await {
         Ok(server) => server,
         Err(error) => {
@@ -90,7 +90,7 @@ pub(super) async fn examine(
     findings.push(if readable {
         of(dead_letters::CHECK, dead_letters::examine(&connection).await)
     } else {
-        Finding::skipped(dead_letters::CHECK, "the schema's tables cannot be read")
+        Finding::skipped(dead_letters::CHECK, "the schema's tables could not be read")
     });
     findings.push(of("role", role.map(|it| role::judged(&it))));
     readable.then_some(connection)
@@ -104,7 +104,7 @@ async fn log_in(
     Ok((config, connection))
 }
 
-/// All checks of this module and those it calls, in order.
+/// Names of all checks of this module and those it calls, in order.
 pub(super) fn checks() -> impl Iterator<Item = &'static str> {
     let login = ["postgres", "pooling"].into_iter();
     login.chain(BEHIND_LOGIN).chain(schema::CHECKS).chain([dead_letters::CHECK, "role"])
@@ -212,7 +212,7 @@ fn connections(server: &Server) -> Finding {
 fn clock(skew: Skew) -> Finding {
     let (ahead, uncertain) = (skew.ahead_micros / 1_000, skew.uncertain_micros / 1_000);
     let found = format!("the server's clock differs by {ahead:+} ms (± {uncertain} ms)");
-    // Only the part that the round trip does not explain.
+    // Compares only the part that the round trip does not explain.
     if skew.ahead_micros.abs() - skew.uncertain_micros > SKEW_MAX_MICROS {
         return Finding::warning("clock", found, "let NTP set the clocks of both machines");
     }

@@ -1,4 +1,4 @@
-//! The role of our login.
+//! Check of the role of our login.
 
 use lambda_core::postgres::inspect::privileges::{OurRole, Standing};
 use lambda_core::postgres::roles::Access;
@@ -12,7 +12,7 @@ const LOGIN: &str =
 
 const SETUP: &str = "run lambda-db-setup with this role as DB_LOADER_USER or DB_READER_USER";
 
-/// Judges the role.
+/// Checks the role.
 pub(super) fn judged(role: &OurRole) -> Finding {
     let name = &role.name;
     match role.standing {

@@ -1,4 +1,4 @@
-//! The platform's schema, and what it says of jobs.
+//! Checks of the platform's schema and of its jobs.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use lambda_core::{Error, Record, Transaction};
 
 use super::finding::{CONFIGURATION, Finding, TEMPORARY, of};
 
-/// The checks of this room, in their order.
+/// Names of the checks of this module, in order.
 pub(super) const CHECKS: [&str; 4] = ["schema", "tables", "restored", "jobs"];
 
-/// Jobs in one status that are looked at, the newest first.
+/// Number of jobs checked for each status, newest first.
 const JOBS_MAX: u32 = 1_000;
 
-/// Jobs that are named.
+/// Number of jobs that a finding names.
 const NAMED: usize = 3;
 
 const SETUP: &str = "run lambda-db-setup of this version";
 
-/// Looks at the schema; whether its tables can be read.
+/// Checks the schema. Returns whether its tables can be read.
 pub(super) async fn examine(
     config: &DatabaseConfig,
     connection: &Connection,
@@ -39,7 +39,7 @@ pub(super) async fn examine(
     });
     let unreadable = match (role.map(|role| role.standing), &version) {
         (None | Some(Standing::Ungranted), _) => Some("this role may not read the tables"),
-        (_, Err(_)) => Some("the schema is not there, or too old"),
+        (_, Err(_)) => Some("the schema is missing or too old"),
         (_, Ok(_)) => None,
     };
     if let Some(why) = unreadable {
@@ -58,7 +58,7 @@ fn judged(version: Option<i32>) -> Finding {
         return Finding::warning(
             "schema",
             format!(
-                "version {version}, this program brings {latest}: loaders run, not all commands"
+                "version {version}, this program has {latest}: loaders run, some commands do not"
             ),
             SETUP,
         );
@@ -67,7 +67,7 @@ fn judged(version: Option<i32>) -> Finding {
     Finding::ok("schema", format!("version {version}{newer}"))
 }
 
-/// Whether what the migrations made is there, and what loaders prepare fits it.
+/// Checks that what the migrations create exists, and that it fits the loaders' statements.
 async fn whole(
     config: &DatabaseConfig,
     connection: &Connection,
@@ -82,13 +82,13 @@ async fn whole(
             "tables",
             CONFIGURATION,
             format!("missing or not valid: {}", missing.join(", ")),
-            "make them again as lambda-core/src/postgres/migrations/ does; an index that is not \
+            "create them again as in lambda-core/src/postgres/migrations/; an index that is not \
              valid: reindex index concurrently …",
         ));
     }
     let table = const { &Transaction::TABLE };
     PostgresSink::connect(config.clone(), table, "doctor", 1, Some(Duration::ZERO)).await?;
-    Ok(Finding::ok("tables", "all tables, indexes and constraints are there"))
+    Ok(Finding::ok("tables", "all tables, indexes and constraints exist"))
 }
 
 fn restored(restored: bool) -> Finding {
@@ -96,8 +96,8 @@ fn restored(restored: bool) -> Finding {
         return Finding::problem(
             "restored",
             CONFIGURATION,
-            "the database was restored into another cluster: its transaction ids mean nothing here",
-            "run lambda-db-setup, which moves them",
+            "the database was restored into another cluster: its transaction ids are stale",
+            "run lambda-db-setup, which converts them",
         );
     }
     Finding::ok("restored", "the transaction ids are this cluster's")
@@ -112,7 +112,7 @@ async fn jobs(config: &DatabaseConfig) -> Result<Finding, Error> {
             "jobs",
             TEMPORARY,
             format!("running, but their lease ended: {}", named(&left)),
-            "run lambda-csv-batch again with their files: it goes on where they stopped",
+            "run lambda-csv-batch again with their files: it continues where they stopped",
         ));
     }
     let failed = jobs.list(Some(Status::Failed), JOBS_MAX).await?;

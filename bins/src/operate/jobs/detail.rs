@@ -1,4 +1,4 @@
-//! Everything about one job.
+//! Prints everything about one job.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! Progress of a job, by what is stored of it.
+//! Progress of a job, from what is stored of it.
 
 use std::time::Duration;
 
@@ -12,15 +12,15 @@ pub(super) struct Progress {
     pub(super) percent: i64,
     /// Records stored per second, while it runs.
     pub(super) rate: Option<i64>,
-    /// Time that the rest takes at that rate.
+    /// Time that the rest will take at that rate.
     pub(super) left: Option<Duration>,
     /// Its status is running, but its process has stopped renewing the lease.
     pub(super) lease_ended: bool,
 }
 
 impl Progress {
-    /// The progress of `job`. Its rate is measured since `before`, else since its start. A
-    /// job of several attempts has no such rate: the time between them is not known.
+    /// The progress of `job`. Its rate is measured since `before`, or else since its start. A
+    /// job of several attempts has no rate since its start: the time between them is unknown.
     pub(super) fn of(job: &Job, before: &[Job]) -> Self {
         let (stored, running) = (job.counts.read, job.status == Status::Running);
         let percent = (stored * 100).checked_div(job.records).unwrap_or(100);

@@ -13,10 +13,10 @@ use crate::Failure;
 use crate::args::Output;
 use crate::operate::short;
 
-/// How often a terminal is updated.
+/// Time between two updates of a terminal.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How often lines are written elsewhere.
+/// Time between two lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// Moves the cursor home and clears the screen after it (ECMA-48: CUP, ED).
@@ -48,7 +48,7 @@ pub(super) async fn run(args: &JobsArgs, jobs: &Jobs, limit: Duration) -> Result
     }
 }
 
-/// Reads the jobs. A server that is away is tried again for `limit`: it may be restarting.
+/// Reads the jobs. Retries for `limit` if the server is away: it may be restarting.
 async fn look(args: &JobsArgs, jobs: &Jobs, limit: Duration) -> Result<Vec<Job>, Failure> {
     let begun = Instant::now();
     loop {

@@ -233,7 +233,7 @@ fn report(looked: Result<Look, Error>) {
             metrics::evicted(Eviction::Blocker, ended);
         }
         Err(error) => {
-            tracing::warn!(error = error.chain(), "could not terminate the blocking sessions")
+            tracing::warn!(error = error.chain(), "could not terminate the blocking sessions");
         }
     }
 }

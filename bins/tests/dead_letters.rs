@@ -221,8 +221,8 @@ async fn replays(context: Context) -> Result<(), Failure> {
     assert!(failed.stdout.contains("no dead letter has the number 99"), "{}", failed.stdout);
     let listed = told(&lambda, &["list"], 0).await?;
     assert_eq!(listed["dead_letters"][0]["attempts"], 2);
-    let standing = "select count(*) from transactions where job_id = 'BAT00001'";
-    assert_eq!(bench.number(standing).await?, 3);
+    let existing = "select count(*) from transactions where job_id = 'BAT00001'";
+    assert_eq!(bench.number(existing).await?, 3);
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lambda_core::batch::{Batch, Body};
 use lambda_core::job::{Chunk, JobRef};
 use lambda_core::outcome::Authority;
-use lambda_core::postgres::lease::JobLane;
+use lambda_core::postgres::attempt::JobLane;
 use lambda_core::progress::{ClaimId, Counts, LaneId, LaneName, Progress, Sums};
 use lambda_core::{Error, Record};
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 use lambda_core::delivery::flow::{Flow, FlowConfig};
 use lambda_core::error::Kind;
 use lambda_core::job::{self, End, Status};
-use lambda_core::metrics::{JobAtHand, Outcomes};
+use lambda_core::metrics::{CurrentJob, Outcomes};
 use lambda_core::outcome::Authority;
+use lambda_core::postgres::attempt::{self, Attempt, LEASE, Started};
 use lambda_core::postgres::jobs::{Job, NewJob};
-use lambda_core::postgres::lease::{self, Attempt, LEASE, Started};
 use lambda_core::{Error, Record};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -43,7 +43,7 @@ pub(crate) async fn load_file<R: Record>(
     target: &Target,
     options: &Options,
     rejects: &mut Option<RejectsFile>,
-    at_hand: &mut Option<JobAtHand>,
+    current_job: &mut Option<CurrentJob>,
     stop: &watch::Receiver<bool>,
 ) -> Outcome {
     let new = new_job::<R>(&planned, options);
@@ -53,8 +53,8 @@ pub(crate) async fn load_file<R: Record>(
         Err(error) => return Outcome::Failed { job: None, error },
     };
     // Stops showing the previous job before this one is shown.
-    at_hand.take();
-    let shown = &*at_hand.insert(JobAtHand::new(&job.job_id()));
+    current_job.take();
+    let shown = &*current_job.insert(CurrentJob::new(&job.job_id()));
     show(shown, &job);
     let working = Box::pin(work::<R>(&planned, &job, shown, target, options, stop));
     let outcome = match working.await {
@@ -75,7 +75,7 @@ pub(crate) async fn load_file<R: Record>(
     follow_up(outcome, &planned, target, options, rejects).await
 }
 
-fn show(shown: &JobAtHand, job: &Job) {
+fn show(shown: &CurrentJob, job: &Job) {
     shown.show(job.status, job.records, job.counts.read);
 }
 
@@ -95,7 +95,7 @@ fn new_job<R: Record>(planned: &Planned, options: &Options) -> NewJob {
 async fn work<R: Record>(
     planned: &Planned,
     job: &Job,
-    shown: &JobAtHand,
+    shown: &CurrentJob,
     target: &Target,
     options: &Options,
     stop: &watch::Receiver<bool>,
@@ -137,7 +137,7 @@ async fn start(
     let first_byte = planned.plan.first_byte();
     let mut logged = false;
     loop {
-        let started = lease::start(&target.jobs, job, first_byte, owner);
+        let started = attempt::start(&target.jobs, job, first_byte, owner);
         let started = within_grace(started, planned.content.input(), stop).await?;
         let (holder, rest) = match started {
             Started::Attempt(attempt) => return Ok(Some(*attempt)),
@@ -193,7 +193,7 @@ fn unless_stopped(error: Error, input: &Input, stop: &watch::Receiver<bool>) -> 
 async fn store<R: Record>(
     planned: &Planned,
     attempt: &Attempt,
-    shown: &JobAtHand,
+    shown: &CurrentJob,
     target: &Target,
     options: &Options,
     owner: String,

@@ -70,14 +70,14 @@ pub async fn load<R: Record>(
     }
     metrics::stores(R::TABLE.name);
     // Shown until the next job begins, so that a scrape still sees a job that has ended.
-    let mut at_hand = None;
+    let mut current_job = None;
     over_files(inputs, options, &stop, async |input, rejects| {
         let planned = match open::<R>(input, options, &stop).await {
             Ok(Opened::Planned(planned)) => *planned,
             Ok(Opened::Nothing(outcome)) => return outcome,
             Err(error) => return Outcome::Failed { job: None, error },
         };
-        load_file::<R>(planned, target, options, rejects, &mut at_hand, &stop).await
+        load_file::<R>(planned, target, options, rejects, &mut current_job, &stop).await
     })
     .await
 }

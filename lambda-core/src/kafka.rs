@@ -25,9 +25,9 @@ mod context;
 mod fairness;
 #[cfg(test)]
 mod fake;
-mod idle;
 mod member;
 mod offsets;
+mod partition_end;
 mod poll;
 mod rebalance;
 mod shared;

@@ -14,7 +14,7 @@ use crate::failpoint::{Protection, off};
 use crate::outcome::Authority;
 use crate::progress::{ClaimId, Counts, LaneId, LaneName, Progress, Sums};
 use crate::record::checksum::{Checksum, displacement, ownership};
-use crate::resolve::{Keys, Resolution, StandingRow};
+use crate::resolve::{ExistingRow, Keys, Resolution};
 use crate::sink::{ClaimRequest, Committed, Durability, Sink};
 use crate::source::{FirstPosition, Gained};
 
@@ -175,11 +175,11 @@ impl Contents {
             .distinct()
             .filter_map(|key| Some((key.to_vec(), self.rows.get(key)?.clone())))
             .collect();
-        let standing: Vec<StandingRow<'_>> = taken
+        let existing: Vec<ExistingRow<'_>> = taken
             .iter()
-            .map(|(key, row)| StandingRow { key, content: &row.content, authority: row.authority })
+            .map(|(key, row)| ExistingRow { key, content: &row.content, authority: row.authority })
             .collect();
-        let resolution = keys.resolve(&standing);
+        let resolution = keys.resolve(&existing);
         self.commits += 1;
         let mut sums = vec![Sums::default(); batch.spans().len()];
         self.insert(batch, &resolution, &mut sums);

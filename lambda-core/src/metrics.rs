@@ -246,7 +246,7 @@ impl Drop for Lag {
 
 /// Gauges of the current job. Clones share them; dropping the last one ends them.
 #[derive(Debug, Clone)]
-pub struct JobAtHand(Arc<JobGauges>);
+pub struct CurrentJob(Arc<JobGauges>);
 
 #[derive(Debug)]
 struct JobGauges {
@@ -255,7 +255,7 @@ struct JobGauges {
     stored: Gauge,
 }
 
-impl JobAtHand {
+impl CurrentJob {
     /// Registers the job with this id, with nothing known about it.
     pub fn new(job_id: &str) -> Self {
         let gauge = |status: Status| (status, JOB_STATUS.gauge(&[job_id, status.as_str()]));

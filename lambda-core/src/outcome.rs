@@ -56,7 +56,7 @@ impl Outcome {
 
 /// The existing row under a record's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct Existing {
     /// Its last writer's authority.
     pub authority: Authority,
     /// Whether its content equals the record's.
@@ -65,7 +65,7 @@ pub struct Standing {
 
 /// Decides a record's outcome, by the table in docs/protocol.md#outcomes. The reason of a
 /// rejection is [`crate::dead_letter::Reason::IdConflict`].
-pub fn decide(record: Authority, row: Option<Standing>) -> Outcome {
+pub fn decide(record: Authority, row: Option<Existing>) -> Outcome {
     use std::cmp::Ordering::{Equal, Greater, Less};
     let Some(row) = row else {
         return Outcome::Inserted;
@@ -99,10 +99,10 @@ mod tests {
         let mut met = 0;
         for (rank, record) in authorities.into_iter().enumerate() {
             assert_eq!(decide(record, None), Inserted);
-            for (standing, authority) in authorities.into_iter().enumerate() {
+            for (existing, authority) in authorities.into_iter().enumerate() {
                 for (order, same, other) in table {
-                    if rank.cmp(&standing) == order {
-                        let row = |same_content| Some(Standing { authority, same_content });
+                    if rank.cmp(&existing) == order {
+                        let row = |same_content| Some(Existing { authority, same_content });
                         assert_eq!(decide(record, row(true)), same, "{record:?} {authority:?}");
                         assert_eq!(decide(record, row(false)), other, "{record:?} {authority:?}");
                         met += 1;

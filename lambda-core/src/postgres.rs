@@ -1,6 +1,7 @@
 //! The sink on PostgreSQL and its parts: connections, migrations, claims, the commit, jobs
 //! with their leases.
 
+pub mod attempt;
 mod blockers;
 mod claim;
 mod commit;
@@ -15,7 +16,6 @@ mod insert;
 pub mod inspect;
 pub mod jobs;
 mod lanes;
-pub mod lease;
 mod mark;
 pub mod migrate;
 mod probe;

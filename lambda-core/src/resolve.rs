@@ -4,12 +4,12 @@
 use crate::batch::{Batch, Body};
 use crate::dead_letter::{Reason, Reject};
 use crate::failpoint::{Protection, off};
-use crate::outcome::{Authority, Outcome, Standing, decide};
+use crate::outcome::{Authority, Existing, Outcome, decide};
 use crate::progress::Counts;
 
 /// An existing row in the table, under a key of a batch.
 #[derive(Debug, Clone, Copy)]
-pub struct StandingRow<'a> {
+pub struct ExistingRow<'a> {
     /// The key's text.
     pub key: &'a [u8],
     /// All fields (see [`crate::record::row`]).
@@ -78,7 +78,7 @@ impl<'a> Keys<'a> {
 
     /// Resolves the batch against the existing rows under its keys, sorted by key. Without
     /// rows none of the keys is taken.
-    pub fn resolve(&self, standing: &[StandingRow<'_>]) -> Resolution {
+    pub fn resolve(&self, existing: &[ExistingRow<'_>]) -> Resolution {
         let batch = self.batch;
         let mut resolution = Resolution {
             // Entries that are not rows stay rejected.
@@ -87,7 +87,7 @@ impl<'a> Keys<'a> {
             inserts: Vec::with_capacity(self.sorted.len()),
             ..Resolution::default()
         };
-        let mut rows = standing.iter().enumerate().peekable();
+        let mut rows = existing.iter().enumerate().peekable();
         for repeats in self.sorted.chunk_by(|a, b| a.0 == b.0) {
             let key = repeats[0].0;
             while rows.next_if(|(_, row)| row.key < key).is_some() {}
@@ -112,18 +112,18 @@ impl<'a> Keys<'a> {
     fn resolve_key(
         &self,
         repeats: &[(&[u8], usize)],
-        row: Option<(usize, &StandingRow<'_>)>,
+        row: Option<(usize, &ExistingRow<'_>)>,
         resolution: &mut Resolution,
     ) {
         let batch = self.batch;
-        let mut stands = row.map(|(_, row)| (row.authority, row.content));
+        let mut current = row.map(|(_, row)| (row.authority, row.content));
         for (_, index) in repeats {
             let entry = &batch.entries()[*index];
             let Body::Row { content, .. } = &entry.body else { continue };
             let content = batch.row(*content);
-            let standing = stands
-                .map(|(authority, stored)| Standing { authority, same_content: stored == content });
-            let outcome = decide(batch.authority, standing);
+            let existing = current
+                .map(|(authority, stored)| Existing { authority, same_content: stored == content });
+            let outcome = decide(batch.authority, existing);
             resolution.outcomes[*index] = outcome;
             let change = row.map(|(row, _)| Change { entry: *index, row });
             match outcome {
@@ -137,7 +137,7 @@ impl<'a> Keys<'a> {
                     continue;
                 }
             }
-            stands = Some((batch.authority, content));
+            current = Some((batch.authority, content));
         }
     }
 }

@@ -4,7 +4,7 @@
 use lambda_core::health::Health;
 use lambda_core::health::http::Server;
 use lambda_core::job::Status;
-use lambda_core::metrics::{self, JobAtHand, Lag, Outcomes};
+use lambda_core::metrics::{self, CurrentJob, Lag, Outcomes};
 use lambda_core::progress::{Counts, LaneId, LaneName, Progress, Sums};
 use lambda_lab::probe::Probe;
 
@@ -57,7 +57,7 @@ async fn a_scrape_shows_what_this_process_did_and_what_it_holds() {
     // A lane is exported while this process holds it and its lag is known, a job while it is
     // the current one.
     let name = lane(1, 0, 0).name;
-    let (lag, job) = (Lag::of(&name), JobAtHand::new("BAT00001"));
+    let (lag, job) = (Lag::of(&name), CurrentJob::new("BAT00001"));
     let scrape = probe.scrape().await.unwrap();
     assert_eq!(scrape.sum("lambda_lag_records", &[]), None);
     lag.set(7);

@@ -19,9 +19,9 @@ use lambda_core::Error;
 use lambda_core::dead_letter::{Reason, Status};
 use lambda_core::job::{Chunk, End};
 use lambda_core::outcome::{Authority, Outcome};
+use lambda_core::postgres::attempt::{self, Started};
 use lambda_core::postgres::dead_letters::{Filter, Replay, Skip, Verdict};
 use lambda_core::postgres::jobs::NewJob;
-use lambda_core::postgres::lease::{self, Started};
 use lambda_core::postgres::{DatabaseConfig, DeadLetters, Jobs, connect};
 use lambda_core::progress::{Counts, LaneId, LaneName, Progress};
 use lambda_core::sink::{ClaimRequest, Durability, Sink};
@@ -313,16 +313,16 @@ async fn two_at_once(context: Context) -> Result<(), Failure> {
 }
 
 /// The lanes of a started job, in order.
-async fn start(jobs: &Jobs) -> Result<Box<lease::Attempt>, Failure> {
+async fn start(jobs: &Jobs) -> Result<Box<attempt::Attempt>, Failure> {
     let job = jobs.find_or_create(&Bench::job()).await?;
-    match lease::start(jobs, &job, 20, "test").await? {
+    match attempt::start(jobs, &job, 20, "test").await? {
         Started::Attempt(attempt) => Ok(attempt),
         other => Err(format!("not started: {other:?}").into()),
     }
 }
 
 /// Stores the first chunk as a row and the second as a valid dead letter.
-async fn load(bench: &Bench, attempt: &lease::Attempt) -> Result<(), Failure> {
+async fn load(bench: &Bench, attempt: &attempt::Attempt) -> Result<(), Failure> {
     let draft = Draft::new(Authority::Batch(attempt.job().authority()), &SAMPLES);
     let (first, second) = (&attempt.lanes()[0].progress, &attempt.lanes()[1].progress);
     let draft = draft.lane(first, 30).record(20, &Sample::new("a", 1));
@@ -412,8 +412,8 @@ async fn given_up(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(&context).await?;
     let old = bench.claim(0).await?;
     bench.store(stream().lane(&old, 9).rejected(1, &json("old", 1))).await?;
-    let anew = ClaimRequest { given_up: Some(old.lane), ..request("clu/top", 0) };
-    let new = bench.subject.sink.claim(&anew).await?;
+    let again = ClaimRequest { given_up: Some(old.lane), ..request("clu/top", 0) };
+    let new = bench.subject.sink.claim(&again).await?;
     bench.store(stream().lane(&new, 9).rejected(1, &json("new", 1))).await?;
     let filter = Filter { topic: Some("top".into()), ..Filter::default() };
     let verdicts = bench.replay_those(&filter, &Replay::default()).await?;
@@ -639,9 +639,9 @@ async fn frozen(context: Context) -> Result<(), Failure> {
     // are too; the probe is in progress after 21, the rows after 25, the counts after 28,
     // the marks after 35. The payloads are answered with the first 9,000 bytes.
     let behind = [9, 12, 15, 17, 19, 20, 21, 22, 25, 28, 32, 34, 35].map(Freeze::Behind);
-    let amid = [16, 19, 25, 31, 35].map(Freeze::Amid);
+    let during = [16, 19, 25, 31, 35].map(Freeze::During);
     let answered = [100, 9_000, 14_000, 20_000].map(Freeze::Answered);
-    let moments = behind.into_iter().chain(amid).chain(answered);
+    let moments = behind.into_iter().chain(during).chain(answered);
     let context = &context;
     let failed: Vec<Option<String>> = futures::iter(moments)
         .map(async |freeze| {

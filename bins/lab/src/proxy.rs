@@ -54,7 +54,7 @@ pub enum Fault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freeze {
     /// It has sent this many messages, and half of another one.
-    Amid(usize),
+    During(usize),
     /// It has sent this many messages.
     Behind(usize),
     /// It has received this many bytes.
@@ -316,7 +316,7 @@ impl Passed {
         let sent = self.messages;
         self.messages += 1;
         match self.freeze {
-            Freeze::Amid(messages) => (sent == messages).then(|| &message[..message.len() / 2]),
+            Freeze::During(messages) => (sent == messages).then(|| &message[..message.len() / 2]),
             Freeze::Behind(messages) => (sent == messages).then_some(&[]),
             Freeze::Answered(_) => None,
         }

@@ -21,7 +21,7 @@ const WIDTH: usize = 100;
 
 /// Words that plain technical English does not use, or not in this sense.
 const WORDS: [&str; 18] = [
-    "amid",
+    "during",
     "anew",
     "at hand",
     "beneath",

@@ -318,7 +318,7 @@ impl<S: Source> Flow<S> {
                 (self.stalled_since, self.failed) = (None, None);
                 self.sink_need.met();
             }
-            Action::Tell(progress) => self.source.stored(&progress),
+            Action::Report(progress) => self.source.stored(&progress),
             Action::Finish(result) => self.result = Some(result),
         }
         Ok(())

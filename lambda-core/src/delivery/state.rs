@@ -80,7 +80,7 @@ pub enum Action {
     /// A commit or claim worked: the next delay is short again.
     ResetWaits,
     /// Report stored positions to the source.
-    Tell(Vec<Progress>),
+    Report(Vec<Progress>),
     /// End with this result.
     Finish(Result<(), Error>),
 }
@@ -359,7 +359,7 @@ impl State {
                 }
             }
         }
-        actions.push(Action::Tell(committed.stored));
+        actions.push(Action::Report(committed.stored));
         if self.draining {
             actions.push(Action::Finish(Ok(())));
         } else if (recovered || self.check_due) && self.pieces.is_empty() {

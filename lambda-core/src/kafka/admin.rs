@@ -17,7 +17,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use crate::error::Error;
 use crate::kafka::config::{KafkaConfig, refused};
 use crate::kafka::context::Asking;
-use crate::kafka::position::Kept;
+use crate::kafka::position::Watermarks;
 use crate::kafka::topic::{self, ANSWER_TIMEOUT, Observer};
 use crate::remedy;
 
@@ -167,13 +167,13 @@ pub async fn settings(config: &KafkaConfig) -> Result<BTreeMap<String, Setting>,
 ///
 /// # Errors
 /// As for [`cluster`]; also `Transient` when the topic does not exist.
-pub async fn offsets(config: &KafkaConfig) -> Result<(String, BTreeMap<i32, Kept>), Error> {
+pub async fn offsets(config: &KafkaConfig) -> Result<(String, BTreeMap<i32, Watermarks>), Error> {
     asking(config, |config, observer| {
         let found = topic::describe(observer.client(), config.topic())?;
         let mut offsets = BTreeMap::new();
         for partition in found.partitions {
-            let kept = topic::kept(observer.client(), config.topic(), partition)?;
-            offsets.insert(partition, kept);
+            let watermarks = topic::watermarks(observer.client(), config.topic(), partition)?;
+            offsets.insert(partition, watermarks);
         }
         Ok((found.source, offsets))
     })

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::kafka::config::KafkaConfig;
-use crate::kafka::position::Kept;
+use crate::kafka::position::Watermarks;
 
 /// Number of such answers in a test: a race decides what librdkafka then does, in an
 /// observer in one of three rounds, in a consumer in one of ten.
@@ -29,7 +29,7 @@ const INIT_PRODUCER_ID: (i16, i16) = (22, 1);
 const TOPIC: &str = "t";
 
 /// Offsets that the partition keeps.
-pub(super) const KEPT: Kept = Kept { low: 3, high: 7 };
+pub(super) const KEPT: Watermarks = Watermarks { low: 3, high: 7 };
 
 /// Runs for as long as the test's process.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use rdkafka::consumer::Consumer;
 
 use crate::error::{Error, Server};
 use crate::kafka::config::KafkaConfig;
-use crate::kafka::position::Kept;
+use crate::kafka::position::Watermarks;
 use crate::kafka::topic::{self, Observer};
 
 /// Consecutive queries without an answer, of a second or more each, before another client
@@ -52,11 +52,11 @@ impl Offsets {
     ///
     /// # Errors
     /// `Transient`: ask again later. `Fatal`.
-    pub(super) fn of(&mut self, partitions: &[i32]) -> Result<BTreeMap<i32, Kept>, Error> {
-        match topic::kept_of(&self.observer, self.config.topic(), partitions) {
-            Ok(kept) if self.asks_same_cluster()? => {
+    pub(super) fn of(&mut self, partitions: &[i32]) -> Result<BTreeMap<i32, Watermarks>, Error> {
+        match topic::watermarks_of(&self.observer, self.config.topic(), partitions) {
+            Ok(watermarks) if self.asks_same_cluster()? => {
                 (self.unanswered, self.patience) = (0, PATIENCE);
-                Ok(kept)
+                Ok(watermarks)
             }
             Ok(_) => {
                 self.unanswered();
@@ -73,7 +73,11 @@ impl Offsets {
 
     /// Returns the offsets of the next partition in turn that has a leader, after a query
     /// for all of them failed with `error`.
-    fn of_one(&mut self, partitions: &[i32], error: Error) -> Result<BTreeMap<i32, Kept>, Error> {
+    fn of_one(
+        &mut self,
+        partitions: &[i32],
+        error: Error,
+    ) -> Result<BTreeMap<i32, Watermarks>, Error> {
         // A broker that was just starting may have reported no leaders, and librdkafka,
         // which takes that as final, would not ask again for minutes.
         let led = match topic::led(self.observer.client(), self.config.topic()) {
@@ -95,8 +99,8 @@ impl Offsets {
             self.turn = next.unwrap_or(asked[0]);
             asked = vec![self.turn];
         }
-        let kept = topic::kept_of(&self.observer, self.config.topic(), &asked)?;
-        if self.asks_same_cluster()? { Ok(kept) } else { Err(error) }
+        let watermarks = topic::watermarks_of(&self.observer, self.config.topic(), &asked)?;
+        if self.asks_same_cluster()? { Ok(watermarks) } else { Err(error) }
     }
 
     fn unanswered(&mut self) {

@@ -16,10 +16,10 @@ use crate::error::{Error, Kind};
 use crate::kafka::committed::Committed;
 use crate::kafka::context::{Context, list, list_from};
 use crate::kafka::fairness::Fairness;
-use crate::kafka::idle::Tails;
 use crate::kafka::member::Member;
 use crate::kafka::offsets::Offsets;
-use crate::kafka::position::Kept;
+use crate::kafka::partition_end::Tails;
+use crate::kafka::position::Watermarks;
 use crate::kafka::rebalance::Start;
 use crate::kafka::shared::{Doubt, Shared, Wish};
 use crate::kafka::source_identity::as_read;
@@ -338,9 +338,9 @@ impl<'a, R: Record> Polling<'a, R> {
 
     /// Reads lanes from their stored positions: each starts at its last message, which must
     /// be the one that was read, if that is `kept`.
-    fn start_reading(&mut self, lanes: &[(Progress, Kept)]) {
+    fn start_reading(&mut self, lanes: &[(Progress, Watermarks)]) {
         let mut from = Vec::with_capacity(lanes.len());
-        for (progress, kept) in lanes {
+        for (progress, watermarks) in lanes {
             let partition = progress.name.partition;
             let start = self.shared.lock().assignment.start(partition);
             match start {
@@ -349,7 +349,7 @@ impl<'a, R: Record> Polling<'a, R> {
                 Start::Reassign => self.unassign(&[partition]),
             }
             let Some(claim) = progress.claim else { continue };
-            let expected = progress.last.is_some_and(|last| last.position >= kept.low);
+            let expected = progress.last.is_some_and(|last| last.position >= watermarks.low);
             let Progress { lane: id, position, last, counts, .. } = *progress;
             let start = batcher::Start { id, claim, from: position, last, expected, counts };
             let mut state = self.shared.lock();
@@ -358,7 +358,7 @@ impl<'a, R: Record> Polling<'a, R> {
             state.batcher.start(partition, start);
             let offset = if expected { state.batcher.read_again(partition) } else { None };
             // Without a last message, the one before the position shows the leader epoch.
-            from.push((partition, offset.unwrap_or(position - 1).max(kept.low)));
+            from.push((partition, offset.unwrap_or(position - 1).max(watermarks.low)));
         }
         if from.is_empty() || self.assign(&from) {
             return;
@@ -407,7 +407,7 @@ impl<'a, R: Record> Polling<'a, R> {
         for partition in partitions {
             state.assignment.unassigned(partition);
             state.forget(partition);
-            state.assignment.anew(partition, None);
+            state.assignment.start_over(partition, None);
         }
         drop(state);
         self.shared.notify();

@@ -18,10 +18,10 @@ pub enum StartAt {
 
 impl StartAt {
     /// The first position of a partition that holds `kept`.
-    pub fn position(self, kept: Kept) -> i64 {
+    pub fn position(self, watermarks: Watermarks) -> i64 {
         match self {
-            Self::Earliest => kept.low,
-            Self::Latest => kept.high,
+            Self::Earliest => watermarks.low,
+            Self::Latest => watermarks.high,
         }
     }
 }
@@ -80,7 +80,7 @@ impl FromStr for OnSourceChange {
 
 /// The offsets that a partition keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Kept {
+pub struct Watermarks {
     /// The first one.
     pub low: i64,
     /// One after the last: the end of what a reader can see, which for readers of committed
@@ -88,7 +88,7 @@ pub struct Kept {
     pub high: i64,
 }
 
-impl Kept {
+impl Watermarks {
     /// Whether `position` can be read next: it is kept, or is the end.
     pub fn holds(self, position: i64) -> bool {
         (self.low..=self.high).contains(&position)
@@ -110,22 +110,22 @@ pub enum Verdict {
 
 /// Judges by the kept offsets alone. `None`: the last message has to be read again, at the
 /// offset of its fingerprint.
-pub fn judge_range(progress: &Progress, kept: Kept) -> Option<Verdict> {
+pub fn judge_range(progress: &Progress, watermarks: Watermarks) -> Option<Verdict> {
     let position = progress.position;
-    if !kept.holds(position) {
-        let cause = if position < kept.low {
+    if !watermarks.holds(position) {
+        let cause = if position < watermarks.low {
             "messages expired before they were read"
         } else {
             "the topic was recreated, or lost messages in an unclean election"
         };
-        let Kept { low, high } = kept;
+        let Watermarks { low, high } = watermarks;
         return Some(Verdict::Other(format!(
             "the next offset is {position}, but it holds {low}..{high}: {cause}"
         )));
     }
     match progress.last {
         None => Some(Verdict::Same),
-        Some(last) if last.position < kept.low => Some(Verdict::Gone),
+        Some(last) if last.position < watermarks.low => Some(Verdict::Gone),
         Some(_) => None,
     }
 }
@@ -186,29 +186,35 @@ mod tests {
 
     #[test]
     fn a_position_outside_the_kept_range_says_how_it_was_lost() {
-        let kept = Kept { low: 5, high: 9 };
+        let watermarks = Watermarks { low: 5, high: 9 };
         for (position, word) in [(4, "expired"), (10, "recreated")] {
-            let Some(Verdict::Other(what)) = judge_range(&lane(position, None), kept) else {
+            let Some(Verdict::Other(what)) = judge_range(&lane(position, None), watermarks) else {
                 panic!("{position} is not in 5..=9")
             };
             assert!(what.contains(&position.to_string()) && what.contains("5..9"), "{what}");
             assert!(what.contains(word), "{what}");
         }
-        assert_eq!((StartAt::Earliest.position(kept), StartAt::Latest.position(kept)), (5, 9));
+        assert_eq!(
+            (StartAt::Earliest.position(watermarks), StartAt::Latest.position(watermarks)),
+            (5, 9)
+        );
     }
 
     #[test]
     fn a_position_that_is_kept_is_judged_by_the_last_message_if_that_is_kept_too() {
-        let kept = Kept { low: 5, high: 9 };
+        let watermarks = Watermarks { low: 5, high: 9 };
         for position in 5..=9 {
-            assert_eq!(judge_range(&lane(position, None), kept), Some(Verdict::Same));
-            let expired = judge_range(&lane(position, Some(4)), kept);
+            assert_eq!(judge_range(&lane(position, None), watermarks), Some(Verdict::Same));
+            let expired = judge_range(&lane(position, Some(4)), watermarks);
             assert_eq!(expired, Some(Verdict::Gone), "{position}");
         }
-        assert_eq!(judge_range(&lane(9, Some(5)), kept), None, "read it again");
-        let empty = Kept { low: 7, high: 7 };
+        assert_eq!(judge_range(&lane(9, Some(5)), watermarks), None, "read it again");
+        let empty = Watermarks { low: 7, high: 7 };
         assert_eq!(judge_range(&lane(7, Some(6)), empty), Some(Verdict::Gone));
-        assert_eq!(judge_range(&lane(0, None), Kept { low: 0, high: 0 }), Some(Verdict::Same));
+        assert_eq!(
+            judge_range(&lane(0, None), Watermarks { low: 0, high: 0 }),
+            Some(Verdict::Same)
+        );
     }
 
     #[test]

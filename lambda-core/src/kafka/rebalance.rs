@@ -161,7 +161,7 @@ impl Assignment {
 
     /// Has a partition claimed again, as if it were revoked and granted; `given_up` is the
     /// lane that the next one replaces. It is not assigned in librdkafka.
-    pub(super) fn anew(&mut self, partition: i32, given_up: Option<LaneId>) {
+    pub(super) fn start_over(&mut self, partition: i32, given_up: Option<LaneId>) {
         let Some(hold) = self.holds.get_mut(&partition) else { return };
         if hold.told {
             self.revoked.insert(partition);
@@ -317,7 +317,7 @@ mod tests {
                         if assignment.unassigned(partition) {
                             world.librdkafka.remove(&partition);
                         }
-                        assignment.anew(partition, None);
+                        assignment.start_over(partition, None);
                         prop_assert_eq!(assignment.start(partition), Start::Ignore);
                     }
                 }
@@ -368,12 +368,12 @@ mod tests {
     #[test]
     fn a_partition_whose_lane_is_given_up_is_granted_again_with_its_first_position() {
         let mut assignment = granted_and_told();
-        assignment.anew(3, Some(LaneId(7)));
+        assignment.start_over(3, Some(LaneId(7)));
         assert_eq!(assignment.start(3), Start::Ignore, "the claim is on the old lane");
         assert_eq!(assignment.news(), Some(News::Revoked(vec![3])));
         assert_eq!(assignment.without_first_position(), [3], "the source is another one");
         // A doubt in between keeps it.
-        assignment.anew(3, None);
+        assignment.start_over(3, None);
         assignment.first_position(3, 0);
         assert_eq!(assignment.news(), Some(granted(0, Some(LaneId(7)))));
         assert_eq!(assignment.start(3), Start::Assign);

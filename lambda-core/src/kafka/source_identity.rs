@@ -67,13 +67,13 @@ fn ask_changed(config: &KafkaConfig, lanes: &[Progress]) -> Result<Vec<(LaneId, 
         return Ok(Vec::new());
     }
     let partitions: Vec<i32> = lanes.iter().map(|lane| lane.name.partition).collect();
-    let kept = Offsets::new(config)?.of(&partitions)?;
+    let watermarks = Offsets::new(config)?.of(&partitions)?;
     let (mut verdicts, mut unread) = (Vec::new(), Vec::new());
     for lane in lanes {
-        let Some(kept) = kept.get(&lane.name.partition) else {
+        let Some(watermarks) = watermarks.get(&lane.name.partition) else {
             return Err(unanswered(&[lane.name.partition]));
         };
-        match (judge_range(lane, *kept), lane.last) {
+        match (judge_range(lane, *watermarks), lane.last) {
             (Some(verdict), _) => verdicts.push((lane, verdict)),
             (None, Some(last)) => unread.push((lane, last)),
             (None, None) => {}

@@ -17,7 +17,7 @@ use crate::delivery::retry::Backoff;
 use crate::error::{Error, Kind, Server};
 use crate::kafka::config::{KafkaConfig, refused};
 use crate::kafka::context::Asking;
-use crate::kafka::position::Kept;
+use crate::kafka::position::Watermarks;
 use crate::remedy;
 
 /// Timeout for one query. The group tolerates minutes without the poll loop, but a person
@@ -120,22 +120,22 @@ pub(super) fn reason<C: ConsumerContext>(consumer: &BaseConsumer<C>, error: Erro
 ///
 /// # Errors
 /// As for [`describe`]; that of a partition when there is no answer for any other.
-pub(super) fn kept_of(
+pub(super) fn watermarks_of(
     client: &Observer,
     topic: &str,
     partitions: &[i32],
-) -> Result<BTreeMap<i32, Kept>, Error> {
+) -> Result<BTreeMap<i32, Watermarks>, Error> {
     let (lows, low_refused) = ask_offsets(client, topic, partitions, Offset::Beginning)?;
     let (highs, high_refused) = ask_offsets(client, topic, partitions, Offset::End)?;
-    let kept: BTreeMap<i32, Kept> = lows
+    let watermarks: BTreeMap<i32, Watermarks> = lows
         .into_iter()
         .filter_map(|(partition, low)| {
-            Some((partition, Kept { low, high: *highs.get(&partition)? }))
+            Some((partition, Watermarks { low, high: *highs.get(&partition)? }))
         })
         .collect();
     match low_refused.or(high_refused) {
-        Some(refused) if kept.is_empty() => Err(remedy::kafka(refused, TELL_OFFSETS)),
-        _ => Ok(kept),
+        Some(refused) if watermarks.is_empty() => Err(remedy::kafka(refused, TELL_OFFSETS)),
+        _ => Ok(watermarks),
     }
 }
 
@@ -187,15 +187,15 @@ pub(super) fn led<C: ClientContext>(
 ///
 /// # Errors
 /// As for [`describe`].
-pub(super) fn kept<C: ClientContext>(
+pub(super) fn watermarks<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
     partition: i32,
-) -> Result<Kept, Error> {
+) -> Result<Watermarks, Error> {
     let (low, high) = client
         .fetch_watermarks(topic, partition, OFFSETS_TIMEOUT)
         .map_err(|error| remedy::kafka(error, TELL_OFFSETS))?;
-    Ok(Kept { low, high })
+    Ok(Watermarks { low, high })
 }
 
 /// Reads where the topic's partitions end now. Waits, with backoff and a log line, for a
@@ -254,13 +254,16 @@ fn ask_ends(config: &KafkaConfig) -> Result<Ends, Error> {
     let client = observer(config)?;
     let topic =
         describe(client.client(), config.topic()).map_err(|error| reason(&client, error))?;
-    let mut kept = kept_of(&client, config.topic(), &topic.partitions)?;
+    let mut watermarks = watermarks_of(&client, config.topic(), &topic.partitions)?;
     for partition in topic.partitions {
-        if let Entry::Vacant(missing) = kept.entry(partition) {
+        if let Entry::Vacant(missing) = watermarks.entry(partition) {
             // A query for one partition alone returns the reason of a failure.
-            missing.insert(self::kept(client.client(), config.topic(), partition)?);
+            missing.insert(self::watermarks(client.client(), config.topic(), partition)?);
         }
     }
-    let ends = kept.into_iter().map(|(partition, kept)| (partition, kept.high)).collect();
+    let ends = watermarks
+        .into_iter()
+        .map(|(partition, watermarks)| (partition, watermarks.high))
+        .collect();
     Ok(Ends { source: topic.source, ends })
 }

@@ -126,12 +126,12 @@ pub(super) async fn store_rows(
             return Ok((resolution, sums, Path::Fast));
         }
     }
-    let mut standing = None;
+    let mut existing = None;
     for _ in 0..PROBES {
         savepoint(session).await?;
         let lock = matches!(batch.authority, Authority::Batch(_));
         let found = probe(session, batch.table, &keys, lock, jobs).await?;
-        let resolution = keys.resolve(&found.standing());
+        let resolution = keys.resolve(&found.existing());
         match store_new(session, batch, &resolution, path, xid).await? {
             Inserted::All(mut sums) => {
                 supersede::apply(session, batch, &resolution, &found, xid, &mut sums).await?;
@@ -139,8 +139,8 @@ pub(super) async fn store_rows(
                 return Ok((resolution, sums, next));
             }
             // No transaction has inserted an id of ours in between: the key is the reason.
-            Inserted::KeyTaken(error) if standing == Some(found.len()) => return Err(error),
-            Inserted::KeyTaken(_) | Inserted::IdTaken => standing = Some(found.len()),
+            Inserted::KeyTaken(error) if existing == Some(found.len()) => return Err(error),
+            Inserted::KeyTaken(_) | Inserted::IdTaken => existing = Some(found.len()),
         }
     }
     Err(Error::Contended { tries: PROBES })

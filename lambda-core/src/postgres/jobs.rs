@@ -1,5 +1,5 @@
 //! Jobs: found or created once for each content, listed, and read.
-//! [`crate::postgres::lease`] starts, holds and ends them.
+//! [`crate::postgres::attempt`] starts, holds and ends them.
 
 use std::time::Duration;
 

@@ -12,7 +12,7 @@ use crate::postgres::session::Session;
 use crate::record::Table;
 use crate::record::checksum::Checksum;
 use crate::remedy;
-use crate::resolve::{Keys, StandingRow};
+use crate::resolve::{ExistingRow, Keys};
 
 /// The jobs read so far. A job's precedence never changes, so an entry stays valid.
 #[derive(Debug, Default)]
@@ -61,9 +61,9 @@ impl Found {
         self.rows.len()
     }
 
-    pub(super) fn standing(&self) -> Vec<StandingRow<'_>> {
+    pub(super) fn existing(&self) -> Vec<ExistingRow<'_>> {
         let rows = self.rows.iter();
-        rows.map(|row| StandingRow {
+        rows.map(|row| ExistingRow {
             key: &self.bytes[row.key.clone()],
             content: &self.bytes[row.content.clone()],
             authority: row.authority,

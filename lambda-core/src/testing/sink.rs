@@ -122,8 +122,8 @@ async fn gives_up(subject: &dyn Subject) {
     let first = claim(subject, 0).await;
     let before = stream().lane(&first, 20).record(10, &Sample::new("a", 1)).rejected(11, b"old");
     let before = store(subject, &before.build()).await.remove(0);
-    let anew = ClaimRequest { given_up: Some(first.lane), first_position: 3.into(), ..request(0) };
-    let second = subject.sink().claim(&anew).await.expect("a claim");
+    let again = ClaimRequest { given_up: Some(first.lane), first_position: 3.into(), ..request(0) };
+    let second = subject.sink().claim(&again).await.expect("a claim");
     assert_ne!(second.lane, first.lane, "its rows' evidence names the lane that was given up");
     assert_eq!((second.position, second.last), (3, None));
     assert_eq!((&second.name, second.counts), (&first.name, Counts::default()));
@@ -137,7 +137,7 @@ async fn gives_up(subject: &dyn Subject) {
     assert_eq!(done.fenced, [first.lane]);
     // A second process that gives it up, or the same one after a lost answer, finds it
     // done.
-    let third = subject.sink().claim(&anew).await.expect("a claim");
+    let third = subject.sink().claim(&again).await.expect("a claim");
     assert_eq!((third.lane, third.position), (second.lane, 3));
     assert_ne!(third.claim, second.claim);
     // The new lane reads the same positions again, for their present messages.

@@ -9,7 +9,7 @@ use lambda_core::batch::{Batch, Body};
 use lambda_core::error::Error;
 use lambda_core::job::JobRef;
 use lambda_core::memory::Contents;
-use lambda_core::outcome::{Authority, Outcome, Standing, decide};
+use lambda_core::outcome::{Authority, Existing, Outcome, decide};
 use lambda_core::postgres::DatabaseConfig;
 use lambda_core::progress::{Counts, LaneName, Progress};
 use lambda_core::sink::{ClaimRequest, Durability, Sink};
@@ -197,34 +197,34 @@ fn explain(transactions: &[Transaction], contents: &Contents) {
     assert!(!by_key.is_empty());
     for (key, left) in by_key {
         let row = contents.rows.get(key).expect("each id has a row");
-        let stands = Some((row.authority, row.content.clone()));
+        let stored = Some((row.authority, row.content.clone()));
         let key = String::from_utf8_lossy(key);
-        assert!(serial_order_exists(&None, left.clone(), &stands), "{key}: {left:#?} {stands:?}");
+        assert!(serial_order_exists(&None, left.clone(), &stored), "{key}: {left:#?} {stored:?}");
     }
 }
 
-fn serial_order_exists(row: &Row, mut left: Vec<Vec<&Said>>, stands: &Row) -> bool {
+fn serial_order_exists(row: &Row, mut left: Vec<Vec<&Said>>, stored: &Row) -> bool {
     // A transaction that changes nothing may be taken as soon as it fits.
     left.retain(|said| replay(row.clone(), said).as_ref() != Some(row));
     if left.is_empty() {
-        return row == stands;
+        return row == stored;
     }
     (0..left.len()).any(|next| {
         let Some(after) = replay(row.clone(), &left[next]) else { return false };
         let mut rest = left.clone();
         rest.remove(next);
-        serial_order_exists(&after, rest, stands)
+        serial_order_exists(&after, rest, stored)
     })
 }
 
 /// The row after a transaction's records, if their outcomes fit.
 fn replay(mut row: Row, said: &[&Said]) -> Option<Row> {
     for said in said {
-        let standing = row.as_ref().map(|(authority, content)| Standing {
+        let existing = row.as_ref().map(|(authority, content)| Existing {
             authority: *authority,
             same_content: *content == said.content,
         });
-        if decide(said.authority, standing) != said.outcome {
+        if decide(said.authority, existing) != said.outcome {
             return None;
         }
         if matches!(said.outcome, Outcome::Inserted | Outcome::Confirmed | Outcome::Corrected) {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use lambda_core::dead_letter::{Reason, Status};
 use lambda_core::job::JobRef;
-use lambda_core::outcome::{Authority, Outcome, Standing, decide};
+use lambda_core::outcome::{Authority, Existing, Outcome, decide};
 use lambda_core::postgres::dead_letters::{Filter, Replay, Skip, Verdict};
 use lambda_core::progress::{Counts, LaneId, Progress};
 use lambda_core::record::checksum::Checksum;
@@ -62,11 +62,11 @@ impl Model {
     /// Takes a record and returns its outcome.
     fn take(&mut self, lane: usize, authority: Authority, position: i64, said: &Said) -> Outcome {
         let Some((id, amount)) = said else { return Outcome::Rejected };
-        let standing = self.rows.get(id).map(|(authority, stands, _, _)| Standing {
+        let existing = self.rows.get(id).map(|(authority, amount_stored, _, _)| Existing {
             authority: *authority,
-            same_content: stands == amount,
+            same_content: amount_stored == amount,
         });
-        let outcome = decide(authority, standing);
+        let outcome = decide(authority, existing);
         match outcome {
             Outcome::Inserted | Outcome::Corrected => {
                 self.rows.insert(id.clone(), (authority, *amount, lane, position));

@@ -348,8 +348,8 @@ impl Database {
             return Ok(());
         }
         let (grant, current) = self.ghosts.swap_remove(index % self.ghosts.len());
-        let stands = self.of_partition(grant.name.partition).and_then(|lane| lane.claim);
-        if stands == current {
+        let stored = self.of_partition(grant.name.partition).and_then(|lane| lane.claim);
+        if stored == current {
             self.note("a claim that was given up lands");
             let writer = self.new_writer();
             self.claim(writer, &grant)?;

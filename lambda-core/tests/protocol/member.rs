@@ -411,7 +411,7 @@ impl Member {
                 }
                 Action::Wait(_) => self.waits = true,
                 Action::Ask(error) => self.asking = Some(error),
-                Action::ResetWaits | Action::Tell(_) => {}
+                Action::ResetWaits | Action::Report(_) => {}
                 Action::Finish(result) => self.finish(database, result)?,
             }
         }
@@ -449,8 +449,8 @@ impl Member {
         self.source.batcher.drop_partition(partition);
         self.source.wishes.insert(partition, Wish::Stop);
         let Some(thought) = self.started.remove(&partition) else { return Ok(()) };
-        let stands = database.progress(thought.lane);
-        if stands
+        let stored = database.progress(thought.lane);
+        if stored
             .is_some_and(|lane| (lane.claim, lane.position) == (thought.claim, thought.position))
         {
             return Err(format!("partition {partition} is released, although it is held"));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lambda_core::kafka::position::{Kept, Verdict, judge_range, source_changed};
+use lambda_core::kafka::position::{Verdict, Watermarks, judge_range, source_changed};
 use lambda_core::kafka::{KafkaConfig, admin};
 use lambda_core::postgres::{Connection, inspect, stream_lanes};
 use lambda_core::progress::Progress;
@@ -18,7 +18,7 @@ pub(super) const CHECKS: [&str; 3] = ["positions", "lag", "consumers"];
 /// Partitions with their lanes.
 struct Compared {
     /// Watermarks of each partition, and its lane if it was ever read.
-    partitions: BTreeMap<i32, (Kept, Option<Progress>)>,
+    partitions: BTreeMap<i32, (Watermarks, Option<Progress>)>,
     /// Seconds since each lane last moved, by its number.
     idle: BTreeMap<i32, i64>,
     /// Topics of this name in other clusters that were read.

@@ -11,9 +11,9 @@ use super::{ASK_AGAIN, Polling, SEEK_TIMEOUT, TELL_AFTER};
 use crate::delivery::batcher::Changed;
 use crate::error::{Error, Kind};
 use crate::kafka::context::list_from;
-use crate::kafka::idle::Look;
+use crate::kafka::partition_end::Look;
 use crate::kafka::position::{
-    Kept, OnSourceChange, Verdict, judge_message, judge_range, source_changed,
+    OnSourceChange, Verdict, Watermarks, judge_message, judge_range, source_changed,
 };
 use crate::kafka::shared::Doubt;
 use crate::kafka::{topic, unreadable};
@@ -35,16 +35,16 @@ impl<R: Record> Polling<'_, R> {
             return Ok(());
         }
         let partitions: Vec<i32> = lanes.iter().map(|lane| lane.name.partition).collect();
-        let kept = match self.kept(&partitions) {
-            Ok(kept) => kept,
+        let watermarks = match self.watermarks(&partitions) {
+            Ok(watermarks) => watermarks,
             Err(error) => return self.ask_later(error),
         };
         let mut start = Vec::with_capacity(lanes.len());
         for lane in lanes {
             let partition = lane.name.partition;
-            let Some(kept) = kept.get(&partition).copied() else { continue };
+            let Some(watermarks) = watermarks.get(&partition).copied() else { continue };
             self.shared.lock().starting.remove(&partition);
-            match judge_range(&lane, kept) {
+            match judge_range(&lane, watermarks) {
                 Some(Verdict::Other(what)) => {
                     self.source_changed(partition, lane.lane, lane.position, &what)?;
                     continue;
@@ -52,7 +52,7 @@ impl<R: Record> Polling<'_, R> {
                 Some(Verdict::Gone) => self.warn_of_gone(partition, lane.position),
                 Some(Verdict::Same) | None => {}
             }
-            start.push((lane, kept));
+            start.push((lane, watermarks));
         }
         self.start_reading(&start);
         Ok(())
@@ -101,7 +101,7 @@ impl<R: Record> Polling<'_, R> {
         self.stop_reading(partition);
         let mut state = self.shared.lock();
         state.lanes.remove(&partition);
-        state.assignment.anew(partition, Some(lane));
+        state.assignment.start_over(partition, Some(lane));
         drop(state);
         self.shared.notify();
         Ok(())
@@ -137,7 +137,7 @@ impl<R: Record> Polling<'_, R> {
         state.doubt = None;
         for partition in state.assignment.held() {
             state.forget(partition);
-            state.assignment.anew(partition, None);
+            state.assignment.start_over(partition, None);
         }
         drop(state);
         self.tails.clear();
@@ -165,14 +165,14 @@ impl<R: Record> Polling<'_, R> {
         if wanted.is_empty() || Instant::now() < self.ask_at {
             return Ok(());
         }
-        match self.kept(&wanted) {
-            Ok(kept) => {
+        match self.watermarks(&wanted) {
+            Ok(watermarks) => {
                 let mut state = self.shared.lock();
-                for (partition, kept) in kept {
-                    let position = self.member.options.start.position(kept);
+                for (partition, watermarks) in watermarks {
+                    let position = self.member.options.start.position(watermarks);
                     let known = self.partitions.last().map_or(0, |last| last + 1);
                     let partitions = known.max(partition + 1);
-                    let gained = Some(Gained { beginning: kept.low, partitions });
+                    let gained = Some(Gained { beginning: watermarks.low, partitions });
                     state.assignment.first_position(partition, FirstPosition { position, gained });
                 }
                 drop(state);
@@ -183,10 +183,10 @@ impl<R: Record> Polling<'_, R> {
         }
     }
 
-    fn kept(&mut self, partitions: &[i32]) -> Result<BTreeMap<i32, Kept>, Error> {
-        let kept = self.offsets.of(partitions)?;
+    fn watermarks(&mut self, partitions: &[i32]) -> Result<BTreeMap<i32, Watermarks>, Error> {
+        let watermarks = self.offsets.of(partitions)?;
         self.unanswered = None;
-        Ok(kept)
+        Ok(watermarks)
     }
 
     fn ask_later(&mut self, error: Error) -> Result<(), Error> {
@@ -220,9 +220,9 @@ impl<R: Record> Polling<'_, R> {
             return Ok(());
         }
         // Uses the client that fetched, and so the broker that it fetched from.
-        match topic::kept(self.consumer.client(), self.topic, partition) {
-            Ok(kept) => {
-                if let Some(end) = self.tails.found(partition, kept.high, now) {
+        match topic::watermarks(self.consumer.client(), self.topic, partition) {
+            Ok(watermarks) => {
+                if let Some(end) = self.tails.found(partition, watermarks.high, now) {
                     self.shared.lock().batcher.advance(partition, end);
                     self.shared.notify();
                 }
@@ -241,8 +241,8 @@ impl<R: Record> Polling<'_, R> {
         if due.is_empty() || now < self.ask_at {
             return Ok(());
         }
-        let kept = match self.kept(&due) {
-            Ok(kept) => kept,
+        let watermarks = match self.watermarks(&due) {
+            Ok(watermarks) => watermarks,
             Err(error) => {
                 for partition in due {
                     self.tails.postpone(partition, now);
@@ -252,16 +252,16 @@ impl<R: Record> Polling<'_, R> {
         };
         let mut refetch = Vec::new();
         for partition in due {
-            let Some(kept) = kept.get(&partition) else {
+            let Some(watermarks) = watermarks.get(&partition) else {
                 self.tails.postpone(partition, now);
                 continue;
             };
             let mut state = self.shared.lock();
             let next = state.batcher.position(partition);
-            if self.tails.looked(partition, next, kept.high) == Look::Refetch
+            if self.tails.looked(partition, next, watermarks.high) == Look::Refetch
                 && let Some(from) = state.batcher.read_again(partition)
             {
-                refetch.push((partition, from.max(kept.low)));
+                refetch.push((partition, from.max(watermarks.low)));
             }
         }
         self.refetch(&refetch);

@@ -38,7 +38,7 @@ use crate::postgres::jobs::Patience;
 use crate::postgres::lanes::LockedLanes;
 use crate::postgres::probe::JobCache;
 use crate::postgres::session::{Session, SessionManager};
-use crate::postgres::{lanes, lease};
+use crate::postgres::{attempt, lanes};
 use crate::progress::LaneId;
 use crate::record::Record;
 use crate::remedy;
@@ -424,7 +424,7 @@ impl Run<'_> {
         let payloads = taken::payloads(session, &ids).await.map_err(owning)?;
         let job = piece.origin.file.as_ref().map(|(job, _)| job.number);
         if let Some(number) = job {
-            lease::lock(session.client(), number).await.map_err(owning)?;
+            attempt::lock(session.client(), number).await.map_err(owning)?;
         }
         let locked = lanes::lock(session, &piece.lanes()).await?;
         let letters = taken::lock(session, &ids).await.map_err(owning)?;
@@ -441,7 +441,7 @@ impl Run<'_> {
         let versions =
             taken::mark(session, &ids, &resolution, self.replay.edited.as_deref()).await?;
         if let Some(number) = job {
-            lease::recount(session.client(), number).await.map_err(owning)?;
+            attempt::recount(session.client(), number).await.map_err(owning)?;
         }
         let immediate = session.client().batch_execute("set constraints all immediate").await;
         immediate.map_err(|error| remedy::postgres(error, "replay dead letters in PostgreSQL"))?;

@@ -64,13 +64,14 @@ fn repository() -> Result<Vec<Text>, Failure> {
     Ok(found)
 }
 
-/// The words of all sources, by the name of the file, or of its folder in `tests`. They
-/// contain test titles as text or, with underscores, as functions.
+/// The words of all sources, by the name of the file, of its folder in `tests`, or of the module
+/// whose `tests.rs` it is. They contain test titles as text or, with underscores, as functions.
 fn sources(repository: &[Text]) -> BTreeMap<String, String> {
     let mut found = BTreeMap::<String, String>::new();
     for source in repository.iter().filter(|text| text.is("rs")) {
         let mut folders = source.path.iter().skip_while(|folder| *folder != "tests").skip(1);
-        let name = folders.next().or(source.path.file_name()).map(Path::new);
+        let of_module = source.path.parent().filter(|_| source.is_named("tests.rs"));
+        let name = folders.next().or(of_module.unwrap_or(&source.path).file_name()).map(Path::new);
         let name = name.and_then(Path::file_stem).unwrap_or_default();
         let name = name.to_string_lossy().into_owned();
         found.entry(name).or_default().push_str(&words(&source.text));
@@ -188,6 +189,52 @@ fn every_rule_that_is_cited_is_a_heading_of_the_protocol() -> Result<(), Failure
     }
     assert!(count > 27, "only {count} citations of rules were found");
     none_of(&unknown);
+    Ok(())
+}
+
+/// Words that technical prose in English does without, and what to write instead.
+const UNUSUAL: [(&str, &str); 10] = [
+    ("amid", "during"),
+    ("anew", "again"),
+    ("at hand", "current"),
+    ("beneath", "below"),
+    ("hence", "so"),
+    ("lest", "so that … not"),
+    ("meanwhile", "at the same time"),
+    ("nobody", "no process, no user"),
+    ("whoever", "the process that"),
+    ("whom", "which"),
+];
+
+/// The prose of a line: all of a document's, the comment of a source's.
+fn prose<'a>(text: &Text, line: &'a str) -> Option<&'a str> {
+    match text.path.extension()?.to_str()? {
+        "md" => Some(line),
+        "rs" => line.trim_start().strip_prefix("//"),
+        "sh" | "toml" | "yaml" | "tf" => line.trim_start().strip_prefix('#'),
+        _ => None,
+    }
+}
+
+#[test]
+fn prose_has_no_unusual_words_and_no_bare_rule_numbers() -> Result<(), Failure> {
+    let mut found = Vec::new();
+    for text in repository()? {
+        for (index, line) in text.text.lines().enumerate() {
+            let Some(prose) = prose(&text, line) else { continue };
+            let place = format!("{}:{}", text.path.display(), index + 1);
+            let spoken = words(prose);
+            for (word, better) in UNUSUAL {
+                if spoken.contains(&format!(" {word} ")) {
+                    found.push(format!("{place}: {word:?}, better {better:?}"));
+                }
+            }
+            if text.is("rs") && prose.contains("(R") && rules_cited(prose).next().is_some() {
+                found.push(format!("{place}: a rule's number without words"));
+            }
+        }
+    }
+    none_of(&found);
     Ok(())
 }
 

@@ -10,9 +10,9 @@ use rdkafka::error::KafkaError;
 
 use crate::error::Error;
 
-/// What a consumer sets, unless `KAFKA_CONFIG` says otherwise. Memory and takeover
-/// times follow from these: the prefetch is bounded by the queue (R25), and its
-/// backoff of a second by default would leave the queue empty most of the time.
+/// Settings of a consumer that `KAFKA_CONFIG` may change. They bound memory (rule R25,
+/// docs/protocol.md) and takeover times. With librdkafka's own queue backoff of a second the
+/// queue would be empty most of the time.
 const CONSUMER_DEFAULTS: &[(&str, &str)] = &[
     ("fetch.message.max.bytes", "262144"),
     ("fetch.queue.backoff.ms", "5"),
@@ -22,33 +22,31 @@ const CONSUMER_DEFAULTS: &[(&str, &str)] = &[
     ("topic.metadata.refresh.interval.ms", "30000"),
 ];
 
-/// `fetch.max.bytes` of whatever reads, unless `KAFKA_CONFIG` sets it: bytes that a broker
-/// gathers for one response.
+/// Default of `fetch.max.bytes`: bytes that a broker gathers for one response.
 const FETCH_BYTES_MAX: u64 = 4 << 20;
 
-/// `receive.message.max.bytes` of whatever reads, unless `KAFKA_CONFIG` sets it: the largest
-/// response that is accepted. A broker sends a batch whole, however large it is, so that this
-/// bounds the memory that a batch takes.
+/// Default of `receive.message.max.bytes`: the largest response that is accepted. A broker sends
+/// a batch whole even if it exceeds `fetch.max.bytes`, so this bounds the memory of a batch.
 const RECEIVE_BYTES_MAX: u64 = 20 << 20;
 
 /// Bytes of a response around the batches in it, as librdkafka counts them.
 const RESPONSE_OVERHEAD_BYTES: u64 = 512;
 
-/// The same, for the classic group protocol only (R15): a frozen member is
-/// replaced after its session, in seconds instead of three quarters of a minute.
+/// The same, for the classic group protocol only: a frozen member is replaced after its
+/// session, here 6 s instead of librdkafka's 45 s (rule R15, docs/protocol.md).
 const CLASSIC_DEFAULTS: &[(&str, &str)] = &[
     ("heartbeat.interval.ms", "2000"),
     ("partition.assignment.strategy", "cooperative-sticky"),
     ("session.timeout.ms", "6000"),
 ];
 
-/// What every client sets that speaks TLS, unless `KAFKA_CONFIG` says otherwise: the
-/// OpenSSL in it does not know by itself where this machine keeps its authorities.
+/// Settings of a client with TLS that `KAFKA_CONFIG` may change. The OpenSSL in it does not know
+/// where this machine keeps its certificate authorities.
 const TLS_DEFAULTS: &[(&str, &str)] = &[("ssl.ca.location", "probe")];
 
-/// What a consumer sets whatever `KAFKA_CONFIG` says: positions live in the
-/// database, so Kafka must neither move nor guess one, and what a broker's disk has damaged
-/// must not be stored.
+/// Settings of a consumer that `KAFKA_CONFIG` may not change. Positions are in the database, so
+/// Kafka must neither move nor guess one. Messages that a broker's disk damaged must not be
+/// stored.
 const CONSUMER_FORCED: &[(&str, &str)] = &[
     ("auto.offset.reset", "error"),
     ("check.crcs", "true"),
@@ -57,8 +55,8 @@ const CONSUMER_FORCED: &[(&str, &str)] = &[
     ("enable.partition.eof", "true"),
 ];
 
-/// What a client outside the group sets, unless `KAFKA_CONFIG` says otherwise: it
-/// reads single messages.
+/// Settings of a client outside the group that `KAFKA_CONFIG` may change. It reads single
+/// messages.
 const OBSERVER_DEFAULTS: &[(&str, &str)] = &[
     ("fetch.queue.backoff.ms", "5"),
     ("fetch.wait.max.ms", "10"),
@@ -66,14 +64,15 @@ const OBSERVER_DEFAULTS: &[(&str, &str)] = &[
     ("queued.min.messages", "1000"),
 ];
 
-/// librdkafka tells of another topic id in this context of its log only (R18).
+/// Log context in which librdkafka reports that a topic has another id. It reports that nowhere
+/// else (rule R18, docs/protocol.md).
 const DEBUG: (&str, &str) = ("debug", "metadata");
 
-/// How often librdkafka tells where partitions end and which brokers it reaches.
+/// Interval at which librdkafka reports partition ends and the brokers it reaches.
 const STATISTICS_EVERY_MS: &str = "1000";
 
-/// What a producer sets, unless `KAFKA_CONFIG` says otherwise. Two milliseconds
-/// of linger cost less latency at the tail than none.
+/// Settings of a producer that `KAFKA_CONFIG` may change. Two milliseconds of linger give a
+/// lower tail latency than none.
 const PRODUCER_DEFAULTS: &[(&str, &str)] = &[
     ("compression.type", "lz4"),
     ("linger.ms", "2"),
@@ -81,11 +80,11 @@ const PRODUCER_DEFAULTS: &[(&str, &str)] = &[
     ("queue.buffering.max.messages", "100000"),
 ];
 
-/// What a producer sets whatever `KAFKA_CONFIG` says. One request in flight, by either of
-/// its names: a leader that knows no sequence of this producer, since the partition is new
-/// to it, may refuse a first request and take the second, which begins behind a gap
-/// (KAFKA-15591), and librdkafka reads that as its word for both. Batches grow while a
-/// request is waited for, so that it costs time and not rate. Every message has a report.
+/// Settings of a producer that `KAFKA_CONFIG` may not change. One request in flight, by either
+/// name of the setting: a leader that is new to the partition may refuse the first of two
+/// requests and accept the second (KAFKA-15591), and librdkafka then reports both as delivered.
+/// Batches grow during the wait for a response, which costs latency but not throughput. Every
+/// message gets a delivery report.
 const PRODUCER_FORCED: &[(&str, &str)] = &[
     ("delivery.report.only.error", "false"),
     ("enable.idempotence", "true"),
@@ -284,8 +283,9 @@ impl KafkaConfig {
                 ));
             }
         }
-        // Only the leader tells where a partition ends; a follower that lags behind it
-        // would have messages taken for the gaps that markers leave (R8).
+        // Only the leader knows the end of a partition. Read from a follower that lags,
+        // messages would look like the gaps that transaction markers leave (rule R8,
+        // docs/protocol.md).
         if self.extra.contains_key("client.rack") {
             return Err(Error::misconfigured(
                 "KAFKA_CONFIG sets client.rack, by which brokers let followers be read",
@@ -295,7 +295,7 @@ impl KafkaConfig {
         }
         self.check_assignors()?;
         self.check_tls()?;
-        // librdkafka tells unknown keys and values apart only when it builds a client's settings.
+        // librdkafka rejects unknown keys and values only when it builds a client's settings.
         self.consumer().create_native_config().map_err(|error| refused(&error))?;
         self.producer().create_native_config().map_err(|error| refused(&error))?;
         Ok(())
@@ -346,7 +346,7 @@ fn parse_extra(text: &str) -> Result<BTreeMap<String, String>, Error> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        // The line itself may hold a password, so only its number is told.
+        // The line may hold a password, so the error names only its number.
         let pair = line.split_once('=').map(|(key, value)| (key.trim(), value.trim()));
         match pair {
             Some((key, value)) if is_key(key) && !line.contains('\0') => {
@@ -368,8 +368,8 @@ fn is_tls(protocol: &str) -> bool {
     protocol.to_ascii_lowercase().contains("ssl")
 }
 
-/// Whether a key looks like one of librdkafka's. Else it is not told: it may be a piece of
-/// a password or of a private key that was broken into lines.
+/// Whether a key looks like one of librdkafka's. An error does not show any other: it may be
+/// part of a password or of a private key that was split into lines.
 fn is_key(key: &str) -> bool {
     let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_');
     !key.is_empty() && key.bytes().all(allowed)

@@ -60,9 +60,9 @@ pub(super) fn find(
     Ok(None)
 }
 
-/// What a person can do about messages that cannot be read. librdkafka has one code for a
-/// damaged response and for one that is too large; `failure`, what it said of the connection,
-/// tells them apart.
+/// Advice about messages that cannot be read. librdkafka has the same code for a damaged
+/// response and for one that is too large; only the `failure` of the connection names the
+/// latter.
 fn what_to_do(config: &KafkaConfig, code: RDKafkaErrorCode, failure: Option<String>) -> String {
     use RDKafkaErrorCode as Code;
     let raise = format!(
@@ -70,7 +70,7 @@ fn what_to_do(config: &KafkaConfig, code: RDKafkaErrorCode, failure: Option<Stri
          docs/operating.md says",
         config.receive_bytes_max()
     );
-    let damaged = "a broker's disk has damaged them: let an undamaged replica lead the \
+    let damaged = "a broker's disk damaged them: let an undamaged replica lead the \
                    partition; or remove them with kafka-delete-records, then start with \
                    --on-source-change restart";
     let too_large = failure.filter(|failure| failure.contains(RECEIVE_BYTES_MAX));
@@ -80,7 +80,7 @@ fn what_to_do(config: &KafkaConfig, code: RDKafkaErrorCode, failure: Option<Stri
         (Code::NotImplemented, _) => {
             "use a version of this program that knows the messages' format or compression".into()
         }
-        // The same code for a batch that is larger than the limit when it is unpacked.
+        // librdkafka has the same code for a batch that exceeds the limit when uncompressed.
         (Code::BadCompression, _) => {
             format!(
                 "if batches of this topic can be that large uncompressed, {raise}; if not, {damaged}"

@@ -390,7 +390,7 @@ async fn expired(context: Context) -> Result<(), Failure> {
     let bench = stored_hundred(context).await?;
     send(&bench, 0, &ids(100..150))?;
     expire(&bench, 130).await?;
-    refuses(&bench, &bench.consumer(), "offset 100, but holds 130..150").await?;
+    refuses(&bench, &bench.consumer(), "offset is 100, but it holds 130..150").await?;
     refuses(&bench, &bench.consumer().arg("--exit-at-end"), "expired").await?;
     restart(&bench).arg("--exit-at-end").run(DEADLINE).await?.expect_code(0)?;
     assert_eq!(counts(&bench).await?, [120, 119, 0, 1], "all that the topic still has");
@@ -416,7 +416,7 @@ async fn expired_running(context: Context) -> Result<(), Failure> {
         assert!(last.contains(part), "no {part:?} in:\n{said}");
     }
     let position = lanes(&bench, 0).await?.remove(0).1;
-    assert!(last.contains(&format!("from offset {position},")), "{position} in:\n{said}");
+    assert!(last.contains(&format!("the next offset is {position},")), "{position} in:\n{said}");
     Ok(())
 }
 

@@ -95,7 +95,7 @@ async fn changed(context: Context) -> Result<(), Failure> {
             };
             let process = between_plan_and_load(&bench, &path, &[], change).await?;
             let ended = process.wait(DEADLINE).await?.expect_code(75)?;
-            assert!(ended.stderr.contains(&format!("{name} was changed")), "{}", ended.stderr);
+            assert!(ended.stderr.contains(&format!("{name} changed while it was read")), "{}", ended.stderr);
             attempts += 1;
             let job = bench
                 .sql
@@ -386,7 +386,7 @@ async fn foreign(context: Context) -> Result<(), Failure> {
         ("utf-16.csv.zst", zstandard(&marked)?, "UTF-16"),
         ("twice.csv.gz", gzip(&gzip(rows(3).as_bytes())?)?, "gzip data inside compressed data"),
         ("error page.csv", b"<!DOCTYPE html>\n<html>".to_vec(), "HTML"),
-        ("semicolons.csv", rows(3).replace(',', ";").into_bytes(), "by semicolons"),
+        ("semicolons.csv", rows(3).replace(',', ";").into_bytes(), "with semicolons"),
     ] {
         let report = bench.load(&bench.file(name, bytes)?, &[], 65).await?;
         let error = report["error"].as_str().unwrap_or_default();

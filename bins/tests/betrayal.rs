@@ -85,7 +85,7 @@ fn main() -> ExitCode {
             "two members with one group.instance.id do not fence each other endlessly",
             damage::static_members,
         );
-        suite.deadline(300);
+        suite.deadline(120 + 180 * truncation::rounds());
         suite.docker(
             "a log that loses its tail and grows past it stops its readers",
             truncation::loses_tail,

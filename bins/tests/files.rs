@@ -95,7 +95,11 @@ async fn changed(context: Context) -> Result<(), Failure> {
             };
             let process = between_plan_and_load(&bench, &path, &[], change).await?;
             let ended = process.wait(DEADLINE).await?.expect_code(75)?;
-            assert!(ended.stderr.contains(&format!("{name} changed while it was read")), "{}", ended.stderr);
+            assert!(
+                ended.stderr.contains(&format!("{name} changed while it was read")),
+                "{}",
+                ended.stderr
+            );
             attempts += 1;
             let job = bench
                 .sql

@@ -17,8 +17,10 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use super::support::{Bench, DEADLINE};
 use super::{ids, send};
 
-/// Variable with the number of rounds, if more than one.
-const ROUNDS: &str = "LAMBDA_TEST_ROUNDS";
+/// Number of rounds: `LAMBDA_TEST_ROUNDS`, else 1.
+pub(crate) fn rounds() -> u64 {
+    std::env::var("LAMBDA_TEST_ROUNDS").map_or(1, |rounds| rounds.parse().expect("a number"))
+}
 
 /// Messages in a batch; logs are cut between batches.
 const BATCH: usize = 100;
@@ -93,8 +95,7 @@ struct Lane {
 }
 
 pub(crate) async fn loses_tail(context: Context) -> Result<(), Failure> {
-    let rounds = std::env::var(ROUNDS).map_or(Ok(1), |rounds| rounds.parse())?;
-    for _ in 0..rounds {
+    for _ in 0..rounds() {
         let broker = context.own_kafka(None).await?;
         let begun = Way::ALL.map(|way| Lane::begin(&context, &broker, way));
         let lanes = try_join_all(begun).await?;

@@ -76,6 +76,8 @@ impl Watcher {
             }
         };
         if !self.bar.is_hidden() {
+            // First: of nothing, 100 % would be done.
+            self.bar.set_length(total);
             if self.is_new(what, file) {
                 // The rate of one step does not predict the next one's.
                 self.bar.reset();
@@ -84,7 +86,6 @@ impl Watcher {
                 Step::Planning { .. } => format!("{what} {file}"),
                 Step::Loading { .. } => format!("{} records of {file}", counts.read),
             });
-            self.bar.set_length(total);
             self.bar.set_position(bytes);
         } else if self.line_is_due() {
             let percent = (bytes * 100).checked_div(total).unwrap_or(100);

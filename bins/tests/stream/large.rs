@@ -101,7 +101,23 @@ pub(crate) async fn too_large(context: Context) -> Result<(), Failure> {
     assert_eq!(bench.number("select count(*) from transactions").await?, 10);
 
     let raised = bench.consumer().env("KAFKA_CONFIG", "receive.message.max.bytes=50000000");
-    raised.arg("--exit-at-end").run(DEADLINE).await?.expect_code(0)?;
+    let raised = raised.arg("--exit-at-end");
+    raised.run(DEADLINE).await?.expect_code(0)?;
     assert_eq!(bench.number("select count(*) from transactions").await?, 11);
+
+    // With the lower limit the last message that was stored cannot be read again.
+    for arguments in [&[][..], &["--exit-at-end"]] {
+        let ended = bench.consumer().args(arguments).run(DEADLINE).await?.expect_code(78)?;
+        assert!(ended.stderr.contains(&place), "{}", ended.stderr);
+    }
+
+    send(&bench, 0, "none", &[record("small", "x", 1)])?;
+    raised.run(DEADLINE).await?.expect_code(0)?;
+    send(&bench, 0, "lz4", &[record("packed", "location", 40 * MIB)])?;
+    let ended = bench.consumer().run(DEADLINE).await?.expect_code(78)?;
+    let place = format!("partition 0 of {} at offset 12 has 4194", bench.topic);
+    assert!(ended.stderr.contains(&place), "{}", ended.stderr);
+    raised.run(DEADLINE).await?.expect_code(0)?;
+    assert_eq!(bench.number("select count(*) from transactions").await?, 13);
     Ok(())
 }

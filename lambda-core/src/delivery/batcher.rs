@@ -314,6 +314,14 @@ impl<R: Record> Batcher<R> {
         Some(lane.expected.map_or(lane.next - 1, |last| last.position).max(0))
     }
 
+    /// Offset of a partition's last message, or the one before its position if none was ever
+    /// read: where it is read from when it is started again.
+    pub fn last_offset(&self, partition: i32) -> Option<i64> {
+        let lane = self.lanes.get(&partition)?;
+        let last = lane.last.map(|last| last.fingerprint(&self.raw).position);
+        Some(last.unwrap_or(lane.next - 1).max(0))
+    }
+
     /// Advances a partition to `to` past offsets without messages for a reader: transaction
     /// markers, aborted or compacted messages.
     pub fn advance(&mut self, partition: i32, to: i64) {
@@ -389,8 +397,8 @@ impl<R: Record> Batcher<R> {
         let raw = Arc::new(mem::replace(&mut self.raw, raw));
         let rows = Arc::new(mem::replace(&mut self.rows, rows));
         // A large batch frees its memory when it is stored, and is the only one until then.
-        let bytes = raw.capacity().max(rows.capacity());
-        if bytes > 2 * self.limits.bytes {
+        let most = 2 * self.limits.bytes;
+        if raw.len() + rows.len() > most || raw.capacity().max(rows.capacity()) > most {
             self.large.retain(|batch| batch.strong_count() > 0);
             self.large.push(Arc::downgrade(&raw));
         } else if self.spares.len() < SPARES_MAX {

@@ -29,8 +29,12 @@ const FETCH_BYTES_MAX: u64 = 4 << 20;
 /// a batch whole even if it exceeds `fetch.max.bytes`, so this bounds the memory of a batch.
 const RECEIVE_BYTES_MAX: u64 = 20 << 20;
 
-/// Bytes of a response around the batches in it, as librdkafka counts them.
-const RESPONSE_OVERHEAD_BYTES: u64 = 512;
+/// Bytes that a response may have around one batch, as librdkafka counts them.
+const BATCH_OVERHEAD_BYTES: u64 = 512;
+
+/// Bytes that a full response may have around its batches: some for each partition and each
+/// aborted transaction in it.
+const RESPONSE_OVERHEAD_BYTES: u64 = 1 << 20;
 
 /// The same, for the classic group protocol only: a frozen member is replaced after its
 /// session, here 6 s instead of librdkafka's 45 s (rule R15, docs/protocol.md).
@@ -159,7 +163,7 @@ impl KafkaConfig {
 
     /// Size of the largest batch that a consumer reads, in bytes as the broker keeps it.
     pub fn batch_bytes_max(&self) -> u64 {
-        self.receive_bytes_max() - RESPONSE_OVERHEAD_BYTES
+        self.receive_bytes_max() - BATCH_OVERHEAD_BYTES
     }
 
     /// A setting of `KAFKA_CONFIG`; nothing also if it is no number, which librdkafka refuses.
@@ -493,9 +497,9 @@ mod tests {
             (config.consumer().get(key).unwrap().parse::<u64>().unwrap(), config.batch_bytes_max())
         };
         assert_eq!(limit(""), (20_971_520, 20_971_008));
-        assert_eq!(limit("fetch.max.bytes=50000000"), (50_000_512, 50_000_000));
+        assert_eq!(limit("fetch.max.bytes=50000000"), (51_048_576, 51_048_064));
         assert_eq!(limit("receive.message.max.bytes=5000000"), (5_000_000, 4_999_488));
-        assert_eq!(limit("message.max.bytes=40000000").1, 40_000_000);
+        assert_eq!(limit("message.max.bytes=40000000").0, 41_048_576);
         assert!(with("receive.message.max.bytes=many").is_err());
     }
 

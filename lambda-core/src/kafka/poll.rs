@@ -23,7 +23,7 @@ use crate::kafka::position::Watermarks;
 use crate::kafka::rebalance::Start;
 use crate::kafka::shared::{Doubt, Shared, Wish};
 use crate::kafka::source_identity::as_read;
-use crate::kafka::unreadable::is_unreadable;
+use crate::kafka::unreadable::{self, is_unreadable};
 use crate::progress::Progress;
 use crate::record::Record;
 use crate::remedy;
@@ -88,6 +88,10 @@ pub(super) struct Polling<'a, R: Record> {
     unanswered: Option<Instant>,
     /// Number of consecutive times that Kafka did not hold the next message.
     resets: u32,
+    /// Size of the largest message that is accepted, in bytes.
+    message_bytes_max: u64,
+    /// When messages could not be read, but each partition alone could.
+    unfound: Vec<Instant>,
 }
 
 impl<'a, R: Record> Polling<'a, R> {
@@ -113,6 +117,8 @@ impl<'a, R: Record> Polling<'a, R> {
             ask_at: now,
             unanswered: None,
             resets: 0,
+            message_bytes_max: member.config.receive_bytes_max(),
+            unfound: Vec::new(),
         }
     }
 
@@ -184,6 +190,13 @@ impl<'a, R: Record> Polling<'a, R> {
         let mut state = self.shared.lock();
         if state.doubt.is_some() {
             return Ok(true);
+        }
+        let parts = [message.key, message.payload].into_iter().flatten();
+        let bytes = parts.map(|part| part.len() as u64).sum();
+        if bytes > self.message_bytes_max
+            && state.batcher.position(message.partition).is_some_and(|it| message.position >= it)
+        {
+            return Err(unreadable::too_large(&self.member.config, &message, bytes));
         }
         let first = state.batcher.is_empty();
         let pushed = state.batcher.push(&message);

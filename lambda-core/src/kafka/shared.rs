@@ -224,6 +224,11 @@ impl<R: Record> Shared<R> {
         self.notify();
     }
 
+    /// Lets the poll thread check whether the batcher has room again.
+    pub(super) fn made_room(&self) {
+        self.wake.notify_all();
+    }
+
     /// Waits, for at most `patience`, while the batcher is full and there are no wishes.
     /// Returns whether it is still full.
     pub(super) fn wait_for_room(&self, patience: Duration) -> bool {

@@ -153,6 +153,9 @@ impl<R: Record> Source for KafkaSource<R> {
                 }
             }
         }
+        drop(state);
+        // A large batch that is stored makes room for the next one.
+        self.shared.made_room();
     }
 }
 

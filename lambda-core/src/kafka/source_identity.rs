@@ -25,7 +25,8 @@ use crate::kafka::config::KafkaConfig;
 use crate::kafka::context::list_from;
 use crate::kafka::offsets::Offsets;
 use crate::kafka::position::{Verdict, judge_message, judge_range, source_changed};
-use crate::kafka::topic;
+use crate::kafka::unreadable::is_unreadable;
+use crate::kafka::{topic, unreadable};
 use crate::progress::{Fingerprint, LaneId, Progress};
 use crate::remedy;
 
@@ -114,6 +115,11 @@ fn read(
         let (partition, message) = match reader.poll(POLL) {
             Some(Ok(message)) => (message.partition(), Some(as_read(&message).fingerprint())),
             Some(Err(KafkaError::PartitionEOF(partition))) => (partition, None),
+            Some(Err(error)) if error.rdkafka_error_code().is_some_and(is_unreadable) => {
+                let offsets = lanes.iter().map(|(lane, last)| (lane.name.partition, last.position));
+                let found = unreadable::find(config, &offsets.collect::<Vec<_>>(), || {})?;
+                return Err(found.unwrap_or_else(|| unanswered(&partitions(lanes))));
+            }
             Some(Err(error)) => match remedy::kafka(error, "read a message again in Kafka") {
                 error if error.kind() == Kind::Fatal => return Err(error),
                 // librdkafka retries by itself.
@@ -121,8 +127,8 @@ fn read(
             },
             None if begun.elapsed() < FETCH_TIMEOUT => continue,
             None => {
-                let wanted = lanes.iter().map(|(lane, _)| lane.name.partition);
-                let missing: Vec<i32> = wanted.filter(|it| !found.contains_key(it)).collect();
+                let mut missing = partitions(lanes);
+                missing.retain(|partition| !found.contains_key(partition));
                 return Err(unanswered(&missing));
             }
         };
@@ -133,6 +139,10 @@ fn read(
         }
     }
     Ok(found)
+}
+
+fn partitions(lanes: &[(&Progress, Fingerprint)]) -> Vec<i32> {
+    lanes.iter().map(|(lane, _)| lane.name.partition).collect()
 }
 
 fn unanswered(partitions: &[i32]) -> Error {

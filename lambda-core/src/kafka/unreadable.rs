@@ -8,6 +8,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 
+use crate::delivery::batcher::Message;
 use crate::error::Error;
 use crate::kafka::config::KafkaConfig;
 use crate::kafka::context::list_from;
@@ -31,19 +32,24 @@ pub(super) fn is_unreadable(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// The error for the first of `partitions` whose next message, at or behind its position,
-/// cannot be read. `None`: all can by now, or have none.
+/// The error for the first of these partitions whose next message, at or after the offset,
+/// cannot be read. `None`: all can be read by now, or have no message there.
 ///
 /// # Errors
 /// `Transient` or `Fatal` when no client can be made.
 pub(super) fn find(
     config: &KafkaConfig,
-    partitions: &[(i32, i64)],
+    offsets: &[(i32, i64)],
     mut beat: impl FnMut(),
 ) -> Result<Option<Error>, Error> {
-    let reader = topic::observer(config)?;
-    for (partition, position) in partitions {
+    let mut reader = topic::observer(config)?;
+    for (partition, position) in offsets {
         beat();
+        if try_read(config.topic(), &reader, *partition, *position).map_err(cannot)?.is_none() {
+            continue;
+        }
+        // That may have been about what the reader prefetched of the partition before.
+        reader = topic::observer(config)?;
         let code = try_read(config.topic(), &reader, *partition, *position).map_err(cannot)?;
         if let Some(code) = code {
             let topic = config.topic();
@@ -60,16 +66,20 @@ pub(super) fn find(
     Ok(None)
 }
 
+fn raise_limit(config: &KafkaConfig) -> String {
+    format!(
+        "raise {RECEIVE_BYTES_MAX} (now {}) in KAFKA_CONFIG, and the memory limit with it, as \
+         docs/operating.md says",
+        config.receive_bytes_max()
+    )
+}
+
 /// Advice about messages that cannot be read. librdkafka has the same code for a damaged
 /// response and for one that is too large; only the `failure` of the connection names the
 /// latter.
 fn what_to_do(config: &KafkaConfig, code: RDKafkaErrorCode, failure: Option<String>) -> String {
     use RDKafkaErrorCode as Code;
-    let raise = format!(
-        "raise {RECEIVE_BYTES_MAX} (now {}) in KAFKA_CONFIG, and the memory limit with it, as \
-         docs/operating.md says",
-        config.receive_bytes_max()
-    );
+    let raise = raise_limit(config);
     let damaged = "a broker's disk damaged them: let an undamaged replica lead the \
                    partition; or remove them with kafka-delete-records, then start with \
                    --on-source-change restart";
@@ -90,6 +100,32 @@ fn what_to_do(config: &KafkaConfig, code: RDKafkaErrorCode, failure: Option<Stri
     }
 }
 
+/// The error for a message that was compressed to less than the limit.
+pub(super) fn too_large(config: &KafkaConfig, message: &Message<'_>, bytes: u64) -> Error {
+    Error::misconfigured(
+        format!(
+            "the message of partition {} of {} at offset {} has {bytes} bytes",
+            message.partition,
+            config.topic(),
+            message.position
+        ),
+        raise_limit(config),
+    )
+}
+
+/// The error for messages that repeatedly could not be read, although each partition could be
+/// read alone.
+pub(super) fn unfound(config: &KafkaConfig) -> Error {
+    Error::misconfigured(
+        format!("messages of {} cannot be read", config.topic()),
+        format!(
+            "each partition can be read alone; if their batches are large, {}; if not, look at \
+             the brokers' logs",
+            raise_limit(config)
+        ),
+    )
+}
+
 fn cannot(error: KafkaError) -> Error {
     remedy::kafka(error, "read a partition alone")
 }
@@ -107,12 +143,12 @@ fn try_read(
         match reader.poll(POLL) {
             Some(Ok(message)) if message.partition() == partition => return Ok(None),
             Some(Err(KafkaError::PartitionEOF(ended))) if ended == partition => return Ok(None),
-            Some(Err(error)) => {
-                let code = error.rdkafka_error_code().filter(|code| is_unreadable(*code));
-                if code.is_some() {
-                    return Ok(code);
-                }
-            }
+            Some(Err(error)) => match error.rdkafka_error_code() {
+                Some(code) if is_unreadable(code) => return Ok(Some(code)),
+                // The partition does not hold this offset.
+                Some(RDKafkaErrorCode::AutoOffsetReset) => return Ok(None),
+                _ => {}
+            },
             Some(Ok(_)) | None => {}
         }
     }

@@ -252,6 +252,8 @@ impl PostgresSink {
         durability: Durability,
         patience: Option<Duration>,
     ) -> Result<Committed, Error> {
+        // A commit follows at least every 30 s, also when there is nothing to claim or to store.
+        self.claims.close_idle();
         let mut session = self.session().await?;
         let path = if self.probe_first.load(Ordering::Relaxed) { Path::Probe } else { Path::Fast };
         let backend = session.backend.clone();
@@ -321,8 +323,6 @@ impl Sink for PostgresSink {
     }
 
     async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
-        // Asked from time to time, also when nothing is claimed any more.
-        self.claims.close_idle();
         if lanes.is_empty() {
             let client = connect(&self.config, "look").await?;
             let reading = lanes::stored(&client, lanes);

@@ -3,7 +3,7 @@
 //! docs/protocol.md), and where quiet partitions end (rule R8).
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
 
@@ -21,6 +21,11 @@ use crate::metrics::{self, Retry};
 use crate::progress::{LaneId, Progress};
 use crate::record::Record;
 use crate::source::{FirstPosition, Gained};
+
+/// How often within this time messages may be unreadable although each partition alone can be
+/// read.
+const UNFOUND_MAX: usize = 5;
+const UNFOUND_WITHIN: Duration = Duration::from_mins(10);
 
 impl<R: Record> Polling<'_, R> {
     /// Reads the lanes that the flow wants read, if their partitions still hold the stored
@@ -146,16 +151,27 @@ impl<R: Record> Polling<'_, R> {
     }
 
     /// Fails with the place of unreadable messages, if they are still unreadable.
-    fn find_unreadable(&self) -> Result<(), Error> {
-        let positions: Vec<(i32, i64)> = {
+    fn find_unreadable(&mut self) -> Result<(), Error> {
+        let mut offsets = Vec::new();
+        {
             let state = self.shared.lock();
-            let held = state.assignment.held().into_iter();
-            held.filter_map(|it| Some((it, state.batcher.position(it)?))).collect()
-        };
-        match unreadable::find(&self.member.config, &positions, || self.member.pulse.beat())? {
-            Some(error) => Err(error),
-            None => Ok(()),
+            for partition in state.assignment.held() {
+                // A partition is read from its last message on, then from its position.
+                offsets.extend(state.batcher.last_offset(partition).map(|it| (partition, it)));
+                offsets.extend(state.batcher.position(partition).map(|it| (partition, it)));
+            }
         }
+        if let Some(error) =
+            unreadable::find(&self.member.config, &offsets, || self.member.pulse.beat())?
+        {
+            return Err(error);
+        }
+        self.unfound.retain(|found| found.elapsed() < UNFOUND_WITHIN);
+        self.unfound.push(Instant::now());
+        if self.unfound.len() > UNFOUND_MAX {
+            return Err(unreadable::unfound(&self.member.config));
+        }
+        Ok(())
     }
 
     /// Finds the first positions of granted partitions that were never read before, so that

@@ -203,6 +203,8 @@ impl<'a, R: Record> Polling<'a, R> {
         let full = state.batcher.is_full();
         if pushed == Pushed::MostlyRejected {
             let why = state.batcher.last_reject().map(ToString::to_string).unwrap_or_default();
+            // Or the flow could take the batch before it hears of the error.
+            state.batcher.drop_partition(message.partition);
             return Err(mostly_rejected(self.topic, message.partition, message.position, &why));
         }
         drop(state);

@@ -159,14 +159,15 @@ async fn pooled(context: Context) -> Result<(), Failure> {
         database.connect().await?.batch_execute(SAMPLE_DDL).await?;
         let pooler = context.pgbouncer(&database, settings).await?;
         let config = pooler.login().config();
+        let connect_and_store = async || {
+            let sink = PostgresSink::connect(config.clone(), &SAMPLES, "sink", 2, None).await?;
+            store(&sink).await
+        };
         let error = loop {
-            let sink = PostgresSink::connect(config.clone(), &SAMPLES, "sink", 2, None).await;
-            let sink = match sink {
-                Err(error) => break error,
-                Ok(sink) => sink,
-            };
-            if let Err(error) = store(&sink).await {
-                break error;
+            match connect_and_store().await {
+                // The pooler may close a connection before its reason is read.
+                Err(error) if error.kind() != Kind::Transient => break error,
+                _ => {}
             }
         };
         let says = error.chain();

@@ -164,10 +164,11 @@ async fn pooled(context: Context) -> Result<(), Failure> {
             store(&sink).await
         };
         let error = loop {
-            match connect_and_store().await {
-                // The pooler may close a connection before its reason is read.
-                Err(error) if error.kind() != Kind::Transient => break error,
-                _ => {}
+            // The pooler may close a connection before its reason is read.
+            if let Err(error) = connect_and_store().await
+                && error.kind() != Kind::Transient
+            {
+                break error;
             }
         };
         let says = error.chain();

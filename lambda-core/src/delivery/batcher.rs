@@ -162,6 +162,13 @@ enum Last {
 }
 
 impl Last {
+    fn position(&self) -> i64 {
+        match self {
+            Self::Taken(fingerprint) => fingerprint.position,
+            Self::Gathered { position, .. } => *position,
+        }
+    }
+
     fn fingerprint(&self, raw: &[u8]) -> Fingerprint {
         match *self {
             Self::Taken(fingerprint) => fingerprint,
@@ -311,15 +318,14 @@ impl<R: Record> Batcher<R> {
     pub fn read_again(&mut self, partition: i32) -> Option<i64> {
         let lane = self.lanes.get_mut(&partition)?;
         lane.expected = lane.last.map(|last| last.fingerprint(&self.raw));
-        Some(lane.expected.map_or(lane.next - 1, |last| last.position).max(0))
+        self.last_offset(partition)
     }
 
     /// Offset of a partition's last message, or the one before its position if none was ever
     /// read: where it is read from when it is started again.
     pub fn last_offset(&self, partition: i32) -> Option<i64> {
         let lane = self.lanes.get(&partition)?;
-        let last = lane.last.map(|last| last.fingerprint(&self.raw).position);
-        Some(last.unwrap_or(lane.next - 1).max(0))
+        Some(lane.last.map_or(lane.next - 1, |last| last.position()).max(0))
     }
 
     /// Advances a partition to `to` past offsets without messages for a reader: transaction

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, ValueEnum};
 use lambda_core::Error;
 use lambda_core::kafka::KafkaConfig;
-use lambda_core::postgres::config::secret_in;
+use lambda_core::postgres::connection::config::secret_in;
 use lambda_core::postgres::{DatabaseConfig, SslMode, TlsSettings};
 use lambda_core::transaction::time::Timestamp;
 

@@ -4,8 +4,8 @@ mod support;
 
 use std::process::ExitCode;
 
-use lambda_core::postgres::connect::Connection;
-use lambda_core::postgres::migrate;
+use lambda_core::postgres::connection::Connection;
+use lambda_core::postgres::schema::migrate;
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
 use lambda_lab::liveness::until;

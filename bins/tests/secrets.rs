@@ -11,7 +11,7 @@ use clap::Parser;
 use lambda_bins::args::{DatabaseArgs, KafkaArgs};
 use lambda_core::kafka::KafkaConfig;
 use lambda_core::postgres::DatabaseConfig;
-use lambda_core::postgres::roles::{Access, Role};
+use lambda_core::postgres::schema::roles::{Access, Role};
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
 use lambda_lab::processes::{Ended, Process, Program, Signal};

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use lambda_core::batch::{Batch, Body, Entry, Slice, Span};
 use lambda_core::decode::csv::{CsvDecoder, Header};
 use lambda_core::outcome::Authority;
-use lambda_core::postgres::attempt::JobLane;
+use lambda_core::postgres::jobs::attempt::JobLane;
 use lambda_core::progress::{ClaimId, Progress};
 use lambda_core::source::{Event, Source};
 use lambda_core::{Error, Record};

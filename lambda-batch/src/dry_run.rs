@@ -7,9 +7,9 @@ use tokio::sync::watch;
 
 use crate::config::{Options, Step};
 use crate::first::{self, FirstRecords};
+use crate::open::{Planned, blocking, stopped};
 use crate::rejects::RejectsFile;
 use crate::report::Outcome;
-use crate::run::{Planned, blocking, stopped};
 use crate::tally::Stored;
 
 /// Decodes all of a file's records.

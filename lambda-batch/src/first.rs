@@ -6,12 +6,12 @@ use std::sync::Arc;
 use lambda_core::batch::{Batch, Body};
 use lambda_core::job::{Chunk, JobRef};
 use lambda_core::outcome::Authority;
-use lambda_core::postgres::attempt::JobLane;
+use lambda_core::postgres::jobs::attempt::JobLane;
 use lambda_core::progress::{ClaimId, Counts, LaneId, LaneName, Progress, Sums};
 use lambda_core::{Error, Record};
 
 use crate::chunk::{Chunks, Decoding};
-use crate::run::Planned;
+use crate::open::Planned;
 
 /// Number of records that are checked.
 const RECORDS: usize = 1_000;

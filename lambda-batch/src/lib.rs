@@ -17,6 +17,7 @@ pub mod frame;
 mod gzip;
 pub mod input;
 mod load;
+mod open;
 pub mod plan;
 mod rejects;
 pub mod report;
@@ -24,5 +25,6 @@ pub mod run;
 pub mod tally;
 
 pub use self::config::Options;
+pub use self::load::Target;
 pub use self::report::{FileReport, Outcome};
-pub use self::run::{Target, check, load};
+pub use self::run::{check, load};

@@ -10,8 +10,9 @@ use lambda_core::error::Kind;
 use lambda_core::job::{self, End, Status};
 use lambda_core::metrics::{CurrentJob, Outcomes};
 use lambda_core::outcome::Authority;
-use lambda_core::postgres::attempt::{self, Attempt, LEASE, Started};
-use lambda_core::postgres::jobs::{Job, NewJob};
+use lambda_core::postgres::jobs::attempt::{self, Attempt, LEASE, Started};
+use lambda_core::postgres::jobs::{Job, Jobs, NewJob};
+use lambda_core::sink::Sink;
 use lambda_core::{Error, Record};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -22,10 +23,26 @@ use crate::chunk::{ChunkSource, Chunks, Decoding};
 use crate::config::{Options, Step};
 use crate::first;
 use crate::input::Input;
+use crate::open::{Planned, blocking, stopped};
 use crate::rejects::RejectsFile;
 use crate::report::Outcome;
-use crate::run::{Planned, Target, blocking, stopped};
+
 use crate::tally::{Stored, Tally};
+
+/// Destination of a load.
+#[derive(Clone)]
+pub struct Target {
+    /// The sink that stores the records.
+    pub sink: Arc<dyn Sink>,
+    /// Connections for the jobs, in the same database.
+    pub jobs: Jobs,
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Target").field("jobs", &self.jobs).finish_non_exhaustive()
+    }
+}
 
 /// Time that a worker keeps trying while the server is away.
 const PATIENCE: Duration = Duration::from_mins(1);

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lambda_core::Error;
-use lambda_core::postgres::attempt::JobLane;
+use lambda_core::postgres::jobs::attempt::JobLane;
 use lambda_core::progress::{Counts, LaneId, Progress};
 
 /// Progress of a job.

@@ -19,6 +19,25 @@ pub enum Kind {
     Fatal,
 }
 
+/// Meaning of a server's error code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    not(any(feature = "kafka", feature = "postgres")),
+    expect(dead_code, reason = "no server")
+)]
+pub(crate) struct Verdict {
+    /// Decision about the current work.
+    pub(crate) kind: Kind,
+    /// Advice to a person.
+    pub(crate) remedy: &'static str,
+}
+
+/// A verdict, in short.
+#[cfg(any(feature = "kafka", feature = "postgres"))]
+pub(crate) const fn verdict(kind: Kind, remedy: &'static str) -> Verdict {
+    Verdict { kind, remedy }
+}
+
 /// A server this platform talks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Server {

@@ -27,13 +27,17 @@ mod fairness;
 mod fake;
 mod member;
 mod offsets;
+mod options;
 mod partition_end;
 mod poll;
+mod poll_thread;
 mod rebalance;
+mod remedy;
 mod shared;
 mod statistics;
 mod unreadable;
 
 pub use self::config::KafkaConfig;
+pub use self::options::SourceOptions;
 pub use self::position::{OnSourceChange, StartAt};
-pub use self::source::{KafkaSource, SourceOptions};
+pub use self::source::KafkaSource;

@@ -25,7 +25,6 @@ pub mod outcome;
 pub mod postgres;
 pub mod progress;
 pub mod record;
-pub mod remedy;
 pub mod resolve;
 pub mod sink;
 pub mod source;

@@ -275,39 +275,3 @@ fn job_id(row: &StoredRow) -> Option<String> {
 fn owned(row: &StoredRow) -> i64 {
     ownership(row.checksum, job_id(row).as_deref(), row.written_xid)
 }
-
-#[cfg(all(test, feature = "testing"))]
-mod tests {
-    use super::*;
-    use crate::job::JobRef;
-    use crate::testing::sink::{CASES, Subject};
-
-    struct Memory {
-        sink: MemorySink,
-        jobs: std::sync::atomic::AtomicI64,
-    }
-
-    #[async_trait]
-    impl Subject for Memory {
-        fn sink(&self) -> &dyn Sink {
-            &self.sink
-        }
-
-        async fn job(&self, as_of_micros: i64) -> JobRef {
-            let number = self.jobs.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
-            JobRef { as_of_micros, number }
-        }
-
-        async fn contents(&self) -> Contents {
-            self.sink.contents()
-        }
-    }
-
-    #[tokio::test]
-    async fn the_sink_in_memory_conforms() {
-        for (_, case) in CASES {
-            let subject = Memory { sink: MemorySink::new(), jobs: 0.into() };
-            case(&subject).await;
-        }
-    }
-}

@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 
 use lambda_core::error::{Error, Kind};
 use lambda_core::outcome::Authority;
-use lambda_core::postgres::{Connection, connect, migrate};
+use lambda_core::postgres::schema::migrate;
+use lambda_core::postgres::{Connection, connect};
 use lambda_core::progress::LaneName;
 use lambda_core::sink::{ClaimRequest, Durability, Sink};
 use lambda_core::testing::draft::{Draft, SAMPLES, Sample};

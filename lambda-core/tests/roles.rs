@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use lambda_core::job::JobRef;
 use lambda_core::outcome::Authority;
-use lambda_core::postgres::connect::{Connection, connect};
-use lambda_core::postgres::roles::{Access, Change, Role, ensure};
-use lambda_core::postgres::{DatabaseConfig, PostgresSink, migrate, restore};
+use lambda_core::postgres::connection::{Connection, connect};
+use lambda_core::postgres::schema::roles::{Access, Change, Role, ensure};
+use lambda_core::postgres::schema::{migrate, restore};
+use lambda_core::postgres::{DatabaseConfig, PostgresSink};
 use lambda_core::progress::{LaneName, Progress};
 use lambda_core::sink::{ClaimRequest, Durability, Sink};
 use lambda_core::testing::draft::{Draft, SAMPLE_DDL, SAMPLES, Sample};

@@ -9,8 +9,9 @@ use std::time::Duration;
 use clap::Parser;
 use lambda_bins::args::{DatabaseArgs, HelpArgs, Output, OutputArgs, secret_file};
 use lambda_bins::{CancellationToken, Failure, json, print};
-use lambda_core::postgres::roles::{Access, Change, Role};
-use lambda_core::postgres::{connect, migrate, restore, roles};
+use lambda_core::postgres::connection::connect_waiting;
+use lambda_core::postgres::schema::roles::{Access, Change, Role};
+use lambda_core::postgres::schema::{migrate, restore, roles};
 use lambda_core::{Error, Record, Transaction};
 use serde_json::{Value, json};
 
@@ -52,7 +53,7 @@ async fn set_up(args: &Args) -> Result<(), Failure> {
     let roles = wanted_roles(|name| env::var(name).ok().filter(|value| !value.is_empty()))?;
     let tables = [Transaction::TABLE];
     let patience = Duration::from_secs(args.wait);
-    drop(connect::connect_waiting(&config, "setup", Some(patience)).await?);
+    drop(connect_waiting(&config, "setup", Some(patience)).await?);
 
     let applied = migrate::migrate(&config).await?;
     let adopted = restore::adopt(&config, &tables).await?;

@@ -1,7 +1,7 @@
 //! `lambda doctor` on the schema, its rows and the roles.
 
 use lambda_core::postgres::inspect::schema;
-use lambda_core::postgres::migrate;
+use lambda_core::postgres::schema::migrate;
 use lambda_lab::Failure;
 use lambda_lab::harness::{Context, Suite};
 

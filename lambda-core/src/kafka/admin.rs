@@ -18,8 +18,8 @@ use crate::error::Error;
 use crate::kafka::config::{KafkaConfig, refused};
 use crate::kafka::context::Asking;
 use crate::kafka::position::Watermarks;
+use crate::kafka::remedy;
 use crate::kafka::topic::{self, ANSWER_TIMEOUT, Observer};
-use crate::remedy;
 
 /// Time that brokers may take to create a topic everywhere.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -127,7 +127,7 @@ pub async fn cluster(config: &KafkaConfig) -> Result<Cluster, Error> {
     asking(config, |config, observer| {
         let metadata = observer
             .fetch_metadata(Some(config.topic()), ANSWER_TIMEOUT)
-            .map_err(|error| remedy::kafka(error, "list the brokers and the topic in Kafka"))?;
+            .map_err(|error| remedy::explain(error, "list the brokers and the topic in Kafka"))?;
         let brokers = metadata.brokers().iter();
         let brokers = brokers.map(|it| format!("{}:{}", it.host(), it.port())).collect();
         let mut partitions = Vec::new();
@@ -137,7 +137,7 @@ pub async fn cluster(config: &KafkaConfig) -> Result<Cluster, Error> {
                 Some(RDKafkaErrorCode::UnknownTopicOrPartition) => continue,
                 Some(code) => {
                     let error = KafkaError::MetadataFetch(code);
-                    return Err(remedy::kafka(error, "describe the topic in Kafka"));
+                    return Err(remedy::explain(error, "describe the topic in Kafka"));
                 }
             }
             partitions.extend(topic.partitions().iter().map(|it| Partition {
@@ -193,7 +193,7 @@ pub async fn group(config: &KafkaConfig) -> Result<Option<Group>, Error> {
                 return Ok(None);
             }
             groups => groups
-                .map_err(|error| remedy::kafka(error, "describe the consumer group in Kafka"))?,
+                .map_err(|error| remedy::explain(error, "describe the consumer group in Kafka"))?,
         };
         let found = groups.groups().iter().find(|it| it.name() == config.group_id());
         Ok(found.filter(|it| !matches!(it.state(), "Dead" | "")).map(|it| Group {
@@ -366,7 +366,7 @@ impl Admin {
 
     /// Error of a request to do `what`.
     fn failed(&self, error: KafkaError, what: &'static str) -> Error {
-        unreachable(&self.config, None, remedy::kafka(error, what))
+        unreachable(&self.config, None, remedy::explain(error, what))
     }
 
     async fn create(&self, wanted: &Wanted, dry_run: bool) -> Result<Vec<Change>, Refusal> {

@@ -14,10 +14,10 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionLi
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 
 use crate::error::Error;
+use crate::kafka::remedy;
 use crate::kafka::shared::{Doubt, Shared};
 use crate::kafka::statistics::{Statistics, Stranded};
 use crate::record::Record;
-use crate::remedy;
 
 /// Minimum time between two reports of the same error.
 const REPEAT_AFTER: Duration = Duration::from_secs(30);
@@ -299,7 +299,7 @@ impl Complaints {
             .is_some_and(|told| now.saturating_duration_since(*told) < REPEAT_AFTER);
         if !told_lately {
             last.insert(code as i32, now);
-            let remedy = remedy::of_kafka(code).remedy;
+            let remedy = remedy::of_code(code).remedy;
             tracing::warn!(%code, reason, remedy, "Kafka reports an error");
         }
     }

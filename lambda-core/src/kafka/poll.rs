@@ -21,12 +21,12 @@ use crate::kafka::offsets::Offsets;
 use crate::kafka::partition_end::Tails;
 use crate::kafka::position::Watermarks;
 use crate::kafka::rebalance::Start;
+use crate::kafka::remedy;
 use crate::kafka::shared::{Doubt, Shared, Wish};
 use crate::kafka::source_identity::as_read;
 use crate::kafka::unreadable::{self, is_unreadable};
 use crate::progress::Progress;
 use crate::record::Record;
-use crate::remedy;
 
 /// Longest wait for a message, and so for a wish of the flow.
 const POLL: Duration = Duration::from_millis(20);
@@ -230,7 +230,7 @@ impl<'a, R: Record> Polling<'a, R> {
             // not name: the checks find it. Each of them reports its own error.
             self.resets += u32::from(self.shared.doubt(Doubt::Topic));
             if self.resets > RESETS_MAX {
-                return Err(remedy::kafka(
+                return Err(remedy::explain(
                     error,
                     "read the topic in Kafka from the stored position",
                 ));
@@ -243,8 +243,8 @@ impl<'a, R: Record> Polling<'a, R> {
             self.shared.doubt(Doubt::Unreadable);
             return self.drain();
         }
-        match code.map(remedy::of_kafka).map(|verdict| verdict.kind) {
-            Some(Kind::Fatal) => Err(remedy::kafka(error, "read the topic in Kafka")),
+        match code.map(remedy::of_code).map(|verdict| verdict.kind) {
+            Some(Kind::Fatal) => Err(remedy::explain(error, "read the topic in Kafka")),
             // librdkafka continues by itself; the context has logged the error.
             _ => Ok(None),
         }
@@ -269,11 +269,11 @@ impl<'a, R: Record> Polling<'a, R> {
         let Some((code, reason)) = self.consumer.client().fatal_error() else {
             return Ok(GivenUp::Broken);
         };
-        let remedy = remedy::of_kafka(code).remedy;
+        let remedy = remedy::of_code(code).remedy;
         tracing::warn!(%code, reason, remedy, "librdkafka gave the consumer up");
         if remedy::needs_a_person(code) {
             let error = KafkaError::MessageConsumptionFatal(code);
-            return Err(remedy::kafka(error, "stay in the consumer group in Kafka"));
+            return Err(remedy::explain(error, "stay in the consumer group in Kafka"));
         }
         Ok(GivenUp::Broken)
     }

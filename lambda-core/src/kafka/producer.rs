@@ -28,10 +28,10 @@ use crate::error::{Error, Kind, Server};
 use crate::health::{Health, Need, Pulse};
 use crate::kafka::config::{KafkaConfig, refused};
 use crate::kafka::context::{self, Complaints};
+use crate::kafka::remedy;
 use crate::kafka::statistics::{Statistics, Stranded};
 use crate::kafka::topic;
 use crate::metrics::{self, Retry};
-use crate::remedy;
 
 /// Time that one poll waits for room in a full queue.
 const ROOM: Duration = Duration::from_millis(1);
@@ -138,7 +138,7 @@ impl<T: Send + Sync + 'static> Producer<T> {
                     self.poll(ROOM);
                     self.failure()?;
                 }
-                Err((error, _)) => return Err(remedy::kafka(error, "send a message to Kafka")),
+                Err((error, _)) => return Err(remedy::explain(error, "send a message to Kafka")),
             }
         }
     }
@@ -248,7 +248,7 @@ impl<T> Reports<T> {
     }
 
     fn cannot_take(&self, error: KafkaError) {
-        self.fail(remedy::kafka(error, "send a message to Kafka"));
+        self.fail(remedy::explain(error, "send a message to Kafka"));
     }
 }
 

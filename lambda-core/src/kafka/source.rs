@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::delivery::batcher::Limits;
 use crate::error::{Error, Server};
 use crate::health::Health;
 use crate::kafka::config::KafkaConfig;
 use crate::kafka::member::Member;
-use crate::kafka::position::{OnSourceChange, StartAt};
+use crate::kafka::options::SourceOptions;
+use crate::kafka::poll_thread;
 use crate::kafka::rebalance::{Granted, News};
 use crate::kafka::shared::{Shared, Wish, Yield};
 use crate::progress::{LaneName, Progress};
@@ -21,21 +21,6 @@ use crate::source::{Event, Grant, Source};
 
 /// Time that closing a source waits for the brokers to take note.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Options for reading a topic.
-#[derive(Debug, Clone, Default)]
-pub struct SourceOptions {
-    /// Start of partitions that were never read before.
-    pub start: StartAt,
-    /// Treatment of a partition that has changed since it was read (rule R18,
-    /// docs/protocol.md).
-    pub on_source_change: OnSourceChange,
-    /// Maximum size of a batch.
-    pub limits: Limits,
-    /// Identifies the database that stores the messages, in one word. It is written beside
-    /// the offsets committed to Kafka; another one there while this source runs stops it.
-    pub database: String,
-}
 
 /// The messages of a topic, as records of type `R`: one member of a consumer
 /// group, polled on a thread of its own.
@@ -66,7 +51,7 @@ impl<R: Record> KafkaSource<R> {
         let member = Member { config, options, shared: Arc::clone(&shared), pulse };
         let thread = thread::Builder::new()
             .name("kafka-poll".into())
-            .spawn(|| member.run())
+            .spawn(move || poll_thread::run(&member))
             .map_err(|error| Error::Temporary {
                 server: Server::Kafka,
                 what: "start the thread that polls Kafka",

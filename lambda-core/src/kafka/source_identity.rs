@@ -25,10 +25,10 @@ use crate::kafka::config::KafkaConfig;
 use crate::kafka::context::list_from;
 use crate::kafka::offsets::Offsets;
 use crate::kafka::position::{Verdict, judge_message, judge_range, source_changed};
+use crate::kafka::remedy;
 use crate::kafka::unreadable::is_unreadable;
 use crate::kafka::{topic, unreadable};
 use crate::progress::{Fingerprint, LaneId, Progress};
-use crate::remedy;
 
 /// Timeout for the last messages of some partitions.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -106,7 +106,7 @@ fn read(
     lanes: &[(&Progress, Fingerprint)],
 ) -> Result<BTreeMap<i32, Option<Fingerprint>>, Error> {
     let cannot =
-        |error| remedy::kafka(error, "read the last message of a partition again in Kafka");
+        |error| remedy::explain(error, "read the last message of a partition again in Kafka");
     let from = lanes.iter().map(|(lane, last)| (lane.name.partition, last.position));
     let from = list_from(config.topic(), &from.collect::<Vec<_>>()).map_err(cannot)?;
     reader.assign(&from).map_err(cannot)?;
@@ -120,7 +120,7 @@ fn read(
                 let found = unreadable::find(config, &offsets.collect::<Vec<_>>(), || {})?;
                 return Err(found.unwrap_or_else(|| unanswered(&partitions(lanes))));
             }
-            Some(Err(error)) => match remedy::kafka(error, "read a message again in Kafka") {
+            Some(Err(error)) => match remedy::explain(error, "read a message again in Kafka") {
                 error if error.kind() == Kind::Fatal => return Err(error),
                 // librdkafka retries by itself.
                 _ => continue,

@@ -18,7 +18,7 @@ use crate::error::{Error, Kind, Server};
 use crate::kafka::config::{KafkaConfig, refused};
 use crate::kafka::context::Asking;
 use crate::kafka::position::Watermarks;
-use crate::remedy;
+use crate::kafka::remedy;
 
 /// Timeout for one query. The group tolerates minutes without the poll loop, but a person
 /// at a terminal waits for the answer.
@@ -68,17 +68,17 @@ pub(super) fn describe<C: ClientContext>(client: &Client<C>, topic: &str) -> Res
     const WHAT: &str = "describe the topic in Kafka";
     let metadata = client
         .fetch_metadata(Some(topic), ANSWER_TIMEOUT)
-        .map_err(|error| remedy::kafka(error, WHAT))?;
+        .map_err(|error| remedy::explain(error, WHAT))?;
     let found = metadata.topics().iter().find(|found| found.name() == topic);
     let missing = RDKafkaErrorCode::UnknownTopicOrPartition;
-    let found = found.ok_or_else(|| remedy::kafka(KafkaError::MetadataFetch(missing), WHAT))?;
+    let found = found.ok_or_else(|| remedy::explain(KafkaError::MetadataFetch(missing), WHAT))?;
     if let Some(code) = found.error() {
-        return Err(remedy::kafka(KafkaError::MetadataFetch(code.into()), WHAT));
+        return Err(remedy::explain(KafkaError::MetadataFetch(code.into()), WHAT));
     }
     let mut partitions: Vec<i32> = found.partitions().iter().map(MetadataPartition::id).collect();
     partitions.sort_unstable();
     if partitions.is_empty() {
-        return Err(remedy::kafka(KafkaError::MetadataFetch(missing), WHAT));
+        return Err(remedy::explain(KafkaError::MetadataFetch(missing), WHAT));
     }
     Ok(Topic { source: source(client, topic)?, partitions })
 }
@@ -109,7 +109,7 @@ pub(super) fn reason<C: ConsumerContext>(consumer: &BaseConsumer<C>, error: Erro
         if let Err(told) = event
             && told.rdkafka_error_code().is_some_and(remedy::needs_a_person)
         {
-            return remedy::kafka(told, "log in to Kafka");
+            return remedy::explain(told, "log in to Kafka");
         }
     }
     error
@@ -134,7 +134,7 @@ pub(super) fn watermarks_of(
         })
         .collect();
     match low_refused.or(high_refused) {
-        Some(refused) if watermarks.is_empty() => Err(remedy::kafka(refused, TELL_OFFSETS)),
+        Some(refused) if watermarks.is_empty() => Err(remedy::explain(refused, TELL_OFFSETS)),
         _ => Ok(watermarks),
     }
 }
@@ -147,7 +147,7 @@ fn ask_offsets(
     partitions: &[i32],
     end: Offset,
 ) -> Result<(BTreeMap<i32, i64>, Option<KafkaError>), Error> {
-    let cannot = |error| remedy::kafka(error, TELL_OFFSETS);
+    let cannot = |error| remedy::explain(error, TELL_OFFSETS);
     let mut asked = TopicPartitionList::with_capacity(partitions.len());
     for partition in partitions {
         asked.add_partition_offset(topic, *partition, end).map_err(cannot)?;
@@ -177,7 +177,7 @@ pub(super) fn led<C: ClientContext>(
 ) -> Result<BTreeSet<i32>, Error> {
     let metadata = client
         .fetch_metadata(Some(topic), OFFSETS_TIMEOUT)
-        .map_err(|error| remedy::kafka(error, "describe the topic in Kafka"))?;
+        .map_err(|error| remedy::explain(error, "describe the topic in Kafka"))?;
     let found = metadata.topics().iter().filter(|found| found.name() == topic);
     let partitions = found.flat_map(MetadataTopic::partitions);
     Ok(partitions.filter(|it| it.leader() >= 0).map(MetadataPartition::id).collect())
@@ -194,7 +194,7 @@ pub(super) fn watermarks<C: ClientContext>(
 ) -> Result<Watermarks, Error> {
     let (low, high) = client
         .fetch_watermarks(topic, partition, OFFSETS_TIMEOUT)
-        .map_err(|error| remedy::kafka(error, TELL_OFFSETS))?;
+        .map_err(|error| remedy::explain(error, TELL_OFFSETS))?;
     Ok(Watermarks { low, high })
 }
 

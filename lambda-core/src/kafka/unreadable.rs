@@ -12,8 +12,8 @@ use crate::delivery::batcher::Message;
 use crate::error::Error;
 use crate::kafka::config::KafkaConfig;
 use crate::kafka::context::list_from;
+use crate::kafka::remedy;
 use crate::kafka::topic::{self, Observer};
-use crate::remedy;
 
 /// How long a partition may take to deliver its next message.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -127,7 +127,7 @@ pub(super) fn unfound(config: &KafkaConfig) -> Error {
 }
 
 fn cannot(error: KafkaError) -> Error {
-    remedy::kafka(error, "read a partition alone")
+    remedy::explain(error, "read a partition alone")
 }
 
 /// Why the next message of a partition cannot be read.

@@ -2,6 +2,14 @@
 //! positions. docs/protocol.md#commit-steps has its steps and their order; each deviation
 //! that was tried led to deadlocks or wrong outcomes.
 
+mod dead_letters;
+mod insert;
+pub(crate) mod lanes;
+pub(crate) mod probe;
+pub(crate) mod session;
+mod statements;
+mod supersede;
+
 use std::time::Instant;
 
 use tokio_postgres::error::SqlState;
@@ -11,12 +19,11 @@ use crate::delivery::settle;
 use crate::error::Error;
 use crate::metrics;
 use crate::outcome::Authority;
-use crate::postgres::probe::{JobCache, probe};
-use crate::postgres::session::Session;
-use crate::postgres::{dead_letters, insert, lanes, supersede};
+use crate::postgres::commit::probe::{JobCache, probe};
+use crate::postgres::commit::session::Session;
+use crate::postgres::remedy;
 use crate::progress::{LaneId, Sums};
 use crate::record::Table;
-use crate::remedy;
 use crate::resolve::{Keys, Resolution};
 use crate::sink::{Committed, Durability};
 
@@ -25,7 +32,7 @@ const PROBES: u32 = 5;
 
 /// First path for the rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Path {
+pub(crate) enum Path {
     /// COPY straight into the table; the key's index finds repeats.
     Fast,
     /// Probe first, since repeats keep coming.
@@ -37,7 +44,7 @@ pub(super) enum Path {
 
 /// A commit that did not succeed.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// Nothing was stored.
     Aborted(Error),
     /// COMMIT was sent and not acknowledged.
@@ -52,14 +59,14 @@ impl From<Error> for Failure {
 
 /// Result of a commit, and the path for the next one.
 #[derive(Debug)]
-pub(super) struct Done {
-    pub(super) committed: Committed,
-    pub(super) next: Path,
+pub(crate) struct Done {
+    pub(crate) committed: Committed,
+    pub(crate) next: Path,
 }
 
 /// Commits `batch` on `session`. Leaves no transaction open on it unless the outcome is
 /// unknown.
-pub(super) async fn commit(
+pub(crate) async fn commit(
     session: &mut Session,
     batch: &Batch,
     durability: Durability,
@@ -80,7 +87,7 @@ async fn transact(
     path: Path,
     jobs: &JobCache,
 ) -> Result<Done, Failure> {
-    let storing = |error| remedy::postgres(error, "store a batch in PostgreSQL");
+    let storing = |error| remedy::explain(error, "store a batch in PostgreSQL");
     let begun = Instant::now();
     session.begin(durability == Durability::Durable).await.map_err(storing)?;
     let held: Vec<LaneId> = batch.spans().iter().map(|span| span.lane).collect();
@@ -111,7 +118,7 @@ async fn transact(
 
 /// Steps 2 and 3: stores the rows, by the fast path if it may be tried, otherwise by
 /// probing.
-pub(super) async fn store_rows(
+pub(crate) async fn store_rows(
     session: &Session,
     batch: &Batch,
     xid: i64,
@@ -179,7 +186,7 @@ async fn store_new(
         Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
             let sql = "rollback to savepoint rows; release savepoint rows";
             let back = session.client().batch_execute(sql).await;
-            back.map_err(|error| remedy::postgres(error, "store a batch in PostgreSQL"))?;
+            back.map_err(|error| remedy::explain(error, "store a batch in PostgreSQL"))?;
             Ok(if is_id_key(session, &error) {
                 Inserted::IdTaken
             } else {
@@ -212,13 +219,13 @@ fn refused(table: &Table, error: tokio_postgres::Error) -> Error {
             format!("{}.{column} is not null, but records do not have it", table.name),
             "give the column a default, or allow null",
         ),
-        None => remedy::postgres(error, "store a batch in PostgreSQL"),
+        None => remedy::explain(error, "store a batch in PostgreSQL"),
     }
 }
 
 async fn savepoint(session: &Session) -> Result<(), Error> {
     let done = session.client().batch_execute("savepoint rows").await;
-    done.map_err(|error| remedy::postgres(error, "store a batch in PostgreSQL"))
+    done.map_err(|error| remedy::explain(error, "store a batch in PostgreSQL"))
 }
 
 fn is_id_key(session: &Session, error: &tokio_postgres::Error) -> bool {

@@ -3,7 +3,6 @@
 mod filter;
 mod origin;
 mod replay;
-mod store;
 mod taken;
 
 use std::time::Duration;
@@ -13,14 +12,13 @@ use tokio_postgres::error::SqlState;
 
 use crate::dead_letter::Status;
 use crate::error::Error;
-use crate::postgres::config::DatabaseConfig;
-use crate::postgres::connect::{ANSWER_TIMEOUT, Connection, Wait, answered, connect_waiting};
+use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::{ANSWER_TIMEOUT, Connection, Wait, answered, connect_waiting};
+use crate::postgres::remedy;
 use crate::progress::LaneName;
-use crate::remedy;
 
 pub use self::filter::Filter;
 pub use self::replay::{Replay, Skip, Verdict};
-pub(super) use self::store::store;
 
 /// Time to wait for a server that does not answer.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -121,7 +119,7 @@ impl DeadLetters {
         let settings = self.wait.settings(SETTINGS);
         let set = answered(ANSWER_TIMEOUT, "prepare a session in PostgreSQL", async {
             let set = connection.batch_execute(&settings).await;
-            set.map_err(|error| remedy::postgres(error, "prepare a session in PostgreSQL"))
+            set.map_err(|error| remedy::explain(error, "prepare a session in PostgreSQL"))
         });
         set.await?;
         Ok(connection)

@@ -4,6 +4,7 @@
 pub mod dead_letters;
 pub mod privileges;
 pub mod schema;
+pub(super) mod watch;
 
 use std::collections::BTreeMap;
 
@@ -12,9 +13,9 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use crate::error::Error;
-use crate::postgres::config::DatabaseConfig;
-use crate::postgres::connect::{ANSWER_TIMEOUT, Connection, LOCK_TIMEOUT, answered, connect};
-use crate::remedy;
+use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::{ANSWER_TIMEOUT, Connection, LOCK_TIMEOUT, answered, connect};
+use crate::postgres::remedy;
 
 /// Number of connections that [`is_pooled`] opens.
 const CONNECTIONS: usize = 3;
@@ -41,7 +42,7 @@ async fn row(client: &Client, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> 
 }
 
 fn unread(error: tokio_postgres::Error) -> Error {
-    remedy::postgres(error, READ)
+    remedy::explain(error, READ)
 }
 
 /// Identifies a database: its cluster's identifier and its own number there.
@@ -198,7 +199,7 @@ pub async fn try_disk(config: &DatabaseConfig, bytes: usize) -> Result<(), Error
         bytes / FILLER
     );
     answered(LOCK_TIMEOUT, WRITE, async {
-        connection.batch_execute(&sql).await.map_err(|error| remedy::postgres(error, WRITE))
+        connection.batch_execute(&sql).await.map_err(|error| remedy::explain(error, WRITE))
     })
     .await
 }

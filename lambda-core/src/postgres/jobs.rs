@@ -1,5 +1,7 @@
 //! Jobs: found or created once for each content, listed, and read.
-//! [`crate::postgres::attempt`] starts, holds and ends them.
+//! [`crate::postgres::jobs::attempt`] starts, holds and ends them.
+
+pub mod attempt;
 
 use std::time::Duration;
 
@@ -11,13 +13,13 @@ use crate::delivery::retry::Backoff;
 use crate::error::{Error, Kind};
 use crate::job::{Chunk, JobRef, Status};
 use crate::metrics::{self, Retry};
-use crate::postgres::config::DatabaseConfig;
-use crate::postgres::connect::{
+use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::{
     ANSWER_TIMEOUT, Connection, LOCK_TIMEOUT, Wait, answered, connect_waiting,
 };
-use crate::postgres::mark::Mark;
+use crate::postgres::ownership::mark::Mark;
+use crate::postgres::remedy;
 use crate::progress::Counts;
-use crate::remedy;
 
 /// Time to wait for a server that does not answer.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -35,7 +37,7 @@ const SETTINGS: &str = "\
 const NUMBER_LOCK: i64 = 0x6c61_6d62_6461_0002;
 
 /// Sums of what the lanes of a job have stored so far; without its condition.
-pub(super) const LANE_SUMS: &str = "\
+pub(crate) const LANE_SUMS: &str = "\
     select coalesce(sum(read), 0)::bigint as read, \
            coalesce(sum(inserted), 0)::bigint as inserted, \
            coalesce(sum(confirmed), 0)::bigint as confirmed, \
@@ -199,23 +201,23 @@ impl Jobs {
         &self.database
     }
 
-    pub(super) async fn connect(&self) -> Result<Connection, Error> {
+    pub(crate) async fn connect(&self) -> Result<Connection, Error> {
         let connection = connect_waiting(&self.database, "job", Some(self.wait.server)).await?;
         let settings = self.wait.settings(SETTINGS);
         let set = answered(ANSWER_TIMEOUT, "prepare a session in PostgreSQL", async {
             let set = connection.batch_execute(&settings).await;
-            set.map_err(|error| remedy::postgres(error, "prepare a session in PostgreSQL"))
+            set.map_err(|error| remedy::explain(error, "prepare a session in PostgreSQL"))
         });
         set.await?;
         Ok(connection)
     }
 
     /// Opens a connection for writes to jobs, marked as a loader's.
-    pub(super) async fn connect_to_load(&self) -> Result<Connection, Error> {
+    pub(crate) async fn connect_to_load(&self) -> Result<Connection, Error> {
         let connection = self.connect().await?;
         let marked = answered(ANSWER_TIMEOUT, "prepare a session in PostgreSQL", async {
             let marked = Mark::Loader.put(&connection).await;
-            marked.map_err(|error| remedy::postgres(error, "prepare a session in PostgreSQL"))
+            marked.map_err(|error| remedy::explain(error, "prepare a session in PostgreSQL"))
         });
         marked.await?;
         Ok(connection)
@@ -259,7 +261,7 @@ impl Jobs {
     /// # Errors
     /// `Transient` or `Fatal`.
     pub async fn list(&self, status: Option<Status>, limit: u32) -> Result<Vec<Job>, Error> {
-        let failed = |error| remedy::postgres(error, "list the jobs in PostgreSQL");
+        let failed = |error| remedy::explain(error, "list the jobs in PostgreSQL");
         let connection = self.connect().await?;
         let sql = format!(
             "{} where $1::text is null or j.status = $1 order by j.id desc limit $2",
@@ -282,7 +284,7 @@ impl Jobs {
         job: &Job,
         mut each: impl FnMut(JobReject) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let failed = |error| remedy::postgres(error, "read dead letters in PostgreSQL");
+        let failed = |error| remedy::explain(error, "read dead letters in PostgreSQL");
         let connection = self.connect().await?;
         let sql = "select d.line, d.position, d.reason, d.detail, d.payload \
                    from ingest_progress p join dead_letters d using (lane) \
@@ -308,8 +310,8 @@ fn same_as_of(job: Job, asked: Option<i64>) -> Result<Job, Error> {
 }
 
 /// Reads the job with this number.
-pub(super) async fn get(client: &Client, number: i64) -> Result<Option<Job>, Error> {
-    let failed = |error| remedy::postgres(error, "read a job in PostgreSQL");
+pub(crate) async fn get(client: &Client, number: i64) -> Result<Option<Job>, Error> {
+    let failed = |error| remedy::explain(error, "read a job in PostgreSQL");
     let sql = format!("{} where j.id = $1", select_job());
     let row = client.query_opt(&sql, &[&number]).await.map_err(failed)?;
     row.as_ref().map(job).transpose().map_err(failed)
@@ -434,7 +436,7 @@ fn reject(row: &Row) -> Result<JobReject, tokio_postgres::Error> {
 
 /// Retries for a while after errors of the environment.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(crate) struct Patience {
     since: Instant,
     backoff: Backoff,
 }
@@ -447,7 +449,7 @@ impl Default for Patience {
 
 impl Patience {
     /// Waits, and returns whether to retry after `error`.
-    pub(super) async fn again(&mut self, error: &Error) -> bool {
+    pub(crate) async fn again(&mut self, error: &Error) -> bool {
         if error.kind() != Kind::Transient || self.since.elapsed() >= PATIENCE {
             return false;
         }

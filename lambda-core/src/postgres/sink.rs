@@ -11,22 +11,24 @@ use crate::delivery::retry::Backoff;
 use crate::delivery::settle::settle;
 use crate::error::{Error, Kind, Server};
 use crate::metrics::{self, Retry};
-use crate::postgres::blockers::{Seen, Terms, ending_blockers};
-use crate::postgres::claim;
+use crate::postgres::commit::probe::JobCache;
+use crate::postgres::commit::session::SessionManager;
 use crate::postgres::commit::{self, Failure, Path};
-use crate::postgres::config::DatabaseConfig;
-use crate::postgres::connect::{ANSWER_TIMEOUT, LOCK_TIMEOUT, answered, connect, connect_waiting};
-use crate::postgres::evict::{self, Backend, Silent};
-use crate::postgres::holdup::{self, Slow};
+use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::{
+    ANSWER_TIMEOUT, LOCK_TIMEOUT, answered, connect, connect_waiting,
+};
 use crate::postgres::inspect;
-use crate::postgres::lanes;
-use crate::postgres::mark::Mark;
-use crate::postgres::migrate;
-use crate::postgres::probe::JobCache;
-use crate::postgres::session::SessionManager;
+use crate::postgres::ownership::backend::{self, Backend, Silent};
+use crate::postgres::ownership::blockers::{Seen, Terms, ending_blockers};
+use crate::postgres::ownership::claim;
+use crate::postgres::ownership::holdup::{self, Slow};
+use crate::postgres::ownership::mark::Mark;
+use crate::postgres::progress;
+use crate::postgres::remedy;
+use crate::postgres::schema::migrate;
 use crate::progress::{LaneId, Progress};
 use crate::record::Table;
-use crate::remedy;
 use crate::sink::{ClaimRequest, Committed, Durability, Sink};
 
 /// Time that a commit waits for a free connection before it reports why there is none.
@@ -175,7 +177,7 @@ impl PostgresSink {
         let ended = answered(ANSWER_TIMEOUT, "terminate a backend in PostgreSQL", async {
             let client = connect(&self.config, "evict").await?;
             let ended = backend.end(&client).await;
-            ended.map_err(|error| remedy::postgres(error, "terminate a backend in PostgreSQL"))
+            ended.map_err(|error| remedy::explain(error, "terminate a backend in PostgreSQL"))
         });
         if let Err(error) = ended.await {
             tracing::debug!(
@@ -224,7 +226,7 @@ impl PostgresSink {
     ) -> Result<Option<Committed>, Error> {
         let mut client = connect(&self.config, "settle").await?;
         let asking =
-            |error| remedy::postgres(error, "check in PostgreSQL whether a commit happened");
+            |error| remedy::explain(error, "check in PostgreSQL whether a commit happened");
         client.batch_execute(SETTLE_SETTINGS).await.map_err(asking)?;
         Mark::Loader.put(&client).await.map_err(asking)?;
         backend.end(&client).await.map_err(asking)?;
@@ -233,7 +235,7 @@ impl PostgresSink {
         let numbers: Vec<i32> = lanes.iter().map(|lane| lane.0).collect();
         let lock = "select from ingest_progress where lane = any($1) order by lane for update";
         transaction.execute(lock, &[&numbers]).await.map_err(asking)?;
-        let stored = lanes::stored(transaction.client(), &lanes).await?;
+        let stored = progress::stored(transaction.client(), &lanes).await?;
         transaction.rollback().await.map_err(asking)?;
         Ok(settle(batch.spans(), &stored))
     }
@@ -268,7 +270,7 @@ impl PostgresSink {
         // Boxed: large, and in every future that waits for a commit.
         let attempt = Box::pin(commit::commit(&mut session, batch, durability, path, &self.jobs));
         let attempt = ending_blockers(&self.config, &backend, terms, &self.blockers, attempt);
-        let attempt = evict::unless_silent(&self.config, &backend, attempt);
+        let attempt = backend::unless_silent(&self.config, &backend, attempt);
         match holdup::unless_slow(&self.config, &backend, patience, attempt).await {
             Ok(Ok(Ok(done))) => {
                 self.probe_first.store(done.next == Path::Probe, Ordering::Relaxed);
@@ -325,11 +327,11 @@ impl Sink for PostgresSink {
     async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
         if lanes.is_empty() {
             let client = connect(&self.config, "look").await?;
-            let reading = lanes::stored(&client, lanes);
+            let reading = progress::stored(&client, lanes);
             return answered(ANSWER_TIMEOUT, "read progress in PostgreSQL", reading).await;
         }
         let mut session = self.session().await?;
-        let reading = lanes::stored(session.client(), lanes);
+        let reading = progress::stored(session.client(), lanes);
         let stored = answered(ANSWER_TIMEOUT, "read progress in PostgreSQL", reading).await;
         if stored.is_err() {
             // The query may still be unanswered.

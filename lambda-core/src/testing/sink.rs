@@ -316,3 +316,38 @@ async fn halves(subject: &dyn Subject) {
     assert_eq!((zero.position, zero.counts.inserted), (40, 7));
     assert_eq!((one.position, one.counts.read), (50, 2));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::MemorySink;
+
+    struct Memory {
+        sink: MemorySink,
+        jobs: std::sync::atomic::AtomicI64,
+    }
+
+    #[async_trait]
+    impl Subject for Memory {
+        fn sink(&self) -> &dyn Sink {
+            &self.sink
+        }
+
+        async fn job(&self, as_of_micros: i64) -> JobRef {
+            let number = self.jobs.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+            JobRef { as_of_micros, number }
+        }
+
+        async fn contents(&self) -> Contents {
+            self.sink.contents()
+        }
+    }
+
+    #[tokio::test]
+    async fn the_sink_in_memory_conforms() {
+        for (_, case) in CASES {
+            let subject = Memory { sink: MemorySink::new(), jobs: 0.into() };
+            case(&subject).await;
+        }
+    }
+}

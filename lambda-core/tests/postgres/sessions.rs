@@ -2,7 +2,7 @@
 
 use lambda_core::error::{Error, Kind};
 use lambda_core::outcome::Authority;
-use lambda_core::postgres::roles::{Access, Role, ensure};
+use lambda_core::postgres::schema::roles::{Access, Role, ensure};
 use lambda_core::postgres::{PostgresSink, connect};
 use lambda_core::progress::Progress;
 use lambda_core::sink::{Durability, Sink as _};

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lambda_core::postgres::connect::connect;
+use lambda_core::postgres::connection::connect;
 use rustix::process::{Pid, Signal, kill_process};
 use uuid::Uuid;
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lambda_core::postgres::connect::connect;
+use lambda_core::postgres::connection::connect;
 use testcontainers_modules::kafka::apache::{self, KAFKA_PORT};
 use testcontainers_modules::testcontainers::core::Mount;
 use testcontainers_modules::testcontainers::runners::AsyncRunner;

@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lambda_core::postgres::connect::connect;
+use lambda_core::postgres::connection::connect;
 
 use crate::Failure;
 use crate::servers::local_postgres::{Unprivileged, free_port};

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use lambda_core::postgres::connect::{Connection, connect};
-use lambda_core::postgres::{DatabaseConfig, migrate};
+use lambda_core::postgres::DatabaseConfig;
+use lambda_core::postgres::connection::{Connection, connect};
+use lambda_core::postgres::schema::migrate;
 use tokio::sync::OnceCell;
 
 use crate::Failure;

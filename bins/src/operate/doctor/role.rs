@@ -1,7 +1,7 @@
 //! Check of the role of our login.
 
 use lambda_core::postgres::inspect::privileges::{OurRole, Standing};
-use lambda_core::postgres::roles::Access;
+use lambda_core::postgres::schema::roles::Access;
 
 use super::finding::{CONFIGURATION, Finding};
 

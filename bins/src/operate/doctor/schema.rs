@@ -5,7 +5,8 @@ use std::time::Duration;
 use lambda_core::job::Status;
 use lambda_core::postgres::inspect::privileges::{OurRole, Standing};
 use lambda_core::postgres::inspect::schema;
-use lambda_core::postgres::{Connection, DatabaseConfig, Job, Jobs, PostgresSink, migrate};
+use lambda_core::postgres::schema::migrate;
+use lambda_core::postgres::{Connection, DatabaseConfig, Job, Jobs, PostgresSink};
 use lambda_core::{Error, Record, Transaction};
 
 use super::finding::{CONFIGURATION, Finding, TEMPORARY, of};
@@ -82,7 +83,7 @@ async fn whole(
             "tables",
             CONFIGURATION,
             format!("missing or not valid: {}", missing.join(", ")),
-            "create them again as in lambda-core/src/postgres/migrations/; an index that is not \
+            "create them again as in lambda-core/src/postgres/schema/migrations/; an index that is not \
              valid: reindex index concurrently …",
         ));
     }

@@ -27,21 +27,22 @@ use crate::delivery::bisect;
 use crate::error::{Error, Server};
 use crate::job::JobRef;
 use crate::outcome::Outcome;
+use crate::postgres::commit::lanes;
+use crate::postgres::commit::lanes::LockedLanes;
+use crate::postgres::commit::probe::JobCache;
+use crate::postgres::commit::session::{Session, SessionManager};
 use crate::postgres::commit::{self, Path};
-use crate::postgres::connect::{ANSWER_TIMEOUT, answered, connect_waiting};
+use crate::postgres::connection::{ANSWER_TIMEOUT, answered, connect_waiting};
 use crate::postgres::dead_letters::origin::{Origin, Undecoded};
 use crate::postgres::dead_letters::taken::{self, Locked, Payload};
 use crate::postgres::dead_letters::{
     CHUNK_TIMEOUT, DeadLetters, Filter, PATIENCE, SETTINGS, filter, owning,
 };
 use crate::postgres::jobs::Patience;
-use crate::postgres::lanes::LockedLanes;
-use crate::postgres::probe::JobCache;
-use crate::postgres::session::{Session, SessionManager};
-use crate::postgres::{attempt, lanes};
+use crate::postgres::jobs::attempt;
+use crate::postgres::remedy;
 use crate::progress::LaneId;
 use crate::record::Record;
-use crate::remedy;
 use crate::resolve::Resolution;
 
 /// Maximum number of dead letters in one transaction: the answer with their existing rows
@@ -444,7 +445,7 @@ impl Run<'_> {
             attempt::recount(session.client(), number).await.map_err(owning)?;
         }
         let immediate = session.client().batch_execute("set constraints all immediate").await;
-        immediate.map_err(|error| remedy::postgres(error, "replay dead letters in PostgreSQL"))?;
+        immediate.map_err(|error| remedy::explain(error, "replay dead letters in PostgreSQL"))?;
         let marked: Vec<(i64, Verdict)> = told(&ids, resolution).collect();
         if self.replay.dry_run {
             session.roll_back().await;

@@ -6,9 +6,9 @@ use tokio_postgres::Row;
 
 use crate::dead_letter::Status;
 use crate::error::{Error, Server};
+use crate::postgres::commit::lanes;
+use crate::postgres::commit::session::Session;
 use crate::postgres::dead_letters::{Skip, owning};
-use crate::postgres::lanes;
-use crate::postgres::session::Session;
 use crate::progress::LaneId;
 use crate::resolve::Resolution;
 

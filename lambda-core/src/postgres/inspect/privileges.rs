@@ -1,12 +1,12 @@
 //! Compares our role's privileges with those that its access needs
-//! ([`roles::ensure`](crate::postgres::roles::ensure) grants them).
+//! ([`roles::ensure`](crate::postgres::schema::roles::ensure) grants them).
 
 use tokio_postgres::{Client, Row};
 
 use super::{row, rows, unread};
 use crate::error::Error;
-use crate::postgres::migrate::MIGRATIONS;
-use crate::postgres::roles::Access;
+use crate::postgres::schema::migrate::MIGRATIONS;
+use crate::postgres::schema::roles::Access;
 use crate::record::Table;
 
 /// A privilege on a table, or on one of its columns if that is not empty.

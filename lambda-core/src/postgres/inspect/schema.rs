@@ -5,21 +5,7 @@ use tokio_postgres::{Client, Row};
 
 use super::{row, rows, unread};
 use crate::error::Error;
-
-/// The platform's tables and views.
-pub const TABLES: [&str; 11] = [
-    "account_activity",
-    "account_activity_batch",
-    "account_activity_realtime",
-    "batch_jobs",
-    "corrections",
-    "dead_letters",
-    "ingest_progress",
-    "job_numbers",
-    "serving",
-    "transactions",
-    "xid_offset",
-];
+use crate::postgres::schema::TABLES;
 
 /// Indexes that belong to no constraint, each with its table.
 pub const INDEXES: [(&str, &str); 8] = [

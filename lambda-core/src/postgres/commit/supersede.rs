@@ -1,0 +1,95 @@
+//! Confirms and corrects rows. The probe has locked them, so nothing here waits.
+
+use crate::batch::{Batch, Body};
+use crate::error::Error;
+use crate::outcome::Authority;
+use crate::postgres::commit::lanes;
+use crate::postgres::commit::probe::Found;
+use crate::postgres::commit::session::Session;
+use crate::postgres::remedy;
+use crate::postgres::wire::rows::Rows;
+use crate::progress::Sums;
+use crate::record::checksum::{displacement, ownership};
+use crate::resolve::{Change, Resolution};
+
+/// Confirms and corrects rows, and adds the effect to each span's sums.
+pub(crate) async fn apply(
+    session: &Session,
+    batch: &Batch,
+    resolution: &Resolution,
+    found: &Found,
+    xid: i64,
+    sums: &mut [Sums],
+) -> Result<(), Error> {
+    let Authority::Batch(job) = batch.authority else { return Ok(()) };
+    let job_id = job.job_id();
+    confirm(session, batch, &resolution.confirms, found, &job_id, sums).await?;
+    correct(session, batch, &resolution.corrections, found, (&job_id, xid), sums).await
+}
+
+async fn confirm(
+    session: &Session,
+    batch: &Batch,
+    confirms: &[Change],
+    found: &Found,
+    job_id: &str,
+    sums: &mut [Sums],
+) -> Result<(), Error> {
+    if confirms.is_empty() {
+        return Ok(());
+    }
+    let mut keys = Vec::with_capacity(confirms.len());
+    for change in confirms {
+        let entry = &batch.entries()[change.entry];
+        let Body::Row { key, .. } = &entry.body else { continue };
+        keys.push(String::from_utf8_lossy(batch.row(*key)));
+        let row = found.row(change.row);
+        let before = ownership(row.checksum, row.job_id.as_deref(), row.written_xid);
+        let after = ownership(row.checksum, Some(job_id), row.written_xid);
+        let owned = after.wrapping_sub(before);
+        sums[entry.span as usize].add(Sums { owned, ..Sums::default() });
+    }
+    let updated = session
+        .client()
+        .execute(&session.statements.confirm, &[&keys, &job_id])
+        .await
+        .map_err(|error| remedy::explain(error, "confirm rows in PostgreSQL"))?;
+    lanes::expect_rows("confirmed", updated, confirms.len())
+}
+
+async fn correct(
+    session: &Session,
+    batch: &Batch,
+    corrections: &[Change],
+    found: &Found,
+    (job_id, xid): (&str, i64),
+    sums: &mut [Sums],
+) -> Result<(), Error> {
+    if corrections.is_empty() {
+        return Ok(());
+    }
+    let mut rows = Rows::new(batch.table);
+    for change in corrections {
+        let entry = &batch.entries()[change.entry];
+        let Body::Row { content, .. } = &entry.body else { continue };
+        let checksum = rows.push(batch.row(*content), batch.span(entry).lane, entry.position);
+        let row = found.row(change.row);
+        let before = (row.checksum, row.job_id.as_deref(), row.written_xid);
+        let owned_before = ownership(row.checksum, row.job_id.as_deref(), row.written_xid);
+        // The row keeps the id of the transaction that inserted it (rule R4b,
+        // docs/protocol.md).
+        let owned_after = ownership(checksum, Some(job_id), row.written_xid);
+        sums[entry.span as usize].add(Sums {
+            written: checksum.0,
+            owned: owned_after.wrapping_sub(owned_before),
+            displaced: displacement(before, (checksum, job_id, xid)),
+        });
+    }
+    let parameters = rows.parameters(&[&job_id, &xid]);
+    let stored = session
+        .client()
+        .execute(&session.statements.correct, &parameters)
+        .await
+        .map_err(|error| remedy::explain(error, "correct rows in PostgreSQL"))?;
+    lanes::expect_rows("corrected", stored, corrections.len())
+}

@@ -1,0 +1,59 @@
+//! Outcome of the logins to a database: a login that once worked may be refused for a while.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::{Error, Server};
+
+/// Time for which a login that once worked may be refused before the refusal counts: after
+/// a failover a standby may not have the role, the password or the database yet. Longer
+/// than a load retries a server that does not answer.
+const REFUSED_MAX: Duration = Duration::from_secs(90);
+
+/// Outcome of the logins to a database.
+#[derive(Debug, Default)]
+pub(crate) struct Logins(Mutex<Login>);
+
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) enum Login {
+    #[default]
+    Untried,
+    Worked,
+    /// It worked once, and has been refused since then.
+    Refused(Instant),
+}
+
+impl Logins {
+    pub(crate) fn note(&self, now: Login) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    /// Start of the refusals of a login that worked before.
+    fn refused_since(&self) -> Option<Instant> {
+        let mut login = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Login::Worked = *login {
+            *login = Login::Refused(Instant::now());
+        }
+        match *login {
+            Login::Refused(since) => Some(since),
+            Login::Untried | Login::Worked => None,
+        }
+    }
+
+    /// Treats a recent refusal of a login that once worked as transient.
+    pub(crate) fn judge(&self, error: Error) -> Error {
+        let Error::Misconfigured { what, remedy, source } = error else { return error };
+        match self.refused_since() {
+            Some(since) if since.elapsed() < REFUSED_MAX => Error::Temporary {
+                server: Server::Postgres,
+                what: "log in to PostgreSQL as before",
+                remedy: "after a failover, check that the new server has the role, its password \
+                         and the database; if the login was changed, start with the new one",
+                source: source.unwrap_or_else(|| what.into()),
+            },
+            _ => Error::Misconfigured { what, remedy, source },
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Checks the database at intervals, on its own connection: whether it answers, and how
+//! many dead letters are open. It serves readiness and metrics; the work does not depend on
+//! it.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::Error;
+use crate::health::Health;
+use crate::metrics;
+use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::{ANSWER_TIMEOUT, Connection, answered, connect};
+use crate::postgres::remedy;
+
+/// Interval between checks that it answers.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Interval between counts of open dead letters: if there are many, a count takes a while.
+const COUNT_EVERY: Duration = Duration::from_secs(30);
+
+/// Limit of a count on the server: left running, it would delay the next check.
+const STATEMENT_TIMEOUT: &str = "set statement_timeout = '5s'";
+
+/// A loader may read both columns of `dead_letters`.
+const COUNT_OPEN: &str = "\
+    select count(*) from dead_letters d join ingest_progress p using (lane) \
+    where d.status = 'open' and p.pipeline = $1";
+
+/// Reports to `health` whether the database answers, and counts the open dead letters of
+/// `pipeline`, for as long as it is polled.
+pub async fn watch(config: &DatabaseConfig, pipeline: &str, health: &Health) -> Infallible {
+    let need = health.need("PostgreSQL");
+    let mut kept = None;
+    let mut count_at = Instant::now();
+    loop {
+        match look(config, kept.take()).await {
+            Ok(connection) => {
+                need.met();
+                if Instant::now() >= count_at {
+                    count(&connection, pipeline).await;
+                    count_at = Instant::now() + COUNT_EVERY;
+                }
+                kept = Some(connection);
+            }
+            Err(error) => need.missing(error.chain()),
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Checks over the existing connection, or opens another one. Returns it only if it works.
+async fn look(config: &DatabaseConfig, kept: Option<Connection>) -> Result<Connection, Error> {
+    let connection = match kept.filter(|kept| !kept.is_closed()) {
+        Some(kept) => kept,
+        None => connect(config, "health").await?,
+    };
+    let answer = async {
+        let answer = connection.batch_execute(STATEMENT_TIMEOUT).await;
+        answer.map_err(|error| remedy::explain(error, "run a query in PostgreSQL"))
+    };
+    answered(ANSWER_TIMEOUT, "run a query in PostgreSQL", answer).await?;
+    Ok(connection)
+}
+
+async fn count(connection: &Connection, pipeline: &str) {
+    let count = async {
+        let counted = connection.query_one(COUNT_OPEN, &[&pipeline]).await;
+        counted
+            .and_then(|row| row.try_get::<_, i64>(0))
+            .map_err(|error| remedy::own_tables(error, "count dead letters in PostgreSQL"))
+    };
+    match answered(ANSWER_TIMEOUT, "count dead letters in PostgreSQL", count).await {
+        Ok(open) => metrics::open_dead_letters(pipeline, Some(open)),
+        // There may be no tables yet; the work reports important errors by itself.
+        Err(error) => {
+            tracing::debug!(error = error.chain(), "could not count open dead letters");
+            metrics::open_dead_letters(pipeline, None);
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Claims a lane, and takes it from its former owner (rules R12, R13 and R16 in
+//! docs/protocol.md).
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use crate::error::{Error, Server};
+use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::{Connection, LOCK_TIMEOUT, answered, connect};
+use crate::postgres::ownership::backend::Backend;
+use crate::postgres::ownership::blockers::{Seen, Terms, ending_blockers};
+use crate::postgres::ownership::mark::Mark;
+use crate::postgres::progress::{self, PROGRESS_COLUMNS};
+use crate::postgres::remedy;
+use crate::progress::{ClaimId, Progress};
+use crate::sink::ClaimRequest;
+
+/// Time that a claim waits for the lane's lock before it tries again: longer than [`TERMS`]
+/// and, on a busy machine too, the login that then terminates the holder's backend. No
+/// other timeout may end that wait sooner. A process that is frozen between two statements
+/// must not hold a lane's row without end.
+const SETTINGS: &str = "\
+    set synchronous_commit = on; set lock_timeout = '5s'; set statement_timeout = 0; \
+    set idle_in_transaction_session_timeout = '10s'";
+
+/// Conditions under which a claim terminates the session that holds the lane.
+const TERMS: Terms = Terms::of(Duration::from_secs(1));
+
+/// Number of attempts before the failure of a claim is returned, and their deadline: the
+/// last attempt may wait for two locks, and all end within [`LOCK_TIMEOUT`].
+const TRIES: u32 = 5;
+const LAST_TRY: Duration = Duration::from_secs(12);
+
+/// A group that stored or claimed within this time is active (rule R16, docs/protocol.md).
+const ACTIVE: &str = "60 seconds";
+
+/// How long a session is kept for the next claim. A rebalance grants many lanes at once, and a
+/// login takes longer than a claim.
+const IDLE_MAX: Duration = Duration::from_secs(2);
+
+/// A connection for claims.
+#[derive(Debug)]
+struct Session {
+    client: Connection,
+    backend: Backend,
+}
+
+impl Session {
+    async fn open(config: &DatabaseConfig) -> Result<Self, Error> {
+        let client = connect(config, "claim").await?;
+        let prepare = async {
+            client.batch_execute(SETTINGS).await?;
+            Mark::Claim.put(&client).await?;
+            Backend::of(&client).await
+        };
+        let backend = prepare.await.map_err(failed)?;
+        Ok(Self { client, backend })
+    }
+}
+
+/// Sessions of claims that succeeded a moment ago.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions(Mutex<Vec<(Instant, Session)>>);
+
+impl Sessions {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Instant, Session)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes those that no claim took in time.
+    pub(crate) fn close_idle(&self) {
+        let usable = |since: &Instant, session: &Session| {
+            since.elapsed() < IDLE_MAX && !session.client.is_closed()
+        };
+        self.lock().retain(|(since, session)| usable(since, session));
+    }
+
+    fn take(&self) -> Option<Session> {
+        self.close_idle();
+        self.lock().pop().map(|(_, session)| session)
+    }
+
+    fn keep(&self, session: Session) {
+        self.lock().push((Instant::now(), session));
+    }
+}
+
+fn failed(error: tokio_postgres::Error) -> Error {
+    remedy::own_tables(error, "claim a lane in PostgreSQL")
+}
+
+/// Claims a lane on a connection that does nothing else.
+///
+/// # Errors
+/// As for [`crate::sink::Sink::claim`].
+pub(crate) async fn claim(
+    config: &DatabaseConfig,
+    sessions: &Sessions,
+    request: &ClaimRequest,
+) -> Result<Progress, Error> {
+    let claim = async {
+        let mut session = match sessions.take() {
+            Some(session) => session,
+            None => Session::open(config).await?,
+        };
+        // After a failure the session may be in any state, and is closed.
+        let progress = try_claim(config, &mut session, request).await?;
+        sessions.keep(session);
+        Ok(progress)
+    };
+    answered(LOCK_TIMEOUT, "claim a lane in PostgreSQL", claim).await
+}
+
+async fn try_claim(
+    config: &DatabaseConfig,
+    session: &mut Session,
+    request: &ClaimRequest,
+) -> Result<Progress, Error> {
+    let Session { client, backend } = session;
+    let (begun, seen) = (Instant::now(), Seen::default());
+    for _ in 0..TRIES {
+        if begun.elapsed() > LAST_TRY {
+            break;
+        }
+        let created = create(client, request);
+        match ending_blockers(config, backend, TERMS, &seen, created).await {
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => continue,
+            created => created.map_err(failed)?,
+        }
+        let current = current(client, request).await?;
+        let attempt = swap(client, request, current);
+        let done = ending_blockers(config, backend, TERMS, &seen, attempt).await;
+        match done {
+            Ok(Some(progress)) => return Ok(progress),
+            // Another process claimed it in between, or a lock is still held.
+            Ok(None) => {}
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Err(Error::Temporary {
+        server: Server::Postgres,
+        what: "claim a lane in PostgreSQL",
+        remedy: "its row in ingest_progress is locked by another program: look at pg_stat_activity",
+        source: request.name.to_string().into(),
+    })
+}
+
+/// Creates the lane's row, unless it exists. A lane that is given up is set aside in the
+/// same transaction; the second process to do so finds another number.
+async fn create(client: &mut Client, request: &ClaimRequest) -> Result<(), tokio_postgres::Error> {
+    let Some(lane) = request.given_up else { return insert(client, request).await };
+    let transaction = client.transaction().await?;
+    let name = &request.name;
+    let aside = name.set_aside(lane).source;
+    let sql = "update ingest_progress set source = $5, claim = null, owner = null \
+               where pipeline = $1 and source = $2 and partition = $3 and lane = $4";
+    let parameters: [&(dyn ToSql + Sync); 5] =
+        [&name.pipeline, &name.source, &name.partition, &lane.0, &aside];
+    transaction.execute(sql, &parameters).await?;
+    insert(transaction.client(), request).await?;
+    transaction.commit().await
+}
+
+/// A partition beyond those of the first claim of its source was added later, and starts at
+/// its beginning. Members that start together may come here in any order, so the number
+/// that the first of them knew counts.
+async fn insert(client: &Client, request: &ClaimRequest) -> Result<(), tokio_postgres::Error> {
+    let (name, first) = (&request.name, request.first_position);
+    let sql = "insert into ingest_progress (pipeline, source, partition, position, partitions) \
+               select $1, $2, $3, \
+                      case when $3 >= (select min(partitions) from ingest_progress \
+                                       where pipeline = $1 and source = $2) \
+                           then coalesce($5, $4::bigint) else $4 end, $6 \
+               where not exists ( \
+                   select from ingest_progress where pipeline = $1 and source = $2 and partition = $3) \
+               on conflict do nothing";
+    let beginning = first.gained.map(|gained| gained.beginning);
+    let partitions = first.gained.map(|gained| gained.partitions);
+    let parameters: [&(dyn ToSql + Sync); 6] =
+        [&name.pipeline, &name.source, &name.partition, &first.position, &beginning, &partitions];
+    client.execute(sql, &parameters).await.map(drop)
+}
+
+/// Reads the claim that is to be replaced. Refuses to take a lane from another group that
+/// is active.
+async fn current(client: &Client, request: &ClaimRequest) -> Result<Option<Uuid>, Error> {
+    let name = &request.name;
+    let sql = format!(
+        "select claim, consumer_group, owner, \
+                updated_at > now() - interval '{ACTIVE}' and consumer_group <> $4 as foreign_group \
+         from ingest_progress where pipeline = $1 and source = $2 and partition = $3"
+    );
+    let read = async {
+        let group = request.group.as_deref();
+        let parameters: [&(dyn ToSql + Sync); 4] =
+            [&name.pipeline, &name.source, &name.partition, &group];
+        let row = client.query_one(&sql, &parameters).await?;
+        let foreign = row.try_get::<_, Option<bool>>("foreign_group")?.unwrap_or_default();
+        let by: (Option<String>, Option<String>) =
+            (row.try_get("consumer_group")?, row.try_get("owner")?);
+        Ok((row.try_get("claim")?, foreign, by))
+    };
+    let (claim, foreign, (group, owner)) = read.await.map_err(failed)?;
+    if foreign && !request.take_over {
+        return Err(Error::misconfigured(
+            format!(
+                "{name} was active within the last {ACTIVE} under the consumer group {} ({})",
+                group.unwrap_or_default(),
+                owner.unwrap_or_default()
+            ),
+            "stop that group, use its KAFKA_GROUP_ID, or start with --take-over",
+        ));
+    }
+    Ok(claim)
+}
+
+/// Replaces the claim `current`, if it is unchanged: an abandoned earlier attempt that
+/// still waits in the server then replaces nothing.
+async fn swap(
+    client: &Client,
+    request: &ClaimRequest,
+    current: Option<Uuid>,
+) -> Result<Option<Progress>, tokio_postgres::Error> {
+    let name = &request.name;
+    let sql = format!(
+        "update ingest_progress set claim = $4, owner = $6, consumer_group = $7, \
+                claimed_at = now(), updated_at = now() \
+         where pipeline = $1 and source = $2 and partition = $3 \
+           and claim is not distinct from $5 \
+         returning {PROGRESS_COLUMNS}"
+    );
+    let claim = ClaimId::random().0;
+    let row = client
+        .query_opt(
+            &sql,
+            &[
+                &name.pipeline,
+                &name.source,
+                &name.partition,
+                &claim,
+                &current,
+                &request.owner,
+                &request.group,
+            ],
+        )
+        .await?;
+    row.as_ref().map(progress::of_row).transpose()
+}

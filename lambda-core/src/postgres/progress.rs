@@ -1,0 +1,113 @@
+//! Stored progress, read without locks.
+
+use tokio_postgres::{Client, Row};
+
+use crate::error::Error;
+use crate::postgres::connection::{ANSWER_TIMEOUT, answered};
+use crate::postgres::remedy;
+use crate::progress::{ClaimId, Counts, Fingerprint, LaneId, LaneName, Progress, Sums};
+
+/// Columns that [`of_row`] reads.
+pub(super) const PROGRESS_COLUMNS: &str = "\
+    lane, pipeline, source, partition, position, end_position, claim, \
+    read, inserted, confirmed, corrected, superseded, duplicate, rejected, \
+    written, owned, displaced, last_position, last_timestamp_ms, last_checksum";
+
+/// Reads a progress row.
+pub(super) fn of_row(row: &Row) -> Result<Progress, tokio_postgres::Error> {
+    let last = (
+        row.try_get("last_position")?,
+        row.try_get("last_timestamp_ms")?,
+        row.try_get("last_checksum")?,
+    );
+    let last = match last {
+        (Some(position), Some(timestamp_ms), Some(checksum)) => {
+            Some(Fingerprint { position, timestamp_ms, checksum })
+        }
+        _ => None,
+    };
+    Ok(Progress {
+        lane: LaneId(row.try_get("lane")?),
+        name: LaneName {
+            pipeline: row.try_get("pipeline")?,
+            source: row.try_get("source")?,
+            partition: row.try_get("partition")?,
+        },
+        position: row.try_get("position")?,
+        end_position: row.try_get("end_position")?,
+        claim: row.try_get::<_, Option<uuid::Uuid>>("claim")?.map(ClaimId),
+        counts: Counts {
+            read: row.try_get("read")?,
+            inserted: row.try_get("inserted")?,
+            confirmed: row.try_get("confirmed")?,
+            corrected: row.try_get("corrected")?,
+            superseded: row.try_get("superseded")?,
+            duplicate: row.try_get("duplicate")?,
+            rejected: row.try_get("rejected")?,
+        },
+        sums: Sums {
+            written: row.try_get("written")?,
+            owned: row.try_get("owned")?,
+            displaced: row.try_get("displaced")?,
+        },
+        last,
+    })
+}
+
+/// Reads the stored progress of all lanes of a pipeline that a consumer group ever claimed:
+/// people see no other counts of a stream (rule R10, docs/protocol.md).
+///
+/// # Errors
+/// `Transient` or `Fatal`.
+pub async fn stream_lanes(client: &Client, pipeline: &str) -> Result<Vec<Progress>, Error> {
+    let sql = format!(
+        "select {PROGRESS_COLUMNS} from ingest_progress \
+         where pipeline = $1 and consumer_group is not null order by source, partition"
+    );
+    let read = async {
+        let rows = client.query(&sql, &[&pipeline]).await?;
+        rows.iter().map(of_row).collect::<Result<_, tokio_postgres::Error>>()
+    };
+    let read =
+        async { read.await.map_err(|error| remedy::explain(error, "read progress in PostgreSQL")) };
+    answered(ANSWER_TIMEOUT, "read progress in PostgreSQL", read).await
+}
+
+/// Makes the end of a run durable. All that was seen precedes this record in the log, and a
+/// synchronous commit waits until the log is flushed that far; without a record it would
+/// not. A row in its place may be locked.
+const MAKE_DURABLE: &str = "select pg_logical_emit_message(true, 'lambda', ''); commit";
+
+/// Reads as [`stream_lanes`] does, and makes the result durable, whichever process stored
+/// it: no crash of the server reverts it (rule R5, docs/protocol.md).
+///
+/// # Errors
+/// As for [`stream_lanes`]. The connection may then be inside a transaction: drop it.
+pub async fn stream_lanes_durably(client: &Client, pipeline: &str) -> Result<Vec<Progress>, Error> {
+    const WHAT: &str = "make progress durable in PostgreSQL";
+    let refused = |error| remedy::explain(error, WHAT);
+    // In one transaction, so that both statements reach the same server: one that crashed
+    // in between would flush a log that no longer holds what was read.
+    let read = async {
+        let begin = "begin; set local synchronous_commit = on";
+        client.batch_execute(begin).await.map_err(refused)?;
+        let lanes = stream_lanes(client, pipeline).await?;
+        client.batch_execute(MAKE_DURABLE).await.map_err(refused)?;
+        Ok(lanes)
+    };
+    answered(ANSWER_TIMEOUT, WHAT, read).await
+}
+
+/// Reads the stored progress of lanes, without locks.
+pub(super) async fn stored(client: &Client, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
+    let numbers: Vec<i32> = lanes.iter().map(|lane| lane.0).collect();
+    let sql = format!(
+        "select {PROGRESS_COLUMNS} from ingest_progress where lane = any($1) \
+         order by array_position($1, lane)"
+    );
+    let read = async {
+        let rows = client.query(&sql, &[&numbers]).await?;
+        rows.iter().map(of_row).collect::<Result<_, tokio_postgres::Error>>()
+    };
+    read.await.map_err(|error| remedy::explain(error, "read progress in PostgreSQL"))
+}

@@ -1,0 +1,256 @@
+//! Checks whether a table fits the record that is stored in it, by the catalog. A column of
+//! another type accepts values too: numeric rounds to its scale, a shorter integer refuses
+//! every row. So both are compared before anything is stored.
+
+use postgres_types::Type;
+use tokio_postgres::Client;
+
+use crate::error::Error;
+use crate::postgres::remedy;
+use crate::record::{Column, ColumnType, Table};
+
+/// The protocol's tables, which a loader reads and writes in addition to the record's.
+const OWN_TABLES: [&str; 5] =
+    ["ingest_progress", "dead_letters", "corrections", "batch_jobs", "xid_offset"];
+
+/// The columns that store where a row came from.
+const EVIDENCE: [Column; 6] = [
+    Column::new("job_id", ColumnType::Text).nullable(),
+    Column::new("ingestion_type", ColumnType::Text),
+    Column::new("lane", ColumnType::Int4),
+    Column::new("position", ColumnType::Int8),
+    Column::new("checksum", ColumnType::Int8),
+    Column::new("written_xid", ColumnType::Int8),
+];
+
+/// Kind of relation behind each name, and whether policies hide its rows from this role.
+const RELATIONS: &str = "\
+    select t.name, c.relkind::text as kind, row_security_active(c.oid) as secured, \
+           current_user::text as role \
+    from unnest($1::text[]) with ordinality t (name, number) \
+    join pg_class c on c.oid = t.name::regclass order by t.number";
+
+/// Columns of a table. A domain counts as its base type.
+const COLUMNS: &str = "\
+    with recursive c as ( \
+        select attname::text as name, atttypid as type, atttypmod as modifier, \
+               attnotnull as not_null, attgenerated <> '' as generated \
+        from pg_attribute \
+        where attrelid = $1::text::regclass and attnum > 0 and not attisdropped \
+        union all \
+        select c.name, t.typbasetype, t.typtypmod, c.not_null or t.typnotnull, c.generated \
+        from c join pg_type t on t.oid = c.type where t.typtype = 'd') \
+    select c.*, format_type(c.type, c.modifier) as shown \
+    from c join pg_type t on t.oid = c.type where t.typtype <> 'd'";
+
+/// A column in the catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Found {
+    name: String,
+    kind: u32,
+    /// The type's modifier, as in `pg_attribute`; -1: none.
+    modifier: i32,
+    not_null: bool,
+    generated: bool,
+    /// The type as SQL writes it.
+    shown: String,
+}
+
+/// Compares `table` and the protocol's tables with the catalog.
+///
+/// # Errors
+/// `Fatal`, naming the table and each column that differs with both types.
+pub(crate) async fn check(client: &Client, table: &Table) -> Result<(), Error> {
+    let failed = |error| remedy::explain(error, "compare the table in PostgreSQL with the record");
+    let names: Vec<&str> = [table.name].into_iter().chain(OWN_TABLES).collect();
+    for row in client.query(RELATIONS, &[&names]).await.map_err(failed)? {
+        let read = || {
+            Ok((
+                row.try_get("name")?,
+                row.try_get("kind")?,
+                row.try_get("secured")?,
+                row.try_get("role")?,
+            ))
+        };
+        let (name, kind, secured, role): (&str, &str, bool, &str) = read().map_err(failed)?;
+        storable(name, kind)?;
+        if secured {
+            return Err(secured_by_policies(name, role));
+        }
+    }
+    let mut found = Vec::new();
+    for row in client.query(COLUMNS, &[&table.name]).await.map_err(failed)? {
+        let read = || {
+            Ok(Found {
+                name: row.try_get("name")?,
+                kind: row.try_get("type")?,
+                modifier: row.try_get("modifier")?,
+                not_null: row.try_get("not_null")?,
+                generated: row.try_get("generated")?,
+                shown: row.try_get("shown")?,
+            })
+        };
+        found.push(read().map_err(failed)?);
+    }
+    let columns = table.columns.iter().chain(&EVIDENCE);
+    let differences: Vec<String> =
+        columns.filter_map(|column| difference(table.name, column, &found)).collect();
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(Error::misconfigured(
+        differences.join("; "),
+        "alter the table so that it fits, or run lambda-db-setup of this version; nothing was \
+         stored by this session",
+    ))
+}
+
+fn storable(name: &str, kind: &str) -> Result<(), Error> {
+    let kind = match kind {
+        "r" | "p" => return Ok(()),
+        "v" => "a view",
+        "m" => "a materialized view",
+        "f" => "a foreign table",
+        _ => "not a table",
+    };
+    Err(Error::misconfigured(
+        format!("{name} is {kind}, and rows are stored exactly once only in a table"),
+        "name the table itself; a partitioned table works too",
+    ))
+}
+
+fn secured_by_policies(name: &str, role: &str) -> Error {
+    Error::misconfigured(
+        format!("row security applies to {name} for the role {role}"),
+        format!(
+            "a loader must see and write every row: alter role {role} bypassrls, or alter table \
+             {name} disable row level security"
+        ),
+    )
+}
+
+/// Describes how the record's column differs from the table's, if it does.
+fn difference(table: &str, column: &Column, found: &[Found]) -> Option<String> {
+    let (name, wanted) = (column.name, column.kind);
+    let Some(found) = found.iter().find(|found| found.name == name) else {
+        return Some(format!("{table}.{name} is missing, the record has it as {wanted}"));
+    };
+    let shown = &found.shown;
+    if !takes(found, wanted) {
+        return Some(format!("{table}.{name} is {shown}, the record has it as {wanted}"));
+    }
+    if found.not_null && column.nullable {
+        return Some(format!(
+            "{table}.{name} is {shown} not null, the record has it as {wanted} that may be null"
+        ));
+    }
+    found.generated.then(|| format!("{table}.{name} is generated, the record has it as {wanted}"))
+}
+
+/// Whether a column stores every value of the type unchanged.
+fn takes(found: &Found, wanted: ColumnType) -> bool {
+    let plain = |kind: Type| found.kind == kind.oid() && found.modifier == -1;
+    match wanted {
+        ColumnType::Bool => plain(Type::BOOL),
+        ColumnType::Int4 => plain(Type::INT4),
+        ColumnType::Int8 => plain(Type::INT8),
+        // A varchar with a length cuts spaces silently.
+        ColumnType::Text => plain(Type::TEXT) || plain(Type::VARCHAR),
+        // Fewer digits than these six would round.
+        ColumnType::Timestamptz => {
+            found.kind == Type::TIMESTAMPTZ.oid() && matches!(found.modifier, -1 | 6)
+        }
+        ColumnType::Numeric { precision, scale } => {
+            let digits = digits(found.modifier);
+            found.kind == Type::NUMERIC.oid()
+                && digits.is_some_and(|(most, behind)| {
+                    most >= i32::from(precision) && behind == i32::from(scale)
+                })
+        }
+    }
+}
+
+/// Decodes precision and scale from the modifier of a numeric, as `numeric.c` packs them.
+fn digits(modifier: i32) -> Option<(i32, i32)> {
+    let packed = modifier.checked_sub(4).filter(|packed| *packed >= 0)?;
+    Some((packed >> 16, ((packed & 0x7ff) ^ 1024) - 1024))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numeric(precision: i32, scale: i32) -> (Type, i32) {
+        (Type::NUMERIC, (precision << 16 | scale & 0x7ff) + 4)
+    }
+
+    #[test]
+    fn a_column_takes_a_type_only_if_it_stores_every_value_as_it_is() {
+        let money = ColumnType::Numeric { precision: 12, scale: 4 };
+        let table = [
+            (money, numeric(12, 4), true),
+            (money, numeric(20, 4), true),
+            (money, numeric(12, 2), false),
+            (money, numeric(12, 6), false),
+            (money, numeric(11, 4), false),
+            (money, numeric(12, -4), false),
+            (money, (Type::NUMERIC, -1), false),
+            (money, (Type::FLOAT8, -1), false),
+            (ColumnType::Int4, (Type::INT4, -1), true),
+            (ColumnType::Int4, (Type::INT8, -1), false),
+            (ColumnType::Int4, (Type::INT2, -1), false),
+            (ColumnType::Int8, (Type::INT8, -1), true),
+            (ColumnType::Int8, (Type::INT4, -1), false),
+            (ColumnType::Text, (Type::TEXT, -1), true),
+            (ColumnType::Text, (Type::VARCHAR, -1), true),
+            (ColumnType::Text, (Type::VARCHAR, 24), false),
+            (ColumnType::Text, (Type::BPCHAR, 24), false),
+            (ColumnType::Timestamptz, (Type::TIMESTAMPTZ, -1), true),
+            (ColumnType::Timestamptz, (Type::TIMESTAMPTZ, 6), true),
+            (ColumnType::Timestamptz, (Type::TIMESTAMPTZ, 3), false),
+            (ColumnType::Timestamptz, (Type::TIMESTAMP, -1), false),
+            (ColumnType::Bool, (Type::BOOL, -1), true),
+            (ColumnType::Bool, (Type::TEXT, -1), false),
+        ];
+        for (wanted, (kind, modifier), fits) in table {
+            let found = Found {
+                name: "c".into(),
+                kind: kind.oid(),
+                modifier,
+                not_null: false,
+                generated: false,
+                shown: String::new(),
+            };
+            assert_eq!(takes(&found, wanted), fits, "{wanted} into {kind} with {modifier}");
+        }
+    }
+
+    #[test]
+    fn a_difference_names_the_column_and_both_types() {
+        let found = |not_null, generated| Found {
+            name: "c".into(),
+            kind: Type::TEXT.oid(),
+            modifier: -1,
+            not_null,
+            generated,
+            shown: "text".into(),
+        };
+        let required = Column::new("c", ColumnType::Text);
+        let says = |column, found| difference("t", &column, &[found]);
+        assert_eq!(says(required, found(true, false)), None);
+        assert_eq!(says(required, found(false, false)), None, "the column may allow more");
+        assert_eq!(says(required.nullable(), found(false, false)), None);
+        let null = "t.c is text not null, the record has it as text that may be null";
+        assert_eq!(says(required.nullable(), found(true, false)).as_deref(), Some(null));
+        let made = "t.c is generated, the record has it as text";
+        assert_eq!(says(required, found(false, true)).as_deref(), Some(made));
+        let other = Column { kind: ColumnType::Numeric { precision: 12, scale: 4 }, ..required };
+        let kind = "t.c is text, the record has it as numeric(12,4)";
+        assert_eq!(says(other, found(false, false)).as_deref(), Some(kind));
+        let missing = "t.d is missing, the record has it as text";
+        assert_eq!(
+            difference("t", &Column { name: "d", ..required }, &[]).as_deref(),
+            Some(missing)
+        );
+    }
+}

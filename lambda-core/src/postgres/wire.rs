@@ -1,0 +1,5 @@
+//! Values, rows and COPY in PostgreSQL's binary form.
+
+pub(crate) mod copy;
+pub(crate) mod raw;
+pub(crate) mod rows;

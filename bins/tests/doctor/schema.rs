@@ -1,7 +1,7 @@
 //! `lambda doctor` on the schema, its rows and the roles.
 
 use lambda_core::postgres::inspect::schema;
-use lambda_core::postgres::schema::migrate;
+use lambda_core::postgres::schema::{TABLES, migrate};
 use lambda_lab::Failure;
 use lambda_lab::harness::{Context, Suite};
 
@@ -30,7 +30,7 @@ async fn same_as_migrations(context: Context) -> Result<(), Failure> {
     };
     let tables = "select relname::text from pg_class where relnamespace = 'public'::regnamespace \
                   and relkind in ('r', 'v') and relname <> 'refinery_schema_history'";
-    assert_eq!(listed(tables).await?, schema::TABLES);
+    assert_eq!(listed(tables).await?, TABLES);
     let indexes = "\
         select indrelid::regclass || '.' || indexrelid::regclass from pg_index \
         join pg_class on oid = indexrelid \

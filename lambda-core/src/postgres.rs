@@ -11,6 +11,7 @@ mod progress;
 pub(crate) mod remedy;
 pub mod schema;
 pub mod sink;
+mod timing;
 mod wire;
 
 pub use self::connection::config::DatabaseConfig;

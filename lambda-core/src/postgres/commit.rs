@@ -21,11 +21,14 @@ use crate::metrics;
 use crate::outcome::Authority;
 use crate::postgres::commit::probe::{JobCache, probe};
 use crate::postgres::commit::session::Session;
+use crate::postgres::connection::request::Request;
 use crate::postgres::remedy;
 use crate::progress::{LaneId, Sums};
 use crate::record::Table;
 use crate::resolve::{Keys, Resolution};
 use crate::sink::{Committed, Durability};
+
+const STORE: Request = Request::to("store a batch in PostgreSQL");
 
 /// Number of attempts by the probe path while other transactions insert the same ids.
 const PROBES: u32 = 5;
@@ -87,7 +90,7 @@ async fn transact(
     path: Path,
     jobs: &JobCache,
 ) -> Result<Done, Failure> {
-    let storing = |error| remedy::explain(error, "store a batch in PostgreSQL");
+    let storing = |error| STORE.failed(error);
     let begun = Instant::now();
     session.begin(durability == Durability::Durable).await.map_err(storing)?;
     let held: Vec<LaneId> = batch.spans().iter().map(|span| span.lane).collect();
@@ -186,7 +189,7 @@ async fn store_new(
         Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
             let sql = "rollback to savepoint rows; release savepoint rows";
             let back = session.client().batch_execute(sql).await;
-            back.map_err(|error| remedy::explain(error, "store a batch in PostgreSQL"))?;
+            back.map_err(|error| STORE.failed(error))?;
             Ok(if is_id_key(session, &error) {
                 Inserted::IdTaken
             } else {
@@ -219,13 +222,13 @@ fn refused(table: &Table, error: tokio_postgres::Error) -> Error {
             format!("{}.{column} is not null, but records do not have it", table.name),
             "give the column a default, or allow null",
         ),
-        None => remedy::explain(error, "store a batch in PostgreSQL"),
+        None => STORE.failed(error),
     }
 }
 
 async fn savepoint(session: &Session) -> Result<(), Error> {
     let done = session.client().batch_execute("savepoint rows").await;
-    done.map_err(|error| remedy::explain(error, "store a batch in PostgreSQL"))
+    done.map_err(|error| STORE.failed(error))
 }
 
 fn is_id_key(session: &Session, error: &tokio_postgres::Error) -> bool {

@@ -2,6 +2,7 @@
 
 pub mod config;
 mod logins;
+pub(crate) mod request;
 pub mod tls;
 mod url;
 
@@ -17,40 +18,11 @@ use self::config::DatabaseConfig;
 use self::logins::Login;
 use crate::delivery::retry::Backoff;
 use crate::error::{Error, Kind, Server, causes};
-use crate::postgres::remedy;
-
-/// Timeout of a login.
-const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Time for which the file and the server may differ while a password is replaced.
-const REPLACED_WITHIN: Duration = Duration::from_secs(1);
+use crate::postgres::{remedy, timing};
 
 /// The protocol needs this level; a role or a database may have another default. Statements
 /// that need a snapshot set their own level.
 const SETTINGS: &str = "set default_transaction_isolation = 'read committed'";
-
-/// Timeout of a plain query.
-pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Timeout of a query that waits for locks.
-pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Runs `asking`, a request to the server to do `what` ("claim a lane in PostgreSQL"), with
-/// a timeout. TCP detects a dead peer, but not a proxy in between that has forgotten the
-/// connection.
-///
-/// # Errors
-/// `Transient` without an answer; otherwise those of `asking`.
-pub(crate) async fn answered<T>(
-    within: Duration,
-    what: &str,
-    asking: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    tokio::time::timeout(within, asking).await.map_err(|_| Error::Unreachable {
-        server: Server::Postgres,
-        source: format!("no answer within {within:?}; the request was to {what}").into(),
-    })?
-}
 
 /// Time that a caller waits for the server, and the server for a statement.
 #[derive(Debug, Clone, Copy)]
@@ -128,16 +100,16 @@ pub async fn connect(config: &DatabaseConfig, purpose: &str) -> Result<Connectio
         let settings = config.for_purpose(purpose)?;
         // The connect timeout of the settings ends where the server begins to answer.
         // Boxed: the TLS state is large, and would be in every future that connects.
-        let connected = tokio::time::timeout(LOGIN_TIMEOUT, Box::pin(log_in(config, &settings)));
+        let connected = tokio::time::timeout(timing::LOGIN, Box::pin(log_in(config, &settings)));
         let connected = connected.await.map_err(|_| Error::Unreachable {
             server: Server::Postgres,
-            source: format!("no answer from {config} within {LOGIN_TIMEOUT:?}").into(),
+            source: format!("no answer from {config} within {:?}", timing::LOGIN).into(),
         })?;
         match (connected, again.take()) {
             (Err(error), Some(file)) if error.code() == Some(&SqlState::INVALID_PASSWORD) => {
                 let file = file.display();
                 tracing::warn!(%file, database = %config, "password refused; reading it again");
-                tokio::time::sleep(REPLACED_WITHIN).await;
+                tokio::time::sleep(timing::PASSWORD_REPLACED).await;
             }
             (Ok(connection), _) => {
                 config.logins().note(Login::Worked);

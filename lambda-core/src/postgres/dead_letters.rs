@@ -13,28 +13,27 @@ use tokio_postgres::error::SqlState;
 use crate::dead_letter::Status;
 use crate::error::Error;
 use crate::postgres::connection::config::DatabaseConfig;
-use crate::postgres::connection::{ANSWER_TIMEOUT, Connection, Wait, answered, connect_waiting};
-use crate::postgres::remedy;
+use crate::postgres::connection::request::{PREPARE, Request};
+use crate::postgres::connection::{Connection, Wait, connect_waiting};
+use crate::postgres::{remedy, timing};
 use crate::progress::LaneName;
 
 pub use self::filter::Filter;
 pub use self::replay::{Replay, Skip, Verdict};
 
-/// Time to wait for a server that does not answer.
-const PATIENCE: Duration = Duration::from_mins(1);
-
 /// An operator's decision about dead letters is durable before it counts (rule R5,
 /// docs/protocol.md). A process that is frozen between two statements holds nothing for
 /// longer than the timeout: loaders wait for it, and never terminate an operator's session.
-const SETTINGS: &str = "\
-    set synchronous_commit = on; set idle_in_transaction_session_timeout = '10s'; \
-    set lock_timeout = '5s'; set statement_timeout = 0";
+fn settings() -> String {
+    format!(
+        "set synchronous_commit = on; {}; {}; set statement_timeout = 0",
+        timing::set("idle_in_transaction_session_timeout", timing::IDLE_IN_TRANSACTION),
+        timing::set("lock_timeout", timing::DEAD_LETTER_LOCK),
+    )
+}
 
 /// Number of dead letters discarded or purged by one transaction.
 const CHUNK: usize = 1_000;
-
-/// Timeout of such a transaction: it may wait for a replay.
-const CHUNK_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A dead letter, without its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +103,7 @@ pub struct DeadLetters {
 impl DeadLetters {
     /// Opens the dead letters in `database`; connects on use.
     pub fn new(database: DatabaseConfig) -> Self {
-        Self { database, wait: Wait::for_server(PATIENCE) }
+        Self { database, wait: Wait::for_server(timing::SERVER_AWAY) }
     }
 
     /// The same for interactive reads: a server that does not answer is an error at once,
@@ -116,12 +115,8 @@ impl DeadLetters {
 
     async fn connect(&self) -> Result<Connection, Error> {
         let connection = connect_waiting(&self.database, "letters", Some(self.wait.server)).await?;
-        let settings = self.wait.settings(SETTINGS);
-        let set = answered(ANSWER_TIMEOUT, "prepare a session in PostgreSQL", async {
-            let set = connection.batch_execute(&settings).await;
-            set.map_err(|error| remedy::explain(error, "prepare a session in PostgreSQL"))
-        });
-        set.await?;
+        let settings = self.wait.settings(&settings());
+        PREPARE.ask(connection.batch_execute(&settings)).await?;
         Ok(connection)
     }
 
@@ -168,8 +163,8 @@ impl DeadLetters {
     pub async fn content(&self, id: i64) -> Result<Option<Content>, Error> {
         let connection = self.connect().await?;
         let sql = "select key, payload, edited_payload from dead_letters where id = $1";
-        let asking = async { connection.query_opt(sql, &[&id]).await.map_err(owning) };
-        let row = answered(ANSWER_TIMEOUT, "read a dead letter in PostgreSQL", asking).await?;
+        let row = async { connection.query_opt(sql, &[&id]).await.map_err(owning) };
+        let row = Request::to("read a dead letter in PostgreSQL").limit(row).await?;
         let content = |row: Row| {
             let (key, payload) = (row.try_get("key")?, row.try_get("payload")?);
             Ok(Content { key, payload, edited_payload: row.try_get("edited_payload")? })
@@ -217,6 +212,8 @@ impl DeadLetters {
     }
 
     async fn put_away(&self, sql: &str, ids: &[i64], dry_run: bool) -> Result<Vec<i64>, Error> {
+        const CHANGE: Request =
+            Request::to("change dead letters in PostgreSQL").within(timing::DEAD_LETTERS);
         let mut connection = self.connect().await?;
         let mut done = Vec::new();
         for chunk in ids.chunks(CHUNK) {
@@ -231,9 +228,7 @@ impl DeadLetters {
                 rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<i64>, _>>()
             };
             let put_away = async { put_away.await.map_err(owning) };
-            done.extend(
-                answered(CHUNK_TIMEOUT, "change dead letters in PostgreSQL", put_away).await?,
-            );
+            done.extend(CHANGE.limit(put_away).await?);
         }
         done.sort_unstable();
         Ok(done)
@@ -246,8 +241,8 @@ impl DeadLetters {
         what: &'static str,
     ) -> Result<Vec<Row>, Error> {
         let connection = self.connect().await?;
-        let asking = async { filter.query(&connection, sql).await.map_err(listing) };
-        answered(CHUNK_TIMEOUT, what, asking).await
+        let rows = async { filter.query(&connection, sql).await.map_err(listing) };
+        Request::to(what).within(timing::DEAD_LETTERS).limit(rows).await
     }
 }
 

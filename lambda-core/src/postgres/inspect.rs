@@ -14,8 +14,8 @@ use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use crate::error::Error;
 use crate::postgres::connection::config::DatabaseConfig;
-use crate::postgres::connection::{ANSWER_TIMEOUT, Connection, LOCK_TIMEOUT, answered, connect};
-use crate::postgres::remedy;
+use crate::postgres::connection::request::Request;
+use crate::postgres::connection::{Connection, connect};
 
 /// Number of connections that [`is_pooled`] opens.
 const CONNECTIONS: usize = 3;
@@ -23,26 +23,22 @@ const CONNECTIONS: usize = 3;
 /// A row with this text fills a page, so packing saves nothing.
 const FILLER: usize = 7_000;
 
-const READ: &str = "inspect PostgreSQL";
+const READ: Request = Request::to("inspect PostgreSQL");
 
 async fn rows(
     client: &Client,
     sql: &str,
     parameters: &[&(dyn ToSql + Sync)],
 ) -> Result<Vec<Row>, Error> {
-    answered(ANSWER_TIMEOUT, READ, async { client.query(sql, parameters).await.map_err(unread) })
-        .await
+    READ.ask(client.query(sql, parameters)).await
 }
 
 async fn row(client: &Client, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row, Error> {
-    answered(ANSWER_TIMEOUT, READ, async {
-        client.query_one(sql, parameters).await.map_err(unread)
-    })
-    .await
+    READ.ask(client.query_one(sql, parameters)).await
 }
 
 fn unread(error: tokio_postgres::Error) -> Error {
-    remedy::explain(error, READ)
+    READ.failed(error)
 }
 
 /// Identifies a database: its cluster's identifier and its own number there.
@@ -90,7 +86,7 @@ async fn backend(connection: &Connection) -> Result<String, Error> {
         });
         Ok(pid.unwrap_or_default().to_owned())
     };
-    answered(ANSWER_TIMEOUT, READ, asked).await
+    READ.limit(asked).await
 }
 
 /// A server and its defaults for our role and database.
@@ -179,7 +175,7 @@ pub async fn skew(client: &Client) -> Result<Skew, Error> {
         let here = before.as_microsecond() + uncertain_micros;
         Ok(Skew { ahead_micros: there.as_microsecond() - here, uncertain_micros })
     };
-    answered(ANSWER_TIMEOUT, READ, asked).await
+    READ.limit(asked).await
 }
 
 /// Writes so many bytes to the disk of the database's tables, and rolls back.
@@ -187,7 +183,7 @@ pub async fn skew(client: &Client) -> Result<Skew, Error> {
 /// # Errors
 /// `Transient` when there is no space, or the server is read-only.
 pub async fn try_disk(config: &DatabaseConfig, bytes: usize) -> Result<(), Error> {
-    const WRITE: &str = "write a few MiB to PostgreSQL's disk";
+    const WRITE: Request = Request::to("write a few MiB to PostgreSQL's disk").with_locks();
     let connection = connect(config, "doctor").await?;
     // Temporary tables could be on another disk.
     let sql = format!(
@@ -198,10 +194,7 @@ pub async fn try_disk(config: &DatabaseConfig, bytes: usize) -> Result<(), Error
          rollback",
         bytes / FILLER
     );
-    answered(LOCK_TIMEOUT, WRITE, async {
-        connection.batch_execute(&sql).await.map_err(|error| remedy::explain(error, WRITE))
-    })
-    .await
+    WRITE.ask(connection.batch_execute(&sql)).await
 }
 
 /// A replication slot.

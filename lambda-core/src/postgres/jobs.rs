@@ -14,24 +14,27 @@ use crate::error::{Error, Kind};
 use crate::job::{Chunk, JobRef, Status};
 use crate::metrics::{self, Retry};
 use crate::postgres::connection::config::DatabaseConfig;
-use crate::postgres::connection::{
-    ANSWER_TIMEOUT, Connection, LOCK_TIMEOUT, Wait, answered, connect_waiting,
-};
+use crate::postgres::connection::request::{PREPARE, Request};
+use crate::postgres::connection::{Connection, Wait, connect_waiting};
 use crate::postgres::ownership::mark::Mark;
-use crate::postgres::remedy;
+use crate::postgres::{remedy, timing};
 use crate::progress::Counts;
-
-/// Time to wait for a server that does not answer.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Everything about jobs is durable before it counts (rule R5, docs/protocol.md). A process
 /// that is frozen between two statements must not hold a job's row without end. A start
 /// waits for its lanes until it has terminated their holder's session (rule R13): a timeout
 /// of the role's own would end the wait each time before that. The wait ends before
-/// [`LOCK_TIMEOUT`], after which the error could no longer say that it was for a lock.
-const SETTINGS: &str = "\
-    set synchronous_commit = on; set idle_in_transaction_session_timeout = '10s'; \
-    set lock_timeout = '20s'; set statement_timeout = 0";
+/// the request's limit, after which the error could no longer say that it was for a lock.
+fn settings() -> String {
+    format!(
+        "set synchronous_commit = on; {}; {}; set statement_timeout = 0",
+        timing::set("idle_in_transaction_session_timeout", timing::IDLE_IN_TRANSACTION),
+        timing::set("lock_timeout", timing::LOCK),
+    )
+}
+
+const CREATE: Request = Request::to("create a job in PostgreSQL").of_own_tables().with_locks();
+const READ: Request = Request::to("read a job in PostgreSQL").with_locks();
 
 /// Key of the advisory lock under which jobs are looked up and created.
 const NUMBER_LOCK: i64 = 0x6c61_6d62_6461_0002;
@@ -186,7 +189,7 @@ pub struct Jobs {
 impl Jobs {
     /// The jobs in `database`.
     pub fn new(database: DatabaseConfig) -> Self {
-        Self { database, wait: Wait::for_server(PATIENCE) }
+        Self { database, wait: Wait::for_server(timing::SERVER_AWAY) }
     }
 
     /// The same for interactive reads: a server that does not answer is an error at once,
@@ -203,23 +206,15 @@ impl Jobs {
 
     pub(crate) async fn connect(&self) -> Result<Connection, Error> {
         let connection = connect_waiting(&self.database, "job", Some(self.wait.server)).await?;
-        let settings = self.wait.settings(SETTINGS);
-        let set = answered(ANSWER_TIMEOUT, "prepare a session in PostgreSQL", async {
-            let set = connection.batch_execute(&settings).await;
-            set.map_err(|error| remedy::explain(error, "prepare a session in PostgreSQL"))
-        });
-        set.await?;
+        let settings = self.wait.settings(&settings());
+        PREPARE.ask(connection.batch_execute(&settings)).await?;
         Ok(connection)
     }
 
     /// Opens a connection for writes to jobs, marked as a loader's.
     pub(crate) async fn connect_to_load(&self) -> Result<Connection, Error> {
         let connection = self.connect().await?;
-        let marked = answered(ANSWER_TIMEOUT, "prepare a session in PostgreSQL", async {
-            let marked = Mark::Loader.put(&connection).await;
-            marked.map_err(|error| remedy::explain(error, "prepare a session in PostgreSQL"))
-        });
-        marked.await?;
+        PREPARE.ask(Mark::Loader.put(&connection)).await?;
         Ok(connection)
     }
 
@@ -242,8 +237,7 @@ impl Jobs {
 
     async fn try_find_or_create(&self, new: &NewJob) -> Result<Job, Error> {
         let mut connection = self.connect_to_load().await?;
-        answered(LOCK_TIMEOUT, "create a job in PostgreSQL", find_or_create(&mut connection, new))
-            .await
+        CREATE.limit(find_or_create(&mut connection, new)).await
     }
 
     /// Reads the job with this number.
@@ -252,7 +246,7 @@ impl Jobs {
     /// `Transient` or `Fatal`.
     pub async fn get(&self, number: i64) -> Result<Option<Job>, Error> {
         let connection = self.connect().await?;
-        answered(LOCK_TIMEOUT, "read a job in PostgreSQL", get(&connection, number)).await
+        READ.limit(get(&connection, number)).await
     }
 
     /// Lists the latest jobs, newest first, at most `limit`; only those in `status` if one
@@ -261,7 +255,7 @@ impl Jobs {
     /// # Errors
     /// `Transient` or `Fatal`.
     pub async fn list(&self, status: Option<Status>, limit: u32) -> Result<Vec<Job>, Error> {
-        let failed = |error| remedy::explain(error, "list the jobs in PostgreSQL");
+        const LIST: Request = Request::to("list the jobs in PostgreSQL").with_locks();
         let connection = self.connect().await?;
         let sql = format!(
             "{} where $1::text is null or j.status = $1 order by j.id desc limit $2",
@@ -269,9 +263,8 @@ impl Jobs {
         );
         let status = status.map(Status::as_str);
         let limit = i64::from(limit);
-        let rows = async { connection.query(&sql, &[&status, &limit]).await.map_err(failed) };
-        let rows = answered(LOCK_TIMEOUT, "list the jobs in PostgreSQL", rows).await?;
-        rows.iter().map(job).collect::<Result<_, _>>().map_err(failed)
+        let rows = LIST.ask(connection.query(&sql, &[&status, &limit])).await?;
+        rows.iter().map(job).collect::<Result<_, _>>().map_err(|error| LIST.failed(error))
     }
 
     /// Passes every open dead letter of a job to `each`, one at a time, in the order of the
@@ -311,14 +304,14 @@ fn same_as_of(job: Job, asked: Option<i64>) -> Result<Job, Error> {
 
 /// Reads the job with this number.
 pub(crate) async fn get(client: &Client, number: i64) -> Result<Option<Job>, Error> {
-    let failed = |error| remedy::explain(error, "read a job in PostgreSQL");
+    let failed = |error| READ.failed(error);
     let sql = format!("{} where j.id = $1", select_job());
     let row = client.query_opt(&sql, &[&number]).await.map_err(failed)?;
     row.as_ref().map(job).transpose().map_err(failed)
 }
 
 async fn find_or_create(client: &mut Client, new: &NewJob) -> Result<Job, Error> {
-    let failed = |error| remedy::own_tables(error, "create a job in PostgreSQL");
+    let failed = |error| CREATE.failed(error);
     if let Some(job) = find(client, new).await.map_err(failed)? {
         return Ok(job);
     }
@@ -450,7 +443,7 @@ impl Default for Patience {
 impl Patience {
     /// Waits, and returns whether to retry after `error`.
     pub(crate) async fn again(&mut self, error: &Error) -> bool {
-        if error.kind() != Kind::Transient || self.since.elapsed() >= PATIENCE {
+        if error.kind() != Kind::Transient || self.since.elapsed() >= timing::SERVER_AWAY {
             return false;
         }
         let delay = self.backoff.next_delay();

@@ -3,8 +3,7 @@
 use tokio_postgres::{Client, Row};
 
 use crate::error::Error;
-use crate::postgres::connection::{ANSWER_TIMEOUT, answered};
-use crate::postgres::remedy;
+use crate::postgres::connection::request::Request;
 use crate::progress::{ClaimId, Counts, Fingerprint, LaneId, LaneName, Progress, Sums};
 
 /// Columns that [`of_row`] reads.
@@ -12,6 +11,8 @@ pub(super) const PROGRESS_COLUMNS: &str = "\
     lane, pipeline, source, partition, position, end_position, claim, \
     read, inserted, confirmed, corrected, superseded, duplicate, rejected, \
     written, owned, displaced, last_position, last_timestamp_ms, last_checksum";
+
+const READ: Request = Request::to("read progress in PostgreSQL");
 
 /// Reads a progress row.
 pub(super) fn of_row(row: &Row) -> Result<Progress, tokio_postgres::Error> {
@@ -68,9 +69,7 @@ pub async fn stream_lanes(client: &Client, pipeline: &str) -> Result<Vec<Progres
         let rows = client.query(&sql, &[&pipeline]).await?;
         rows.iter().map(of_row).collect::<Result<_, tokio_postgres::Error>>()
     };
-    let read =
-        async { read.await.map_err(|error| remedy::explain(error, "read progress in PostgreSQL")) };
-    answered(ANSWER_TIMEOUT, "read progress in PostgreSQL", read).await
+    READ.ask(read).await
 }
 
 /// Makes the end of a run durable. All that was seen precedes this record in the log, and a
@@ -84,8 +83,8 @@ const MAKE_DURABLE: &str = "select pg_logical_emit_message(true, 'lambda', ''); 
 /// # Errors
 /// As for [`stream_lanes`]. The connection may then be inside a transaction: drop it.
 pub async fn stream_lanes_durably(client: &Client, pipeline: &str) -> Result<Vec<Progress>, Error> {
-    const WHAT: &str = "make progress durable in PostgreSQL";
-    let refused = |error| remedy::explain(error, WHAT);
+    const MAKE: Request = Request::to("make progress durable in PostgreSQL");
+    let refused = |error| MAKE.failed(error);
     // In one transaction, so that both statements reach the same server: one that crashed
     // in between would flush a log that no longer holds what was read.
     let read = async {
@@ -95,7 +94,7 @@ pub async fn stream_lanes_durably(client: &Client, pipeline: &str) -> Result<Vec
         client.batch_execute(MAKE_DURABLE).await.map_err(refused)?;
         Ok(lanes)
     };
-    answered(ANSWER_TIMEOUT, WHAT, read).await
+    MAKE.limit(read).await
 }
 
 /// Reads the stored progress of lanes, without locks.
@@ -109,5 +108,5 @@ pub(super) async fn stored(client: &Client, lanes: &[LaneId]) -> Result<Vec<Prog
         let rows = client.query(&sql, &[&numbers]).await?;
         rows.iter().map(of_row).collect::<Result<_, tokio_postgres::Error>>()
     };
-    read.await.map_err(|error| remedy::explain(error, "read progress in PostgreSQL"))
+    READ.ask(read).await
 }

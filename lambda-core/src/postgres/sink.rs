@@ -15,9 +15,8 @@ use crate::postgres::commit::probe::JobCache;
 use crate::postgres::commit::session::SessionManager;
 use crate::postgres::commit::{self, Failure, Path};
 use crate::postgres::connection::config::DatabaseConfig;
-use crate::postgres::connection::{
-    ANSWER_TIMEOUT, LOCK_TIMEOUT, answered, connect, connect_waiting,
-};
+use crate::postgres::connection::request::Request;
+use crate::postgres::connection::{connect, connect_waiting};
 use crate::postgres::inspect;
 use crate::postgres::ownership::backend::{self, Backend, Silent};
 use crate::postgres::ownership::blockers::{Seen, Terms, ending_blockers};
@@ -25,24 +24,13 @@ use crate::postgres::ownership::claim;
 use crate::postgres::ownership::holdup::{self, Slow};
 use crate::postgres::ownership::mark::Mark;
 use crate::postgres::progress;
-use crate::postgres::remedy;
 use crate::postgres::schema::migrate;
+use crate::postgres::timing;
 use crate::progress::{LaneId, Progress};
 use crate::record::Table;
 use crate::sink::{ClaimRequest, Committed, Durability, Sink};
 
-/// Time that a commit waits for a free connection before it reports why there is none.
-const CHECKOUT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Time that a commit waits for other loaders before it terminates those whose transactions
-/// are as old.
-const BLOCKED_AFTER: Duration = Duration::from_secs(30);
-
-/// Interval at which it checks what it waits for.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
-
-/// Ends a request on the server that is given up here ([`LOCK_TIMEOUT`]).
-const SETTLE_SETTINGS: &str = "set lock_timeout = '20s'";
+const SETTLE: Request = Request::to("check in PostgreSQL whether a commit happened").with_locks();
 
 /// Stores batches of one table in PostgreSQL.
 #[derive(Debug)]
@@ -90,7 +78,7 @@ impl PostgresSink {
         let pool = Pool::builder()
             .max_size(connections)
             .test_on_check_out(false)
-            .connection_timeout(CHECKOUT_TIMEOUT)
+            .connection_timeout(timing::CHECKOUT)
             .build_unchecked(manager.clone());
         Ok(Self {
             config,
@@ -143,7 +131,7 @@ impl PostgresSink {
         } else {
             ("a login takes long", "check the server's load and the network")
         };
-        let source = format!("{what}; none was free for {CHECKOUT_TIMEOUT:?}").into();
+        let source = format!("{what}; none was free for {:?}", timing::CHECKOUT).into();
         Error::Temporary {
             server: Server::Postgres,
             what: "open a session in PostgreSQL",
@@ -174,10 +162,10 @@ impl PostgresSink {
     /// Terminates the backend of a connection that broke before COMMIT was sent: it stores
     /// nothing more, but may hold its locks until it notices.
     async fn end_ghost(&self, backend: &Backend) {
-        let ended = answered(ANSWER_TIMEOUT, "terminate a backend in PostgreSQL", async {
+        const END: Request = Request::to("terminate a backend in PostgreSQL");
+        let ended = END.limit(async {
             let client = connect(&self.config, "evict").await?;
-            let ended = backend.end(&client).await;
-            ended.map_err(|error| remedy::explain(error, "terminate a backend in PostgreSQL"))
+            END.ask(backend.end(&client)).await
         });
         if let Err(error) = ended.await {
             tracing::debug!(
@@ -197,10 +185,7 @@ impl PostgresSink {
     ) -> Result<Committed, Error> {
         let mut backoff = Backoff::default();
         loop {
-            let asking = self.try_settle(backend, batch);
-            match answered(LOCK_TIMEOUT, "check in PostgreSQL whether a commit happened", asking)
-                .await
-            {
+            match SETTLE.limit(self.try_settle(backend, batch)).await {
                 Ok(Some(committed)) => return Ok(committed),
                 Ok(None) => return Err(failed),
                 Err(error) if error.kind() != Kind::Transient => return Err(error),
@@ -225,9 +210,9 @@ impl PostgresSink {
         batch: &Batch,
     ) -> Result<Option<Committed>, Error> {
         let mut client = connect(&self.config, "settle").await?;
-        let asking =
-            |error| remedy::explain(error, "check in PostgreSQL whether a commit happened");
-        client.batch_execute(SETTLE_SETTINGS).await.map_err(asking)?;
+        let asking = |error| SETTLE.failed(error);
+        let limit = timing::set("lock_timeout", timing::LOCK);
+        client.batch_execute(&limit).await.map_err(asking)?;
         Mark::Loader.put(&client).await.map_err(asking)?;
         backend.end(&client).await.map_err(asking)?;
         let transaction = client.transaction().await.map_err(asking)?;
@@ -263,9 +248,9 @@ impl PostgresSink {
         let limit = session.statement_timeout;
         let within = |time: Duration| limit.map_or(time, |limit| time.min(limit / 2));
         let terms = Terms {
-            every: within(LOOK_EVERY),
-            waited: within(BLOCKED_AFTER),
-            older_than: BLOCKED_AFTER,
+            every: within(timing::LOOK),
+            waited: within(timing::COMMIT_BLOCKED),
+            older_than: timing::COMMIT_BLOCKED,
         };
         // Boxed: large, and in every future that waits for a commit.
         let attempt = Box::pin(commit::commit(&mut session, batch, durability, path, &self.jobs));
@@ -327,12 +312,10 @@ impl Sink for PostgresSink {
     async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
         if lanes.is_empty() {
             let client = connect(&self.config, "look").await?;
-            let reading = progress::stored(&client, lanes);
-            return answered(ANSWER_TIMEOUT, "read progress in PostgreSQL", reading).await;
+            return progress::stored(&client, lanes).await;
         }
         let mut session = self.session().await?;
-        let reading = progress::stored(session.client(), lanes);
-        let stored = answered(ANSWER_TIMEOUT, "read progress in PostgreSQL", reading).await;
+        let stored = progress::stored(session.client(), lanes).await;
         if stored.is_err() {
             // The query may still be unanswered.
             session.retire();

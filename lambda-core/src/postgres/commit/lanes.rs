@@ -4,9 +4,12 @@ use crate::batch::{Batch, Span};
 use crate::delivery::settle;
 use crate::error::Error;
 use crate::postgres::commit::session::Session;
+use crate::postgres::connection::request::Request;
 use crate::postgres::progress;
 use crate::postgres::remedy;
 use crate::progress::{Counts, Fingerprint, LaneId, Progress, Sums};
+
+const LOCK: Request = Request::to("lock lanes in PostgreSQL");
 
 /// Update of [`recount`].
 const RECOUNT: &str = "\
@@ -48,13 +51,12 @@ pub(crate) async fn lock(session: &Session, lanes: &[LaneId]) -> Result<LockedLa
         .client()
         .query(&session.statements.lock_lanes, &[&numbers])
         .await
-        .map_err(|error| remedy::explain(error, "lock lanes in PostgreSQL"))?;
+        .map_err(|error| LOCK.failed(error))?;
     let read = || {
         let Some(first) = rows.first() else { return Ok((0, true)) };
         Ok((first.try_get::<_, i64>("xid")?, first.try_get::<_, bool>("same_cluster")?))
     };
-    let (xid, same_cluster) =
-        read().map_err(|error| remedy::explain(error, "lock lanes in PostgreSQL"))?;
+    let (xid, same_cluster) = read().map_err(|error| LOCK.failed(error))?;
     if !same_cluster {
         return Err(Error::misconfigured(
             "the database was restored into another cluster: its stored transaction ids are invalid here",
@@ -65,7 +67,7 @@ pub(crate) async fn lock(session: &Session, lanes: &[LaneId]) -> Result<LockedLa
         .iter()
         .map(progress::of_row)
         .collect::<Result<_, _>>()
-        .map_err(|error| remedy::explain(error, "lock lanes in PostgreSQL"))?;
+        .map_err(|error| LOCK.failed(error))?;
     Ok(LockedLanes { xid, rows })
 }
 

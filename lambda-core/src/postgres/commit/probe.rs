@@ -8,11 +8,14 @@ use crate::error::Error;
 use crate::job::JobRef;
 use crate::outcome::Authority;
 use crate::postgres::commit::session::Session;
+use crate::postgres::connection::request::Request;
 use crate::postgres::remedy;
 use crate::postgres::wire::raw::{RawValue, put_field};
 use crate::record::Table;
 use crate::record::checksum::Checksum;
 use crate::resolve::{ExistingRow, Keys};
+
+const LOOK_UP: Request = Request::to("look up ids in PostgreSQL");
 
 /// The jobs read so far. A job's precedence never changes, so an entry stays valid.
 #[derive(Debug, Default)]
@@ -84,16 +87,11 @@ pub(crate) async fn probe(
     let statements = &session.statements;
     let statement = if lock { &statements.probe_for_update } else { &statements.probe };
     let keys: Vec<&str> = keys.distinct().filter_map(|key| str::from_utf8(key).ok()).collect();
-    let rows = session
-        .client()
-        .query(statement, &[&keys])
-        .await
-        .map_err(|error| remedy::explain(error, "look up ids in PostgreSQL"))?;
+    let rows =
+        session.client().query(statement, &[&keys]).await.map_err(|error| LOOK_UP.failed(error))?;
     let mut found = Found::default();
     for row in &rows {
-        found
-            .push(row, table)
-            .map_err(|error| remedy::explain(error, "look up ids in PostgreSQL"))?;
+        found.push(row, table).map_err(|error| LOOK_UP.failed(error))?;
     }
     rank(session, &mut found, cache).await?;
     Ok(found)

@@ -8,7 +8,8 @@ use tokio_postgres::Client;
 use crate::error::Error;
 use crate::postgres::commit::statements::Statements;
 use crate::postgres::connection::config::DatabaseConfig;
-use crate::postgres::connection::{ANSWER_TIMEOUT, Connection, answered, connect};
+use crate::postgres::connection::request::PREPARE;
+use crate::postgres::connection::{Connection, connect};
 use crate::postgres::ownership::backend::Backend;
 use crate::postgres::ownership::mark::Mark;
 use crate::postgres::remedy;
@@ -106,7 +107,7 @@ impl bb8::ManageConnection for SessionManager {
 
     async fn connect(&self) -> Result<Session, Error> {
         let connection = connect(&self.config, &self.purpose).await?;
-        let failed = |error| remedy::explain(error, "prepare a session in PostgreSQL");
+        let failed = |error| PREPARE.failed(error);
         let prepare = async {
             connection.batch_execute(SETTINGS).await.map_err(failed)?;
             if let Some(mark) = self.mark {
@@ -119,8 +120,7 @@ impl bb8::ManageConnection for SessionManager {
             let statements = Statements::prepare(&connection, self.table).await;
             Ok((backend, limit, statements.map_err(failed)?))
         };
-        let (backend, limit, statements) =
-            answered(ANSWER_TIMEOUT, "prepare a session in PostgreSQL", prepare).await?;
+        let (backend, limit, statements) = PREPARE.limit(prepare).await?;
         if statements.key_indexes.is_empty() {
             let key = self.table.key_column().name;
             return Err(Error::misconfigured(

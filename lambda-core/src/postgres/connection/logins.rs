@@ -1,16 +1,11 @@
 //! Outcome of the logins to a database: a login that once worked may be refused for a while.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::error::{Error, Server};
-
-/// Time for which a login that once worked may be refused before the refusal counts: after
-/// a failover a standby may not have the role, the password or the database yet. Longer
-/// than a load retries a server that does not answer.
-const REFUSED_MAX: Duration = Duration::from_secs(90);
+use crate::postgres::timing;
 
 /// Outcome of the logins to a database.
 #[derive(Debug, Default)]
@@ -46,7 +41,7 @@ impl Logins {
     pub(crate) fn judge(&self, error: Error) -> Error {
         let Error::Misconfigured { what, remedy, source } = error else { return error };
         match self.refused_since() {
-            Some(since) if since.elapsed() < REFUSED_MAX => Error::Temporary {
+            Some(since) if since.elapsed() < timing::LOGIN_REFUSED => Error::Temporary {
                 server: Server::Postgres,
                 what: "log in to PostgreSQL as before",
                 remedy: "after a failover, check that the new server has the role, its password \

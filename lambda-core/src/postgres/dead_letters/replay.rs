@@ -16,7 +16,6 @@ use std::future::pending;
 use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bb8::ManageConnection;
 use tokio_postgres::Row;
@@ -32,15 +31,14 @@ use crate::postgres::commit::lanes::LockedLanes;
 use crate::postgres::commit::probe::JobCache;
 use crate::postgres::commit::session::{Session, SessionManager};
 use crate::postgres::commit::{self, Path};
-use crate::postgres::connection::{ANSWER_TIMEOUT, answered, connect_waiting};
+use crate::postgres::connection::connect_waiting;
+use crate::postgres::connection::request::{PREPARE, Request};
 use crate::postgres::dead_letters::origin::{Origin, Undecoded};
 use crate::postgres::dead_letters::taken::{self, Locked, Payload};
-use crate::postgres::dead_letters::{
-    CHUNK_TIMEOUT, DeadLetters, Filter, PATIENCE, SETTINGS, filter, owning,
-};
+use crate::postgres::dead_letters::{DeadLetters, Filter, filter, owning, settings};
 use crate::postgres::jobs::Patience;
 use crate::postgres::jobs::attempt;
-use crate::postgres::remedy;
+use crate::postgres::timing;
 use crate::progress::LaneId;
 use crate::record::Record;
 use crate::resolve::Resolution;
@@ -52,14 +50,10 @@ const RECORDS: usize = 200;
 /// Number of payload bytes at which a transaction takes no further dead letter.
 const BYTES: u64 = 64 << 10;
 
-/// Timeout of one transaction, after which it is tried with fewer dead letters.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// Timeout that ends a replay which is frozen between the messages of one statement: a
-/// statement's timeout does not run while a message is read, and that of idle sessions
-/// begins at the statement's end. Longer than [`TRANSACTION_TIMEOUT`], after which this
-/// process gives up.
-const TRANSACTION_SETTINGS: &str = "set transaction_timeout = '20s'";
+/// One transaction. The server ends it ([`timing::REPLAY_FROZEN`]) if this process is frozen
+/// between the messages of one statement: a statement's timeout does not run while a message
+/// is read, and that of idle sessions begins at the statement's end.
+const REPLAY: Request = Request::to("replay dead letters in PostgreSQL").within(timing::REPLAY);
 
 /// Result of replaying a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -235,13 +229,14 @@ impl DeadLetters {
             filter::WHERE,
         );
         let connection = self.connect().await?;
-        let asking = async { filter.query(&connection, &sql).await.map_err(owning) };
-        let rows = answered(CHUNK_TIMEOUT, "look up dead letters in PostgreSQL", asking).await?;
+        let rows = async { filter.query(&connection, &sql).await.map_err(owning) };
+        let look_up = Request::to("look up dead letters in PostgreSQL");
+        let look_up = look_up.within(timing::DEAD_LETTERS);
+        let rows = look_up.limit(rows).await?;
         let candidates = rows.iter().map(candidate).collect::<Result<Vec<_>, _>>();
         let candidates = candidates.map_err(owning)?;
         drop(rows);
-        let asking = origins(&connection, &candidates);
-        let origins = answered(CHUNK_TIMEOUT, "look up lanes in PostgreSQL", asking).await?;
+        let origins = look_up.limit(origins(&connection, &candidates)).await?;
         let (mut pieces, mut foreign) = (VecDeque::<Piece>::new(), Vec::new());
         let mut bytes = 0;
         for letter in candidates {
@@ -270,7 +265,7 @@ impl DeadLetters {
     }
 
     async fn session<R: Record>(&self) -> Result<Session, Error> {
-        connect_waiting(&self.database, "replay", Some(PATIENCE)).await?;
+        connect_waiting(&self.database, "replay", Some(timing::SERVER_AWAY)).await?;
         let manager = SessionManager {
             config: self.database.clone(),
             purpose: "replay".into(),
@@ -279,11 +274,11 @@ impl DeadLetters {
         };
         let session = manager.connect().await?;
         let prepare = async {
-            session.client().batch_execute(SETTINGS).await?;
-            session.client().batch_execute(TRANSACTION_SETTINGS).await
+            session.client().batch_execute(&settings()).await?;
+            let limit = timing::set("transaction_timeout", timing::REPLAY_FROZEN);
+            session.client().batch_execute(&limit).await
         };
-        let prepare = async { prepare.await.map_err(owning) };
-        answered(ANSWER_TIMEOUT, "prepare a session in PostgreSQL", prepare).await?;
+        PREPARE.limit(async { prepare.await.map_err(owning) }).await?;
         Ok(session)
     }
 }
@@ -309,11 +304,10 @@ impl Run<'_> {
         };
         // Without an answer, it is dropped with its connection. Whether it was stored shows
         // in the next attempt, which waits for its locks.
-        let result =
-            match answered(TRANSACTION_TIMEOUT, "replay dead letters in PostgreSQL", work).await {
-                Err(_) if piece.letters.len() > 1 => return Err(Error::Contended { tries: 1 }),
-                result => result?,
-            };
+        let result = match REPLAY.limit(work).await {
+            Err(_) if piece.letters.len() > 1 => return Err(Error::Contended { tries: 1 }),
+            result => result?,
+        };
         let usable =
             |error: &Error| matches!(error, Error::Refused { .. } | Error::Contended { .. });
         if result.as_ref().err().is_none_or(usable) {
@@ -445,7 +439,7 @@ impl Run<'_> {
             attempt::recount(session.client(), number).await.map_err(owning)?;
         }
         let immediate = session.client().batch_execute("set constraints all immediate").await;
-        immediate.map_err(|error| remedy::explain(error, "replay dead letters in PostgreSQL"))?;
+        immediate.map_err(|error| REPLAY.failed(error))?;
         let marked: Vec<(i64, Verdict)> = told(&ids, resolution).collect();
         if self.replay.dry_run {
             session.roll_back().await;

@@ -3,7 +3,6 @@
 //! it.
 
 use std::convert::Infallible;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -11,17 +10,9 @@ use crate::error::Error;
 use crate::health::Health;
 use crate::metrics;
 use crate::postgres::connection::config::DatabaseConfig;
-use crate::postgres::connection::{ANSWER_TIMEOUT, Connection, answered, connect};
-use crate::postgres::remedy;
-
-/// Interval between checks that it answers.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
-
-/// Interval between counts of open dead letters: if there are many, a count takes a while.
-const COUNT_EVERY: Duration = Duration::from_secs(30);
-
-/// Limit of a count on the server: left running, it would delay the next check.
-const STATEMENT_TIMEOUT: &str = "set statement_timeout = '5s'";
+use crate::postgres::connection::request::Request;
+use crate::postgres::connection::{Connection, connect};
+use crate::postgres::timing;
 
 /// A loader may read both columns of `dead_letters`.
 const COUNT_OPEN: &str = "\
@@ -40,13 +31,13 @@ pub async fn watch(config: &DatabaseConfig, pipeline: &str, health: &Health) -> 
                 need.met();
                 if Instant::now() >= count_at {
                     count(&connection, pipeline).await;
-                    count_at = Instant::now() + COUNT_EVERY;
+                    count_at = Instant::now() + timing::COUNT;
                 }
                 kept = Some(connection);
             }
             Err(error) => need.missing(error.chain()),
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(timing::HEALTH).await;
     }
 }
 
@@ -56,22 +47,15 @@ async fn look(config: &DatabaseConfig, kept: Option<Connection>) -> Result<Conne
         Some(kept) => kept,
         None => connect(config, "health").await?,
     };
-    let answer = async {
-        let answer = connection.batch_execute(STATEMENT_TIMEOUT).await;
-        answer.map_err(|error| remedy::explain(error, "run a query in PostgreSQL"))
-    };
-    answered(ANSWER_TIMEOUT, "run a query in PostgreSQL", answer).await?;
+    let limit = timing::set("statement_timeout", timing::COUNT_STATEMENT);
+    Request::to("run a query in PostgreSQL").ask(connection.batch_execute(&limit)).await?;
     Ok(connection)
 }
 
 async fn count(connection: &Connection, pipeline: &str) {
-    let count = async {
-        let counted = connection.query_one(COUNT_OPEN, &[&pipeline]).await;
-        counted
-            .and_then(|row| row.try_get::<_, i64>(0))
-            .map_err(|error| remedy::own_tables(error, "count dead letters in PostgreSQL"))
-    };
-    match answered(ANSWER_TIMEOUT, "count dead letters in PostgreSQL", count).await {
+    let count =
+        async { connection.query_one(COUNT_OPEN, &[&pipeline]).await?.try_get::<_, i64>(0) };
+    match Request::to("count dead letters in PostgreSQL").of_own_tables().ask(count).await {
         Ok(open) => metrics::open_dead_letters(pipeline, Some(open)),
         // There may be no tables yet; the work reports important errors by itself.
         Err(error) => {

@@ -15,23 +15,24 @@ use crate::error::Error;
 use crate::job::{self, Chunk, End, Found, Start, Status};
 use crate::metrics;
 use crate::postgres::connection::config::DatabaseConfig;
-use crate::postgres::connection::{ANSWER_TIMEOUT, LOCK_TIMEOUT, answered, connect};
+use crate::postgres::connection::connect;
+use crate::postgres::connection::request::Request;
 use crate::postgres::jobs::{self, Job, Jobs, LANE_SUMS, Patience};
 use crate::postgres::ownership::backend::Backend;
 use crate::postgres::ownership::blockers::{Seen, Terms, ending_blockers};
 use crate::postgres::ownership::mark::Mark;
 use crate::postgres::progress::{self, PROGRESS_COLUMNS};
-use crate::postgres::remedy;
+use crate::postgres::timing;
 use crate::progress::{ClaimId, Progress};
 
 /// Duration of a lease, by the database's clock.
-pub const LEASE: Duration = Duration::from_secs(15);
-
-/// Interval between renewals.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+pub const LEASE: Duration = timing::LEASE;
 
 /// Conditions under which a start terminates the session that holds one of its lanes.
-const TERMS: Terms = Terms::of(Duration::from_secs(1));
+const TERMS: Terms = Terms::of(timing::CLAIM_BLOCKED);
+
+const START: Request = Request::to("start a job in PostgreSQL").of_own_tables().with_locks();
+const END: Request = Request::to("end a job in PostgreSQL").of_own_tables().with_locks();
 
 const LOCK_JOB: &str = "\
     select status, owner, coalesce(lease_until > clock_timestamp(), false) as leased, \
@@ -142,12 +143,7 @@ pub async fn start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Resu
 
 async fn try_start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Result<Started, Error> {
     let mut connection = jobs.connect_to_load().await?;
-    answered(
-        LOCK_TIMEOUT,
-        "start a job in PostgreSQL",
-        start_on(&mut connection, jobs, job, first_byte, owner),
-    )
-    .await
+    START.limit(start_on(&mut connection, jobs, job, first_byte, owner)).await
 }
 
 async fn start_on(
@@ -157,7 +153,7 @@ async fn start_on(
     first_byte: i64,
     owner: &str,
 ) -> Result<Started, Error> {
-    let failed = |error| remedy::own_tables(error, "start a job in PostgreSQL");
+    let failed = |error| START.failed(error);
     let backend = Backend::of(client).await.map_err(failed)?;
     let transaction = client.transaction().await.map_err(failed)?;
     let row = transaction.query_opt(LOCK_JOB, &[&job.number]).await.map_err(failed)?;
@@ -243,8 +239,7 @@ fn job_lanes(rows: &[Row], first_byte: i64) -> Result<Vec<JobLane>, Error> {
     let mut start = first_byte;
     let mut all = Vec::with_capacity(rows.len());
     for row in rows {
-        let (progress, plan) =
-            read(row).map_err(|error| remedy::own_tables(error, "start a job in PostgreSQL"))?;
+        let (progress, plan) = read(row).map_err(|error| START.failed(error))?;
         let (Some(first_line), Some(records), Some(digest)) = plan else { return Err(no_plan()) };
         let (Some(end), Ok(digest)) = (progress.end_position, digest.try_into()) else {
             return Err(no_plan());
@@ -314,11 +309,11 @@ impl Attempt {
 
     async fn try_end(&self, end: &End) -> Result<Job, Error> {
         let mut connection = self.jobs.connect_to_load().await?;
-        answered(LOCK_TIMEOUT, "end a job in PostgreSQL", self.end_on(&mut connection, end)).await
+        END.limit(self.end_on(&mut connection, end)).await
     }
 
     async fn end_on(&self, client: &mut Client, end: &End) -> Result<Job, Error> {
-        let failed = |error| remedy::own_tables(error, "end a job in PostgreSQL");
+        let failed = |error| END.failed(error);
         let rewound = || rewound(&self.job);
         let transaction = client.transaction().await.map_err(failed)?;
         // A later statement sums the lanes: one that waited for a replay of the job's dead
@@ -435,28 +430,22 @@ impl Heartbeat {
                     tracing::warn!(job, error = error.chain(), "could not renew the lease");
                 }
             }
-            tokio::time::sleep(HEARTBEAT / 5).await;
+            tokio::time::sleep(timing::HEARTBEAT / 5).await;
         }
     }
 
     /// Renews repeatedly. Returns when the job is no longer this attempt's.
     async fn renew(&self) -> Result<(), Error> {
-        let failed = |error| remedy::own_tables(error, "renew a lease in PostgreSQL");
+        const RENEW: Request = Request::to("renew a lease in PostgreSQL").of_own_tables();
         let connection = connect(&self.database, "lease").await?;
-        let marked = answered(ANSWER_TIMEOUT, "renew a lease in PostgreSQL", async {
-            Mark::Loader.put(&connection).await.map_err(failed)
-        });
-        marked.await?;
-        let mut ticks = tokio::time::interval(HEARTBEAT);
+        RENEW.ask(Mark::Loader.put(&connection)).await?;
+        let mut ticks = tokio::time::interval(timing::HEARTBEAT);
         let (sql, seconds) = (renew_lease(), LEASE.as_secs_f64());
         loop {
             ticks.tick().await;
-            let renewed = answered(ANSWER_TIMEOUT, "renew a lease in PostgreSQL", async {
-                let parameters: [&(dyn ToSql + Sync); 4] =
-                    [&self.number, &self.attempt, &self.owner, &seconds];
-                connection.execute(&sql, &parameters).await.map_err(failed)
-            });
-            if renewed.await? == 0 {
+            let parameters: [&(dyn ToSql + Sync); 4] =
+                [&self.number, &self.attempt, &self.owner, &seconds];
+            if RENEW.ask(connection.execute(&sql, &parameters)).await? == 0 {
                 return Ok(());
             }
         }

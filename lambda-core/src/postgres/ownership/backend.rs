@@ -1,17 +1,15 @@
 //! Our own backends: which one serves a connection, whether it still works for us, and how
 //! to terminate it when its connection is lost.
 
-use std::time::Duration;
-
 use tokio_postgres::{Client, Error};
 
 use crate::metrics::{self, Eviction};
 use crate::postgres::connection::config::DatabaseConfig;
-use crate::postgres::connection::{ANSWER_TIMEOUT, answered, connect};
-use crate::postgres::remedy;
+use crate::postgres::connection::connect;
+use crate::postgres::connection::request::Request;
+use crate::postgres::timing;
 
-/// Interval at which the server is asked whether the backend still works for us.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK: Request = Request::to("read a session's state in PostgreSQL");
 
 /// Number of consecutive equal looks after which the connection counts as silent.
 const LOOKS: u32 = 2;
@@ -94,13 +92,12 @@ pub(crate) async fn unless_silent<T>(
     tokio::pin!(work);
     let (mut seen, mut looks) = (None, 0);
     loop {
-        if let Ok(done) = tokio::time::timeout(LOOK_EVERY, &mut work).await {
+        if let Ok(done) = tokio::time::timeout(timing::LOOK, &mut work).await {
             return Ok(done);
         }
-        let look = answered(ANSWER_TIMEOUT, "read a session's state in PostgreSQL", async {
+        let look = LOOK.limit(async {
             let client = connect(config, "look").await?;
-            let found = working.awaits_us(&client).await;
-            found.map_err(|error| remedy::explain(error, "read a session's state in PostgreSQL"))
+            LOOK.ask(working.awaits_us(&client)).await
         });
         let found = tokio::select! {
             biased;

@@ -14,20 +14,17 @@ use tokio_postgres::{Client, Row};
 use crate::error::Error;
 use crate::metrics::{self, Eviction};
 use crate::postgres::connection::config::DatabaseConfig;
-use crate::postgres::connection::{ANSWER_TIMEOUT, Connection, answered, connect};
+use crate::postgres::connection::request::Request;
+use crate::postgres::connection::{Connection, connect};
 use crate::postgres::ownership::backend::Backend;
 use crate::postgres::ownership::holdup;
 use crate::postgres::ownership::mark::{Mark, marked};
-use crate::postgres::remedy;
+use crate::postgres::timing;
 
 /// The function that terminates a loader's session with the rights of the schema's owner.
 pub(crate) const END_LOADER: &str = "end_loader(integer, text)";
 
-/// Time that finished work waits for a look in progress, so that its result is logged.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// Time for which a transaction that no longer blocks us is remembered.
-const REMEMBERED: Duration = Duration::from_mins(2);
+const END: Request = Request::to("terminate a session in PostgreSQL");
 
 /// Conditions for terminating a session that blocks one of ours.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +62,7 @@ impl Seen {
     fn note(&self, blocker: &Blocker) -> Duration {
         let now = Instant::now();
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.retain(|_, (_, last)| now - *last < REMEMBERED);
+        seen.retain(|_, (_, last)| now - *last < timing::BLOCKER_REMEMBERED);
         let (first, last) = seen.entry(blocker.clone()).or_insert((now, now));
         *last = now;
         now - *first
@@ -127,7 +124,7 @@ impl Blocker {
 /// Converts an error met while terminating another session.
 fn ending(error: tokio_postgres::Error) -> Error {
     if error.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
-        return remedy::explain(error, "terminate a session in PostgreSQL");
+        return END.failed(error);
     }
     Error::Misconfigured {
         what: "could not terminate the session of a loader that logged in under another name"
@@ -156,25 +153,24 @@ pub(crate) async fn ending_blockers<T>(
             return done;
         }
         let waited = begun.elapsed() >= terms.waited;
-        // Boxed: large, and rarely needed.
-        let mut look =
-            Box::pin(answered(ANSWER_TIMEOUT, "terminate a session in PostgreSQL", async {
-                let client = match connection.take() {
-                    Some(client) => client,
-                    None => connect(config, "evict").await?,
-                };
-                let looked = look(&client, waiting, terms, waited, seen).await;
-                if looked.is_ok() {
-                    connection = Some(client);
-                }
-                looked
-            }));
+        let look = END.limit(async {
+            let client = match connection.take() {
+                Some(client) => client,
+                None => connect(config, "evict").await?,
+            };
+            let looked = look(&client, waiting, terms, waited, seen).await;
+            if looked.is_ok() {
+                connection = Some(client);
+            }
+            looked
+        });
+        tokio::pin!(look);
         let looked = tokio::select! {
             biased;
             done = &mut work => {
                 // This look may have terminated the blocker, and report that a little
                 // later.
-                if let Ok(looked) = tokio::time::timeout(LAST_WORDS, look).await {
+                if let Ok(looked) = tokio::time::timeout(timing::LAST_LOOK, &mut look).await {
                     report(looked);
                 }
                 return done;
@@ -201,7 +197,8 @@ async fn look(
     waited: bool,
     seen: &Seen,
 ) -> Result<Look, Error> {
-    let failed = |error| remedy::explain(error, "find the holders of a lock in PostgreSQL");
+    const FIND: Request = Request::to("find the holders of a lock in PostgreSQL");
+    let failed = |error| FIND.failed(error);
     let mut ended = 0;
     for (blocker, age) in Blocker::of(waiting, client).await.map_err(failed)? {
         let blocks = seen.note(&blocker);
@@ -253,7 +250,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(30)).await;
         assert_eq!(seen.note(&blocker("3/1")), Duration::from_secs(30));
         assert_eq!(seen.note(&blocker("3/2")), Duration::ZERO);
-        tokio::time::advance(REMEMBERED).await;
+        tokio::time::advance(timing::BLOCKER_REMEMBERED).await;
         assert_eq!(seen.note(&blocker("3/1")), Duration::ZERO, "it was forgotten");
     }
 }

@@ -2,7 +2,7 @@
 //! docs/protocol.md).
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -11,37 +11,34 @@ use uuid::Uuid;
 
 use crate::error::{Error, Server};
 use crate::postgres::connection::config::DatabaseConfig;
-use crate::postgres::connection::{Connection, LOCK_TIMEOUT, answered, connect};
+use crate::postgres::connection::request::Request;
+use crate::postgres::connection::{Connection, connect};
 use crate::postgres::ownership::backend::Backend;
 use crate::postgres::ownership::blockers::{Seen, Terms, ending_blockers};
 use crate::postgres::ownership::mark::Mark;
 use crate::postgres::progress::{self, PROGRESS_COLUMNS};
-use crate::postgres::remedy;
+use crate::postgres::timing;
 use crate::progress::{ClaimId, Progress};
 use crate::sink::ClaimRequest;
 
-/// Time that a claim waits for the lane's lock before it tries again: longer than [`TERMS`]
-/// and, on a busy machine too, the login that then terminates the holder's backend. No
-/// other timeout may end that wait sooner. A process that is frozen between two statements
-/// must not hold a lane's row without end.
-const SETTINGS: &str = "\
-    set synchronous_commit = on; set lock_timeout = '5s'; set statement_timeout = 0; \
-    set idle_in_transaction_session_timeout = '10s'";
+/// No other limit may end the wait for the lane's lock sooner. A process that is frozen
+/// between two statements must not hold a lane's row without end.
+fn settings() -> String {
+    format!(
+        "set synchronous_commit = on; {}; set statement_timeout = 0; {}",
+        timing::set("lock_timeout", timing::CLAIM_LOCK),
+        timing::set("idle_in_transaction_session_timeout", timing::IDLE_IN_TRANSACTION),
+    )
+}
 
 /// Conditions under which a claim terminates the session that holds the lane.
-const TERMS: Terms = Terms::of(Duration::from_secs(1));
+const TERMS: Terms = Terms::of(timing::CLAIM_BLOCKED);
 
-/// Number of attempts before the failure of a claim is returned, and their deadline: the
-/// last attempt may wait for two locks, and all end within [`LOCK_TIMEOUT`].
+/// Number of attempts before the failure of a claim is returned.
 const TRIES: u32 = 5;
-const LAST_TRY: Duration = Duration::from_secs(12);
 
 /// A group that stored or claimed within this time is active (rule R16, docs/protocol.md).
 const ACTIVE: &str = "60 seconds";
-
-/// How long a session is kept for the next claim. A rebalance grants many lanes at once, and a
-/// login takes longer than a claim.
-const IDLE_MAX: Duration = Duration::from_secs(2);
 
 /// A connection for claims.
 #[derive(Debug)]
@@ -54,7 +51,7 @@ impl Session {
     async fn open(config: &DatabaseConfig) -> Result<Self, Error> {
         let client = connect(config, "claim").await?;
         let prepare = async {
-            client.batch_execute(SETTINGS).await?;
+            client.batch_execute(&settings()).await?;
             Mark::Claim.put(&client).await?;
             Backend::of(&client).await
         };
@@ -75,7 +72,7 @@ impl Sessions {
     /// Closes those that no claim took in time.
     pub(crate) fn close_idle(&self) {
         let usable = |since: &Instant, session: &Session| {
-            since.elapsed() < IDLE_MAX && !session.client.is_closed()
+            since.elapsed() < timing::CLAIM_SESSION && !session.client.is_closed()
         };
         self.lock().retain(|(since, session)| usable(since, session));
     }
@@ -90,8 +87,10 @@ impl Sessions {
     }
 }
 
+const CLAIM: Request = Request::to("claim a lane in PostgreSQL").of_own_tables().with_locks();
+
 fn failed(error: tokio_postgres::Error) -> Error {
-    remedy::own_tables(error, "claim a lane in PostgreSQL")
+    CLAIM.failed(error)
 }
 
 /// Claims a lane on a connection that does nothing else.
@@ -113,7 +112,7 @@ pub(crate) async fn claim(
         sessions.keep(session);
         Ok(progress)
     };
-    answered(LOCK_TIMEOUT, "claim a lane in PostgreSQL", claim).await
+    CLAIM.limit(claim).await
 }
 
 async fn try_claim(
@@ -124,7 +123,7 @@ async fn try_claim(
     let Session { client, backend } = session;
     let (begun, seen) = (Instant::now(), Seen::default());
     for _ in 0..TRIES {
-        if begun.elapsed() > LAST_TRY {
+        if begun.elapsed() > timing::CLAIM_LAST_TRY {
             break;
         }
         let created = create(client, request);

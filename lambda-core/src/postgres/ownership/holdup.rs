@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use tokio_postgres::{Client, Error};
 
 use crate::postgres::connection::config::DatabaseConfig;
-use crate::postgres::connection::{ANSWER_TIMEOUT, answered, connect};
+use crate::postgres::connection::connect;
+use crate::postgres::connection::request::Request;
 use crate::postgres::ownership::backend::Backend;
-use crate::postgres::remedy;
+use crate::postgres::timing;
 
-/// Delay before a server that did not answer is asked again.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+const LOOK: Request = Request::to("find what blocks a commit in PostgreSQL");
 
 /// The sessions that block `$1`. No text of a query, which may hold values of rows. A
 /// prepared transaction has the pid 0 and no session. A role without `pg_read_all_stats`
@@ -77,15 +77,10 @@ pub(crate) async fn unless_slow<T>(
         if let Ok(done) = tokio::time::timeout(wait, &mut work).await {
             return Ok(done);
         }
-        // Boxed: large, and rarely needed.
-        let look =
-            Box::pin(answered(ANSWER_TIMEOUT, "find what blocks a commit in PostgreSQL", async {
-                let client = connect(config, "look").await?;
-                let found = holdup(&client, working.pid()).await;
-                found.map_err(|error| {
-                    remedy::explain(error, "find what blocks a commit in PostgreSQL")
-                })
-            }));
+        let look = LOOK.limit(async {
+            let client = connect(config, "look").await?;
+            LOOK.ask(holdup(&client, working.pid())).await
+        });
         let looked = tokio::select! {
             biased;
             done = &mut work => return Ok(done),
@@ -95,6 +90,6 @@ pub(crate) async fn unless_slow<T>(
             Ok(holdup) => return Err(Slow { waited: begun.elapsed(), holdup }),
             Err(error) => tracing::warn!(error = error.chain(), "a commit has no answer"),
         }
-        wait = LOOK_AGAIN;
+        wait = timing::LOOK;
     }
 }

@@ -6,16 +6,15 @@
 //! it runs. So an old program keeps running on a newer schema, and a new one waits, by its
 //! exit code, until `lambda-db-setup` of its version ran.
 
-use std::time::Duration;
-
 use refinery::{Migration, Runner};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::error::{Error, Kind, Server};
 use crate::postgres::connection::config::DatabaseConfig;
-use crate::postgres::connection::{ANSWER_TIMEOUT, Connection, answered, connect};
-use crate::postgres::remedy;
+use crate::postgres::connection::request::{PREPARE, Request};
+use crate::postgres::connection::{Connection, connect};
+use crate::postgres::{remedy, timing};
 
 /// The oldest schema that loaders can use. Raise it to a migration's number in the change
 /// that makes a loader's statement use what that migration adds, and no sooner: from then
@@ -29,15 +28,14 @@ const MIGRATION_LOCK: i64 = 0x6c61_6d62_6461_0001;
 /// Settings of every session that sets up a database. The server ends one whose process is
 /// frozen, and so frees its locks, which no loader may do. A statement may take as long as
 /// it needs.
-const SETTINGS: &str = "\
-    set idle_in_transaction_session_timeout = '10s'; set idle_session_timeout = '30s'; \
-    set lock_timeout = '20s'; set statement_timeout = 0; set transaction_timeout = 0";
-
-/// Time that a migration waits for a table: all loaders that come later wait after it.
-const LOCK_TIMEOUT: &str = "set lock_timeout = '3s'";
-
-/// Pause for loaders before the next attempt.
-const LOCK_AGAIN: Duration = Duration::from_secs(5);
+fn settings() -> String {
+    format!(
+        "{}; {}; {}; set statement_timeout = 0; set transaction_timeout = 0",
+        timing::set("idle_in_transaction_session_timeout", timing::IDLE_IN_TRANSACTION),
+        timing::set("idle_session_timeout", timing::SETUP_IDLE),
+        timing::set("lock_timeout", timing::LOCK),
+    )
+}
 
 /// The table in which refinery records applied migrations.
 pub(crate) const MIGRATIONS: &str = "refinery_schema_history";
@@ -50,7 +48,7 @@ const LOOK: &str = "\
            coalesce(has_table_privilege(to_regclass('ingest_progress'), 'select'), false) \
     from to_regclass($1::text) as history";
 
-const TELL: &str = "read the schema's version in PostgreSQL";
+const READ_VERSION: Request = Request::to("read the schema's version in PostgreSQL");
 
 mod embedded {
     refinery::embed_migrations!("src/postgres/schema/migrations");
@@ -86,10 +84,7 @@ pub async fn applied(client: &Client) -> Result<Option<i32>, Error> {
         let sql = format!("select coalesce(max(version), 0)::integer from {MIGRATIONS}");
         client.query_one(&sql, &[]).await?.try_get(0).map(Some)
     };
-    answered(ANSWER_TIMEOUT, TELL, async {
-        read.await.map_err(|error| remedy::explain(error, TELL))
-    })
-    .await
+    READ_VERSION.ask(read).await
 }
 
 /// Checks that the database has the schema `needed`, or a newer one.
@@ -165,17 +160,13 @@ pub(crate) async fn connect_to_set_up(
     purpose: &str,
 ) -> Result<Connection, Error> {
     let connection = connect(config, purpose).await?;
-    let set = answered(ANSWER_TIMEOUT, "prepare a session", async {
-        let set = connection.batch_execute(SETTINGS).await;
-        set.map_err(|error| remedy::explain(error, "prepare a session"))
-    });
-    set.await?;
+    PREPARE.ask(connection.batch_execute(&settings())).await?;
     Ok(connection)
 }
 
-/// Waits until no other setup migrates. A frozen one loses the lock by [`SETTINGS`].
+/// Waits until no other setup migrates. A frozen one loses the lock by [`settings`].
 async fn take_lock(client: &Client) -> Result<(), tokio_postgres::Error> {
-    client.batch_execute(LOCK_TIMEOUT).await?;
+    client.batch_execute(&timing::set("lock_timeout", timing::MIGRATION_LOCK)).await?;
     loop {
         match client.execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await {
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
@@ -202,8 +193,8 @@ async fn run(config: &DatabaseConfig, runner: &Runner) -> Result<Vec<String>, Er
         let Some(others) = others(&error) else { return Err(failed(error)) };
         let before = error.report().into_iter().flat_map(refinery::Report::applied_migrations);
         applied.extend(before.map(ToString::to_string));
-        tracing::warn!(retry_in = ?LOCK_AGAIN, "{others}");
-        tokio::time::sleep(LOCK_AGAIN).await;
+        tracing::warn!(retry_in = ?timing::MIGRATION_PAUSE, "{others}");
+        tokio::time::sleep(timing::MIGRATION_PAUSE).await;
     }
 }
 

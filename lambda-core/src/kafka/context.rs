@@ -15,7 +15,7 @@ use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 
 use crate::error::Error;
 use crate::kafka::remedy;
-use crate::kafka::shared::{Doubt, Shared};
+use crate::kafka::shared::{Recheck, Shared};
 use crate::kafka::statistics::{Statistics, Stranded};
 use crate::record::Record;
 
@@ -29,7 +29,7 @@ const NO_TOPIC_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 pub(super) struct Context<R> {
     topic: String,
     shared: Arc<Shared<R>>,
-    complaints: Complaints,
+    client_errors: ClientErrors,
     /// Partitions that librdkafka did not fetch at its last report.
     silent: Mutex<Vec<i32>>,
     /// Whether the consumer no longer knows any broker.
@@ -38,8 +38,8 @@ pub(super) struct Context<R> {
 
 impl<R: Record> Context<R> {
     pub(super) fn new(topic: String, shared: Arc<Shared<R>>) -> Self {
-        let (complaints, silent) = (Complaints::default(), Mutex::default());
-        Self { topic, shared, complaints, silent, stranded: Stranded::default() }
+        let (client_errors, silent) = (ClientErrors::default(), Mutex::default());
+        Self { topic, shared, client_errors, silent, stranded: Stranded::default() }
     }
 
     fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &[i32]) -> KafkaResult<()> {
@@ -89,10 +89,10 @@ impl<R: Record> Context<R> {
             None if unread.is_empty() => self.shared.kafka.met(),
             None => self.shared.kafka.missing(format!(
                 "partitions {unread:?} have unread messages but deliver none; {}",
-                self.complaints.latest()
+                self.client_errors.latest()
             )),
             Some(lost) => {
-                self.shared.kafka.missing(format!("{lost}; {}", self.complaints.latest()));
+                self.shared.kafka.missing(format!("{lost}; {}", self.client_errors.latest()));
             }
         }
     }
@@ -104,7 +104,7 @@ impl<R: Record> Context<R> {
         let mut before = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         let twice = silent.iter().any(|partition| before.contains(partition));
         *before = silent;
-        if twice && self.shared.doubt(Doubt::Topic) {
+        if twice && self.shared.recheck(Recheck::Topic) {
             tracing::warn!(topic = self.topic, partitions = ?*before, "partitions are not read");
             before.clear();
         }
@@ -150,9 +150,9 @@ impl<R: Record> ConsumerContext for Context<R> {
 
 impl<R: Record> ClientContext for Context<R> {
     fn error(&self, error: KafkaError, reason: &str) {
-        self.complaints.note(&error, reason);
+        self.client_errors.note(&error, reason);
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.shared.kafka.missing(self.complaints.latest());
+            self.shared.kafka.missing(self.client_errors.latest());
         }
     }
 
@@ -163,23 +163,23 @@ impl<R: Record> ClientContext for Context<R> {
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        if let Some(doubt) = doubt(&self.topic, facility, message) {
-            self.shared.doubt(doubt);
+        if let Some(recheck) = recheck(&self.topic, facility, message) {
+            self.shared.recheck(recheck);
         }
         log(level, facility, message);
     }
 }
 
-/// The doubt that a line of librdkafka's log casts on the source. Only there does
+/// The check of the source that a line of librdkafka's log calls for. Only there does
 /// librdkafka report another topic id or cluster id; the line precedes in the queue what is
 /// read from there. `metadata` must be among its `debug` contexts.
-fn doubt(topic: &str, facility: &str, message: &str) -> Option<Doubt> {
+fn recheck(topic: &str, facility: &str, message: &str) -> Option<Recheck> {
     if facility == "CLUSTERID" {
-        return Some(Doubt::Cluster);
+        return Some(Recheck::Cluster);
     }
     let (_, change) = message.split_once(&format!("Topic {topic} changed id from "))?;
     // A change from nothing: the id is seen for the first time.
-    (facility == "METADATA" && !change.starts_with(NO_TOPIC_ID)).then_some(Doubt::Topic)
+    (facility == "METADATA" && !change.starts_with(NO_TOPIC_ID)).then_some(Recheck::Topic)
 }
 
 impl<R> fmt::Debug for Context<R> {
@@ -191,8 +191,8 @@ impl<R> fmt::Debug for Context<R> {
 /// The context of a client that only sends queries: errors are in its answers.
 #[derive(Debug, Default)]
 pub(super) struct Asking {
-    /// Complaints about TLS only.
-    complaints: Complaints,
+    /// Errors of the TLS layer only.
+    client_errors: ClientErrors,
     /// Reason for the last failed connection to a broker.
     failure: Mutex<Option<String>>,
 }
@@ -200,7 +200,7 @@ pub(super) struct Asking {
 impl Asking {
     /// Reason why a broker was last not trusted, if any.
     pub(super) fn distrust(&self) -> Option<String> {
-        Some(self.complaints.latest()).filter(|reason| !reason.is_empty())
+        Some(self.client_errors.latest()).filter(|reason| !reason.is_empty())
     }
 
     /// Reason why the last connection to a broker failed ("Connect to ipv4#… failed: …").
@@ -223,7 +223,7 @@ impl ClientContext for Asking {
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::SSL) {
             // Its answers only report that no TLS handshake succeeded.
-            self.complaints.note(&error, reason);
+            self.client_errors.note(&error, reason);
         } else {
             self.note(&error, reason);
             tracing::debug!(%error, reason, "Kafka");
@@ -255,7 +255,7 @@ pub(super) fn list_from(topic: &str, partitions: &[(i32, i64)]) -> KafkaResult<T
     Ok(list)
 }
 
-/// Forwards librdkafka's log. [`Complaints`] reports failed connections, without
+/// Forwards librdkafka's log. [`ClientErrors`] reports failed connections, without
 /// repetition.
 pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
@@ -274,14 +274,14 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 /// Errors that librdkafka handles by itself, logged once in a while: it repeats them for as
 /// long as a broker is away.
 #[derive(Debug, Default)]
-pub(super) struct Complaints {
+pub(super) struct ClientErrors {
     /// Time of the last report by code, since librdkafka's codes have no hash.
     last: Mutex<HashMap<i32, Instant>>,
     latest: Mutex<String>,
 }
 
-impl Complaints {
-    /// The latest complaint of librdkafka.
+impl ClientErrors {
+    /// The text of the latest error.
     pub(super) fn latest(&self) -> String {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -313,11 +313,11 @@ mod tests {
     fn a_changed_topic_or_cluster_id_raises_a_doubt_the_first_id_does_not() {
         let line =
             |from: &str| format!("[thrd:main]: Topic t changed id from {from} to UYvIPevORH");
-        assert_eq!(doubt("t", "METADATA", &line(NO_TOPIC_ID)), None);
-        assert_eq!(doubt("t", "METADATA", &line("Et8ahjbMQm+dRoXI+4eXEw")), Some(Doubt::Topic));
-        assert_eq!(doubt("other", "METADATA", &line("Et8ahjbMQm+dRoXI+4eXEw")), None);
+        assert_eq!(recheck("t", "METADATA", &line(NO_TOPIC_ID)), None);
+        assert_eq!(recheck("t", "METADATA", &line("Et8ahjbMQm+dRoXI+4eXEw")), Some(Recheck::Topic));
+        assert_eq!(recheck("other", "METADATA", &line("Et8ahjbMQm+dRoXI+4eXEw")), None);
         let cluster = "Broker 127.0.0.1:9092/1 reports different ClusterId \"a\" than ...";
-        assert_eq!(doubt("t", "CLUSTERID", cluster), Some(Doubt::Cluster));
-        assert_eq!(doubt("t", "FAIL", "Connection refused"), None);
+        assert_eq!(recheck("t", "CLUSTERID", cluster), Some(Recheck::Cluster));
+        assert_eq!(recheck("t", "FAIL", "Connection refused"), None);
     }
 }

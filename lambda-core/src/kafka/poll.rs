@@ -18,17 +18,17 @@ use crate::kafka::context::{Context, list, list_from};
 use crate::kafka::fairness::Fairness;
 use crate::kafka::member::Member;
 use crate::kafka::offsets::Offsets;
-use crate::kafka::partition_end::Tails;
+use crate::kafka::partition_end::QuietPartitions;
 use crate::kafka::position::Watermarks;
 use crate::kafka::rebalance::Start;
 use crate::kafka::remedy;
-use crate::kafka::shared::{Doubt, Shared, Wish};
+use crate::kafka::shared::{Command, Recheck, Shared};
 use crate::kafka::source_identity::as_read;
 use crate::kafka::unreadable::{self, is_unreadable};
 use crate::progress::Progress;
 use crate::record::Record;
 
-/// Longest wait for a message, and so for a wish of the flow.
+/// Longest wait for a message, and so for a command of the flow.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Number of messages between two rounds of other work.
@@ -75,7 +75,7 @@ pub(super) struct Polling<'a, R: Record> {
     consumer: &'a BaseConsumer<Context<R>>,
     offsets: &'a mut Offsets,
     /// Partitions that are quiet at their ends.
-    tails: Tails,
+    quiet: QuietPartitions,
     fairness: Fairness,
     committed: Committed,
     /// All partitions of the topic at the time of joining the group.
@@ -108,7 +108,7 @@ impl<'a, R: Record> Polling<'a, R> {
             shared: &member.shared,
             consumer,
             offsets,
-            tails: Tails::default(),
+            quiet: QuietPartitions::default(),
             fairness: Fairness::default(),
             committed: Committed::new(&member.config, &member.options.database, now),
             partitions,
@@ -188,7 +188,7 @@ impl<'a, R: Record> Polling<'a, R> {
     fn push(&mut self, message: &BorrowedMessage<'_>) -> Result<bool, Error> {
         let message = as_read(message);
         let mut state = self.shared.lock();
-        if state.doubt.is_some() {
+        if state.recheck.is_some() {
             return Ok(true);
         }
         let parts = [message.key, message.payload].into_iter().flatten();
@@ -228,7 +228,7 @@ impl<'a, R: Record> Polling<'a, R> {
         if code == Some(RDKafkaErrorCode::AutoOffsetReset) {
             // Kafka does not hold the next message of some partition, which the error does
             // not name: the checks find it. Each of them reports its own error.
-            self.resets += u32::from(self.shared.doubt(Doubt::Topic));
+            self.resets += u32::from(self.shared.recheck(Recheck::Topic));
             if self.resets > RESETS_MAX {
                 return Err(remedy::explain(
                     error,
@@ -240,7 +240,7 @@ impl<'a, R: Record> Polling<'a, R> {
         if let Some(code) = code.filter(|code| is_unreadable(*code)) {
             // What follows in the queue lies after those messages.
             tracing::warn!(topic = self.topic, %code, "messages could not be read");
-            self.shared.doubt(Doubt::Unreadable);
+            self.shared.recheck(Recheck::Unreadable);
             return self.drain();
         }
         match code.map(remedy::of_code).map(|verdict| verdict.kind) {
@@ -251,7 +251,7 @@ impl<'a, R: Record> Polling<'a, R> {
     }
 
     /// Discards what waits in librdkafka's queue: nothing of it is stored while the source
-    /// is in doubt. It may include the same report about other partitions, which would
+    /// is checked. It may include the same report about other partitions, which would
     /// outlast their assignment and be taken for one about the next.
     fn drain(&self) -> Result<Option<GivenUp>, Error> {
         for _ in 0..DRAINED_MAX {
@@ -282,9 +282,9 @@ impl<'a, R: Record> Polling<'a, R> {
     fn make_room(&mut self) {
         let patience = if self.paused { Duration::ZERO } else { PATIENCE };
         let full = self.shared.wait_for_room(patience) && !self.shared.closing();
-        // A wish ends the wait early; it is granted first.
-        let wished = !self.paused && !self.shared.lock().wishes.is_empty();
-        if full != self.paused && !wished {
+        // A command ends the wait early; it is carried out first.
+        let has_command = !self.paused && !self.shared.lock().commands.is_empty();
+        if full != self.paused && !has_command {
             let mut assigned = self.shared.lock().assignment.assigned();
             assigned.retain(|partition| full || !self.fairness.holds_back(*partition));
             let assigned = list(self.topic, &assigned);
@@ -294,8 +294,8 @@ impl<'a, R: Record> Polling<'a, R> {
                 (self.consumer.resume(&assigned), "resuming")
             };
             tracing::info!(topic = self.topic, "{what}");
-            complain(&done, what);
-            self.tails.clear();
+            log_failure(&done, what);
+            self.quiet.clear();
             self.fairness.resumed(Instant::now());
             self.paused = full;
         }
@@ -305,7 +305,7 @@ impl<'a, R: Record> Polling<'a, R> {
     fn share_fairly(&mut self) {
         let (assigned, behind) = {
             let mut state = self.shared.lock();
-            if state.doubt.is_some() {
+            if state.recheck.is_some() {
                 return;
             }
             (state.assignment.assigned(), state.behind.take())
@@ -318,32 +318,34 @@ impl<'a, R: Record> Polling<'a, R> {
         let change = self.fairness.change(&assigned, now);
         if !change.pause.is_empty() {
             let done = self.consumer.pause(&list(self.topic, &change.pause));
-            complain(&done, "holding a partition back");
+            log_failure(&done, "holding a partition back");
         }
         if !change.resume.is_empty() {
             let done = self.consumer.resume(&list(self.topic, &change.resume));
-            complain(&done, "reading a partition again");
+            log_failure(&done, "reading a partition again");
         }
     }
 
     fn grant_wishes(&mut self) {
-        let wishes = {
+        let commands = {
             let mut state = self.shared.lock();
-            let starts_wait = self.paused || state.doubt.is_some();
+            let starts_wait = self.paused || state.recheck.is_some();
             // A partition that starts now would read into a full batcher.
-            let keep = |_: &i32, wish: &mut Wish| !(starts_wait && matches!(wish, Wish::Start(_)));
-            state.wishes.extract_if(.., keep).collect::<Vec<_>>()
+            let keep = |_: &i32, command: &mut Command| {
+                !(starts_wait && matches!(command, Command::Start(_)))
+            };
+            state.commands.extract_if(.., keep).collect::<Vec<_>>()
         };
-        for (partition, wish) in wishes {
-            self.tails.forget(partition);
+        for (partition, command) in commands {
+            self.quiet.forget(partition);
             let mut state = self.shared.lock();
             state.starting.remove(&partition);
-            match wish {
-                Wish::Start(progress) if state.assignment.holds(partition) => {
+            match command {
+                Command::Start(progress) if state.assignment.holds(partition) => {
                     state.starting.insert(partition, *progress);
                 }
-                Wish::Start(_) => {}
-                Wish::Stop => {
+                Command::Start(_) => {}
+                Command::Stop => {
                     drop(state);
                     self.stop_reading(partition);
                 }
@@ -393,9 +395,9 @@ impl<'a, R: Record> Polling<'a, R> {
         state.batcher.drop_partition(partition);
         if state.assignment.holds(partition) {
             state
-                .wishes
+                .commands
                 .entry(partition)
-                .or_insert_with(|| Wish::Start(Box::new(progress.clone())));
+                .or_insert_with(|| Command::Start(Box::new(progress.clone())));
         }
     }
 
@@ -412,7 +414,7 @@ impl<'a, R: Record> Polling<'a, R> {
         }
         let partitions: Vec<i32> = stalled.iter().map(|(partition, _)| *partition).collect();
         for partition in &partitions {
-            self.tails.forget(*partition);
+            self.quiet.forget(*partition);
         }
         self.unassign(&partitions);
         if self.assign(&stalled) {
@@ -450,12 +452,12 @@ impl<'a, R: Record> Polling<'a, R> {
             // A partition that was paused when it was last read still is.
             self.consumer.resume(&from)
         });
-        complain(&assigned, "reading a partition")
+        log_failure(&assigned, "reading a partition")
     }
 
     fn unassign(&self, partitions: &[i32]) {
         let done = self.consumer.incremental_unassign(&list(self.topic, partitions));
-        complain(&done, "letting go of a partition");
+        log_failure(&done, "letting go of a partition");
     }
 
     /// Commits stored positions to Kafka, for those who watch lag there (rule R17,
@@ -489,7 +491,7 @@ fn mostly_rejected(topic: &str, partition: i32, offset: i64, why: &str) -> Error
 }
 
 /// Logs what librdkafka refused. Returns whether it succeeded.
-fn complain(done: &KafkaResult<()>, what: &str) -> bool {
+fn log_failure(done: &KafkaResult<()>, what: &str) -> bool {
     if let Err(error) = done {
         tracing::warn!(%error, "librdkafka refused: {what}");
     }

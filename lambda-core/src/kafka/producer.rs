@@ -27,7 +27,7 @@ use crate::delivery::retry::Backoff;
 use crate::error::{Error, Kind, Server};
 use crate::health::{Health, Need, Pulse};
 use crate::kafka::config::{KafkaConfig, refused};
-use crate::kafka::context::{self, Complaints};
+use crate::kafka::context::{self, ClientErrors};
 use crate::kafka::remedy;
 use crate::kafka::statistics::{Statistics, Stranded};
 use crate::kafka::topic;
@@ -186,7 +186,7 @@ impl<T: Send + Sync + 'static> Producer<T> {
         }
         let since = *waiting.get_or_insert_with(Instant::now);
         if since.elapsed() >= REPORT_WITHIN {
-            let latest = self.client.context().complaints.latest();
+            let latest = self.client.context().client_errors.latest();
             self.kafka.missing(format!("no delivery report for {REPORT_WITHIN:?}; {latest}"));
         }
     }
@@ -211,7 +211,7 @@ struct Reports<T> {
     /// Partitions with a report without an offset. librdkafka counts on from the last
     /// offset it knows, so later ones may be made up.
     unproven: Mutex<BTreeSet<i32>>,
-    complaints: Complaints,
+    client_errors: ClientErrors,
     /// Whether the producer no longer knows any broker.
     stranded: Stranded,
 }
@@ -222,7 +222,7 @@ impl<T> Default for Reports<T> {
             delivered: Mutex::default(),
             failed: Mutex::default(),
             unproven: Mutex::default(),
-            complaints: Complaints::default(),
+            client_errors: ClientErrors::default(),
             stranded: Stranded::default(),
         }
     }
@@ -254,7 +254,7 @@ impl<T> Reports<T> {
 
 impl<T: Send + Sync> ClientContext for Reports<T> {
     fn error(&self, error: KafkaError, reason: &str) {
-        self.complaints.note(&error, reason);
+        self.client_errors.note(&error, reason);
         if error.rdkafka_error_code().is_some_and(remedy::needs_a_person) {
             self.cannot_take(error);
         }

@@ -20,17 +20,17 @@ use crate::record::Record;
 /// A request of the flow to the poll thread, at most one for each partition: the latest
 /// wins.
 #[derive(Debug, Clone)]
-pub(super) enum Wish {
+pub(super) enum Command {
     /// Read it from this position.
     Start(Box<Progress>),
     /// Stop reading it.
     Stop,
 }
 
-/// Reason of librdkafka to doubt everything read from here on, the gravest last (rule R18,
+/// Reason to check the source before more is read from it, the gravest last (rule R18,
 /// docs/protocol.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Doubt {
+pub(super) enum Recheck {
     /// A batch of messages could not be read, in a partition that was not named.
     Unreadable,
     /// The topic may be another one of the same name.
@@ -62,11 +62,11 @@ pub(super) struct HeldLane {
 pub(super) struct State<R> {
     pub(super) assignment: Assignment,
     pub(super) batcher: Batcher<R>,
-    pub(super) wishes: BTreeMap<i32, Wish>,
+    pub(super) commands: BTreeMap<i32, Command>,
     /// Lanes to read from their stored positions.
     pub(super) starting: BTreeMap<i32, Progress>,
     /// Reason why nothing is read at present.
-    pub(super) doubt: Option<Doubt>,
+    pub(super) recheck: Option<Recheck>,
     /// The partitions with unread messages, as librdkafka reported last.
     pub(super) behind: Option<BTreeSet<i32>>,
     /// Partitions with unread messages that have delivered none for long.
@@ -90,7 +90,7 @@ pub(super) struct Shared<R> {
     pub(super) kafka: Need,
     /// Signals output for the flow.
     news: Notify,
-    /// Signals input for the poll thread: room, a wish, or the end.
+    /// Signals input for the poll thread: room, a command, or the end.
     wake: Condvar,
 }
 
@@ -98,7 +98,7 @@ impl<R: Record> State<R> {
     /// Forgets everything about a partition that is no longer read, or is read again.
     pub(super) fn forget(&mut self, partition: i32) {
         self.batcher.drop_partition(partition);
-        self.wishes.remove(&partition);
+        self.commands.remove(&partition);
         self.starting.remove(&partition);
         self.stored.remove(&partition);
         self.lanes.remove(&partition);
@@ -126,9 +126,9 @@ impl<R: Record> Shared<R> {
             state: Mutex::new(State {
                 assignment: Assignment::default(),
                 batcher: Batcher::new(limits),
-                wishes: BTreeMap::new(),
+                commands: BTreeMap::new(),
                 starting: BTreeMap::new(),
-                doubt: None,
+                recheck: None,
                 behind: None,
                 unread: Vec::new(),
                 stored: BTreeMap::new(),
@@ -176,29 +176,29 @@ impl<R: Record> Shared<R> {
     }
 
     /// Asks the poll thread to do something about a partition.
-    pub(super) fn wish(&self, partition: i32, wish: Wish) {
+    pub(super) fn command(&self, partition: i32, command: Command) {
         let mut state = self.lock();
-        match &wish {
-            Wish::Stop => {
+        match &command {
+            Command::Stop => {
                 state.batcher.drop_partition(partition);
                 state.lanes.remove(&partition);
             }
-            Wish::Start(progress) if state.assignment.holds(partition) => {
+            Command::Start(progress) if state.assignment.holds(partition) => {
                 let lane = HeldLane { position: progress.position, lag: Lag::of(&progress.name) };
                 state.lanes.insert(partition, lane);
             }
-            Wish::Start(_) => {}
+            Command::Start(_) => {}
         }
-        state.wishes.insert(partition, wish);
+        state.commands.insert(partition, command);
         self.wake.notify_all();
     }
 
-    /// Stops all reading until the poll thread has dealt with `doubt`. Returns whether
+    /// Stops all reading until the poll thread has made the check. Returns whether
     /// there was none before.
-    pub(super) fn doubt(&self, doubt: Doubt) -> bool {
+    pub(super) fn recheck(&self, recheck: Recheck) -> bool {
         let mut state = self.lock();
-        let first = state.doubt.is_none();
-        state.doubt = state.doubt.max(Some(doubt));
+        let first = state.recheck.is_none();
+        state.recheck = state.recheck.max(Some(recheck));
         first
     }
 
@@ -229,11 +229,11 @@ impl<R: Record> Shared<R> {
         self.wake.notify_all();
     }
 
-    /// Waits, for at most `patience`, while the batcher is full and there are no wishes.
+    /// Waits, for at most `patience`, while the batcher is full and there are no commands.
     /// Returns whether it is still full.
     pub(super) fn wait_for_room(&self, patience: Duration) -> bool {
         let full = |state: &mut State<R>| {
-            state.batcher.is_full() && state.wishes.is_empty() && !state.closing
+            state.batcher.is_full() && state.commands.is_empty() && !state.closing
         };
         let waited = self.wake.wait_timeout_while(self.lock(), patience, full);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);

@@ -14,7 +14,7 @@ use crate::kafka::member::Member;
 use crate::kafka::options::SourceOptions;
 use crate::kafka::poll_thread;
 use crate::kafka::rebalance::{Granted, News};
-use crate::kafka::shared::{Shared, Wish, Yield};
+use crate::kafka::shared::{Command, Shared, Yield};
 use crate::progress::{LaneName, Progress};
 use crate::record::Record;
 use crate::source::{Event, Grant, Source};
@@ -119,12 +119,12 @@ impl<R: Record> Source for KafkaSource<R> {
     }
 
     async fn start(&mut self, progress: &Progress) -> Result<(), Error> {
-        self.shared.wish(progress.name.partition, Wish::Start(Box::new(progress.clone())));
+        self.shared.command(progress.name.partition, Command::Start(Box::new(progress.clone())));
         Ok(())
     }
 
     async fn stop(&mut self, partition: i32) -> Result<(), Error> {
-        self.shared.wish(partition, Wish::Stop);
+        self.shared.command(partition, Command::Stop);
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use crate::kafka::partition_end::Look;
 use crate::kafka::position::{
     OnSourceChange, Verdict, Watermarks, judge_message, judge_range, source_changed,
 };
-use crate::kafka::shared::Doubt;
+use crate::kafka::shared::Recheck;
 use crate::kafka::{topic, unreadable};
 use crate::metrics::{self, Retry};
 use crate::progress::{LaneId, Progress};
@@ -78,7 +78,7 @@ impl<R: Record> Polling<'_, R> {
         if changed.gathered {
             // What was read before must be stored first; the claim then starts at the last
             // stored message, and finds the same.
-            self.shared.doubt(Doubt::Topic);
+            self.shared.recheck(Recheck::Topic);
             return Ok(());
         }
         if let Verdict::Other(what) = judge_message(changed.last, Some(changed.found)) {
@@ -115,10 +115,10 @@ impl<R: Record> Polling<'_, R> {
     /// Handles a topic or cluster that may be another one: stops reading and, once what was
     /// read before is on its way, has every lane claimed and checked again.
     pub(super) fn settle_doubt(&mut self) -> Result<(), Error> {
-        let (doubt, assigned) = {
+        let (recheck, assigned) = {
             let state = self.shared.lock();
-            let Some(doubt) = state.doubt else { return Ok(()) };
-            (doubt, state.assignment.assigned())
+            let Some(recheck) = state.recheck else { return Ok(()) };
+            (recheck, state.assignment.assigned())
         };
         for partition in assigned {
             self.shared.lock().assignment.unassigned(partition);
@@ -129,23 +129,23 @@ impl<R: Record> Polling<'_, R> {
         if self.shared.lock().has_unstored() || Instant::now() < self.ask_at {
             return Ok(());
         }
-        match doubt {
-            Doubt::Cluster => match topic::source(self.consumer.client(), self.topic) {
+        match recheck {
+            Recheck::Cluster => match topic::source(self.consumer.client(), self.topic) {
                 Ok(source) => self.member.same_cluster(&source)?,
                 Err(error) => return self.ask_later(error),
             },
-            Doubt::Unreadable => self.find_unreadable()?,
-            Doubt::Topic => {}
+            Recheck::Unreadable => self.find_unreadable()?,
+            Recheck::Topic => {}
         }
         tracing::warn!(topic = self.topic, "reading each partition again from its stored position");
         let mut state = self.shared.lock();
-        state.doubt = None;
+        state.recheck = None;
         for partition in state.assignment.held() {
             state.forget(partition);
             state.assignment.start_over(partition, None);
         }
         drop(state);
-        self.tails.clear();
+        self.quiet.clear();
         self.shared.notify();
         Ok(())
     }
@@ -229,23 +229,23 @@ impl<R: Record> Polling<'_, R> {
         self.fairness.ended(partition);
         let next = {
             let state = self.shared.lock();
-            state.batcher.position(partition).filter(|_| state.doubt.is_none())
+            state.batcher.position(partition).filter(|_| state.recheck.is_none())
         };
         let Some(next) = next else { return Ok(()) };
-        if !self.tails.ended(partition, next, now) {
+        if !self.quiet.ended(partition, next, now) {
             return Ok(());
         }
         // Uses the client that fetched, and so the broker that it fetched from.
         match topic::watermarks(self.consumer.client(), self.topic, partition) {
             Ok(watermarks) => {
-                if let Some(end) = self.tails.found(partition, watermarks.high, now) {
+                if let Some(end) = self.quiet.found(partition, watermarks.high, now) {
                     self.shared.lock().batcher.advance(partition, end);
                     self.shared.notify();
                 }
                 Ok(())
             }
             Err(error) => {
-                self.tails.postpone(partition, now);
+                self.quiet.postpone(partition, now);
                 self.ask_later(error)
             }
         }
@@ -253,7 +253,7 @@ impl<R: Record> Polling<'_, R> {
 
     pub(super) fn look_at_tails(&mut self) -> Result<(), Error> {
         let now = Instant::now();
-        let due = self.tails.due(now);
+        let due = self.quiet.due(now);
         if due.is_empty() || now < self.ask_at {
             return Ok(());
         }
@@ -261,7 +261,7 @@ impl<R: Record> Polling<'_, R> {
             Ok(watermarks) => watermarks,
             Err(error) => {
                 for partition in due {
-                    self.tails.postpone(partition, now);
+                    self.quiet.postpone(partition, now);
                 }
                 return self.ask_later(error);
             }
@@ -269,12 +269,12 @@ impl<R: Record> Polling<'_, R> {
         let mut refetch = Vec::new();
         for partition in due {
             let Some(watermarks) = watermarks.get(&partition) else {
-                self.tails.postpone(partition, now);
+                self.quiet.postpone(partition, now);
                 continue;
             };
             let mut state = self.shared.lock();
             let next = state.batcher.position(partition);
-            if self.tails.looked(partition, next, watermarks.high) == Look::Refetch
+            if self.quiet.looked(partition, next, watermarks.high) == Look::Refetch
                 && let Some(from) = state.batcher.read_again(partition)
             {
                 refetch.push((partition, from.max(watermarks.low)));
@@ -303,7 +303,7 @@ impl<R: Record> Polling<'_, R> {
             }
         };
         for partition in failed {
-            self.tails.postpone(partition, Instant::now());
+            self.quiet.postpone(partition, Instant::now());
         }
     }
 }

@@ -93,7 +93,7 @@ impl Watcher {
                 file,
                 percent,
                 records = counts.read,
-                rejected = counts.rejected,
+                rejected = counts.rejected(),
                 "{what}"
             );
         }
@@ -356,7 +356,7 @@ mod tests {
             let bytes_total = 700 << 20;
             watcher.show(Step::Planning { file, bytes, bytes_total });
             log.write_all(format!("{line}\n").as_bytes()).unwrap();
-            let counts = Counts { read: 7_000_000, ..Counts::default() };
+            let counts = Counts::of([(lambda_core::outcome::Outcome::Inserted, 7_000_000)]);
             let stored = Stored { bytes, bytes_total, counts };
             watcher.show(Step::Loading { file, stored: &stored });
         }

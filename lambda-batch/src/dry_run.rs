@@ -30,7 +30,7 @@ pub(crate) async fn check_file<R: Record>(
     .await?;
     *rejects = lent;
     let counts = result?;
-    Ok(Outcome::Checked { records: counts.read, rejected: counts.rejected })
+    Ok(Outcome::Checked { records: counts.read, rejected: counts.rejected() })
 }
 
 fn check<R: Record>(
@@ -49,7 +49,7 @@ fn check<R: Record>(
         first.take(&batch);
         for entry in batch.entries() {
             let Body::Rejected(reject) = &entry.body else { continue };
-            seen.counts.rejected += 1;
+            seen.counts[lambda_core::outcome::Outcome::Rejected] += 1;
             if let Some(rejects) = rejects {
                 let place = (entry.line.unwrap_or_default(), entry.position);
                 let why = (reject.reason.as_str(), reject.detail.as_str());
@@ -67,7 +67,7 @@ fn check<R: Record>(
     if let Some(rejects) = rejects {
         rejects.flush()?;
     }
-    let Counts { read, rejected, .. } = seen.counts;
+    let (read, rejected) = (seen.counts.read, seen.counts.rejected());
     match options.rejects_max {
         None => first.verdict()?,
         Some(most) if rejected > most => {

@@ -137,7 +137,7 @@ async fn work<R: Record>(
     }
     let job = ended?;
     let records = job.counts.read - before;
-    tracing::info!(job = job.job_id(), records, rejected = job.counts.rejected, "loaded");
+    tracing::info!(job = job.job_id(), records, rejected = job.counts.rejected(), "loaded");
     Ok(Outcome::Loaded { job: Box::new(job), records, waited })
 }
 

@@ -96,7 +96,8 @@ impl Tally {
     /// [`Error::Input`] if more records were rejected than is allowed.
     pub fn within_limit(&self) -> Result<(), Error> {
         let Some(most) = self.rejects_max else { return Ok(()) };
-        let Counts { read, rejected, .. } = self.sum().counts;
+        let counts = self.sum().counts;
+        let (read, rejected) = (counts.read, counts.rejected());
         if rejected <= most {
             return Ok(());
         }

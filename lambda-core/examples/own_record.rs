@@ -6,7 +6,7 @@ use lambda_core::batch::{Batch, Body, Entry, Slice, Span};
 use lambda_core::decode::csv::{CsvDecoder, Header};
 use lambda_core::decode::json;
 use lambda_core::memory::MemorySink;
-use lambda_core::outcome::Authority;
+use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::progress::{Counts, LaneName};
 use lambda_core::record::{Column, ColumnType, Record, RowWriter, Table};
 use lambda_core::sink::{ClaimRequest, Durability, Sink};
@@ -78,6 +78,11 @@ pub async fn run() -> Result<Counts, Box<dyn std::error::Error>> {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     use std::io::Write;
     let counts = run().await?;
-    writeln!(std::io::stdout(), "{} inserted, {} duplicate", counts.inserted, counts.duplicate)?;
+    writeln!(
+        std::io::stdout(),
+        "{} inserted, {} duplicate",
+        counts[Outcome::Inserted],
+        counts[Outcome::Duplicate]
+    )?;
     Ok(())
 }

@@ -41,6 +41,16 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// All outcomes, in the order of their discriminants.
+    pub const ALL: [Self; 6] = [
+        Self::Inserted,
+        Self::Confirmed,
+        Self::Corrected,
+        Self::Superseded,
+        Self::Duplicate,
+        Self::Rejected,
+    ];
+
     /// The name under which it is counted.
     pub const fn as_str(self) -> &'static str {
         match self {

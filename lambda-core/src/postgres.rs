@@ -3,6 +3,7 @@
 
 mod commit;
 pub mod connection;
+mod counts;
 pub mod dead_letters;
 pub mod inspect;
 pub mod jobs;

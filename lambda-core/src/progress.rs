@@ -1,8 +1,9 @@
 //! How far a lane has been stored, and under which claim.
 
 use std::fmt;
-use std::ops::AddAssign;
+use std::ops::{AddAssign, Index, IndexMut};
 
+use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::outcome::Outcome;
@@ -65,62 +66,53 @@ impl ClaimId {
 }
 
 /// Number of records by outcome. `read` is always their sum (rule R3, docs/protocol.md).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Records read.
     pub read: i64,
-    /// New rows.
-    pub inserted: i64,
-    /// Rows of a lower authority with the same content, taken over.
-    pub confirmed: i64,
-    /// Rows of a lower authority with other content, replaced.
-    pub corrected: i64,
-    /// Records that a row of a higher authority superseded.
-    pub superseded: i64,
-    /// Records already stored by an equal authority.
-    pub duplicate: i64,
-    /// Records that became dead letters.
-    pub rejected: i64,
+    /// Records of each outcome, in the order of [`Outcome::ALL`].
+    by_outcome: [i64; Outcome::ALL.len()],
 }
 
 impl Counts {
+    /// Counts of the records that were read with these outcomes.
+    pub fn of<const N: usize>(outcomes: [(Outcome, i64); N]) -> Self {
+        let mut counts = Self::default();
+        for (outcome, count) in outcomes {
+            counts.read += count;
+            counts[outcome] += count;
+        }
+        counts
+    }
+
     /// Counts one more record.
     pub fn add(&mut self, outcome: Outcome) {
         self.read += 1;
-        *match outcome {
-            Outcome::Inserted => &mut self.inserted,
-            Outcome::Confirmed => &mut self.confirmed,
-            Outcome::Corrected => &mut self.corrected,
-            Outcome::Superseded => &mut self.superseded,
-            Outcome::Duplicate => &mut self.duplicate,
-            Outcome::Rejected => &mut self.rejected,
-        } += 1;
+        self[outcome] += 1;
     }
 
     /// Change of a lane's counts when records that it has counted as rejected are replayed
     /// with these outcomes: the number read stays (rule R3, docs/protocol.md).
     #[must_use]
-    pub fn reconsidered(self) -> Self {
-        Self { read: 0, rejected: self.rejected - self.read, ..self }
+    pub fn reconsidered(mut self) -> Self {
+        self[Outcome::Rejected] -= self.read;
+        self.read = 0;
+        self
+    }
+
+    /// Records that became dead letters.
+    pub fn rejected(&self) -> i64 {
+        self[Outcome::Rejected]
     }
 
     /// Whether `read` is the sum of the outcomes.
     pub fn balanced(&self) -> bool {
-        self.read == self.outcomes().iter().map(|(_, count)| count).sum::<i64>()
+        self.read == self.by_outcome.iter().sum::<i64>()
     }
-}
 
-impl Counts {
     /// The outcomes by name, without `read`.
-    pub const fn outcomes(&self) -> [(&'static str, i64); 6] {
-        [
-            ("inserted", self.inserted),
-            ("confirmed", self.confirmed),
-            ("corrected", self.corrected),
-            ("superseded", self.superseded),
-            ("duplicate", self.duplicate),
-            ("rejected", self.rejected),
-        ]
+    pub fn outcomes(&self) -> [(&'static str, i64); Outcome::ALL.len()] {
+        Outcome::ALL.map(|outcome| (outcome.as_str(), self[outcome]))
     }
 
     /// Difference since `before`, never negative: a replayed dead letter moves from one
@@ -128,27 +120,41 @@ impl Counts {
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let added = |now: i64, before: i64| (now - before).max(0);
-        Self {
-            read: added(self.read, before.read),
-            inserted: added(self.inserted, before.inserted),
-            confirmed: added(self.confirmed, before.confirmed),
-            corrected: added(self.corrected, before.corrected),
-            superseded: added(self.superseded, before.superseded),
-            duplicate: added(self.duplicate, before.duplicate),
-            rejected: added(self.rejected, before.rejected),
+        let mut since = Self { read: added(self.read, before.read), ..Self::default() };
+        for outcome in Outcome::ALL {
+            since[outcome] = added(self[outcome], before[outcome]);
         }
+        since
+    }
+}
+
+impl Index<Outcome> for Counts {
+    type Output = i64;
+
+    fn index(&self, outcome: Outcome) -> &i64 {
+        &self.by_outcome[outcome as usize]
+    }
+}
+
+impl IndexMut<Outcome> for Counts {
+    fn index_mut(&mut self, outcome: Outcome) -> &mut i64 {
+        &mut self.by_outcome[outcome as usize]
     }
 }
 
 impl AddAssign for Counts {
     fn add_assign(&mut self, other: Self) {
         self.read += other.read;
-        self.inserted += other.inserted;
-        self.confirmed += other.confirmed;
-        self.corrected += other.corrected;
-        self.superseded += other.superseded;
-        self.duplicate += other.duplicate;
-        self.rejected += other.rejected;
+        for outcome in Outcome::ALL {
+            self[outcome] += other[outcome];
+        }
+    }
+}
+
+impl Serialize for Counts {
+    /// A map of `read` and the outcomes by name.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(std::iter::once(("read", self.read)).chain(self.outcomes()))
     }
 }
 

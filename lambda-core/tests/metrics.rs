@@ -5,12 +5,13 @@ use lambda_core::health::Health;
 use lambda_core::health::http::Server;
 use lambda_core::job::Status;
 use lambda_core::metrics::{self, CurrentJob, Lag, Outcomes};
+use lambda_core::outcome::Outcome;
 use lambda_core::progress::{Counts, LaneId, LaneName, Progress, Sums};
 use lambda_lab::probe::Probe;
 
 fn lane(number: i32, inserted: i64, rejected: i64) -> Progress {
     let name = LaneName { pipeline: "p".into(), source: "c/t".into(), partition: number };
-    let counts = Counts { read: inserted + rejected, inserted, rejected, ..Counts::default() };
+    let counts = Counts::of([(Outcome::Inserted, inserted), (Outcome::Rejected, rejected)]);
     Progress {
         lane: LaneId(number),
         name,

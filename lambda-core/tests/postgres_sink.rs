@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use lambda_core::error::{Error, Kind};
-use lambda_core::outcome::Authority;
+use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::postgres::schema::migrate;
 use lambda_core::postgres::{Connection, connect};
 use lambda_core::progress::LaneName;
@@ -125,7 +125,12 @@ async fn values_come_back(context: Context) -> Result<(), Failure> {
     let first = subject.sink.commit(&draft(&lane, count), Durability::Visible).await?;
     let again = draft(&first.stored[0], count * 2);
     let second = subject.sink.commit(&again, Durability::Visible).await?;
-    assert_eq!(second.stored[0].counts.duplicate, count as i64, "{:?}", second.stored[0].counts);
+    assert_eq!(
+        second.stored[0].counts[Outcome::Duplicate],
+        count as i64,
+        "{:?}",
+        second.stored[0].counts
+    );
     let rows = subject.client.query("select amount::text from samples order by id", &[]).await?;
     let stored: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     let sent = amounts.iter().map(|cents| {
@@ -202,7 +207,7 @@ async fn commits_under_timeouts(context: Context) -> Result<(), Failure> {
     let draft = Draft::new(Authority::Stream, &SAMPLES).lane(&lane, 1);
     let batch = draft.record(0, &Sample::new("a", 100)).build();
     let stored = within_liveness(async || subject.sink.commit(&batch, Durability::Visible).await);
-    assert_eq!(stored.await?.stored[0].counts.inserted, 1);
+    assert_eq!(stored.await?.stored[0].counts[Outcome::Inserted], 1);
     assert!(frozen.batch_execute("commit").await.is_err(), "the frozen loader's backend was ended");
     Ok(())
 }

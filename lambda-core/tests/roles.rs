@@ -4,7 +4,7 @@ use std::fs;
 use std::process::ExitCode;
 
 use lambda_core::job::JobRef;
-use lambda_core::outcome::Authority;
+use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::postgres::connection::{Connection, connect};
 use lambda_core::postgres::schema::roles::{Access, Change, Role, ensure};
 use lambda_core::postgres::schema::{migrate, restore};
@@ -114,7 +114,10 @@ async fn loader_stores(context: Context) -> Result<(), Failure> {
     let committed = sink.commit(&loaded.build(), Durability::Durable).await?;
 
     let counts = committed.stored[0].counts;
-    assert_eq!((counts.confirmed, counts.corrected, counts.inserted), (1, 1, 1));
+    assert_eq!(
+        (counts[Outcome::Confirmed], counts[Outcome::Corrected], counts[Outcome::Inserted]),
+        (1, 1, 1)
+    );
     assert_eq!(count(&owner, "samples").await?, 3);
     assert_eq!(count(&owner, "corrections").await?, 1);
     assert_eq!(count(&owner, "dead_letters").await?, 1);

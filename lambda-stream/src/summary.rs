@@ -33,8 +33,9 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { read, inserted, confirmed, corrected, superseded, duplicate, rejected } =
-            self.counts;
+        let Counts { read, .. } = self.counts;
+        let [inserted, confirmed, corrected, superseded, duplicate, rejected] =
+            self.counts.outcomes().map(|(_, count)| count);
         let source = if self.source.is_empty() { "(no topic)" } else { &self.source };
         writeln!(f, "{source}: {read} read in all")?;
         writeln!(f, "  inserted {inserted}, duplicate {duplicate}, rejected {rejected}")?;

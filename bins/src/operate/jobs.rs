@@ -141,7 +141,7 @@ fn row(job: &Job, progress: &Progress) -> [String; 7] {
         job.job_id(),
         status,
         job.records.to_string(),
-        job.counts.rejected.to_string(),
+        job.counts.rejected().to_string(),
         job.started_at.map(|at| at.strftime("%m-%d %H:%MZ").to_string()).unwrap_or_default(),
         took.unwrap_or_default(),
         file.concat(),

@@ -251,7 +251,7 @@ impl<R: Record> Batcher<R> {
             started: from,
             entries: 0,
             read: counts.read,
-            rejected: counts.rejected,
+            rejected: counts.rejected(),
             last: last.map(Last::Taken),
             expected: last.filter(|_| expected),
         };

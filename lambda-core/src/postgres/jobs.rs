@@ -17,7 +17,7 @@ use crate::postgres::connection::config::DatabaseConfig;
 use crate::postgres::connection::request::{PREPARE, Request};
 use crate::postgres::connection::{Connection, Wait, connect_waiting};
 use crate::postgres::ownership::mark::Mark;
-use crate::postgres::{remedy, timing};
+use crate::postgres::{counts, remedy, timing};
 use crate::progress::Counts;
 
 /// Everything about jobs is durable before it counts (rule R5, docs/protocol.md). A process
@@ -40,16 +40,14 @@ const READ: Request = Request::to("read a job in PostgreSQL").with_locks();
 const NUMBER_LOCK: i64 = 0x6c61_6d62_6461_0002;
 
 /// Sums of what the lanes of a job have stored so far; without its condition.
-pub(crate) const LANE_SUMS: &str = "\
-    select coalesce(sum(read), 0)::bigint as read, \
-           coalesce(sum(inserted), 0)::bigint as inserted, \
-           coalesce(sum(confirmed), 0)::bigint as confirmed, \
-           coalesce(sum(corrected), 0)::bigint as corrected, \
-           coalesce(sum(superseded), 0)::bigint as superseded, \
-           coalesce(sum(duplicate), 0)::bigint as duplicate, \
-           coalesce(sum(rejected), 0)::bigint as rejected, \
-           count(*) as lanes, count(*) filter (where position = end_position) as stored_chunks \
-    from ingest_progress";
+pub(crate) fn lane_sums() -> String {
+    format!(
+        "select {}, count(*) as lanes, \
+                count(*) filter (where position = end_position) as stored_chunks \
+         from ingest_progress",
+        counts::list(|name| format!("coalesce(sum({name}), 0)::bigint as {name}"))
+    )
+}
 
 /// Query that [`job`] reads. A completed job has counts of its own; those of any other are
 /// the sums of what its lanes have stored so far (rule R10, docs/protocol.md).
@@ -61,12 +59,12 @@ fn select_job() -> String {
                     as took, \
                 j.status = 'completed' as final, s.stored_chunks, \
                 coalesce(j.lease_until > clock_timestamp(), false) as leased, \
-                j.read, j.inserted, j.confirmed, j.corrected, j.superseded, j.duplicate, j.rejected, \
-                s.read as live_read, s.inserted as live_inserted, s.confirmed as live_confirmed, \
-                s.corrected as live_corrected, s.superseded as live_superseded, \
-                s.duplicate as live_duplicate, s.rejected as live_rejected \
+                {final_counts}, {live_counts} \
          from batch_jobs j cross join lateral ( \
-             {LANE_SUMS} where pipeline = j.pipeline and source = j.source) s"
+             {lane_sums} where pipeline = j.pipeline and source = j.source) s",
+        final_counts = counts::list(|name| format!("j.{name}")),
+        live_counts = counts::list(|name| format!("s.{name} as live_{name}")),
+        lane_sums = lane_sums(),
     )
 }
 
@@ -382,7 +380,6 @@ async fn insert(transaction: &Transaction<'_>, new: &NewJob) -> Result<(), tokio
 fn job(row: &Row) -> Result<Job, tokio_postgres::Error> {
     let status: String = row.try_get("status")?;
     let live = if row.try_get("final")? { "" } else { "live_" };
-    let count = |name: &str| row.try_get::<_, i64>(format!("{live}{name}").as_str());
     Ok(Job {
         number: row.try_get("id")?,
         pipeline: row.try_get("pipeline")?,
@@ -405,15 +402,7 @@ fn job(row: &Row) -> Result<Job, tokio_postgres::Error> {
             .try_get::<_, Option<f64>>("took")?
             .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
         error: row.try_get("error")?,
-        counts: Counts {
-            read: count("read")?,
-            inserted: count("inserted")?,
-            confirmed: count("confirmed")?,
-            corrected: count("corrected")?,
-            superseded: count("superseded")?,
-            duplicate: count("duplicate")?,
-            rejected: count("rejected")?,
-        },
+        counts: counts::of_row(row, live)?,
     })
 }
 

@@ -4,13 +4,17 @@ use tokio_postgres::{Client, Row};
 
 use crate::error::Error;
 use crate::postgres::connection::request::Request;
-use crate::progress::{ClaimId, Counts, Fingerprint, LaneId, LaneName, Progress, Sums};
+use crate::postgres::counts;
+use crate::progress::{ClaimId, Fingerprint, LaneId, LaneName, Progress, Sums};
 
 /// Columns that [`of_row`] reads.
-pub(super) const PROGRESS_COLUMNS: &str = "\
-    lane, pipeline, source, partition, position, end_position, claim, \
-    read, inserted, confirmed, corrected, superseded, duplicate, rejected, \
-    written, owned, displaced, last_position, last_timestamp_ms, last_checksum";
+pub(super) fn columns() -> String {
+    format!(
+        "lane, pipeline, source, partition, position, end_position, claim, {}, \
+         written, owned, displaced, last_position, last_timestamp_ms, last_checksum",
+        counts::list(str::to_owned)
+    )
+}
 
 const READ: Request = Request::to("read progress in PostgreSQL");
 
@@ -37,15 +41,7 @@ pub(super) fn of_row(row: &Row) -> Result<Progress, tokio_postgres::Error> {
         position: row.try_get("position")?,
         end_position: row.try_get("end_position")?,
         claim: row.try_get::<_, Option<uuid::Uuid>>("claim")?.map(ClaimId),
-        counts: Counts {
-            read: row.try_get("read")?,
-            inserted: row.try_get("inserted")?,
-            confirmed: row.try_get("confirmed")?,
-            corrected: row.try_get("corrected")?,
-            superseded: row.try_get("superseded")?,
-            duplicate: row.try_get("duplicate")?,
-            rejected: row.try_get("rejected")?,
-        },
+        counts: counts::of_row(row, "")?,
         sums: Sums {
             written: row.try_get("written")?,
             owned: row.try_get("owned")?,
@@ -62,8 +58,9 @@ pub(super) fn of_row(row: &Row) -> Result<Progress, tokio_postgres::Error> {
 /// `Transient` or `Fatal`.
 pub async fn stream_lanes(client: &Client, pipeline: &str) -> Result<Vec<Progress>, Error> {
     let sql = format!(
-        "select {PROGRESS_COLUMNS} from ingest_progress \
-         where pipeline = $1 and consumer_group is not null order by source, partition"
+        "select {} from ingest_progress \
+         where pipeline = $1 and consumer_group is not null order by source, partition",
+        columns()
     );
     let read = async {
         let rows = client.query(&sql, &[&pipeline]).await?;
@@ -101,8 +98,9 @@ pub async fn stream_lanes_durably(client: &Client, pipeline: &str) -> Result<Vec
 pub(super) async fn stored(client: &Client, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
     let numbers: Vec<i32> = lanes.iter().map(|lane| lane.0).collect();
     let sql = format!(
-        "select {PROGRESS_COLUMNS} from ingest_progress where lane = any($1) \
-         order by array_position($1, lane)"
+        "select {} from ingest_progress where lane = any($1) \
+         order by array_position($1, lane)",
+        columns()
     );
     let read = async {
         let rows = client.query(&sql, &[&numbers]).await?;

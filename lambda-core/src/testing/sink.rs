@@ -9,7 +9,7 @@ use crate::batch::Batch;
 use crate::dead_letter::Reason;
 use crate::job::JobRef;
 use crate::memory::Contents;
-use crate::outcome::Authority;
+use crate::outcome::{Authority, Outcome};
 use crate::progress::{Counts, LaneName, Progress};
 use crate::sink::{ClaimRequest, Durability, Sink};
 use crate::source::{FirstPosition, Gained};
@@ -143,7 +143,7 @@ async fn gives_up(subject: &dyn Subject) {
     // The new lane reads the same positions again, for their present messages.
     let again = stream().lane(&third, 20).record(10, &Sample::new("a", 1)).rejected(11, b"new");
     let again = store(subject, &again.build()).await.remove(0);
-    assert_eq!((again.counts.duplicate, again.counts.rejected), (1, 1));
+    assert_eq!((again.counts[Outcome::Duplicate], again.counts[Outcome::Rejected]), (1, 1));
     assert_eq!(subject.contents().await.dead_letters.len(), 2, "each place has its own");
 }
 
@@ -158,7 +158,7 @@ async fn commits(subject: &dyn Subject) {
     let draft = stream().lane(&lane, 30).record(12, &full).record(17, &Sample::new("a", 0));
     let stored = store(subject, &draft.build()).await;
     assert_eq!(stored[0].position, 30);
-    assert_eq!(stored[0].counts, Counts { read: 2, inserted: 2, ..Counts::default() });
+    assert_eq!(stored[0].counts, Counts::of([(Outcome::Inserted, 2)]));
     let contents = subject.contents().await;
     assert_eq!(contents.rows.keys().map(Vec::as_slice).collect::<Vec<_>>(), [b"a", b"b"]);
     let row = &contents.rows[&b"b"[..]];
@@ -207,7 +207,8 @@ async fn repeats(subject: &dyn Subject) {
     let first = store(subject, &stream().lane(&lane, 20).record(10, &one).build()).await;
     let again = stream().lane(&first[0], 40).record(20, &one).record(30, &other);
     let stored = store(subject, &again.record(35, &Sample::new("b", 1)).build()).await;
-    let counts = Counts { read: 4, inserted: 2, duplicate: 1, rejected: 1, ..Counts::default() };
+    let counts =
+        Counts::of([(Outcome::Inserted, 2), (Outcome::Duplicate, 1), (Outcome::Rejected, 1)]);
     assert_eq!(stored[0].counts, counts);
     let contents = subject.contents().await;
     assert_eq!(contents.rows[&b"a"[..]].position, 10, "the first one stays");
@@ -225,8 +226,8 @@ async fn repeats_inside(subject: &dyn Subject) {
         .lane(&zero, 20)
         .record(19, &Sample::new("a", 1));
     let stored = store(subject, &draft.build()).await;
-    assert_eq!(stored[0].counts, Counts { read: 1, inserted: 1, ..Counts::default() });
-    let counts = Counts { read: 2, rejected: 1, duplicate: 1, ..Counts::default() };
+    assert_eq!(stored[0].counts, Counts::of([(Outcome::Inserted, 1)]));
+    let counts = Counts::of([(Outcome::Rejected, 1), (Outcome::Duplicate, 1)]);
     assert_eq!(stored[1].counts, counts);
     let contents = subject.contents().await;
     assert_eq!(contents.rows[&b"a"[..]].lane, zero.lane);
@@ -243,7 +244,7 @@ async fn authorities(subject: &dyn Subject) {
 
     let draft = batch(newer).lane(&file, 20).record(10, &same).record(11, &right);
     let file = store(subject, &draft.build()).await.remove(0);
-    let counts = Counts { read: 2, confirmed: 1, corrected: 1, ..Counts::default() };
+    let counts = Counts::of([(Outcome::Confirmed, 1), (Outcome::Corrected, 1)]);
     assert_eq!(file.counts, counts);
     let contents = subject.contents().await;
     let confirmed = &contents.rows[&b"same"[..]];
@@ -262,10 +263,14 @@ async fn authorities(subject: &dyn Subject) {
 
     let draft = batch(older).lane(&file, 40).record(30, &right).record(31, &wrong);
     let file = store(subject, &draft.build()).await.remove(0);
-    assert_eq!(file.counts.superseded, 2, "an earlier job changes nothing, right or wrong");
+    assert_eq!(
+        file.counts[Outcome::Superseded],
+        2,
+        "an earlier job changes nothing, right or wrong"
+    );
     let draft = stream().lane(&live, 40).record(30, &right).record(31, &wrong);
     let live = store(subject, &draft.build()).await.remove(0);
-    assert_eq!(live.counts.superseded, 2, "nor does the stream");
+    assert_eq!(live.counts[Outcome::Superseded], 2, "nor does the stream");
     assert_eq!(subject.contents().await.rows, contents.rows);
     let owned = contents.rows.values().fold(0_i64, |sum, row| {
         let job = row.authority.job().map(|job| job.job_id());
@@ -283,7 +288,7 @@ async fn dead_letters(subject: &dyn Subject) {
     let payload = b"\0 not \xff json";
     let draft = stream().lane(&lane, 20).rejected(13, payload).record(14, &Sample::new("a", 1));
     let stored = store(subject, &draft.build()).await;
-    assert_eq!(stored[0].counts, Counts { read: 2, inserted: 1, rejected: 1, ..Counts::default() });
+    assert_eq!(stored[0].counts, Counts::of([(Outcome::Inserted, 1), (Outcome::Rejected, 1)]));
     let contents = subject.contents().await;
     assert_eq!(contents.dead_letters[&(lane.lane, 13)].payload, payload);
 }
@@ -313,7 +318,7 @@ async fn halves(subject: &dyn Subject) {
     let contents = subject.contents().await;
     assert_eq!((contents.rows.len(), contents.dead_letters.len()), (8, 1));
     let (zero, one) = (&contents.lanes[&zero.lane], &contents.lanes[&one.lane]);
-    assert_eq!((zero.position, zero.counts.inserted), (40, 7));
+    assert_eq!((zero.position, zero.counts[Outcome::Inserted]), (40, 7));
     assert_eq!((one.position, one.counts.read), (50, 2));
 }
 

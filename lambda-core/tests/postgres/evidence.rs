@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lambda_core::memory::Contents;
-use lambda_core::outcome::Authority;
+use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::progress::{Counts, LaneId};
 use lambda_core::record::checksum::{displacement, ownership};
 
@@ -46,15 +46,15 @@ pub(crate) fn check(contents: &Contents, all: &Counts, replayed: &BTreeMap<LaneI
         owned_by_lanes = owned_by_lanes.wrapping_add(progress.sums.owned);
         let (sum, count) = written.get(lane).copied().unwrap_or_default();
         assert_eq!(
-            (progress.sums.written, counts.inserted + counts.corrected),
+            (progress.sums.written, counts[Outcome::Inserted] + counts[Outcome::Corrected]),
             (sum, count),
             "{lane}"
         );
         let (sum, count) = displaced.get(lane).copied().unwrap_or_default();
-        assert_eq!((progress.sums.displaced, counts.corrected), (sum, count), "{lane}");
+        assert_eq!((progress.sums.displaced, counts[Outcome::Corrected]), (sum, count), "{lane}");
         let letters = contents.dead_letters.keys().filter(|(of, _)| of == lane).count();
         let replayed = replayed.get(lane).copied().unwrap_or_default();
-        assert_eq!(counts.rejected, letters as i64 - replayed, "{lane}");
+        assert_eq!(counts[Outcome::Rejected], letters as i64 - replayed, "{lane}");
     }
     assert_eq!(owned_by_lanes, owned, "the lanes that own the rows");
     assert_eq!(total, *all, "the counts are those of the outcomes");

@@ -1,6 +1,6 @@
 //! A table that does not fit the record stores nothing.
 
-use lambda_core::outcome::Authority;
+use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::postgres::PostgresSink;
 use lambda_core::sink::{Durability, Sink as _};
 use lambda_core::testing::draft::{Draft, SAMPLE_DDL, SAMPLES, Sample};
@@ -166,6 +166,6 @@ async fn widened(context: Context) -> Result<(), Failure> {
     subject.client.batch_execute(widen).await?;
     let again = draft(&stored[0], 2);
     let stored = within_liveness(async || subject.sink.commit(&again, Durability::Visible).await);
-    assert_eq!(stored.await?.stored[0].counts.duplicate, 2);
+    assert_eq!(stored.await?.stored[0].counts[Outcome::Duplicate], 2);
     Ok(())
 }

@@ -7,7 +7,7 @@ use lambda_core::delivery::{Flow, FlowConfig};
 use lambda_core::error::Error;
 use lambda_core::health::Health;
 use lambda_core::metrics::Outcomes;
-use lambda_core::outcome::Authority;
+use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::sink::{Durability, Sink};
 use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
 use lambda_core::testing::source::Lists;
@@ -60,7 +60,7 @@ async fn held_up(context: Context) -> Result<(), Failure> {
     until(left, async || Ok(subject.client.query_one(left, &[]).await?.try_get(0)?)).await?;
     holder.batch_execute("rollback").await?;
     let stored = subject.sink.commit(&batch, Durability::Visible).await?.stored;
-    assert_eq!(stored[0].counts.inserted, 2);
+    assert_eq!(stored[0].counts[Outcome::Inserted], 2);
     Ok(())
 }
 
@@ -81,7 +81,7 @@ async fn triggered(context: Context) -> Result<(), Failure> {
     );
     subject.client.batch_execute("drop trigger slow on samples").await?;
     let stored = subject.sink.commit(&batch, Durability::Visible).await?.stored;
-    assert_eq!(stored[0].counts.inserted, 1);
+    assert_eq!(stored[0].counts[Outcome::Inserted], 1);
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use lambda_core::dead_letter::{Reason, Reject};
 use lambda_core::job::JobRef;
 use lambda_core::memory::{Contents, StoredCorrection, StoredDeadLetter, StoredRow};
-use lambda_core::outcome::Authority;
+use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::postgres::{Connection, DatabaseConfig, PostgresSink, connect};
 use lambda_core::progress::{ClaimId, Counts, Fingerprint, LaneId, LaneName, Progress, Sums};
 use lambda_core::record::checksum::Checksum;
@@ -139,6 +139,8 @@ fn reason(name: &str) -> Reason {
 
 fn progress(row: &Row) -> Progress {
     let last = |name| row.get::<_, Option<i64>>(name);
+    let mut counts = Counts::of(Outcome::ALL.map(|outcome| (outcome, row.get(outcome.as_str()))));
+    counts.read = row.get("read");
     Progress {
         lane: LaneId(row.get("lane")),
         name: LaneName {
@@ -149,15 +151,7 @@ fn progress(row: &Row) -> Progress {
         position: row.get("position"),
         end_position: row.get("end_position"),
         claim: row.get::<_, Option<uuid::Uuid>>("claim").map(ClaimId),
-        counts: Counts {
-            read: row.get("read"),
-            inserted: row.get("inserted"),
-            confirmed: row.get("confirmed"),
-            corrected: row.get("corrected"),
-            superseded: row.get("superseded"),
-            duplicate: row.get("duplicate"),
-            rejected: row.get("rejected"),
-        },
+        counts,
         sums: Sums {
             written: row.get("written"),
             owned: row.get("owned"),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use lambda_core::memory::Contents;
-use lambda_core::outcome::Authority;
+use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::progress::{Counts, LaneId};
 use lambda_core::record::RowWriter;
 use lambda_core::testing::draft::{SAMPLES, Sample};
@@ -138,24 +138,24 @@ impl Expected {
         let counts = self.counts.entry(lane).or_default();
         counts.read += 1;
         let Some(row) = self.rows.get_mut(&id) else {
-            counts.inserted += 1;
+            counts[Outcome::Inserted] += 1;
             self.rows.insert(id, Row { amount, authority, lane, position });
             return "inserted";
         };
         if authority < row.authority {
-            counts.superseded += 1;
+            counts[Outcome::Superseded] += 1;
             "superseded"
         } else if authority > row.authority && amount == row.amount {
-            counts.confirmed += 1;
+            counts[Outcome::Confirmed] += 1;
             row.authority = authority;
             "confirmed"
         } else if authority > row.authority {
-            counts.corrected += 1;
+            counts[Outcome::Corrected] += 1;
             *row = Row { amount, authority, lane, position };
             self.corrections += 1;
             "corrected"
         } else if amount == row.amount {
-            counts.duplicate += 1;
+            counts[Outcome::Duplicate] += 1;
             "duplicate"
         } else {
             counts.read -= 1;
@@ -166,7 +166,7 @@ impl Expected {
     fn reject(&mut self, lane: LaneId, entry: &Entry, reason: Reason) -> &'static str {
         let counts = self.counts.entry(lane).or_default();
         counts.read += 1;
-        counts.rejected += 1;
+        counts[Outcome::Rejected] += 1;
         self.letters.insert((lane, entry.position), (reason, entry.payload.clone()));
         "rejected"
     }

@@ -38,15 +38,10 @@ pub(super) fn text(job: &Job, progress: &Progress) -> String {
             Some(format!("{} of {} stored, {}%", counts.read, job.records, progress.percent)),
         ),
         ("speed", (!speed.is_empty()).then(|| speed.join(", "))),
-        ("inserted", Some(counts.inserted.to_string())),
-        ("confirmed", Some(counts.confirmed.to_string())),
-        ("corrected", Some(counts.corrected.to_string())),
-        ("superseded", Some(counts.superseded.to_string())),
-        ("duplicate", Some(counts.duplicate.to_string())),
-        ("rejected", Some(counts.rejected.to_string())),
     ];
     let mut text = format!("job {} into {}", job.job_id(), job.pipeline);
-    for (name, value) in lines {
+    let counts = counts.outcomes().map(|(name, count)| (name, Some(count.to_string())));
+    for (name, value) in lines.into_iter().chain(counts) {
         if let Some(value) = value {
             // Writing to a string does not fail.
             let _ = write!(text, "\n  {name:<12}{value}");

@@ -76,7 +76,7 @@ fn line(job: &Job, progress: &Progress) -> String {
         progress.percent,
         job.counts.read,
         job.records,
-        job.counts.rejected,
+        job.counts.rejected(),
         left.unwrap_or_default(),
         job.file_name
     )

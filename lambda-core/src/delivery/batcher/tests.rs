@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde::Deserialize;
 
 use super::*;
+use crate::outcome::Outcome;
 use crate::record::{Column, ColumnType, RowWriter, Table};
 
 #[derive(Debug, Deserialize)]
@@ -317,7 +318,8 @@ fn a_lane_whose_first_records_are_mostly_rejected_is_found_out_a_later_reject_is
     let limits = Limits { first_rejects: 2, ..Limits::default() };
     let reject = |read, rejected| {
         let mut batcher = Batcher::<Note>::new(limits);
-        let counts = Counts { read, rejected, ..Counts::default() };
+        let good = (Outcome::Inserted, read - rejected);
+        let counts = Counts::of([good, (Outcome::Rejected, rejected)]);
         batcher.start(0, Start { counts, ..start(1, ClaimId::random(), 0) });
         let good = batcher.push(&message(0, 0, br#"{"id":"a"}"#));
         assert_eq!(good, Pushed::Gathered, "a good record says nothing");

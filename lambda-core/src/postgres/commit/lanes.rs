@@ -1,8 +1,11 @@
 //! Steps 1 and 5 of the commit: the lanes' progress rows, locked and set.
 
+use tokio_postgres::types::ToSql;
+
 use crate::batch::{Batch, Span};
 use crate::delivery::settle;
 use crate::error::Error;
+use crate::outcome::Outcome;
 use crate::postgres::commit::session::Session;
 use crate::postgres::connection::request::Request;
 use crate::postgres::progress;
@@ -11,17 +14,35 @@ use crate::progress::{Counts, Fingerprint, LaneId, Progress, Sums};
 
 const LOCK: Request = Request::to("lock lanes in PostgreSQL");
 
-/// Update of [`recount`].
-const RECOUNT: &str = "\
-    update ingest_progress p set \
-        inserted = n.inserted, confirmed = n.confirmed, corrected = n.corrected, \
-        superseded = n.superseded, duplicate = n.duplicate, rejected = n.rejected, \
-        written = n.written, owned = n.owned, displaced = n.displaced \
-    from unnest($1::int4[], $2::int8[], $3::int8[], $4::int8[], $5::int8[], $6::int8[], \
-                $7::int8[], $8::int8[], $9::int8[], $10::int8[]) \
-        as n(lane, inserted, confirmed, corrected, superseded, duplicate, rejected, \
-             written, owned, displaced) \
-    where p.lane = n.lane";
+/// Update of [`recount`]. Parameters: lanes, the counts of outcomes, the sums.
+fn set_recounted() -> String {
+    let columns: Vec<&str> = Outcome::ALL
+        .map(Outcome::as_str)
+        .into_iter()
+        .chain(["written", "owned", "displaced"])
+        .collect();
+    let set: Vec<String> = columns.iter().map(|name| format!("{name} = n.{name}")).collect();
+    let parameters: Vec<String> =
+        (0..columns.len()).map(|index| format!("${}::int8[]", index + 2)).collect();
+    format!(
+        "update ingest_progress p set {} from unnest($1::int4[], {}) as n(lane, {}) \
+         where p.lane = n.lane",
+        set.join(", "),
+        parameters.join(", "),
+        columns.join(", "),
+    )
+}
+
+/// The counts of outcomes as one array for each outcome, then the sums.
+fn counted(lanes: &[Progress]) -> Vec<Vec<i64>> {
+    let column = |value: &dyn Fn(&Progress) -> i64| lanes.iter().map(value).collect();
+    let mut columns: Vec<Vec<i64>> =
+        Outcome::ALL.iter().map(|outcome| column(&|lane| lane.counts[*outcome])).collect();
+    columns.push(column(&|lane| lane.sums.written));
+    columns.push(column(&|lane| lane.sums.owned));
+    columns.push(column(&|lane| lane.sums.displaced));
+    columns
+}
 
 /// A batch's lanes, locked by the transaction.
 #[derive(Debug)]
@@ -98,32 +119,16 @@ pub(crate) async fn set(
     let last = |value: fn(&Fingerprint) -> i64| {
         after.iter().map(|lane| lane.last.as_ref().map(value)).collect::<Vec<Option<i64>>>()
     };
-    let updated = session
-        .client()
-        .execute(
-            &session.statements.set_progress,
-            &[
-                &lanes,
-                &claims,
-                &froms,
-                &column(|lane| lane.position),
-                &column(|lane| lane.counts.read),
-                &column(|lane| lane.counts.inserted),
-                &column(|lane| lane.counts.confirmed),
-                &column(|lane| lane.counts.corrected),
-                &column(|lane| lane.counts.superseded),
-                &column(|lane| lane.counts.duplicate),
-                &column(|lane| lane.counts.rejected),
-                &column(|lane| lane.sums.written),
-                &column(|lane| lane.sums.owned),
-                &column(|lane| lane.sums.displaced),
-                &last(|last| last.position),
-                &last(|last| last.timestamp_ms),
-                &last(|last| last.checksum),
-            ],
-        )
-        .await
-        .map_err(|error| remedy::explain(error, "store progress in PostgreSQL"))?;
+    let (positions, read) = (column(|lane| lane.position), column(|lane| lane.counts.read));
+    let last =
+        [last(|last| last.position), last(|last| last.timestamp_ms), last(|last| last.checksum)];
+    let counted = counted(&after);
+    let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&lanes, &claims, &froms, &positions, &read];
+    parameters.extend(counted.iter().map(|column| column as &(dyn ToSql + Sync)));
+    parameters.extend(last.iter().map(|column| column as &(dyn ToSql + Sync)));
+    let updated = session.client().execute(&session.statements.set_progress, &parameters).await;
+    let updated =
+        updated.map_err(|error| remedy::explain(error, "store progress in PostgreSQL"))?;
     expect_rows("set in ingest_progress", updated, after.len())?;
     Ok(after)
 }
@@ -149,24 +154,12 @@ pub(crate) async fn recount(
         after.push(lane);
     }
     let lanes: Vec<i32> = after.iter().map(|lane| lane.lane.0).collect();
-    let column = |value: fn(&Progress) -> i64| after.iter().map(value).collect::<Vec<i64>>();
+    let counted = counted(&after);
+    let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&lanes];
+    parameters.extend(counted.iter().map(|column| column as &(dyn ToSql + Sync)));
     let updated = session
         .client()
-        .execute(
-            RECOUNT,
-            &[
-                &lanes,
-                &column(|lane| lane.counts.inserted),
-                &column(|lane| lane.counts.confirmed),
-                &column(|lane| lane.counts.corrected),
-                &column(|lane| lane.counts.superseded),
-                &column(|lane| lane.counts.duplicate),
-                &column(|lane| lane.counts.rejected),
-                &column(|lane| lane.sums.written),
-                &column(|lane| lane.sums.owned),
-                &column(|lane| lane.sums.displaced),
-            ],
-        )
+        .execute(&set_recounted(), &parameters)
         .await
         .map_err(|error| remedy::own_tables(error, "count replayed records in PostgreSQL"))?;
     expect_rows("counted in ingest_progress", updated, after.len())

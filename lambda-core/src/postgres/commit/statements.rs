@@ -2,7 +2,7 @@
 
 use tokio_postgres::{Client, Statement};
 
-use crate::postgres::progress::PROGRESS_COLUMNS;
+use crate::postgres::{counts, progress};
 use crate::record::Table;
 
 /// The evidence columns in COPY's order, after the record's own. Lane and position come
@@ -13,31 +13,40 @@ const EVIDENCE: &str = "lane, position, checksum, written_xid, job_id, ingestion
 pub(crate) const EVIDENCE_COLUMNS: usize = 6;
 
 /// Step 5: sets positions, counts and sums instead of adding to them: the rows are locked,
-/// and `bigint` does not wrap.
-const SET_PROGRESS: &str = "\
-    update ingest_progress p set updated_at = now(), position = n.position, \
-        read = n.read, inserted = n.inserted, confirmed = n.confirmed, corrected = n.corrected, \
-        superseded = n.superseded, duplicate = n.duplicate, rejected = n.rejected, \
-        written = n.written, owned = n.owned, displaced = n.displaced, \
-        last_position = n.last_position, last_timestamp_ms = n.last_timestamp_ms, \
-        last_checksum = n.last_checksum \
-    from unnest($1::int4[], $2::uuid[], $3::int8[], $4::int8[], $5::int8[], $6::int8[], \
-                $7::int8[], $8::int8[], $9::int8[], $10::int8[], $11::int8[], $12::int8[], \
-                $13::int8[], $14::int8[], $15::int8[], $16::int8[], $17::int8[]) \
-        as n(lane, claim, from_position, position, read, inserted, confirmed, corrected, \
-             superseded, duplicate, rejected, written, owned, displaced, \
-             last_position, last_timestamp_ms, last_checksum) \
-    where p.lane = n.lane and p.claim = n.claim and p.position = n.from_position";
+/// and `bigint` does not wrap. Parameters: lanes, claims, positions before and after, the
+/// counts, and the columns of [`AFTER_COUNTS`].
+fn set_progress() -> String {
+    let set = |name: &str| format!("{name} = n.{name}");
+    let rest = AFTER_COUNTS.map(set).join(", ");
+    let numbers = counts::names().count() + AFTER_COUNTS.len();
+    let parameters: Vec<String> =
+        (0..numbers).map(|index| format!("${}::int8[]", index + 5)).collect();
+    format!(
+        "update ingest_progress p set updated_at = now(), position = n.position, {}, {rest} \
+         from unnest($1::int4[], $2::uuid[], $3::int8[], $4::int8[], {}) \
+             as n(lane, claim, from_position, position, {}, {}) \
+         where p.lane = n.lane and p.claim = n.claim and p.position = n.from_position",
+        counts::list(set),
+        parameters.join(", "),
+        counts::list(str::to_owned),
+        AFTER_COUNTS.join(", "),
+    )
+}
+
+/// Columns of a lane's progress that follow the counts.
+const AFTER_COUNTS: [&str; 6] =
+    ["written", "owned", "displaced", "last_position", "last_timestamp_ms", "last_checksum"];
 
 /// Step 1: locks the lanes. Returns the transaction's id, and whether the stored ids belong
 /// to this cluster.
 fn lock_lanes() -> String {
     format!(
-        "select {PROGRESS_COLUMNS}, \
+        "select {}, \
                 (select pg_current_xact_id()::text::bigint + value from xid_offset) as xid, \
                 (select system_identifier from xid_offset) \
                     = (select system_identifier from pg_control_system()) as same_cluster \
-         from ingest_progress where lane = any($1) order by lane for update"
+         from ingest_progress where lane = any($1) order by lane for update",
+        progress::columns()
     )
 }
 
@@ -97,7 +106,7 @@ impl Statements {
         Ok(Self {
             key_indexes: key_indexes.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?,
             lock_lanes: client.prepare(&lock_lanes()).await?,
-            set_progress: client.prepare(SET_PROGRESS).await?,
+            set_progress: client.prepare(&set_progress()).await?,
             copy_rows: client.prepare(&copy_rows(table)).await?,
             insert_rows: client.prepare(&insert_rows(table)).await?,
             copy_dead_letters: client.prepare(COPY_DEAD_LETTERS).await?,

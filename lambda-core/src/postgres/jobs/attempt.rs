@@ -17,12 +17,12 @@ use crate::metrics;
 use crate::postgres::connection::config::DatabaseConfig;
 use crate::postgres::connection::connect;
 use crate::postgres::connection::request::Request;
-use crate::postgres::jobs::{self, Job, Jobs, LANE_SUMS, Patience};
+use crate::postgres::jobs::{self, Job, Jobs, Patience};
 use crate::postgres::ownership::backend::Backend;
 use crate::postgres::ownership::blockers::{Seen, Terms, ending_blockers};
 use crate::postgres::ownership::mark::Mark;
-use crate::postgres::progress::{self, PROGRESS_COLUMNS};
 use crate::postgres::timing;
+use crate::postgres::{counts, progress};
 use crate::progress::{ClaimId, Progress};
 
 /// Duration of a lease, by the database's clock.
@@ -59,9 +59,10 @@ fn renew_lease() -> String {
     )
 }
 
-const SET_COUNTS: &str = "\
-    read = s.read, inserted = s.inserted, confirmed = s.confirmed, corrected = s.corrected, \
-    superseded = s.superseded, duplicate = s.duplicate, rejected = s.rejected";
+/// Sets the counts of a job from the sums `s` of its lanes.
+fn set_counts() -> String {
+    counts::list(|name| format!("{name} = s.{name}"))
+}
 
 /// Locks a job before its lanes are locked for a recount, as a start does. Locks nothing if
 /// a failover has lost the job.
@@ -73,10 +74,11 @@ pub(crate) async fn lock(client: &Client, number: i64) -> Result<(), tokio_postg
 /// when its attempt ends, and only that attempt may write them (rule R22,
 /// docs/protocol.md).
 pub(crate) async fn recount(client: &Client, number: i64) -> Result<(), tokio_postgres::Error> {
+    let (set_counts, lane_sums) = (set_counts(), jobs::lane_sums());
     let sql = format!(
-        "update batch_jobs j set {SET_COUNTS} \
+        "update batch_jobs j set {set_counts} \
          from batch_jobs k cross join lateral ( \
-             {LANE_SUMS} where pipeline = k.pipeline and source = k.source) s \
+             {lane_sums} where pipeline = k.pipeline and source = k.source) s \
          where j.id = $1 and k.id = j.id and j.status <> 'running'"
     );
     client.execute(&sql, &[&number]).await.map(drop)
@@ -222,8 +224,9 @@ async fn claim_lanes(
         "with claimed as ( \
              update ingest_progress set claim = $3, owner = $4, claimed_at = now(), updated_at = now() \
              where pipeline = $1 and source = $2 \
-             returning {PROGRESS_COLUMNS}, first_line, records, digest) \
-         select * from claimed order by partition"
+             returning {}, first_line, records, digest) \
+         select * from claimed order by partition",
+        progress::columns()
     );
     let claim = ClaimId::random().0;
     transaction.query(&sql, &[&job.pipeline, &job.source, &claim, &owner]).await
@@ -363,10 +366,11 @@ impl Attempt {
     /// Completes the job. Returns whether it was this attempt's and is now completed: every
     /// chunk is stored, and the counts are the lanes' sums (rule R23, docs/protocol.md).
     async fn complete(&self, client: &Client) -> Result<bool, tokio_postgres::Error> {
+        let (set_counts, lane_sums) = (set_counts(), jobs::lane_sums());
         let sql = format!(
             "update batch_jobs j set status = 'completed', lease_until = null, error = null, \
-                    finished_at = now(), {SET_COUNTS} \
-             from ({LANE_SUMS} where pipeline = $4 and source = $5) s \
+                    finished_at = now(), {set_counts} \
+             from ({lane_sums} where pipeline = $4 and source = $5) s \
              where {MINE} and s.lanes = j.chunks and s.stored_chunks = s.lanes"
         );
         let job = &self.job;
@@ -383,9 +387,10 @@ impl Attempt {
         status: Status,
         error: Option<&str>,
     ) -> Result<bool, tokio_postgres::Error> {
+        let (set_counts, lane_sums) = (set_counts(), jobs::lane_sums());
         let sql = format!(
-            "update batch_jobs j set status = $6, lease_until = null, error = $7, {SET_COUNTS} \
-             from ({LANE_SUMS} where pipeline = $4 and source = $5) s where {MINE}"
+            "update batch_jobs j set status = $6, lease_until = null, error = $7, {set_counts} \
+             from ({lane_sums} where pipeline = $4 and source = $5) s where {MINE}"
         );
         let job = &self.job;
         let status = status.as_str();

@@ -16,7 +16,7 @@ use crate::postgres::connection::{Connection, connect};
 use crate::postgres::ownership::backend::Backend;
 use crate::postgres::ownership::blockers::{Seen, Terms, ending_blockers};
 use crate::postgres::ownership::mark::Mark;
-use crate::postgres::progress::{self, PROGRESS_COLUMNS};
+use crate::postgres::progress;
 use crate::postgres::timing;
 use crate::progress::{ClaimId, Progress};
 use crate::sink::ClaimRequest;
@@ -232,7 +232,8 @@ async fn swap(
                 claimed_at = now(), updated_at = now() \
          where pipeline = $1 and source = $2 and partition = $3 \
            and claim is not distinct from $5 \
-         returning {PROGRESS_COLUMNS}"
+         returning {}",
+        progress::columns()
     );
     let claim = ClaimId::random().0;
     let row = client

@@ -17,6 +17,12 @@ pub(super) fn list(form: impl Fn(&str) -> String) -> String {
     names().map(form).collect::<Vec<_>>().join(", ")
 }
 
+/// The parameters from `$first` on: one array of numbers for each of so many columns.
+pub(super) fn arrays(first: usize, columns: usize) -> String {
+    let array = |number| format!("${number}::int8[]");
+    (first..first + columns).map(array).collect::<Vec<_>>().join(", ")
+}
+
 /// Reads the counts in the columns with this prefix.
 pub(super) fn of_row(row: &Row, prefix: &str) -> Result<Counts, Error> {
     let count = |name: &str| row.try_get(&*format!("{prefix}{name}"));

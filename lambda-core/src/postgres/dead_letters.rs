@@ -15,21 +15,15 @@ use crate::error::Error;
 use crate::postgres::connection::config::DatabaseConfig;
 use crate::postgres::connection::request::{PREPARE, Request};
 use crate::postgres::connection::{Connection, Wait, connect_waiting};
-use crate::postgres::{remedy, timing};
+use crate::postgres::{progress, remedy, timing};
 use crate::progress::LaneName;
 
 pub use self::filter::Filter;
 pub use self::replay::{Replay, Skip, Verdict};
 
-/// An operator's decision about dead letters is durable before it counts (rule R5,
-/// docs/protocol.md). A process that is frozen between two statements holds nothing for
-/// longer than the timeout: loaders wait for it, and never terminate an operator's session.
+/// Settings of an operator's session: loaders wait for it, and never terminate it.
 fn settings() -> String {
-    format!(
-        "set synchronous_commit = on; {}; {}; set statement_timeout = 0",
-        timing::set("idle_in_transaction_session_timeout", timing::IDLE_IN_TRANSACTION),
-        timing::set("lock_timeout", timing::DEAD_LETTER_LOCK),
-    )
+    timing::durable_session(timing::DEAD_LETTER_LOCK)
 }
 
 /// Number of dead letters discarded or purged by one transaction.
@@ -250,11 +244,7 @@ fn letter(row: &Row) -> Result<DeadLetter, tokio_postgres::Error> {
     let status: String = row.try_get("status")?;
     Ok(DeadLetter {
         id: row.try_get("id")?,
-        lane: LaneName {
-            pipeline: row.try_get("pipeline")?,
-            source: row.try_get("source")?,
-            partition: row.try_get("partition")?,
-        },
+        lane: progress::lane_name(row)?,
         position: row.try_get("position")?,
         line: row.try_get("line")?,
         file_name: row.try_get("file_name")?,

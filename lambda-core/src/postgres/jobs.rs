@@ -20,19 +20,6 @@ use crate::postgres::ownership::mark::Mark;
 use crate::postgres::{counts, remedy, timing};
 use crate::progress::Counts;
 
-/// Everything about jobs is durable before it counts (rule R5, docs/protocol.md). A process
-/// that is frozen between two statements must not hold a job's row without end. A start
-/// waits for its lanes until it has terminated their holder's session (rule R13): a timeout
-/// of the role's own would end the wait each time before that. The wait ends before
-/// the request's limit, after which the error could no longer say that it was for a lock.
-fn settings() -> String {
-    format!(
-        "set synchronous_commit = on; {}; {}; set statement_timeout = 0",
-        timing::set("idle_in_transaction_session_timeout", timing::IDLE_IN_TRANSACTION),
-        timing::set("lock_timeout", timing::LOCK),
-    )
-}
-
 const CREATE: Request = Request::to("create a job in PostgreSQL").of_own_tables().with_locks();
 const READ: Request = Request::to("read a job in PostgreSQL").with_locks();
 
@@ -204,7 +191,9 @@ impl Jobs {
 
     pub(crate) async fn connect(&self) -> Result<Connection, Error> {
         let connection = connect_waiting(&self.database, "job", Some(self.wait.server)).await?;
-        let settings = self.wait.settings(&settings());
+        // A start waits for its lanes until it has terminated their holder's session (rule
+        // R13, docs/protocol.md).
+        let settings = self.wait.settings(&timing::durable_session(timing::LOCK));
         PREPARE.ask(connection.batch_execute(&settings)).await?;
         Ok(connection)
     }

@@ -18,6 +18,15 @@ pub(super) fn columns() -> String {
 
 const READ: Request = Request::to("read progress in PostgreSQL");
 
+/// Reads the name of a lane.
+pub(super) fn lane_name(row: &Row) -> Result<LaneName, tokio_postgres::Error> {
+    Ok(LaneName {
+        pipeline: row.try_get("pipeline")?,
+        source: row.try_get("source")?,
+        partition: row.try_get("partition")?,
+    })
+}
+
 /// Reads a progress row.
 pub(super) fn of_row(row: &Row) -> Result<Progress, tokio_postgres::Error> {
     let last = (
@@ -33,11 +42,7 @@ pub(super) fn of_row(row: &Row) -> Result<Progress, tokio_postgres::Error> {
     };
     Ok(Progress {
         lane: LaneId(row.try_get("lane")?),
-        name: LaneName {
-            pipeline: row.try_get("pipeline")?,
-            source: row.try_get("source")?,
-            partition: row.try_get("partition")?,
-        },
+        name: lane_name(row)?,
         position: row.try_get("position")?,
         end_position: row.try_get("end_position")?,
         claim: row.try_get::<_, Option<uuid::Uuid>>("claim")?.map(ClaimId),

@@ -104,6 +104,17 @@ pub(crate) fn set(setting: &str, time: Duration) -> String {
     format!("set {setting} = {}", time.as_millis())
 }
 
+/// Settings of a session whose writes are durable before they count (rule R5,
+/// docs/protocol.md). It waits at most `lock` for a lock, and no other limit of the role ends
+/// that wait sooner. A process that is frozen between two statements holds no locks for long.
+pub(crate) fn durable_session(lock: Duration) -> String {
+    format!(
+        "set synchronous_commit = on; {}; {}; set statement_timeout = 0",
+        set("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
+        set("lock_timeout", lock),
+    )
+}
+
 const fn shorter(one: Duration, other: Duration) -> bool {
     one.as_millis() < other.as_millis()
 }

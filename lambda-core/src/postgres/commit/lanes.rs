@@ -8,8 +8,8 @@ use crate::error::Error;
 use crate::outcome::Outcome;
 use crate::postgres::commit::session::Session;
 use crate::postgres::connection::request::Request;
-use crate::postgres::progress;
 use crate::postgres::remedy;
+use crate::postgres::{counts, progress};
 use crate::progress::{Counts, Fingerprint, LaneId, Progress, Sums};
 
 const LOCK: Request = Request::to("lock lanes in PostgreSQL");
@@ -22,13 +22,11 @@ fn set_recounted() -> String {
         .chain(["written", "owned", "displaced"])
         .collect();
     let set: Vec<String> = columns.iter().map(|name| format!("{name} = n.{name}")).collect();
-    let parameters: Vec<String> =
-        (0..columns.len()).map(|index| format!("${}::int8[]", index + 2)).collect();
     format!(
         "update ingest_progress p set {} from unnest($1::int4[], {}) as n(lane, {}) \
          where p.lane = n.lane",
         set.join(", "),
-        parameters.join(", "),
+        counts::arrays(2, columns.len()),
         columns.join(", "),
     )
 }

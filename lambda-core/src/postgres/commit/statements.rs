@@ -18,16 +18,13 @@ pub(crate) const EVIDENCE_COLUMNS: usize = 6;
 fn set_progress() -> String {
     let set = |name: &str| format!("{name} = n.{name}");
     let rest = AFTER_COUNTS.map(set).join(", ");
-    let numbers = counts::names().count() + AFTER_COUNTS.len();
-    let parameters: Vec<String> =
-        (0..numbers).map(|index| format!("${}::int8[]", index + 5)).collect();
     format!(
         "update ingest_progress p set updated_at = now(), position = n.position, {}, {rest} \
          from unnest($1::int4[], $2::uuid[], $3::int8[], $4::int8[], {}) \
              as n(lane, claim, from_position, position, {}, {}) \
          where p.lane = n.lane and p.claim = n.claim and p.position = n.from_position",
         counts::list(set),
-        parameters.join(", "),
+        counts::arrays(5, counts::names().count() + AFTER_COUNTS.len()),
         counts::list(str::to_owned),
         AFTER_COUNTS.join(", "),
     )

@@ -236,7 +236,10 @@ impl DeadLetters {
         let candidates = rows.iter().map(candidate).collect::<Result<Vec<_>, _>>();
         let candidates = candidates.map_err(owning)?;
         drop(rows);
-        let origins = look_up.limit(origins(&connection, &candidates)).await?;
+        let origins = Request::to("look up lanes in PostgreSQL")
+            .within(timing::DEAD_LETTERS)
+            .limit(origins(&connection, &candidates))
+            .await?;
         let (mut pieces, mut foreign) = (VecDeque::<Piece>::new(), Vec::new());
         let mut bytes = 0;
         for letter in candidates {

@@ -21,16 +21,6 @@ use crate::postgres::timing;
 use crate::progress::{ClaimId, Progress};
 use crate::sink::ClaimRequest;
 
-/// No other limit may end the wait for the lane's lock sooner. A process that is frozen
-/// between two statements must not hold a lane's row without end.
-fn settings() -> String {
-    format!(
-        "set synchronous_commit = on; {}; set statement_timeout = 0; {}",
-        timing::set("lock_timeout", timing::CLAIM_LOCK),
-        timing::set("idle_in_transaction_session_timeout", timing::IDLE_IN_TRANSACTION),
-    )
-}
-
 /// Conditions under which a claim terminates the session that holds the lane.
 const TERMS: Terms = Terms::of(timing::CLAIM_BLOCKED);
 
@@ -51,7 +41,7 @@ impl Session {
     async fn open(config: &DatabaseConfig) -> Result<Self, Error> {
         let client = connect(config, "claim").await?;
         let prepare = async {
-            client.batch_execute(&settings()).await?;
+            client.batch_execute(&timing::durable_session(timing::CLAIM_LOCK)).await?;
             Mark::Claim.put(&client).await?;
             Backend::of(&client).await
         };

@@ -47,6 +47,10 @@ fn main() -> ExitCode {
         suite.real_kafka("every partition is read while others have a backlog", partitions::many);
         suite
             .real_kafka("messages as large as is admitted keep memory in its bound", large::memory);
+        suite.real_kafka(
+            "responses that uncompress to many times their size keep memory in its bound",
+            large::compressed,
+        );
         suite
             .real_kafka("a message larger than is admitted stops with its place", large::too_large);
     })

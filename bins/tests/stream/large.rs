@@ -87,6 +87,34 @@ pub(crate) async fn memory(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Uncompressed, the messages of one response take much more memory than it does.
+pub(crate) async fn compressed(context: Context) -> Result<(), Failure> {
+    const PARTITIONS: i32 = 24;
+    const MESSAGES: i32 = 40_000;
+    let bench = bench(context, PARTITIONS).await?;
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &bench.bootstrap)
+        .set("compression.type", "gzip")
+        .set("linger.ms", "1000")
+        .set("queue.buffering.max.messages", "10000000")
+        .create()?;
+    for partition in 0..PARTITIONS {
+        for number in 0..MESSAGES {
+            let payload = record(&format!("T{}", number % 100), "x", 0);
+            let record = BaseRecord::to(&bench.topic).partition(partition).key("A");
+            producer.send(record.payload(&payload)).map_err(|(error, _)| error)?;
+        }
+        producer.flush(DEADLINE)?;
+    }
+    let consumer = bench.consumer().env("MALLOC_MMAP_THRESHOLD_", MMAP_THRESHOLD).start()?;
+    bench.stored(i64::from(PARTITIONS * MESSAGES)).await?;
+    let peak = consumer.peak_memory_bytes()?;
+    consumer.signal(Signal::TERM)?;
+    consumer.wait(DEADLINE).await?.expect_code(0)?;
+    assert!(peak <= PROMISED_BYTES, "{} MiB", peak >> 20);
+    Ok(())
+}
+
 pub(crate) async fn too_large(context: Context) -> Result<(), Failure> {
     let bench = bench(context, 1).await?;
     let small: Vec<String> = (0..10).map(|number| record(&format!("T{number}"), "x", 1)).collect();

@@ -22,8 +22,9 @@ const CONSUMER_DEFAULTS: &[(&str, &str)] = &[
     ("topic.metadata.refresh.interval.ms", "30000"),
 ];
 
-/// Default of `fetch.max.bytes`: bytes that a broker gathers for one response.
-const FETCH_BYTES_MAX: u64 = 4 << 20;
+/// Default of `fetch.max.bytes`: bytes that a broker gathers for one response. librdkafka
+/// uncompresses all of them before it returns the first message.
+const FETCH_BYTES_MAX: u64 = 1 << 20;
 
 /// Default of `receive.message.max.bytes`: the largest response that is accepted. A broker sends
 /// a batch whole even if it exceeds `fetch.max.bytes`, so this bounds the memory of a batch.

@@ -15,7 +15,7 @@ use lambda_core::transaction::time::Timestamp;
 
 /// Heading of the database options.
 const DATABASE: &str =
-    "Database (TLS: DB_SSLMODE; password: DB_PASSWORD; everything in one: DATABASE_URL)";
+    "Database (password: DB_PASSWORD; TLS: DB_SSLMODE; schema: DB_SCHEMA; or one DATABASE_URL)";
 
 /// Heading of the Kafka options.
 const KAFKA: &str = "Kafka (librdkafka settings, one key=value a line: KAFKA_CONFIG)";
@@ -86,6 +86,11 @@ impl DatabaseArgs {
         &self,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<DatabaseConfig, Error> {
+        let schema = variable("DB_SCHEMA").map(|name| name.parse()).transpose()?;
+        Ok(self.login(variable)?.with_schema(schema.unwrap_or_default()))
+    }
+
+    fn login(&self, variable: impl Fn(&str) -> Option<String>) -> Result<DatabaseConfig, Error> {
         let tls = TlsSettings { mode: self.db_sslmode, root_cert: self.db_sslrootcert.clone() };
         if let Some(url) = variable("DATABASE_URL") {
             // A URL without a mode must not weaken DB_SSLMODE.
@@ -306,7 +311,9 @@ mod tests {
     #[test]
     fn the_urls_tls_mode_overrides_the_settings() {
         let args = parse(&["--db-sslmode=verify-full", "--db-sslrootcert=/nonexistent"]);
-        let with = |url: &'static str| args.config_in(move |_| Some(url.into()));
+        let with = |url: &'static str| {
+            args.config_in(move |name| (name == "DATABASE_URL").then(|| url.into()))
+        };
         for url in ["postgresql://u@h/n", "host=h user=u sslmode=verify-ca"] {
             let error = with(url).unwrap_err();
             assert_eq!(error.exit_code(), 78, "{url}");
@@ -314,6 +321,17 @@ mod tests {
         }
         assert!(with("postgresql://u@h/n?sslmode=disable").is_ok());
         assert_eq!(with("postgresql://u@h/n?sslmode=nonsense").unwrap_err().exit_code(), 78);
+    }
+
+    #[test]
+    fn the_schema_is_set_by_its_variable() {
+        let args = parse(&["--db-name=n", "--db-user=u"]);
+        let with = |schema: &'static str| {
+            args.config_in(move |name| (name == "DB_SCHEMA").then(|| schema.into()))
+        };
+        assert_eq!(with("ops").unwrap().schema().name(), "ops");
+        assert_eq!(with("Ops;").unwrap_err().exit_code(), 78);
+        assert_eq!(args.config_in(nothing).unwrap().schema().name(), "lambda");
     }
 
     #[test]

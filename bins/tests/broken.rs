@@ -285,7 +285,7 @@ async fn load_rewound(context: Context) -> Result<(), Failure> {
     // The loader stores everything and is blocked when it completes the job.
     sql.batch_execute("begin; select from batch_jobs for update").await?;
     let look = database.connect().await?;
-    let ending = "select count(*) from pg_stat_activity where query like '%from batch_jobs where id = % for update' \
+    let ending = "select count(*) from pg_stat_activity where query like '%from lambda.batch_jobs where id = % for update' \
                   and wait_event_type = 'Lock'";
     until(&look, ending, 1).await?;
     let unfinished = "select count(*) from ingest_progress where position < end_position";

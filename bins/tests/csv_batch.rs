@@ -70,7 +70,7 @@ async fn sample(context: Context) -> Result<(), Failure> {
     ];
     // A row that was written again has the id of another transaction.
     let written = "select sum(xmin::text::bigint)::bigint from \
-                   (select xmin from batch_jobs union all select xmin from ingest_progress) t";
+                   (select xmin from lambda.batch_jobs union all select xmin from ingest_progress) t";
     let before = bench.number(written).await?;
     for path in again {
         let second = bench.load(&path, &[], 0).await?;

@@ -1,5 +1,8 @@
 //! `lambda-db-setup`, as an operator runs it.
 
+#[path = "db_setup/neighbours.rs"]
+mod neighbours;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,6 +21,11 @@ fn main() -> ExitCode {
             set_up,
         );
         suite.postgres("a setup grants on its own tables only and takes nothing away", grants);
+        suite.postgres(
+            "an application's tables, migrations and grants are left alone",
+            neighbours::application,
+        );
+        suite.kafka("every program works in a schema of another name", neighbours::other_schema);
         suite.postgres("the summary in JSON says the same", json);
         suite.postgres("a wrong password is distinguished from an absent server", wrong_login);
         suite.plain("without a database name the exit code is 78, with a remedy", unset);

@@ -5,7 +5,8 @@ mod support;
 use std::process::ExitCode;
 
 use lambda_core::postgres::connection::Connection;
-use lambda_core::postgres::schema::migrate;
+use lambda_core::postgres::schema::migrate::PROTOCOL;
+use lambda_core::transaction::schema::migrate;
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
 use lambda_lab::liveness::until;
@@ -54,7 +55,7 @@ async fn gate(context: Context) -> Result<(), Failure> {
     let database = context.empty_database().await?;
     for (version, says) in [(0, "has no schema yet"), (1, "its schema is version 1")] {
         if version > 0 {
-            migrate::migrate_to(database.config(), version).await?;
+            PROTOCOL.migrate_to(database.config(), version).await?;
         }
         for program in [consumer(&context, &database), batch(&context, &database)?] {
             let ended = program.run(DEADLINE).await?.expect_code(75)?;
@@ -76,7 +77,7 @@ async fn hidden(context: Context) -> Result<(), Failure> {
         .env("DB_LOADER_PASSWORD", "loader's secret");
     setup.run(DEADLINE).await?.expect_code(0)?;
     let sql = database.connect().await?;
-    sql.batch_execute(&format!("revoke select on refinery_schema_history from {name}")).await?;
+    sql.batch_execute(&format!("revoke select on lambda.migrations from {name}")).await?;
     let loader =
         batch(&context, &database)?.env("DB_USER", &name).env("DB_PASSWORD", "loader's secret");
     let ended = loader.run(DEADLINE).await?.expect_code(75)?;
@@ -89,8 +90,9 @@ async fn hidden(context: Context) -> Result<(), Failure> {
 
 async fn expanded(context: Context) -> Result<(), Failure> {
     let database = context.empty_database().await?;
-    let before = migrate::latest() - 1;
-    migrate::migrate_to(database.config(), before).await?;
+    let before = PROTOCOL.latest() - 1;
+    PROTOCOL.migrate_to(database.config(), before).await?;
+    migrate(database.config()).await?;
     let topic = context.topic("transactions", 6).await?;
     let bootstrap = context.bootstrap().await?;
     let bench = Bench::with(context, database, topic, bootstrap).await?;
@@ -98,7 +100,7 @@ async fn expanded(context: Context) -> Result<(), Failure> {
     bench.holds_lanes(&old).await?;
     let producer = bench.traffic(5_000).start()?;
     bench.stored(5_000).await?;
-    let version = "select max(version)::bigint from refinery_schema_history";
+    let version = "select max(version)::bigint from lambda.migrations";
     assert_eq!(bench.number(version).await?, i64::from(before));
     let setup = setup(&bench.context, &bench.database).run(DEADLINE).await?.expect_code(0)?;
     assert!(setup.stdout.contains(&format!("applied V{}__", before + 1)), "{}", setup.stdout);
@@ -112,7 +114,7 @@ async fn expanded(context: Context) -> Result<(), Failure> {
 }
 
 fn future_name() -> String {
-    format!("V{}__future", migrate::latest() + 1)
+    format!("V{}__future", PROTOCOL.latest() + 1)
 }
 
 /// Waits until a session waits for this table.
@@ -132,7 +134,7 @@ async fn long_reader(context: Context) -> Result<(), Failure> {
     reader.batch_execute("begin; select from transactions limit 0").await?;
     let expand = "alter table transactions add column branch text";
     let name = future_name();
-    let migration = migrate::migrate_beyond(database.config(), &name, expand);
+    let migration = PROTOCOL.migrate_beyond(database.config(), &name, expand);
     let beside = async {
         until_locked_out(&loader, "transactions").await?;
         // Queued after the migration, which gives up first.
@@ -157,7 +159,7 @@ async fn deadlock(context: Context) -> Result<(), Failure> {
     let expand = "alter table transactions add column branch text;
                   alter table corrections add column branch text";
     let name = future_name();
-    let migration = migrate::migrate_beyond(database.config(), &name, expand);
+    let migration = PROTOCOL.migrate_beyond(database.config(), &name, expand);
     let beside = async {
         until_locked_out(&look, "corrections").await?;
         other.batch_execute("select from transactions limit 0; commit").await?;
@@ -178,7 +180,7 @@ async fn deadlock(context: Context) -> Result<(), Failure> {
 /// The server ends its session, and the next setup finishes what it began.
 async fn frozen_setup(context: Context) -> Result<(), Failure> {
     let database = context.empty_database().await?;
-    migrate::migrate_to(database.config(), migrate::latest() - 1).await?;
+    PROTOCOL.migrate_to(database.config(), PROTOCOL.latest() - 1).await?;
     let (holder, look) = (database.connect().await?, database.connect().await?);
     holder.batch_execute("begin; lock table dead_letters in access share mode").await?;
     let frozen = setup(&context, &database).start()?;
@@ -201,11 +203,11 @@ async fn future(context: Context) -> Result<(), Failure> {
     bench.stored(5_000).await?;
     let expand = "alter table transactions add column branch text;
          alter table ingest_progress add column note text;
-         alter table batch_jobs add column note text;
+         alter table lambda.batch_jobs add column note text;
          alter table dead_letters add column note text;
          create index transactions_branch on transactions (branch);
          create table branches (name text primary key)";
-    migrate::migrate_beyond(bench.database.config(), &future_name(), expand).await?;
+    PROTOCOL.migrate_beyond(bench.database.config(), &future_name(), expand).await?;
     let stored = bench.read().await?;
     bench.stored(stored + 5_000).await?;
     // A release that is rolled back sets up roles again, and starts its programs.

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRATCH = ROOT / "target" / "e2e"
 # The lanes of the topic, without those of files.
-LANES = "ingest_progress where source like '%/transactions'"
+LANES = "lambda.ingest_progress where source like '%/transactions'"
 
 THREADS = ThreadPoolExecutor()
 

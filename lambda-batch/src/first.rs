@@ -89,6 +89,7 @@ fn unstored(chunk: Chunk) -> JobLane {
         name,
         position: chunk.start,
         end_position: Some(chunk.end),
+        high: 0,
         claim: Some(ClaimId::random()),
         counts: Counts::default(),
         sums: Sums::default(),

@@ -100,6 +100,8 @@ impl fmt::Display for Status {
 pub struct Reject {
     /// Kind of defect.
     pub reason: Reason,
+    /// The field that is wrong, if it is one; storable.
+    pub field: Option<String>,
     /// The field and the expected value; storable, at most [`DETAIL_BYTES_MAX`] long.
     pub detail: String,
 }
@@ -107,16 +109,21 @@ pub struct Reject {
 impl Reject {
     /// A reject whose `detail` is made storable: NUL removed, cut to length.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        let mut detail: String = detail.into();
-        detail.retain(|character| character != '\0');
-        detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
-        Self { reason, detail }
+        Self { reason, field: None, detail: storable(detail.into()) }
     }
 
     /// A reject for the value of one field.
     pub fn field(reason: Reason, field: &str, expected: impl fmt::Display) -> Self {
-        Self::new(reason, format!("{field}: {expected}"))
+        let reject = Self::new(reason, format!("{field}: {expected}"));
+        Self { field: Some(storable(field.to_owned())), ..reject }
     }
+}
+
+/// Text that PostgreSQL can store, at most [`DETAIL_BYTES_MAX`] long.
+fn storable(mut text: String) -> String {
+    text.retain(|character| character != '\0');
+    text.truncate(text.floor_char_boundary(DETAIL_BYTES_MAX));
+    text
 }
 
 impl fmt::Display for Reject {

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::failpoint::{Protection, off};
 use crate::outcome::Authority;
 use crate::progress::{ClaimId, Counts, LaneId, LaneName, Progress, Sums};
-use crate::record::checksum::{Checksum, displacement, ownership};
+use crate::record::checksum::{Checksum, ContentHash};
 use crate::resolve::{ExistingRow, Keys, Resolution};
 use crate::sink::{ClaimRequest, Committed, Durability, Sink};
 use crate::source::{FirstPosition, Gained};
@@ -29,10 +29,30 @@ pub struct StoredRow {
     pub lane: LaneId,
     /// Position in the lane.
     pub position: i64,
-    /// Checksum of content, lane and position.
+    /// Checksum of all of these.
     pub checksum: Checksum,
     /// The commit that inserted it.
     pub written_xid: i64,
+}
+
+impl StoredRow {
+    /// Hash of its content and origin.
+    pub fn hash(&self) -> ContentHash {
+        ContentHash::of(&self.content, self.lane, self.position)
+    }
+
+    /// The checksum that its columns have.
+    pub fn recomputed(&self) -> Checksum {
+        let job_id = self.authority.job().map(|job| job.job_id());
+        self.hash().checksum(self.written_xid, job_id.as_deref())
+    }
+
+    /// The same row, owned by `authority`.
+    fn owned_by(mut self, authority: Authority) -> Self {
+        self.authority = authority;
+        self.checksum = self.recomputed();
+        self
+    }
 }
 
 /// A dead letter.
@@ -131,6 +151,7 @@ impl Sink for MemorySink {
             name: request.name.clone(),
             position: first_position,
             end_position: None,
+            high: 0,
             claim: None,
             counts: Counts::default(),
             sums: Sums::default(),
@@ -190,6 +211,7 @@ impl Contents {
             .filter_map(|(index, span)| {
                 let lane = self.lanes.get_mut(&span.lane)?;
                 lane.position = span.to;
+                lane.high = lane.high.max(span.to);
                 lane.counts += resolution.counts[index];
                 lane.sums.add(sums[index]);
                 lane.last = span.last.or(lane.last);
@@ -203,18 +225,17 @@ impl Contents {
         let Body::Row { content, key } = &entry.body else { return None };
         let lane = batch.span(entry).lane;
         let content = batch.row(*content).to_vec();
-        let checksum = Checksum::of(&content, lane, entry.position);
-        let (authority, position) = (batch.authority, entry.position);
+        let (authority, position, checksum) = (batch.authority, entry.position, Checksum(0));
         let row = StoredRow { content, authority, lane, position, checksum, written_xid };
-        Some((batch.row(*key).to_vec(), row))
+        Some((batch.row(*key).to_vec(), row.owned_by(authority)))
     }
 
     fn insert(&mut self, batch: &Batch, resolution: &Resolution, sums: &mut [Sums]) {
         for index in &resolution.inserts {
             let Some((key, row)) = Self::row(batch, *index, self.commits) else { continue };
             sums[batch.entries()[*index].span as usize].add(Sums {
-                written: row.checksum.0,
-                owned: owned(&row),
+                written: row.hash().written(row.written_xid),
+                owned: row.checksum.0,
                 displaced: 0,
             });
             self.rows.insert(key, row);
@@ -230,8 +251,8 @@ impl Contents {
     ) {
         for change in &resolution.confirms {
             let (key, before) = &taken[change.row];
-            let after = StoredRow { authority: batch.authority, ..before.clone() };
-            let owned = owned(&after).wrapping_sub(owned(before));
+            let after = before.clone().owned_by(batch.authority);
+            let owned = after.checksum.0.wrapping_sub(before.checksum.0);
             sums[batch.entries()[change.entry].span as usize]
                 .add(Sums { owned, ..Sums::default() });
             self.rows.insert(key.clone(), after);
@@ -241,14 +262,10 @@ impl Contents {
             let Some((_, after)) = Self::row(batch, change.entry, before.written_xid) else {
                 continue;
             };
-            let (job_before, job) = (job_id(before), job_id(&after).unwrap_or_default());
             sums[batch.entries()[change.entry].span as usize].add(Sums {
-                written: after.checksum.0,
-                owned: owned(&after).wrapping_sub(owned(before)),
-                displaced: displacement(
-                    (before.checksum, job_before.as_deref(), before.written_xid),
-                    (after.checksum, &job, self.commits),
-                ),
+                written: after.hash().written(after.written_xid),
+                owned: after.checksum.0.wrapping_sub(before.checksum.0),
+                displaced: before.checksum.displacement(after.checksum, self.commits),
             });
             self.rows.insert(key.clone(), after.clone());
             let (key, before, written_xid) = (key.clone(), before.clone(), self.commits);
@@ -266,12 +283,4 @@ impl Contents {
             self.dead_letters.insert((lane, position), letter);
         }
     }
-}
-
-fn job_id(row: &StoredRow) -> Option<String> {
-    row.authority.job().map(|job| job.job_id())
-}
-
-fn owned(row: &StoredRow) -> i64 {
-    ownership(row.checksum, job_id(row).as_deref(), row.written_xid)
 }

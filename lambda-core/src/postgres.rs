@@ -16,6 +16,7 @@ mod timing;
 mod wire;
 
 pub use self::connection::config::DatabaseConfig;
+pub use self::connection::namespace::Schema;
 pub use self::connection::tls::{SslMode, TlsSettings};
 pub use self::connection::{Connection, connect};
 pub use self::dead_letters::DeadLetters;

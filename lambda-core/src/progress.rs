@@ -162,9 +162,10 @@ impl Serialize for Counts {
 /// (see [`crate::record::checksum`]).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sums {
-    /// Checksums of the rows that this lane wrote: inserted, or put in place of others.
+    /// Hashes of the rows that this lane wrote: inserted, or put in place of others. They do
+    /// not change when a job takes a row over.
     pub written: i64,
-    /// Ownership hashes that this lane gave, minus those that it took.
+    /// Checksums that this lane gave to rows, minus those that it replaced.
     pub owned: i64,
     /// Hashes of the corrections this lane made.
     pub displaced: i64,
@@ -204,6 +205,8 @@ pub struct Progress {
     pub end_position: Option<i64>,
     /// The claim under which it is held.
     pub claim: Option<ClaimId>,
+    /// The largest position that it ever had.
+    pub high: i64,
     /// Outcomes of all its records.
     pub counts: Counts,
     /// Sums of evidence of all its records.

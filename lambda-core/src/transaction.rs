@@ -5,7 +5,8 @@ mod draft;
 pub mod id;
 pub mod kind;
 pub mod risk;
-
+#[cfg(feature = "postgres")]
+pub mod schema;
 pub mod synthetic;
 pub mod time;
 mod wire;

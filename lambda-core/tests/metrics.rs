@@ -17,6 +17,7 @@ fn lane(number: i32, inserted: i64, rejected: i64) -> Progress {
         name,
         position: 0,
         end_position: None,
+        high: 0,
         claim: None,
         counts,
         sums: Sums::default(),

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use lambda_core::error::{Error, Kind};
 use lambda_core::outcome::{Authority, Outcome};
-use lambda_core::postgres::schema::migrate;
+use lambda_core::postgres::schema::migrate::PROTOCOL;
 use lambda_core::postgres::{Connection, connect};
 use lambda_core::progress::LaneName;
 use lambda_core::sink::{ClaimRequest, Durability, Sink};
@@ -272,9 +272,9 @@ async fn claims_from_migration(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let subject = Postgres::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
-    let name = format!("V{}__long", migrate::latest() + 1);
+    let name = format!("V{}__long", PROTOCOL.latest() + 1);
     let sql = "lock table ingest_progress; select pg_sleep(8)";
-    let migration = migrate::migrate_beyond(database.config(), &name, sql);
+    let migration = PROTOCOL.migrate_beyond(database.config(), &name, sql);
     let claim = async {
         let migrating = "select count(*) > 0 from pg_locks where granted \
                          and relation = 'ingest_progress'::regclass and mode = 'AccessExclusiveLock'";

@@ -6,12 +6,15 @@ use std::process::ExitCode;
 use lambda_core::job::JobRef;
 use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::postgres::connection::{Connection, connect};
+use lambda_core::postgres::schema::migrate::PROTOCOL;
 use lambda_core::postgres::schema::roles::{Access, Change, Role, ensure};
-use lambda_core::postgres::schema::{migrate, restore};
+use lambda_core::postgres::schema::{registry, restore};
 use lambda_core::postgres::{DatabaseConfig, PostgresSink};
 use lambda_core::progress::{LaneName, Progress};
 use lambda_core::sink::{ClaimRequest, Durability, Sink};
 use lambda_core::testing::draft::{Draft, SAMPLE_DDL, SAMPLES, Sample};
+use lambda_core::transaction::schema::READABLE;
+use lambda_core::{Record, Transaction};
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
 use lambda_lab::servers::Database;
@@ -51,8 +54,9 @@ async fn set_up(
 ) -> Result<(Database, Role, DatabaseConfig), Failure> {
     let database = context.database().await?;
     database.connect().await?.batch_execute(SAMPLE_DDL).await?;
+    registry::register(database.config(), &[SAMPLES, Transaction::TABLE]).await?;
     let role = role(&database, access);
-    ensure(database.config(), &[SAMPLES], std::slice::from_ref(&role)).await?;
+    ensure(database.config(), std::slice::from_ref(&role), &READABLE).await?;
     let config = database.login().with_user(&role.name, &role.password).config();
     Ok((database, role, config))
 }
@@ -128,15 +132,20 @@ async fn loader_stores(context: Context) -> Result<(), Failure> {
 async fn loader_does_nothing_else(context: Context) -> Result<(), Failure> {
     let (database, role, config) = set_up(&context, Access::Loader).await?;
     let loader = connect(&config, "test").await?;
-    for table in
-        ["samples", "ingest_progress", "batch_jobs", "dead_letters", "corrections", "xid_offset"]
-    {
+    for table in [
+        "samples",
+        "ingest_progress",
+        "lambda.batch_jobs",
+        "dead_letters",
+        "corrections",
+        "xid_offset",
+    ] {
         refuses(&loader, &format!("delete from {table}")).await;
         refuses(&loader, &format!("truncate {table}")).await;
     }
     refuses(&loader, "update samples set written_xid = 0").await;
     refuses(&loader, "update samples set id = 'another'").await;
-    refuses(&loader, "update batch_jobs set as_of = now()").await;
+    refuses(&loader, "update lambda.batch_jobs set as_of = now()").await;
     refuses(&loader, "update corrections set before = after").await;
     refuses(&loader, "update xid_offset set value = 1").await;
     refuses(&loader, "select key from dead_letters").await;
@@ -149,13 +158,15 @@ async fn loader_does_nothing_else(context: Context) -> Result<(), Failure> {
 async fn reader_sees(context: Context) -> Result<(), Failure> {
     let (database, role, config) = set_up(&context, Access::Reader).await?;
     let reader = connect(&config, "test").await?;
-    for table in ["samples", "transactions", "ingest_progress", "batch_jobs", "corrections"] {
+    for table in ["samples", "transactions", "ingest_progress", "lambda.batch_jobs", "corrections"]
+    {
         assert_eq!(count(&reader, table).await?, 0, "{table}");
         refuses(&reader, &format!("delete from {table}")).await;
     }
     reader.query("select lane, position, reason, detail, status from dead_letters", &[]).await?;
     refuses(&reader, "select payload from dead_letters").await;
     refuses(&reader, "select edited_payload from dead_letters").await;
+    refuses(&reader, "select headers from dead_letters").await;
     refuses(&reader, "select key from dead_letters").await;
     refuses(&reader, "insert into samples (id) values ('x')").await;
     drop_role(&database, &role).await
@@ -169,7 +180,7 @@ async fn again(context: Context) -> Result<(), Failure> {
                       union all select unnest(attacl) from pg_attribute) a(acl)";
     let before: Option<String> = owner.query_one(grants, &[]).await?.get(0);
     "another".clone_into(&mut role.password);
-    let changes = ensure(database.config(), &[SAMPLES], std::slice::from_ref(&role)).await?;
+    let changes = ensure(database.config(), std::slice::from_ref(&role), &READABLE).await?;
     assert_eq!(changes, [Change::Updated]);
     let after: Option<String> = owner.query_one(grants, &[]).await?.get(0);
     assert!(before.is_some());
@@ -183,7 +194,7 @@ async fn any_text(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let name = format!("o\"d'd; -- \\ {}", std::process::id());
     let role = Role { access: Access::Loader, name, password: "'; drop \\ \" ü".into() };
-    let changes = ensure(database.config(), &[], std::slice::from_ref(&role)).await?;
+    let changes = ensure(database.config(), std::slice::from_ref(&role), &READABLE).await?;
     assert_eq!(changes, [Change::Created]);
     connect(&database.login().with_user(&role.name, &role.password).config(), "test").await?;
     assert!(!format!("{role:?}").contains("drop"));
@@ -194,12 +205,12 @@ async fn mighty(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let owner = database.login().user.clone();
     let own = Role { access: Access::Loader, name: owner, password: "x".into() };
-    let refused = ensure(database.config(), &[], std::slice::from_ref(&own)).await;
+    let refused = ensure(database.config(), std::slice::from_ref(&own), &READABLE).await;
     assert_eq!(refused.err().map(|error| error.exit_code()), Some(78));
 
     let reader = Role { access: Access::Reader, name: "twice".into(), password: "x".into() };
     let loader = Role { access: Access::Loader, ..reader.clone() };
-    let refused = ensure(database.config(), &[], &[loader, reader]).await;
+    let refused = ensure(database.config(), &[loader, reader], &READABLE).await;
     assert_eq!(refused.err().map(|error| error.exit_code()), Some(78));
     Ok(())
 }
@@ -207,7 +218,7 @@ async fn mighty(context: Context) -> Result<(), Failure> {
 async fn at_once(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let role = role(&database, Access::Loader);
-    let setup = || ensure(database.config(), &[], std::slice::from_ref(&role));
+    let setup = || ensure(database.config(), std::slice::from_ref(&role), &READABLE);
     let (first, second) = tokio::join!(setup(), setup());
     let mut changes = [first?, second?].concat();
     changes.sort_by_key(|change| *change == Change::Updated);
@@ -224,7 +235,7 @@ async fn restored(context: Context) -> Result<(), Failure> {
         .record(0, &Sample::new("a", 100))
         .build();
     sink.commit(&batch, Durability::Durable).await?;
-    assert_eq!(restore::adopt(database.config(), &[SAMPLES]).await?, None);
+    assert_eq!(restore::adopt(database.config()).await?, None);
 
     // As after a restore: the identifier of another cluster, and ids far ahead of this one's.
     let owner = database.connect().await?;
@@ -237,9 +248,9 @@ async fn restored(context: Context) -> Result<(), Failure> {
     let refused = sink.commit(&next, Durability::Durable).await;
     assert_eq!(refused.err().map(|error| error.exit_code()), Some(78));
 
-    let adopted = restore::adopt(database.config(), &[SAMPLES]).await?;
+    let adopted = restore::adopt(database.config()).await?;
     assert_eq!(adopted.map(|adopted| adopted.claims_cleared), Some(1));
-    assert_eq!(restore::adopt(database.config(), &[SAMPLES]).await?, None);
+    assert_eq!(restore::adopt(database.config()).await?, None);
     let fenced = sink.commit(&next, Durability::Durable).await?;
     assert_eq!(fenced.fenced, [lane.lane]);
 
@@ -266,11 +277,12 @@ async fn other_login(context: Context) -> Result<(), Failure> {
     );
     admin.batch_execute(&own).await?;
     let owning = database.login().with_user(&owner, "x").config();
-    migrate::migrate(&owning).await?;
+    PROTOCOL.migrate(&owning).await?;
     let mine = connect(&owning, "test").await?;
     mine.batch_execute(SAMPLE_DDL).await?;
+    registry::register(&owning, &[SAMPLES]).await?;
     let loader = role(&database, Access::Loader);
-    let set_up = async || ensure(&owning, &[SAMPLES], std::slice::from_ref(&loader)).await;
+    let set_up = async || ensure(&owning, std::slice::from_ref(&loader), &[]).await;
     set_up().await?;
     let login = format!("create role {second} login password 'y' in role {}", loader.name);
     mine.batch_execute(&login).await?;

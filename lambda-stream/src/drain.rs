@@ -32,6 +32,7 @@ mod tests {
             name: LaneName { pipeline: "t".into(), source: source.into(), partition },
             position,
             end_position: None,
+            high: 0,
             claim: None,
             counts: Counts::default(),
             sums: Sums::default(),

@@ -14,7 +14,7 @@ use lambda_core::health::Health;
 use lambda_core::kafka::KafkaConfig;
 use lambda_core::kafka::producer::{Delivered, Producer};
 use lambda_core::metrics;
-use lambda_core::record::checksum::Checksum;
+use lambda_core::record::checksum;
 use lambda_core::transaction::synthetic::Expectation;
 use serde::Serialize;
 
@@ -102,7 +102,7 @@ impl fmt::Display for Produced {
 struct Tag {
     id: String,
     kind: Expectation,
-    payload: Checksum,
+    payload_xxh3: u64,
 }
 
 /// Sends the messages, and waits for a topic or brokers that are missing. Blocks the thread.
@@ -197,7 +197,7 @@ impl Run<'_> {
 
     fn send(&self, outgoing: Outgoing) -> Result<(), Error> {
         let Outgoing { key, payload, id, kind } = outgoing;
-        let tag = Tag { id, kind, payload: Checksum::of_sent(&payload) };
+        let tag = Tag { id, kind, payload_xxh3: checksum::of_bytes(&payload) };
         self.producer.send(&key, Some(&payload), tag)
     }
 
@@ -233,7 +233,13 @@ impl Run<'_> {
             } += 1;
             if let Some(ledger) = &mut self.ledger {
                 let (partition, offset) = (*partition, *offset);
-                ledger.write(&Entry::new(&tag.id, partition, offset, tag.kind, tag.payload))?;
+                ledger.write(&Entry::new(
+                    &tag.id,
+                    partition,
+                    offset,
+                    tag.kind,
+                    tag.payload_xxh3,
+                ))?;
             }
         }
         Ok(())

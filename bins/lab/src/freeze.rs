@@ -46,7 +46,7 @@ const INSIDE_COPY: &str = "\
 /// # Errors
 /// If none is caught in time, or one of them has ended.
 pub async fn inside_copy(consumers: &[Process], sql: &Connection) -> Result<Frozen, Failure> {
-    let statement = sql.prepare(INSIDE_COPY).await?;
+    let statement = sql.client().prepare(INSIDE_COPY).await?;
     let begun = Instant::now();
     let mut misses = 0;
     while begun.elapsed() < PATIENCE {
@@ -57,11 +57,11 @@ pub async fn inside_copy(consumers: &[Process], sql: &Connection) -> Result<Froz
             consumer.thaw()?;
             let thawed = Instant::now();
             while thawed.elapsed() < PAUSE {
-                if sql.query_opt(&statement, &[&ports]).await?.is_none() {
+                if sql.client().query_opt(&statement, &[&ports]).await?.is_none() {
                     continue;
                 }
                 consumer.freeze().await?;
-                if let Some(row) = sql.query_opt(&statement, &[&ports]).await? {
+                if let Some(row) = sql.client().query_opt(&statement, &[&ports]).await? {
                     let (backend, rows) = (row.try_get(0)?, row.try_get(1)?);
                     return Ok(Frozen { index, backend, rows, misses });
                 }

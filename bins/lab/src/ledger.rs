@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use lambda_core::postgres::Connection;
-use lambda_core::record::checksum::Checksum;
+use lambda_core::record::checksum;
 use serde::Deserialize;
 
 use crate::Failure;
@@ -138,13 +138,13 @@ impl Ledger {
         let ids: BTreeSet<String> =
             rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
         let letters = "select p.partition, d.position, d.payload \
-                       from dead_letters d join ingest_progress p using (lane) \
+                       from lambda.dead_letters d join lambda.ingest_progress p using (lane) \
                        where d.reason <> 'id_conflict' and d.job_id is null";
         let mut dead = BTreeMap::new();
         for row in sql.query(letters, &[]).await? {
             let payload: Option<Vec<u8>> = row.try_get(2)?;
-            let bytes = Checksum::of_sent(&payload.unwrap_or_default());
-            dead.insert((row.try_get(0)?, row.try_get(1)?), format!("{:016x}", bytes.0));
+            let bytes = checksum::of_bytes(&payload.unwrap_or_default());
+            dead.insert((row.try_get(0)?, row.try_get(1)?), format!("{bytes:016x}"));
         }
         let (sent, stored): (BTreeSet<_>, BTreeSet<_>) =
             (self.invalid.iter().collect(), dead.iter().collect());

@@ -10,8 +10,10 @@ use clap::Parser;
 use lambda_bins::args::{DatabaseArgs, HelpArgs, Output, OutputArgs, secret_file};
 use lambda_bins::{CancellationToken, Failure, json, print};
 use lambda_core::postgres::connection::connect_waiting;
+use lambda_core::postgres::schema::migrate::PROTOCOL;
 use lambda_core::postgres::schema::roles::{Access, Change, Role};
-use lambda_core::postgres::schema::{migrate, restore, roles};
+use lambda_core::postgres::schema::{registry, restore, roles};
+use lambda_core::transaction::{self, schema::READABLE};
 use lambda_core::{Error, Record, Transaction};
 use serde_json::{Value, json};
 
@@ -51,13 +53,14 @@ async fn stop(shutdown: &CancellationToken) {
 async fn set_up(args: &Args) -> Result<(), Failure> {
     let config = args.database.config()?;
     let roles = wanted_roles(|name| env::var(name).ok().filter(|value| !value.is_empty()))?;
-    let tables = [Transaction::TABLE];
     let patience = Duration::from_secs(args.wait);
     drop(connect_waiting(&config, "setup", Some(patience)).await?);
 
-    let applied = migrate::migrate(&config).await?;
-    let adopted = restore::adopt(&config, &tables).await?;
-    let changes = roles::ensure(&config, &tables, &roles).await?;
+    let mut applied = PROTOCOL.migrate(&config).await?;
+    applied.extend(transaction::schema::migrate(&config).await?);
+    registry::register(&config, &[Transaction::TABLE]).await?;
+    let adopted = restore::adopt(&config).await?;
+    let changes = roles::ensure(&config, &roles, &READABLE).await?;
 
     match args.output.output {
         Output::Json => {

@@ -8,7 +8,7 @@ use lambda_core::Error;
 use lambda_core::error::Kind;
 use lambda_core::kafka::admin;
 use lambda_core::postgres::connect;
-use lambda_core::postgres::schema::migrate;
+use lambda_core::postgres::schema::migrate::{LOADERS_NEED, PROTOCOL};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -114,7 +114,7 @@ pub async fn run(
             let look = async || {
                 let ready = async {
                     let connection = connect(&database, "wait").await?;
-                    migrate::require(&connection, migrate::LOADERS_NEED).await
+                    PROTOCOL.require(&connection, LOADERS_NEED).await
                 };
                 // lambda-db-setup also creates the role and its grants.
                 ready.await.map_err(Missing::Unless)

@@ -1,7 +1,10 @@
 //! `lambda doctor` on the schema, its rows and the roles.
 
+use std::collections::BTreeSet;
+
 use lambda_core::postgres::inspect::schema;
-use lambda_core::postgres::schema::{TABLES, migrate};
+use lambda_core::postgres::schema::migrate::PROTOCOL;
+use lambda_core::transaction::schema::{OBJECTS, migrate};
 use lambda_lab::Failure;
 use lambda_lab::harness::{Context, Suite};
 
@@ -19,29 +22,32 @@ async fn same_as_migrations(context: Context) -> Result<(), Failure> {
     let sql = database.connect().await?;
     let listed = async |sql_text: &str| {
         let rows = sql.query(sql_text, &[]).await?;
-        let mut names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-        names.sort();
+        let names: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
         Ok::<_, Failure>(names)
     };
-    let ours = |pairs: &[(&str, &str)]| {
-        let mut names: Vec<String> = pairs.iter().map(|(on, it)| format!("{on}.{it}")).collect();
-        names.sort();
-        names
+    let all = [schema::PROTOCOL, OBJECTS];
+    let pairs = |of: fn(&schema::Objects) -> &'static [(&'static str, &'static str)]| {
+        let pairs = all.iter().flat_map(of);
+        pairs.map(|(on, it)| format!("{on}.{it}")).collect::<BTreeSet<String>>()
     };
-    let tables = "select relname::text from pg_class where relnamespace = 'public'::regnamespace \
-                  and relkind in ('r', 'v') and relname <> 'refinery_schema_history'";
-    assert_eq!(listed(tables).await?, TABLES);
+    let relations = "\
+        select relnamespace::regnamespace || '.' || relname from pg_class \
+        where relnamespace::regnamespace in ('lambda', 'public') \
+          and relkind in ('r', 'v') and relname not like '%migrations'";
+    let expected = all.iter().flat_map(|objects| objects.relations);
+    assert_eq!(listed(relations).await?, expected.map(|it| (*it).to_owned()).collect());
     let indexes = "\
-        select indrelid::regclass || '.' || indexrelid::regclass from pg_index \
-        join pg_class on oid = indexrelid \
-        where relnamespace = 'public'::regnamespace \
+        select t.relnamespace::regnamespace || '.' || t.relname || '.' || i.relname \
+        from pg_index join pg_class t on t.oid = indrelid join pg_class i on i.oid = indexrelid \
+        where t.relnamespace::regnamespace in ('lambda', 'public') \
           and not exists (select from pg_constraint where conindid = indexrelid)";
-    assert_eq!(listed(indexes).await?, ours(&schema::INDEXES));
+    assert_eq!(listed(indexes).await?, pairs(|objects| objects.indexes));
     let constraints = "\
-        select conrelid::regclass || '.' || conname from pg_constraint \
-        where connamespace = 'public'::regnamespace and contype <> 'n' \
-          and conrelid <> 'refinery_schema_history'::regclass";
-    assert_eq!(listed(constraints).await?, ours(&schema::CONSTRAINTS));
+        select relnamespace::regnamespace || '.' || relname || '.' || conname \
+        from pg_constraint join pg_class c on c.oid = conrelid \
+        where relnamespace::regnamespace in ('lambda', 'public') and contype <> 'n' \
+          and relname not like '%migrations'";
+    assert_eq!(listed(constraints).await?, pairs(|objects| objects.constraints));
     Ok(())
 }
 
@@ -51,13 +57,13 @@ async fn tables(context: Context) -> Result<(), Failure> {
     let cases: [Case; 5] = [
         (
             "drop view account_activity; drop index transactions_event_time; \
-             alter table batch_jobs drop constraint batch_jobs_status_check"
+             alter table lambda.batch_jobs drop constraint batch_jobs_status_check"
                 .into(),
             (
                 "tables",
                 "problem",
-                "table account_activity, index transactions_event_time, \
-                 constraint batch_jobs_status_check of batch_jobs",
+                "constraint batch_jobs_status_check of lambda.batch_jobs, \
+                 table public.account_activity, index transactions_event_time of public.transactions",
                 "create them again as",
             ),
             78,
@@ -93,15 +99,16 @@ async fn schemas(context: Context) -> Result<(), Failure> {
     for check in ["tables", "restored", "jobs"] {
         report.says(check, "skipped", "the schema is missing", "");
     }
-    migrate::migrate_to(database.config(), migrate::latest() - 1).await?;
+    PROTOCOL.migrate_to(database.config(), PROTOCOL.latest() - 1).await?;
     let report = Report::of(&of_database(&context, &database), 0).await?;
     report.says("schema", "warning", "loaders run, some commands do not", "run lambda-db-setup");
-    migrate::migrate(database.config()).await?;
+    PROTOCOL.migrate(database.config()).await?;
+    migrate(database.config()).await?;
     Report::of(&of_database(&context, &database), 0).await?.says("schema", "ok", "version", "");
     let newer = format!(
-        "insert into refinery_schema_history (version, name, applied_on, checksum) \
+        "insert into lambda.migrations (version, name, applied_on, checksum) \
          values ({}, 'future', '2027-01-01T00:00:00Z', '1')",
-        migrate::latest() + 1
+        PROTOCOL.latest() + 1
     );
     database.connect().await?.batch_execute(&newer).await?;
     let report = Report::of(&of_database(&context, &database), 0).await?;
@@ -118,20 +125,25 @@ async fn roles(context: Context) -> Result<(), Failure> {
         (
             loader,
             "revoke insert on corrections from",
-            "lacks insert on corrections",
+            "lacks insert on lambda.corrections",
             "DB_LOADER_USER",
         ),
         (
             loader,
-            "revoke update on batch_jobs from",
-            "lacks update (status) on batch_jobs",
+            "revoke update on lambda.batch_jobs from",
+            "lacks update (status) on lambda.batch_jobs",
             "run lambda-db-setup",
         ),
-        (loader, "grant delete on transactions to", "can also delete on transactions", "revoke it"),
+        (
+            loader,
+            "grant delete on transactions to",
+            "can also delete on public.transactions",
+            "revoke it",
+        ),
         (
             loader,
             "grant update on transactions to",
-            "update (written_xid) on transactions",
+            "update (written_xid) on public.transactions",
             "revoke it",
         ),
         (
@@ -143,13 +155,13 @@ async fn roles(context: Context) -> Result<(), Failure> {
         (
             reader,
             "grant select on dead_letters to",
-            "select (payload) on dead_letters",
+            "select (payload) on lambda.dead_letters",
             "no raw payload",
         ),
         (
             reader,
-            "revoke select on batch_jobs from",
-            "lacks select on batch_jobs",
+            "revoke select on lambda.batch_jobs from",
+            "lacks select on lambda.batch_jobs",
             "DB_READER_USER",
         ),
         (

@@ -92,7 +92,7 @@ impl Bench {
     pub(crate) async fn everything(&self) -> Result<Vec<String>, Failure> {
         let mut all = Vec::new();
         for table in
-            ["batch_jobs", "ingest_progress", "transactions", "dead_letters", "corrections"]
+            ["lambda.batch_jobs", "ingest_progress", "transactions", "dead_letters", "corrections"]
         {
             let sql = format!(
                 "select coalesce(md5(string_agg(t.xmin || t::text, ',' order by t::text)), '') \

@@ -125,7 +125,7 @@ def lag(_):
     """The number of messages in the topic beyond the positions in the table."""
     with connect() as connection:
         positions = dict(connection.execute(
-            "select partition, position from ingest_progress where source like '%/transactions'"
+            "select partition, position from lambda.ingest_progress where source like '%/transactions'"
         ).fetchall())
     consumer, partitions = topic()
     ends = ends_of(consumer, partitions)

@@ -115,7 +115,7 @@ def a_load_whose_pods_die():
             time.sleep(0.2)
         # Counted after the Job was complete: nothing may be missing by then.
         want(done and number(count) == size, f"Complete with {number(count)} rows")
-        jobs = rows("select status, count(*), max(attempt) from batch_jobs where file_name like "
+        jobs = rows("select status, count(*), max(attempt) from lambda.batch_jobs where file_name like "
                     f"'%{file}' group by 1")
         want([it[:2] for it in jobs] == [["completed", 1]], f"jobs of the file: {jobs}")
     finally:

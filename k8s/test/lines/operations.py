@@ -73,7 +73,7 @@ def elsewhere():
         millions of ids: a sum of hashes needs no memory, a text of all ids would."""
         digest = ", ".join(f"sum(hashtextextended(transaction_id, {seed}))" for seed in (1, 2))
         return rows(f"select ingestion_type, count(*), {digest} "
-                    "from transactions join ingest_progress using (lane) "
+                    "from transactions join lambda.ingest_progress using (lane) "
                     f"where ingestion_type = 'BATCH' or source = '{source}' group by 1 order by 1")
     dumps = SCRATCH / "dumps"
     shutil.rmtree(dumps, ignore_errors=True)

@@ -177,6 +177,7 @@ mod tests {
             name: LaneName { pipeline: "t".into(), source: "c/t".into(), partition: 0 },
             position,
             end_position: None,
+            high: 0,
             claim: None,
             counts: Counts::default(),
             sums: Sums::default(),

@@ -109,7 +109,7 @@ async fn transact(
     )
     .await
     .map_err(storing)?;
-    lanes::expect_rows("copied into dead_letters", letters, resolution.dead_letters.len())?;
+    lanes::expect_rows("copied into lambda.dead_letters", letters, resolution.dead_letters.len())?;
     let stored = lanes::set(session, &batch, &locked, &resolution.counts, &sums).await?;
     session.client().batch_execute("set constraints all immediate").await.map_err(storing)?;
     session.commit().await.map_err(Failure::Unknown)?;

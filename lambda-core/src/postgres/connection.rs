@@ -2,20 +2,24 @@
 
 pub mod config;
 mod logins;
+pub(crate) mod namespace;
 pub(crate) mod request;
 pub mod tls;
 mod url;
 
-use std::ops::{Deref, DerefMut};
+use std::ops::Deref;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row, RowStream, Statement};
 
 use self::config::DatabaseConfig;
 use self::logins::Login;
+use self::namespace::Schema;
 use crate::delivery::retry::Backoff;
 use crate::error::{Error, Kind, Server, causes};
 use crate::postgres::{remedy, timing};
@@ -58,24 +62,122 @@ impl Wait {
     }
 }
 
-/// A connection outside any pool.
+/// A connection outside any pool. Its statements name the protocol's tables with the schema
+/// `lambda`, whatever [`Schema`] they are in.
 #[derive(Debug)]
 pub struct Connection {
     client: Client,
+    schema: Schema,
     task: JoinHandle<()>,
 }
 
-impl Deref for Connection {
-    type Target = Client;
+impl Connection {
+    /// The schema of the protocol's tables.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
+    }
 
-    fn deref(&self) -> &Client {
+    /// The client, for statements that are prepared, and for COPY. Its statements name the
+    /// schema as it is.
+    pub fn client(&self) -> &Client {
         &self.client
     }
-}
 
-impl DerefMut for Connection {
-    fn deref_mut(&mut self) -> &mut Client {
+    /// The client, for migrations.
+    pub(crate) fn client_mut(&mut self) -> &mut Client {
         &mut self.client
+    }
+
+    /// Whether it can no longer be used.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Runs a statement and returns its rows.
+    ///
+    /// # Errors
+    /// The server's error, or that of a broken connection, as for all these methods.
+    pub async fn query(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        self.client.query(&*self.schema.sql(sql), parameters).await
+    }
+
+    /// Runs a statement that returns one row.
+    ///
+    /// # Errors
+    /// As for [`Self::query`]; also when it returns another number of rows.
+    pub async fn query_one(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Row, tokio_postgres::Error> {
+        self.client.query_one(&*self.schema.sql(sql), parameters).await
+    }
+
+    /// Runs a statement that returns one row at most.
+    ///
+    /// # Errors
+    /// As for [`Self::query`]; also when it returns more rows.
+    pub async fn query_opt(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<Row>, tokio_postgres::Error> {
+        self.client.query_opt(&*self.schema.sql(sql), parameters).await
+    }
+
+    /// Runs a statement and returns its rows one by one, as they arrive.
+    ///
+    /// # Errors
+    /// As for [`Self::query`].
+    pub async fn query_stream(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<RowStream, tokio_postgres::Error> {
+        let parameters = parameters.iter().map(|parameter| *parameter as &dyn ToSql);
+        self.client.query_raw(&*self.schema.sql(sql), parameters).await
+    }
+
+    /// Runs a statement and returns the number of rows that it changed.
+    ///
+    /// # Errors
+    /// As for [`Self::query`].
+    pub async fn execute(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, tokio_postgres::Error> {
+        self.client.execute(&*self.schema.sql(sql), parameters).await
+    }
+
+    /// Runs statements without parameters, separated by semicolons.
+    ///
+    /// # Errors
+    /// As for [`Self::query`].
+    pub async fn batch_execute(&self, sql: &str) -> Result<(), tokio_postgres::Error> {
+        self.client.batch_execute(&self.schema.sql(sql)).await
+    }
+
+    /// Prepares a statement.
+    ///
+    /// # Errors
+    /// As for [`Self::query`].
+    pub(crate) async fn prepare(&self, sql: &str) -> Result<Statement, tokio_postgres::Error> {
+        self.client.prepare(&self.schema.sql(sql)).await
+    }
+
+    /// Begins a transaction, which rolls back unless it is committed.
+    ///
+    /// # Errors
+    /// As for [`Self::query`].
+    pub async fn transaction(&mut self) -> Result<Transaction<'_>, tokio_postgres::Error> {
+        let transaction = Transaction { connection: self, open: true };
+        transaction.batch_execute("begin").await?;
+        Ok(transaction)
     }
 }
 
@@ -84,6 +186,52 @@ impl Drop for Connection {
     /// until the runtime closes the socket.
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// A transaction on a [`Connection`].
+#[derive(Debug)]
+pub struct Transaction<'c> {
+    connection: &'c mut Connection,
+    open: bool,
+}
+
+impl Transaction<'_> {
+    /// Commits.
+    ///
+    /// # Errors
+    /// As for [`Connection::query`].
+    pub async fn commit(mut self) -> Result<(), tokio_postgres::Error> {
+        self.connection.batch_execute("commit").await?;
+        self.open = false;
+        Ok(())
+    }
+
+    /// Rolls back, and waits for it.
+    ///
+    /// # Errors
+    /// As for [`Connection::query`].
+    pub async fn rollback(mut self) -> Result<(), tokio_postgres::Error> {
+        self.connection.batch_execute("rollback").await?;
+        self.open = false;
+        Ok(())
+    }
+}
+
+impl Deref for Transaction<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.connection
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            // The first poll sends it, which is enough: statements are executed in order.
+            let _ = self.connection.batch_execute("rollback").now_or_never();
+        }
     }
 }
 
@@ -162,7 +310,7 @@ async fn log_in(
             tracing::debug!(%error, "a connection to PostgreSQL ended");
         }
     });
-    let connection = Connection { client, task };
+    let connection = Connection { client, schema: config.schema().clone(), task };
     connection.batch_execute(SETTINGS).await?;
     Ok(connection)
 }

@@ -125,7 +125,7 @@ impl DeadLetters {
                     d.job_id, d.reason, d.detail, d.status, d.attempts, d.created_at, \
                     extract(epoch from clock_timestamp() - d.created_at)::float8 as age, \
                     d.resolved_at, d.purged_at \
-             from {} left join batch_jobs j on j.job_id = d.job_id \
+             from {} left join lambda.batch_jobs j on j.job_id = d.job_id \
              where {} order by d.id desc limit {limit}",
             filter::FROM,
             filter::WHERE,
@@ -156,7 +156,7 @@ impl DeadLetters {
     /// `Transient` or `Fatal`.
     pub async fn content(&self, id: i64) -> Result<Option<Content>, Error> {
         let connection = self.connect().await?;
-        let sql = "select key, payload, edited_payload from dead_letters where id = $1";
+        let sql = "select key, payload, edited_payload from lambda.dead_letters where id = $1";
         let row = async { connection.query_opt(sql, &[&id]).await.map_err(owning) };
         let row = Request::to("read a dead letter in PostgreSQL").limit(row).await?;
         let content = |row: Row| {
@@ -183,8 +183,8 @@ impl DeadLetters {
     /// # Errors
     /// `Transient` or `Fatal`; those discarded before stay so.
     pub async fn discard(&self, ids: &[i64], dry_run: bool) -> Result<Vec<i64>, Error> {
-        let sql = "update dead_letters d set status = 'discarded', resolved_at = now() \
-                   from (select id from dead_letters where id = any($1) and status = 'open' \
+        let sql = "update lambda.dead_letters d set status = 'discarded', resolved_at = now() \
+                   from (select id from lambda.dead_letters where id = any($1) and status = 'open' \
                          order by id for update) chosen \
                    where d.id = chosen.id returning d.id";
         self.put_away(sql, ids, dry_run).await
@@ -197,9 +197,9 @@ impl DeadLetters {
     /// # Errors
     /// `Transient` or `Fatal`; those purged before stay so.
     pub async fn purge(&self, ids: &[i64], dry_run: bool) -> Result<Vec<i64>, Error> {
-        let sql = "update dead_letters d \
+        let sql = "update lambda.dead_letters d \
                    set key = null, payload = null, edited_payload = null, purged_at = now() \
-                   from (select id from dead_letters where id = any($1) and purged_at is null \
+                   from (select id from lambda.dead_letters where id = any($1) and purged_at is null \
                          order by id for update) chosen \
                    where d.id = chosen.id returning d.id";
         self.put_away(sql, ids, dry_run).await

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row, SimpleQueryMessage};
+use tokio_postgres::{Row, SimpleQueryMessage};
 
 use crate::error::Error;
 use crate::postgres::connection::config::DatabaseConfig;
@@ -26,15 +26,19 @@ const FILLER: usize = 7_000;
 const READ: Request = Request::to("inspect PostgreSQL");
 
 async fn rows(
-    client: &Client,
+    connection: &Connection,
     sql: &str,
     parameters: &[&(dyn ToSql + Sync)],
 ) -> Result<Vec<Row>, Error> {
-    READ.ask(client.query(sql, parameters)).await
+    READ.ask(connection.query(sql, parameters)).await
 }
 
-async fn row(client: &Client, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row, Error> {
-    READ.ask(client.query_one(sql, parameters)).await
+async fn row(
+    connection: &Connection,
+    sql: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Row, Error> {
+    READ.ask(connection.query_one(sql, parameters)).await
 }
 
 fn unread(error: tokio_postgres::Error) -> Error {
@@ -45,10 +49,10 @@ fn unread(error: tokio_postgres::Error) -> Error {
 ///
 /// # Errors
 /// `Transient` without an answer; `Fatal`.
-pub async fn identity(client: &Client) -> Result<String, Error> {
+pub async fn identity(connection: &Connection) -> Result<String, Error> {
     let sql = "select concat_ws('/', system_identifier, (select oid from pg_database \
                where datname = current_database())) from pg_control_system()";
-    row(client, sql, &[]).await?.try_get(0).map_err(unread)
+    row(connection, sql, &[]).await?.try_get(0).map_err(unread)
 }
 
 /// Whether a pooler gives one backend to several connections, by the transaction or by the
@@ -79,7 +83,8 @@ pub async fn is_pooled(config: &DatabaseConfig) -> Result<bool, Error> {
 
 async fn backend(connection: &Connection) -> Result<String, Error> {
     let asked = async {
-        let answer = connection.simple_query("select pg_backend_pid()").await.map_err(unread)?;
+        let answer =
+            connection.client().simple_query("select pg_backend_pid()").await.map_err(unread)?;
         let pid = answer.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => row.get(0),
             _ => None,
@@ -122,7 +127,7 @@ impl Server {
 ///
 /// # Errors
 /// `Transient` or `Fatal`.
-pub async fn server(client: &Client) -> Result<Server, Error> {
+pub async fn server(connection: &Connection) -> Result<Server, Error> {
     let about = "\
         select current_setting('server_version_num')::integer, pg_is_in_recovery(), \
                current_setting('transaction_read_only')::boolean, \
@@ -132,7 +137,7 @@ pub async fn server(client: &Client) -> Result<Server, Error> {
                                'superuser_reserved_connections')) \
                - (select sum(numbackends)::bigint from pg_stat_database), \
                pg_database_size(current_database())";
-    let about = row(client, about, &[]).await?;
+    let about = row(connection, about, &[]).await?;
     let read = || {
         Ok(Server {
             version: about.try_get(0)?,
@@ -144,7 +149,7 @@ pub async fn server(client: &Client) -> Result<Server, Error> {
         })
     };
     let mut server = read().map_err(unread)?;
-    for row in rows(client, "select name, setting from pg_settings", &[]).await? {
+    for row in rows(connection, "select name, setting from pg_settings", &[]).await? {
         server.settings.insert(row.try_get(0).map_err(unread)?, row.try_get(1).map_err(unread)?);
     }
     Ok(server)
@@ -163,12 +168,12 @@ pub struct Skew {
 ///
 /// # Errors
 /// `Transient` or `Fatal`.
-pub async fn skew(client: &Client) -> Result<Skew, Error> {
+pub async fn skew(connection: &Connection) -> Result<Skew, Error> {
     let asked = async {
         // Prepared, so that only one round trip surrounds the server's reading.
-        let look = client.prepare("select clock_timestamp()").await.map_err(unread)?;
+        let look = connection.prepare("select clock_timestamp()").await.map_err(unread)?;
         let before = Timestamp::now();
-        let row = client.query_one(&look, &[]).await.map_err(unread)?;
+        let row = connection.client().query_one(&look, &[]).await.map_err(unread)?;
         let after = Timestamp::now();
         let there: Timestamp = row.try_get(0).map_err(unread)?;
         let uncertain_micros = (after.as_microsecond() - before.as_microsecond()) / 2;
@@ -214,7 +219,7 @@ pub struct Slot {
 ///
 /// # Errors
 /// `Transient` or `Fatal`.
-pub async fn slots(client: &Client) -> Result<Vec<Slot>, Error> {
+pub async fn slots(connection: &Connection) -> Result<Vec<Slot>, Error> {
     let sql = "\
         select slot_name::text, active, \
                coalesce(pg_wal_lsn_diff(case when pg_is_in_recovery() \
@@ -230,7 +235,7 @@ pub async fn slots(client: &Client) -> Result<Vec<Slot>, Error> {
             wal_bytes_max: row.try_get(3)?,
         })
     };
-    rows(client, sql, &[]).await?.iter().map(read).collect::<Result<_, _>>().map_err(unread)
+    rows(connection, sql, &[]).await?.iter().map(read).collect::<Result<_, _>>().map_err(unread)
 }
 
 /// An open transaction, which holds back vacuum everywhere.
@@ -248,7 +253,7 @@ pub struct OpenTransaction {
 /// # Errors
 /// `Transient` or `Fatal`.
 pub async fn open_transactions(
-    client: &Client,
+    connection: &Connection,
     seconds: i64,
 ) -> Result<Vec<OpenTransaction>, Error> {
     let sql = "\
@@ -264,7 +269,7 @@ pub async fn open_transactions(
               and pid <> pg_backend_pid()) open \
         where seconds >= $1 order by seconds desc";
     let read = |row: &Row| Ok(OpenTransaction { of: row.try_get(0)?, seconds: row.try_get(1)? });
-    let open = rows(client, sql, &[&seconds]).await?;
+    let open = rows(connection, sql, &[&seconds]).await?;
     open.iter().map(read).collect::<Result<_, _>>().map_err(unread)
 }
 
@@ -272,11 +277,14 @@ pub async fn open_transactions(
 ///
 /// # Errors
 /// `Transient` or `Fatal`.
-pub async fn lanes_idle(client: &Client, pipeline: &str) -> Result<BTreeMap<i32, i64>, Error> {
+pub async fn lanes_idle(
+    connection: &Connection,
+    pipeline: &str,
+) -> Result<BTreeMap<i32, i64>, Error> {
     let sql = "\
         select lane, extract(epoch from now() - updated_at)::bigint \
-        from ingest_progress where pipeline = $1 and consumer_group is not null";
-    let idle = rows(client, sql, &[&pipeline]).await?;
+        from lambda.ingest_progress where pipeline = $1 and consumer_group is not null";
+    let idle = rows(connection, sql, &[&pipeline]).await?;
     idle.iter()
         .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
         .collect::<Result<_, _>>()

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use tokio::time::Instant;
-use tokio_postgres::{Client, Row, Transaction};
+use tokio_postgres::Row;
 
 use crate::delivery::retry::Backoff;
 use crate::error::{Error, Kind};
@@ -31,7 +31,7 @@ pub(crate) fn lane_sums() -> String {
     format!(
         "select {}, count(*) as lanes, \
                 count(*) filter (where position = end_position) as stored_chunks \
-         from ingest_progress",
+         from lambda.ingest_progress",
         counts::list(|name| format!("coalesce(sum({name}), 0)::bigint as {name}"))
     )
 }
@@ -47,7 +47,7 @@ fn select_job() -> String {
                 j.status = 'completed' as final, s.stored_chunks, \
                 coalesce(j.lease_until > clock_timestamp(), false) as leased, \
                 {final_counts}, {live_counts} \
-         from batch_jobs j cross join lateral ( \
+         from lambda.batch_jobs j cross join lateral ( \
              {lane_sums} where pipeline = j.pipeline and source = j.source) s",
         final_counts = counts::list(|name| format!("j.{name}")),
         live_counts = counts::list(|name| format!("s.{name} as live_{name}")),
@@ -56,7 +56,7 @@ fn select_job() -> String {
 }
 
 const INSERT_CHUNKS: &str = "\
-    insert into ingest_progress \
+    insert into lambda.ingest_progress \
         (pipeline, source, partition, position, end_position, first_line, records, digest) \
     select $1, $2, n.* from unnest($3::int4[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], \
                                    $8::bytea[]) as n";
@@ -65,10 +65,10 @@ const INSERT_CHUNKS: &str = "\
 /// given by hand count too.
 const INSERT_JOB: &str = "\
     with number as ( \
-        update job_numbers \
-        set last = greatest(last, (select coalesce(max(id), 0) from batch_jobs)) + 1 \
+        update lambda.job_numbers \
+        set last = greatest(last, (select coalesce(max(id), 0) from lambda.batch_jobs)) + 1 \
         returning last) \
-    insert into batch_jobs \
+    insert into lambda.batch_jobs \
         (id, pipeline, source, file_name, header, bytes, records, chunks, as_of) \
     overriding system value \
     select last, $1, $2, $3, $4, $5, $6, $7, coalesce($8, now()) from number";
@@ -267,9 +267,10 @@ impl Jobs {
         let failed = |error| remedy::explain(error, "read dead letters in PostgreSQL");
         let connection = self.connect().await?;
         let sql = "select d.line, d.position, d.reason, d.detail, d.payload \
-                   from ingest_progress p join dead_letters d using (lane) \
+                   from lambda.ingest_progress p join lambda.dead_letters d using (lane) \
                    where p.pipeline = $1 and p.source = $2 and d.status = 'open' order by d.position";
-        let rows = connection.query_raw(sql, [&job.pipeline, &job.source]).await.map_err(failed)?;
+        let rows =
+            connection.query_stream(sql, &[&job.pipeline, &job.source]).await.map_err(failed)?;
         tokio::pin!(rows);
         while let Some(row) = rows.try_next().await.map_err(failed)? {
             each(reject(&row).map_err(failed)?)?;
@@ -290,41 +291,41 @@ fn same_as_of(job: Job, asked: Option<i64>) -> Result<Job, Error> {
 }
 
 /// Reads the job with this number.
-pub(crate) async fn get(client: &Client, number: i64) -> Result<Option<Job>, Error> {
+pub(crate) async fn get(connection: &Connection, number: i64) -> Result<Option<Job>, Error> {
     let failed = |error| READ.failed(error);
     let sql = format!("{} where j.id = $1", select_job());
-    let row = client.query_opt(&sql, &[&number]).await.map_err(failed)?;
+    let row = connection.query_opt(&sql, &[&number]).await.map_err(failed)?;
     row.as_ref().map(job).transpose().map_err(failed)
 }
 
-async fn find_or_create(client: &mut Client, new: &NewJob) -> Result<Job, Error> {
+async fn find_or_create(connection: &mut Connection, new: &NewJob) -> Result<Job, Error> {
     let failed = |error| CREATE.failed(error);
-    if let Some(job) = find(client, new).await.map_err(failed)? {
+    if let Some(job) = find(connection, new).await.map_err(failed)? {
         return Ok(job);
     }
     let create = async {
-        let transaction = client.transaction().await?;
+        let transaction = connection.transaction().await?;
         // Only one process at a time looks and inserts, so that a content has one job.
         transaction.execute("select pg_advisory_xact_lock($1)", &[&NUMBER_LOCK]).await?;
-        if find(transaction.client(), new).await?.is_none() {
+        if find(&transaction, new).await?.is_none() {
             insert(&transaction, new).await?;
         }
         transaction.commit().await?;
-        find(client, new).await
+        find(connection, new).await
     };
     let job = create.await.map_err(failed)?;
     job.ok_or_else(|| Error::misconfigured("a job disappeared", "do not delete jobs"))
 }
 
-async fn find(client: &Client, new: &NewJob) -> Result<Option<Job>, tokio_postgres::Error> {
+async fn find(connection: &Connection, new: &NewJob) -> Result<Option<Job>, tokio_postgres::Error> {
     let sql = format!("{} where j.pipeline = $1 and j.source = $2", select_job());
-    let row = client.query_opt(&sql, &[&new.pipeline, &new.source]).await?;
+    let row = connection.query_opt(&sql, &[&new.pipeline, &new.source]).await?;
     row.as_ref().map(job).transpose()
 }
 
 /// Inserts a job. The lanes come first: they may be many, and the next number waits for the
 /// end of this transaction.
-async fn insert(transaction: &Transaction<'_>, new: &NewJob) -> Result<(), tokio_postgres::Error> {
+async fn insert(transaction: &Connection, new: &NewJob) -> Result<(), tokio_postgres::Error> {
     let column = |value: fn(&Chunk) -> i64| new.chunks.iter().map(value).collect::<Vec<i64>>();
     let count = i32::try_from(new.chunks.len()).unwrap_or(i32::MAX);
     let partitions: Vec<i32> = (0..count).collect();

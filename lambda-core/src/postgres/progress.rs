@@ -1,8 +1,9 @@
 //! Stored progress, read without locks.
 
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Row;
 
 use crate::error::Error;
+use crate::postgres::connection::Connection;
 use crate::postgres::connection::request::Request;
 use crate::postgres::counts;
 use crate::progress::{ClaimId, Fingerprint, LaneId, LaneName, Progress, Sums};
@@ -10,7 +11,7 @@ use crate::progress::{ClaimId, Fingerprint, LaneId, LaneName, Progress, Sums};
 /// Columns that [`of_row`] reads.
 pub(super) fn columns() -> String {
     format!(
-        "lane, pipeline, source, partition, position, end_position, claim, {}, \
+        "lane, pipeline, source, partition, position, end_position, high, claim, {}, \
          written, owned, displaced, last_position, last_timestamp_ms, last_checksum",
         counts::list(str::to_owned)
     )
@@ -45,6 +46,7 @@ pub(super) fn of_row(row: &Row) -> Result<Progress, tokio_postgres::Error> {
         name: lane_name(row)?,
         position: row.try_get("position")?,
         end_position: row.try_get("end_position")?,
+        high: row.try_get("high")?,
         claim: row.try_get::<_, Option<uuid::Uuid>>("claim")?.map(ClaimId),
         counts: counts::of_row(row, "")?,
         sums: Sums {
@@ -61,14 +63,14 @@ pub(super) fn of_row(row: &Row) -> Result<Progress, tokio_postgres::Error> {
 ///
 /// # Errors
 /// `Transient` or `Fatal`.
-pub async fn stream_lanes(client: &Client, pipeline: &str) -> Result<Vec<Progress>, Error> {
+pub async fn stream_lanes(connection: &Connection, pipeline: &str) -> Result<Vec<Progress>, Error> {
     let sql = format!(
-        "select {} from ingest_progress \
+        "select {} from lambda.ingest_progress \
          where pipeline = $1 and consumer_group is not null order by source, partition",
         columns()
     );
     let read = async {
-        let rows = client.query(&sql, &[&pipeline]).await?;
+        let rows = connection.query(&sql, &[&pipeline]).await?;
         rows.iter().map(of_row).collect::<Result<_, tokio_postgres::Error>>()
     };
     READ.ask(read).await
@@ -84,31 +86,37 @@ const MAKE_DURABLE: &str = "select pg_logical_emit_message(true, 'lambda', ''); 
 ///
 /// # Errors
 /// As for [`stream_lanes`]. The connection may then be inside a transaction: drop it.
-pub async fn stream_lanes_durably(client: &Client, pipeline: &str) -> Result<Vec<Progress>, Error> {
+pub async fn stream_lanes_durably(
+    connection: &Connection,
+    pipeline: &str,
+) -> Result<Vec<Progress>, Error> {
     const MAKE: Request = Request::to("make progress durable in PostgreSQL");
     let refused = |error| MAKE.failed(error);
     // In one transaction, so that both statements reach the same server: one that crashed
     // in between would flush a log that no longer holds what was read.
     let read = async {
         let begin = "begin; set local synchronous_commit = on";
-        client.batch_execute(begin).await.map_err(refused)?;
-        let lanes = stream_lanes(client, pipeline).await?;
-        client.batch_execute(MAKE_DURABLE).await.map_err(refused)?;
+        connection.batch_execute(begin).await.map_err(refused)?;
+        let lanes = stream_lanes(connection, pipeline).await?;
+        connection.batch_execute(MAKE_DURABLE).await.map_err(refused)?;
         Ok(lanes)
     };
     MAKE.limit(read).await
 }
 
 /// Reads the stored progress of lanes, without locks.
-pub(super) async fn stored(client: &Client, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
+pub(super) async fn stored(
+    connection: &Connection,
+    lanes: &[LaneId],
+) -> Result<Vec<Progress>, Error> {
     let numbers: Vec<i32> = lanes.iter().map(|lane| lane.0).collect();
     let sql = format!(
-        "select {} from ingest_progress where lane = any($1) \
+        "select {} from lambda.ingest_progress where lane = any($1) \
          order by array_position($1, lane)",
         columns()
     );
     let read = async {
-        let rows = client.query(&sql, &[&numbers]).await?;
+        let rows = connection.query(&sql, &[&numbers]).await?;
         rows.iter().map(of_row).collect::<Result<_, tokio_postgres::Error>>()
     };
     READ.ask(read).await

@@ -63,7 +63,7 @@ impl PostgresSink {
         patience: Option<Duration>,
     ) -> Result<Self, Error> {
         let first = connect_waiting(&config, purpose, patience).await?;
-        migrate::require(&first, migrate::LOADERS_NEED).await?;
+        migrate::PROTOCOL.require(&first, migrate::LOADERS_NEED).await?;
         let identity = inspect::identity(&first).await?;
         drop(first);
         let manager = SessionManager {
@@ -164,8 +164,8 @@ impl PostgresSink {
     async fn end_ghost(&self, backend: &Backend) {
         const END: Request = Request::to("terminate a backend in PostgreSQL");
         let ended = END.limit(async {
-            let client = connect(&self.config, "evict").await?;
-            END.ask(backend.end(&client)).await
+            let connection = connect(&self.config, "evict").await?;
+            END.ask(backend.end(&connection)).await
         });
         if let Err(error) = ended.await {
             tracing::debug!(
@@ -209,18 +209,19 @@ impl PostgresSink {
         backend: &Backend,
         batch: &Batch,
     ) -> Result<Option<Committed>, Error> {
-        let mut client = connect(&self.config, "settle").await?;
+        let mut connection = connect(&self.config, "settle").await?;
         let asking = |error| SETTLE.failed(error);
         let limit = timing::set("lock_timeout", timing::LOCK);
-        client.batch_execute(&limit).await.map_err(asking)?;
-        Mark::Loader.put(&client).await.map_err(asking)?;
-        backend.end(&client).await.map_err(asking)?;
-        let transaction = client.transaction().await.map_err(asking)?;
+        connection.batch_execute(&limit).await.map_err(asking)?;
+        Mark::Loader.put(&connection).await.map_err(asking)?;
+        backend.end(&connection).await.map_err(asking)?;
+        let transaction = connection.transaction().await.map_err(asking)?;
         let lanes: Vec<LaneId> = batch.spans().iter().map(|span| span.lane).collect();
         let numbers: Vec<i32> = lanes.iter().map(|lane| lane.0).collect();
-        let lock = "select from ingest_progress where lane = any($1) order by lane for update";
+        let lock =
+            "select from lambda.ingest_progress where lane = any($1) order by lane for update";
         transaction.execute(lock, &[&numbers]).await.map_err(asking)?;
-        let stored = progress::stored(transaction.client(), &lanes).await?;
+        let stored = progress::stored(&transaction, &lanes).await?;
         transaction.rollback().await.map_err(asking)?;
         Ok(settle(batch.spans(), &stored))
     }
@@ -311,11 +312,11 @@ impl Sink for PostgresSink {
 
     async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
         if lanes.is_empty() {
-            let client = connect(&self.config, "look").await?;
-            return progress::stored(&client, lanes).await;
+            let connection = connect(&self.config, "look").await?;
+            return progress::stored(&connection, lanes).await;
         }
         let mut session = self.session().await?;
-        let stored = progress::stored(session.client(), lanes).await;
+        let stored = progress::stored(session.connection(), lanes).await;
         if stored.is_err() {
             // The query may still be unanswered.
             session.retire();

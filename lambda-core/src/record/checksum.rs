@@ -1,79 +1,103 @@
-//! The evidence hashes: a row's content and origin, and its owner.
+//! The evidence hashes: of a row, of a correction, and of a lane's progress.
 //!
 //! All are 64 bits of XXH3. They are unkeyed: evidence against accidents, not against
-//! deliberate changes.
+//! deliberate changes. Numbers in them are big endian, as binary COPY sends them.
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::progress::LaneId;
+use crate::outcome::Outcome;
+use crate::progress::{LaneId, Progress};
 
-/// Hash of a row's content and origin: its fields, lane and position as binary COPY sends
-/// them.
+/// XXH3-64 of any bytes: a producer's ledger keeps it of each payload.
+pub fn of_bytes(bytes: &[u8]) -> u64 {
+    xxh3_64(bytes)
+}
+
+/// Hash of what a row says and where it was read: its fields, lane and position as binary
+/// COPY sends them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ContentHash(u64);
+
+impl ContentHash {
+    /// The hash of the fields, lane field and position field in `sent`.
+    pub fn of_sent(sent: &[u8]) -> Self {
+        Self(xxh3_64(sent))
+    }
+
+    /// The hash of a row's `content` (see [`crate::record::row`]) read at `position` of
+    /// `lane`.
+    pub fn of(content: &[u8], lane: LaneId, position: i64) -> Self {
+        let mut sent = Vec::with_capacity(content.len() + 20);
+        sent.extend_from_slice(content);
+        sent.extend_from_slice(&4_i32.to_be_bytes());
+        sent.extend_from_slice(&lane.0.to_be_bytes());
+        sent.extend_from_slice(&8_i32.to_be_bytes());
+        sent.extend_from_slice(&position.to_be_bytes());
+        Self::of_sent(&sent)
+    }
+
+    /// The row's checksum: this hash, the transaction that inserted the row, and its job, if
+    /// one answers for it.
+    pub fn checksum(self, written_xid: i64, job_id: Option<&str>) -> Checksum {
+        /// Bytes before the job.
+        const BEFORE: usize = 16;
+        let job = job_id.unwrap_or_default().as_bytes();
+        // Room for any job of ours.
+        let mut bytes = [0; 48];
+        bytes[..8].copy_from_slice(&self.0.to_be_bytes());
+        bytes[8..BEFORE].copy_from_slice(&written_xid.to_be_bytes());
+        let hash = match bytes.get_mut(BEFORE..BEFORE + job.len()) {
+            Some(place) => {
+                place.copy_from_slice(job);
+                xxh3_64(&bytes[..BEFORE + job.len()])
+            }
+            None => xxh3_64(&[&bytes[..BEFORE], job].concat()),
+        };
+        Checksum(hash.cast_signed())
+    }
+
+    /// Part of the row in the sum of what its lane wrote, which no job changes later.
+    pub fn written(self, written_xid: i64) -> i64 {
+        self.checksum(written_xid, None).0
+    }
+}
+
+/// A row's checksum, as stored in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Checksum(pub i64);
 
 impl Checksum {
-    /// The checksum of the fields, lane field and position field in `sent`.
-    pub fn of_sent(sent: &[u8]) -> Self {
-        Self(xxh3_64(sent).cast_signed())
-    }
-
-    /// The checksum of a row's `content` (see [`crate::record::row`]) read at
-    /// `position` of `lane`.
-    pub fn of(content: &[u8], lane: LaneId, position: i64) -> Self {
-        let mut sent = Vec::with_capacity(content.len() + 20);
-        sent.extend_from_slice(content);
-        put_origin(&mut sent, lane, position);
-        Self::of_sent(&sent)
+    /// Hash of the correction that replaced a row of this checksum by one of the checksum
+    /// `after`, in the transaction `written_xid`.
+    pub fn displacement(self, after: Self, written_xid: i64) -> i64 {
+        numbers([self.0, after.0, written_xid])
     }
 }
 
-/// Appends the lane field and the position field, as binary COPY sends them.
-pub fn put_origin(out: &mut Vec<u8>, lane: LaneId, position: i64) {
-    out.extend_from_slice(&4_i32.to_be_bytes());
-    out.extend_from_slice(&lane.0.to_be_bytes());
-    out.extend_from_slice(&8_i32.to_be_bytes());
-    out.extend_from_slice(&position.to_be_bytes());
-}
-
-/// o(row): the hash of a row's owner.
-pub fn ownership(checksum: Checksum, job_id: Option<&str>, written_xid: i64) -> i64 {
-    let ingestion_type = if job_id.is_some() { "BATCH" } else { "STREAM" };
-    hash(&[
-        &checksum.0.to_be_bytes(),
-        text(job_id),
-        ingestion_type.as_bytes(),
-        &written_xid.to_be_bytes(),
-    ])
-}
-
-/// k(correction): the hash of a replaced row and its replacement.
-pub fn displacement(
-    (before, before_job, before_xid): (Checksum, Option<&str>, i64),
-    (after, after_job, written_xid): (Checksum, &str, i64),
-) -> i64 {
-    hash(&[
-        &before.0.to_be_bytes(),
-        &after.0.to_be_bytes(),
-        text(before_job),
-        after_job.as_bytes(),
-        &before_xid.to_be_bytes(),
-        &written_xid.to_be_bytes(),
-    ])
-}
-
-fn text(value: Option<&str>) -> &[u8] {
-    value.unwrap_or_default().as_bytes()
-}
-
-/// Hashes parts, each preceded by its length, so that no two lists of parts look alike.
-fn hash(parts: &[&[u8]]) -> i64 {
-    let mut all = Vec::with_capacity(96);
-    for part in parts {
-        all.extend_from_slice(&(part.len() as u64).to_be_bytes());
-        all.extend_from_slice(part);
+/// Hash of a lane's progress row: its number, position, counts, sums, high and last record.
+pub fn of_progress(lane: &Progress) -> i64 {
+    let mut bytes = Vec::with_capacity(160);
+    let mut put = |number: i64| bytes.extend_from_slice(&number.to_be_bytes());
+    put(i64::from(lane.lane.0));
+    put(lane.position);
+    put(lane.high);
+    put(lane.counts.read);
+    for outcome in Outcome::ALL {
+        put(lane.counts[outcome]);
     }
-    xxh3_64(&all).cast_signed()
+    put(lane.sums.written);
+    put(lane.sums.owned);
+    put(lane.sums.displaced);
+    if let Some(last) = &lane.last {
+        put(last.position);
+        put(last.timestamp_ms);
+        put(last.checksum);
+    }
+    xxh3_64(&bytes).cast_signed()
+}
+
+fn numbers<const N: usize>(numbers: [i64; N]) -> i64 {
+    xxh3_64(numbers.map(i64::to_be_bytes).as_flattened()).cast_signed()
 }
 
 #[cfg(test)]
@@ -89,41 +113,43 @@ mod tests {
             at in any::<proptest::sample::Index>(), flip in 1..=255_u8,
             lane in any::<i32>(), position in 0..i64::MAX,
         ) {
-            let of = |content: &[u8], lane, position| Checksum::of(content, LaneId(lane), position);
-            let checksum = of(&content, lane, position);
-            prop_assert_eq!(checksum, of(&content, lane, position));
-            prop_assert_ne!(checksum, of(&content, lane.wrapping_add(1), position));
-            prop_assert_ne!(checksum, of(&content, lane, position + 1));
+            let of = |content: &[u8], lane, position| {
+                ContentHash::of(content, LaneId(lane), position)
+            };
+            let hash = of(&content, lane, position);
+            prop_assert_eq!(hash, of(&content, lane, position));
+            prop_assert_ne!(hash, of(&content, lane.wrapping_add(1), position));
+            prop_assert_ne!(hash, of(&content, lane, position + 1));
             let mut changed = content.clone();
             changed[at.index(content.len())] ^= flip;
-            prop_assert_ne!(checksum, of(&changed, lane, position));
-            prop_assert_ne!(checksum, of(&content[1..], lane, position));
+            prop_assert_ne!(hash, of(&changed, lane, position));
+            prop_assert_ne!(hash, of(&content[1..], lane, position));
         }
 
         #[test]
-        fn ownership_and_displacement_change_with_any_part(
-            checksum in any::<i64>(), xid in any::<i64>(), other in any::<i64>(),
+        fn a_checksum_changes_with_the_job_and_the_transaction(
+            hash in any::<u64>(), xid in any::<i64>(), job in "BAT[0-9]{5,60}",
         ) {
-            prop_assume!(other != checksum);
-            let sum = Checksum(checksum);
-            let owned = ownership(sum, Some("BAT00001"), xid);
-            prop_assert_ne!(owned, ownership(Checksum(other), Some("BAT00001"), xid));
-            prop_assert_ne!(owned, ownership(sum, Some("BAT00002"), xid));
-            prop_assert_ne!(owned, ownership(sum, None, xid));
-            prop_assert_ne!(owned, ownership(sum, Some("BAT00001"), xid.wrapping_add(1)));
-            let moved = displacement((sum, None, xid), (Checksum(other), "BAT00001", xid));
-            prop_assert_ne!(
-                moved,
-                displacement((Checksum(other), None, xid), (sum, "BAT00001", xid))
-            );
-            prop_assert_ne!(
-                moved,
-                displacement((sum, Some("BAT00001"), xid), (Checksum(other), "BAT00001", xid))
-            );
-            prop_assert_ne!(
-                moved,
-                displacement((sum, None, xid), (Checksum(other), "BAT00002", xid))
-            );
+            let hash = ContentHash(hash);
+            let checksum = hash.checksum(xid, Some(&job));
+            prop_assert_eq!(checksum, hash.checksum(xid, Some(&job)));
+            prop_assert_ne!(checksum, hash.checksum(xid, None));
+            prop_assert_ne!(checksum, hash.checksum(xid, Some(&job[1..])));
+            prop_assert_ne!(checksum, hash.checksum(xid.wrapping_add(1), Some(&job)));
+            prop_assert_ne!(hash.written(xid), hash.written(xid.wrapping_add(1)));
+            prop_assert_eq!(hash.written(xid), hash.checksum(xid, None).0);
+        }
+
+        #[test]
+        fn a_displacement_changes_with_any_part(
+            before in any::<i64>(), after in any::<i64>(), xid in any::<i64>(),
+        ) {
+            prop_assume!(before != after);
+            let of = |before, after, xid| Checksum(before).displacement(Checksum(after), xid);
+            let hash = of(before, after, xid);
+            prop_assert_ne!(hash, of(after, before, xid));
+            prop_assert_ne!(hash, of(before, before, xid));
+            prop_assert_ne!(hash, of(before, after, xid.wrapping_add(1)));
         }
     }
 }

@@ -17,6 +17,11 @@ pub struct Table {
 }
 
 impl Table {
+    /// The table as SQL names it, with its schema.
+    pub fn qualified(&self) -> String {
+        format!("public.{}", self.name)
+    }
+
     /// The key's column.
     pub const fn key_column(&self) -> &'static Column {
         &self.columns[self.key]

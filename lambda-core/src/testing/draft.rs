@@ -54,11 +54,12 @@ impl Record for Sample {
 
 /// The table of [`Sample`], for the sinks that need it created.
 pub const SAMPLE_DDL: &str = "\
-    create table samples ( \
+    create table public.samples ( \
         id text collate \"C\" primary key, amount numeric(12, 2) not null, note text, \
         flag boolean, rank integer, job_id text collate \"C\", ingestion_type text not null, \
         lane integer not null, position bigint not null, checksum bigint not null, \
-        written_xid bigint not null)";
+        written_xid bigint not null, \
+        check ((job_id is null) = (ingestion_type = 'STREAM')))";
 
 /// The table of [`Sample`].
 pub static SAMPLES: Table = Sample::TABLE;

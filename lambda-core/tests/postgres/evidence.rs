@@ -3,16 +3,14 @@
 use std::collections::BTreeMap;
 
 use lambda_core::memory::Contents;
-use lambda_core::outcome::{Authority, Outcome};
+use lambda_core::outcome::Outcome;
 use lambda_core::progress::{Counts, LaneId};
-use lambda_core::record::checksum::{displacement, ownership};
 
 /// Compares counts and sums of the progress rows with the rows, corrections and dead
 /// letters themselves.
 ///
 /// `replayed`: number of a lane's dead letters that are counted by another outcome.
 pub(crate) fn check(contents: &Contents, all: &Counts, replayed: &BTreeMap<LaneId, i64>) {
-    let job_id = |authority: &Authority| authority.job().map(|job| job.job_id());
     let mut owned = 0_i64;
     let mut total = Counts::default();
     let mut written: BTreeMap<LaneId, (i64, i64)> = BTreeMap::new();
@@ -23,20 +21,16 @@ pub(crate) fn check(contents: &Contents, all: &Counts, replayed: &BTreeMap<LaneI
         *count += 1;
     };
     for row in contents.rows.values() {
-        add(&mut written, row.lane, row.checksum.0);
-        let job = job_id(&row.authority);
-        owned = owned.wrapping_add(ownership(row.checksum, job.as_deref(), row.written_xid));
+        assert_eq!(row.checksum, row.recomputed());
+        add(&mut written, row.lane, row.hash().written(row.written_xid));
+        owned = owned.wrapping_add(row.checksum.0);
     }
     for correction in &contents.corrections {
         let (before, after) = (&correction.before, &correction.after);
         assert_eq!(before.written_xid, after.written_xid);
-        add(&mut written, before.lane, before.checksum.0);
-        let job = job_id(&after.authority).expect("a job corrects");
-        let before_job = job_id(&before.authority);
-        let k = displacement(
-            (before.checksum, before_job.as_deref(), before.written_xid),
-            (after.checksum, &job, correction.written_xid),
-        );
+        assert_eq!(before.checksum, before.recomputed());
+        add(&mut written, before.lane, before.hash().written(before.written_xid));
+        let k = before.checksum.displacement(after.checksum, correction.written_xid);
         add(&mut displaced, after.lane, k);
     }
     let mut owned_by_lanes = 0_i64;

@@ -2,15 +2,15 @@
 
 use lambda_core::error::{Error, Kind};
 use lambda_core::outcome::Authority;
+use lambda_core::postgres::schema::registry;
 use lambda_core::postgres::schema::roles::{Access, Role, ensure};
-use lambda_core::postgres::{PostgresSink, connect};
+use lambda_core::postgres::{Connection, PostgresSink, connect};
 use lambda_core::progress::Progress;
 use lambda_core::sink::{Durability, Sink as _};
 use lambda_core::testing::draft::{Draft, SAMPLE_DDL, SAMPLES, Sample};
 use lambda_lab::Failure;
 use lambda_lab::harness::{Context, Suite};
 use lambda_lab::liveness::until;
-use tokio_postgres::Client;
 
 use crate::{request, subject, within_liveness};
 
@@ -28,7 +28,7 @@ fn batch(lane: &Progress, to: i64) -> lambda_core::batch::Batch {
 }
 
 /// Ends the sessions of a sink, and waits until both sides know.
-async fn close(client: &Client) -> Result<(), Failure> {
+async fn close(client: &Connection) -> Result<(), Failure> {
     let close = "select pg_terminate_backend(pid, 5000) from pg_stat_activity \
                  where datname = current_database() and application_name = 'lambda-sink'";
     client.query(close, &[]).await?;
@@ -83,9 +83,10 @@ async fn lost_login(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let sql = database.connect().await?;
     sql.batch_execute(SAMPLE_DDL).await?;
+    registry::register(database.config(), &[SAMPLES]).await?;
     let name = format!("{}_loader", database.login().database);
     let role = Role { access: Access::Loader, name: name.clone(), password: "a password".into() };
-    ensure(database.config(), &[SAMPLES], std::slice::from_ref(&role)).await?;
+    ensure(database.config(), std::slice::from_ref(&role), &[]).await?;
     let config = database.login().with_user(&name, &role.password).config();
     let sink = PostgresSink::connect(config, &SAMPLES, "sink", 2, None).await?;
     let lane = sink.claim(&request("g")).await?;
@@ -117,13 +118,14 @@ async fn lost_login(context: Context) -> Result<(), Failure> {
 }
 
 async fn secured(context: Context) -> Result<(), Failure> {
-    for table in ["samples", "ingest_progress", "dead_letters"] {
+    for table in ["public.samples", "lambda.ingest_progress", "lambda.dead_letters"] {
         let database = context.database().await?;
         let sql = database.connect().await?;
         sql.batch_execute(SAMPLE_DDL).await?;
+        registry::register(database.config(), &[SAMPLES]).await?;
         let name = format!("{}_loader", database.login().database);
         let role = Role { access: Access::Loader, name: name.clone(), password: "secret".into() };
-        ensure(database.config(), &[SAMPLES], std::slice::from_ref(&role)).await?;
+        ensure(database.config(), std::slice::from_ref(&role), &[]).await?;
         let config = database.login().with_user(&name, &role.password).config();
         let sink = PostgresSink::connect(config.clone(), &SAMPLES, "sink", 2, None).await?;
         let lane = sink.claim(&request("g")).await?;
@@ -137,7 +139,7 @@ async fn secured(context: Context) -> Result<(), Failure> {
         // Under a running loader: which check finds it first differs by table.
         let running = sink.commit(&batch(&lane, 2), Durability::Visible).await;
         match running {
-            Ok(committed) => assert_ne!(table, "samples", "{committed:?}"),
+            Ok(committed) => assert_ne!(table, "public.samples", "{committed:?}"),
             Err(error) => {
                 assert_eq!(error.exit_code(), 78, "{}", error.chain());
                 assert!(error.chain().contains(&says), "{}", error.chain());

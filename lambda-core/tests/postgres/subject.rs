@@ -9,7 +9,7 @@ use lambda_core::memory::{Contents, StoredCorrection, StoredDeadLetter, StoredRo
 use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::postgres::{Connection, DatabaseConfig, PostgresSink, connect};
 use lambda_core::progress::{ClaimId, Counts, Fingerprint, LaneId, LaneName, Progress, Sums};
-use lambda_core::record::checksum::Checksum;
+use lambda_core::record::checksum::{self, Checksum};
 use lambda_core::record::{Record, RowWriter};
 use lambda_core::sink::Sink;
 use lambda_core::testing::draft::{SAMPLE_DDL, SAMPLES, Sample};
@@ -54,7 +54,7 @@ impl Subject for Postgres {
 }
 
 /// Reads everything in the database.
-async fn contents(client: &tokio_postgres::Client) -> Result<Contents, tokio_postgres::Error> {
+async fn contents(client: &Connection) -> Result<Contents, tokio_postgres::Error> {
     let mut contents = Contents::default();
     let sql = "select job_id, id, (extract(epoch from as_of) * 1000000)::bigint from batch_jobs";
     let jobs: BTreeMap<String, JobRef> = client
@@ -77,21 +77,29 @@ async fn contents(client: &tokio_postgres::Client) -> Result<Contents, tokio_pos
     contents.corrections = corrections(client, &jobs).await?;
     for row in client.query("select * from ingest_progress", &[]).await? {
         let progress = progress(&row);
+        let hash: Option<i64> = row.get("hash");
+        let committed = hash.map_or(progress.counts == Counts::default(), |hash| {
+            hash == checksum::of_progress(&progress)
+        });
+        assert!(committed, "the hash of {progress:?}");
         contents.lanes.insert(progress.lane, progress);
     }
     Ok(contents)
 }
 
 async fn corrections(
-    client: &tokio_postgres::Client,
+    client: &Connection,
     jobs: &BTreeMap<String, JobRef>,
 ) -> Result<Vec<StoredCorrection>, tokio_postgres::Error> {
     let side = |side: &str| {
         format!(
-            "select c.key, c.written_xid as corrected_xid, r.*, (r.amount * 100)::bigint as cents from corrections c, \
+            "select c.key ->> 0 as key, c.written_xid as corrected_xid, r.*, (r.amount * 100)::bigint as cents from corrections c, \
              jsonb_populate_record(null::samples, c.{side}) r order by c.id"
         )
     };
+    let texts = "select coalesce(bool_and(jsonb_typeof(value) in ('string', 'null')), true) \
+                 from corrections, jsonb_each(before || after)";
+    assert!(client.query_one(texts, &[]).await?.get::<_, bool>(0), "values are texts");
     let before = client.query(&side("before"), &[]).await?;
     let after = client.query(&side("after"), &[]).await?;
     let pairs = before.iter().zip(&after);
@@ -150,6 +158,7 @@ fn progress(row: &Row) -> Progress {
         },
         position: row.get("position"),
         end_position: row.get("end_position"),
+        high: row.get("high"),
         claim: row.get::<_, Option<uuid::Uuid>>("claim").map(ClaimId),
         counts,
         sums: Sums {

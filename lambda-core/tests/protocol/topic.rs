@@ -218,12 +218,12 @@ impl Expected {
     }
 }
 
-/// The checksums of everything a lane wrote, even if replaced since.
+/// The sum of everything a lane wrote, even if replaced since.
 fn written(contents: &Contents, lane: LaneId) -> i64 {
     let rows = contents.rows.values();
     let displaced = contents.corrections.iter().map(|correction| &correction.before);
     let of_lane = rows.chain(displaced).filter(|row| row.lane == lane);
-    of_lane.fold(0, |sum, row| row.checksum.0.wrapping_add(sum))
+    of_lane.fold(0, |sum, row| row.hash().written(row.written_xid).wrapping_add(sum))
 }
 
 fn encoded(sample: &Sample) -> Vec<u8> {

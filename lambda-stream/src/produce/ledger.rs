@@ -5,7 +5,6 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use lambda_core::Error;
-use lambda_core::record::checksum::Checksum;
 use lambda_core::transaction::synthetic::Expectation;
 use serde::Serialize;
 
@@ -26,10 +25,10 @@ impl<'a> Entry<'a> {
         partition: i32,
         offset: i64,
         kind: Expectation,
-        payload: Checksum,
+        payload_xxh3: u64,
     ) -> Self {
         let kind = kind.as_str();
-        Self { id, partition, offset, kind, payload_xxh3: format!("{:016x}", payload.0) }
+        Self { id, partition, offset, kind, payload_xxh3: format!("{payload_xxh3:016x}") }
     }
 }
 

@@ -14,9 +14,9 @@ const SAMPLE: &str = "../../k8s/base/batch/sample/financial_transactions.csv";
 /// A checksum of everything that a load could change.
 const FOOTPRINT: &str = "\
     select concat((select md5(string_agg(t::text, '' order by transaction_id)) from transactions t), \
-                  (select md5(string_agg(p::text, '' order by lane)) from ingest_progress p), \
-                  (select md5(string_agg(j::text, '' order by id)) from batch_jobs j), \
-                  (select count(*) from corrections), (select count(*) from dead_letters))";
+                  (select md5(string_agg(p::text, '' order by lane)) from lambda.ingest_progress p), \
+                  (select md5(string_agg(j::text, '' order by id)) from lambda.batch_jobs j), \
+                  (select count(*) from lambda.corrections), (select count(*) from lambda.dead_letters))";
 
 /// Two streamed rows as lines of a CSV file: the first unchanged, the second with another
 /// amount.
@@ -54,8 +54,8 @@ pub(super) async fn act(
     let correcting = correcting_file(stage, sql).await?;
     narrator.output("a correcting file", &shown(stage.run(&load.arg(correcting)).await?))?;
     let correction = "\
-        select key, before->>'ingestion_type', before->>'amount', after->>'ingestion_type', \
-               after->>'amount', job_id from corrections order by id desc limit 1";
+        select key ->> 0, before->>'ingestion_type', before->>'amount', after->>'ingestion_type', \
+               after->>'amount', job_id from lambda.corrections order by id desc limit 1";
     let row = sql.query_one(correction, &[]).await?;
     let column = |index| row.try_get::<_, &str>(index);
     narrator.more(format_args!(

@@ -46,14 +46,14 @@ pub(super) async fn act(
     let list = list.args(["--reason", "invalid_field", "--limit", "2"]);
     narrator.output("dead letters", &stage.run(&list).await?)?;
 
-    let of_file = "select max(id) from dead_letters where job_id is not null";
+    let of_file = "select max(id) from lambda.dead_letters where job_id is not null";
     let file: i64 = sql.query_one(of_file, &[]).await?.try_get(0)?;
     mend(stage, file, FILE_MENDED, narrator).await?;
     let rows = vec![("TXN-DEMO-BAD".to_owned(), "40.00".to_owned())];
     let mut mended = Mended { rows, streamed: 0, good: "TXN-DEMO-GOOD" };
 
     // Not the first one, which may be damaged later. Few messages may have no dead letter.
-    let of_topic = "select id from dead_letters where job_id is null \
+    let of_topic = "select id from lambda.dead_letters where job_id is null \
                     and position($1::bytea in payload) > 0 and position($2::bytea in payload) > 0 \
                     order by id offset 1 limit 1";
     let [(amount, _), (card_present, _)] = *MESSAGE_MENDED;
@@ -62,7 +62,7 @@ pub(super) async fn act(
         let letter: i64 = row.try_get(0)?;
         mend(stage, letter, MESSAGE_MENDED, narrator).await?;
         let read = "select convert_from(payload, 'utf8')::jsonb ->> 'transaction_id' \
-                    from dead_letters where id = $1";
+                    from lambda.dead_letters where id = $1";
         let read = sql.query_one(read, &[&letter]).await?;
         mended.rows.push((read.try_get(0)?, "12.00".to_owned()));
         mended.streamed += 1;

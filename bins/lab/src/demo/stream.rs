@@ -65,7 +65,7 @@ pub(super) async fn act(
 async fn everyone_works(sql: &Connection, consumers: &[Process]) -> Result<(), Failure> {
     let pids: Vec<String> =
         consumers.iter().map(|process| format!("%pid {}", process.pid())).collect();
-    let working = "select count(distinct owner) = $2 from ingest_progress \
+    let working = "select count(distinct owner) = $2 from lambda.ingest_progress \
                    where owner like any($1::text[]) and read > 0";
     let wanted = i64::try_from(consumers.len())?;
     until("each consumer stores records", async || {
@@ -101,7 +101,7 @@ async fn kill_one(
         .tell("killed", format_args!("consumer {pid} by SIGKILL: its uncommitted rows are gone"))?;
 
     let partitions: Vec<i32> = lanes.iter().map(|lane| lane.partition).collect();
-    let taken = "select count(*) = 0 from ingest_progress \
+    let taken = "select count(*) = 0 from lambda.ingest_progress \
                  where partition = any($1) and owner like $2 and end_position is null";
     let owner = format!("%pid {pid}");
     until("the others take its partitions", async || {
@@ -129,7 +129,8 @@ impl std::fmt::Display for Lane {
 }
 
 async fn lanes_of(sql: &Connection, consumer: &Process) -> Result<Vec<Lane>, Failure> {
-    let held = "select partition, position from ingest_progress where owner like $1 order by 1";
+    let held =
+        "select partition, position from lambda.ingest_progress where owner like $1 order by 1";
     let rows = sql.query(held, &[&format!("%pid {}", consumer.pid())]).await?;
     let lane = |row: &tokio_postgres::Row| {
         Ok(Lane { partition: row.try_get(0)?, position: row.try_get(1)? })
@@ -145,7 +146,7 @@ async fn drain(
     consumers: Vec<Process>,
     narrator: &mut Narrator<'_>,
 ) -> Result<(), Failure> {
-    let read = "select coalesce(sum(read), 0)::bigint >= $1 from ingest_progress";
+    let read = "select coalesce(sum(read), 0)::bigint >= $1 from lambda.ingest_progress";
     let delivered = ledger.kinds().all();
     until("all that was delivered is stored", async || {
         Ok(sql.query_one(read, &[&delivered]).await?.try_get(0)?)

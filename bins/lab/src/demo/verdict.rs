@@ -34,7 +34,7 @@ impl Verdict {
     ) -> Result<Self, Failure> {
         let mut differences = ledger.compare(sql).await?;
         let batch = "select transaction_id from transactions where job_id = \
-                         (select min(job_id) from batch_jobs)";
+                         (select min(job_id) from lambda.batch_jobs)";
         let sample: Vec<String> = sql
             .query(batch, &[])
             .await?
@@ -90,7 +90,7 @@ async fn counts(kinds: Kinds, mended: &Mended, sql: &Connection) -> Result<Check
         select sum(read)::bigint, sum(inserted)::bigint, sum(duplicate)::bigint, \
                sum(rejected)::bigint, \
                bool_and(read = inserted + confirmed + corrected + superseded + duplicate + rejected) \
-        from ingest_progress where end_position is null";
+        from lambda.ingest_progress where end_position is null";
     let row = sql.query_one(stored, &[]).await?;
     let (read, inserted): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
     let (duplicate, rejected): (i64, i64) = (row.try_get(2)?, row.try_get(3)?);
@@ -111,7 +111,7 @@ async fn files(sql: &Connection) -> Result<Check, Failure> {
     let jobs = "\
         select count(*) filter (where status = 'completed'), sum(read)::bigint, \
                sum(inserted)::bigint, sum(confirmed)::bigint, sum(corrected)::bigint, \
-               (select count(*) from corrections) from batch_jobs";
+               (select count(*) from lambda.corrections) from lambda.batch_jobs";
     let row = sql.query_one(jobs, &[]).await?;
     let number = |index| row.try_get::<_, i64>(index);
     let (completed, read, inserted) = (number(0)?, number(1)?, number(2)?);
@@ -131,13 +131,13 @@ async fn files(sql: &Connection) -> Result<Check, Failure> {
 async fn replays(mended: &Mended, sql: &Connection) -> Result<Check, Failure> {
     let rows = "\
         select t.transaction_id, t.amount::text from transactions t \
-        join dead_letters d using (lane, position) where d.status = 'replayed' order by 1";
+        join lambda.dead_letters d using (lane, position) where d.status = 'replayed' order by 1";
     let rows = sql.query(rows, &[]).await?;
     let row = |row: &tokio_postgres::Row| Ok((row.try_get(0)?, row.try_get(1)?));
     let found = rows.iter().map(row).collect::<Result<Vec<(String, String)>, Failure>>()?;
     let mut expected = mended.rows.clone();
     expected.sort();
-    let replayed = "select count(*) from dead_letters where status = 'replayed'";
+    let replayed = "select count(*) from lambda.dead_letters where status = 'replayed'";
     let replayed: i64 = sql.query_one(replayed, &[]).await?.try_get(0)?;
     Ok(Check {
         promise: "every corrected record is a row with its correction",
@@ -166,12 +166,12 @@ pub(super) async fn damage(
         ),
         Damage::LostDeadLetter => (
             "one dead letter is deleted",
-            "delete from dead_letters where id = (select min(id) from dead_letters)",
+            "delete from lambda.dead_letters where id = (select min(id) from lambda.dead_letters)",
         ),
         Damage::WrongCount => (
             "one record too many is counted",
-            "update ingest_progress set read = read + 1, inserted = inserted + 1 where lane = \
-                 (select min(lane) from ingest_progress where end_position is null)",
+            "update lambda.ingest_progress set read = read + 1, inserted = inserted + 1 where lane = \
+                 (select min(lane) from lambda.ingest_progress where end_position is null)",
         ),
     };
     let changed = sql.execute(statement, &[]).await?;

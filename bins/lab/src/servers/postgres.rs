@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use lambda_core::postgres::DatabaseConfig;
 use lambda_core::postgres::connection::{Connection, connect};
-use lambda_core::postgres::schema::migrate;
+use lambda_core::postgres::schema::migrate::PROTOCOL;
+use lambda_core::transaction::schema;
 use tokio::sync::OnceCell;
 
 use crate::Failure;
@@ -118,7 +119,8 @@ impl Postgres {
                 self.create("template template0 locale_provider icu icu_locale 'en-US'").await?
             }
         };
-        migrate::migrate(database.config()).await?;
+        PROTOCOL.migrate(database.config()).await?;
+        schema::migrate(database.config()).await?;
         Ok(database.login.database)
     }
 
@@ -137,6 +139,9 @@ impl Postgres {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        // For the tests' own statements. The programs name each schema.
+        let path = format!("alter database \"{name}\" set search_path = public, lambda");
+        connection.batch_execute(&path).await?;
         let login = self.admin.with_database(&name);
         Ok(Database { admin: self.admin.clone(), config: login.config(), login })
     }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use lambda_core::job::Status;
 use lambda_core::postgres::inspect::privileges::{OurRole, Standing};
 use lambda_core::postgres::inspect::schema;
-use lambda_core::postgres::schema::migrate;
+use lambda_core::postgres::schema::migrate::{LOADERS_NEED, PROTOCOL};
 use lambda_core::postgres::{Connection, DatabaseConfig, Job, Jobs, PostgresSink};
+use lambda_core::transaction::schema::OBJECTS;
 use lambda_core::{Error, Record, Transaction};
 
 use super::finding::{CONFIGURATION, Finding, TEMPORARY, of};
@@ -30,8 +31,8 @@ pub(super) async fn examine(
     findings: &mut Vec<Finding>,
 ) -> bool {
     let version = async {
-        migrate::require(connection, migrate::LOADERS_NEED).await?;
-        migrate::applied(connection).await
+        PROTOCOL.require(connection, LOADERS_NEED).await?;
+        PROTOCOL.applied(connection).await
     };
     let version = version.await;
     findings.push(match &version {
@@ -54,7 +55,7 @@ pub(super) async fn examine(
 }
 
 fn judged(version: Option<i32>) -> Finding {
-    let (version, latest) = (version.unwrap_or_default(), migrate::latest());
+    let (version, latest) = (version.unwrap_or_default(), PROTOCOL.latest());
     if version < latest {
         return Finding::warning(
             "schema",
@@ -74,17 +75,18 @@ async fn whole(
     connection: &Connection,
     version: Option<i32>,
 ) -> Result<Finding, Error> {
-    if version.is_none_or(|version| version < migrate::latest()) {
+    if version.is_none_or(|version| version < PROTOCOL.latest()) {
         return Ok(Finding::skipped("tables", "the schema is older than this program"));
     }
-    let missing = schema::missing(connection).await?;
+    let mut missing = schema::missing(connection, &schema::PROTOCOL).await?;
+    missing.extend(schema::missing(connection, &OBJECTS).await?);
     if !missing.is_empty() {
         return Ok(Finding::problem(
             "tables",
             CONFIGURATION,
             format!("missing or not valid: {}", missing.join(", ")),
-            "create them again as in lambda-core/src/postgres/schema/migrations/; an index that is not \
-             valid: reindex index concurrently …",
+            "create them again as the migrations in lambda-core/src do; an index that is not valid: \
+             reindex index concurrently …",
         ));
     }
     let table = const { &Transaction::TABLE };

@@ -23,12 +23,13 @@ pub(crate) async fn store(
         let entry = &batch.entries()[*index];
         // A message without a value is stored without payload, and so is an empty one.
         let payload = Some(batch.payload(entry)).filter(|payload| !payload.is_empty());
-        copy.row(8);
+        copy.row(9);
         copy.field(Some(&batch.span(entry).lane.0.to_be_bytes()));
         copy.field(Some(&entry.position.to_be_bytes()));
         copy.field(entry.line.map(i64::to_be_bytes).as_ref().map(<[u8; 8]>::as_slice));
         copy.field(batch.message_key(entry));
         copy.field(payload);
+        copy.field(reject.field.as_deref().map(str::as_bytes));
         copy.field(Some(reject.reason.as_str().as_bytes()));
         copy.field(Some(reject.detail.as_bytes()));
         copy.field(job_id.as_deref().map(str::as_bytes));

@@ -12,7 +12,7 @@ use crate::postgres::commit::statements::EVIDENCE_COLUMNS;
 use crate::postgres::wire::copy::CopyStream;
 use crate::postgres::wire::rows::Rows;
 use crate::progress::Sums;
-use crate::record::checksum::{self, Checksum};
+use crate::record::checksum::{Checksum, ContentHash};
 
 /// Evidence of the writer of new rows.
 struct Writer {
@@ -29,12 +29,13 @@ impl Writer {
     }
 
     /// Sums that one of its rows adds to its span.
-    fn sums(&self, checksum: Checksum) -> Sums {
-        Sums {
-            written: checksum.0,
-            owned: checksum::ownership(checksum, self.job_id.as_deref(), self.xid),
-            displaced: 0,
-        }
+    fn sums(&self, hash: ContentHash, checksum: Checksum) -> Sums {
+        // Without a job both are the same.
+        let written = match &self.job_id {
+            Some(_) => hash.written(self.xid),
+            None => checksum.0,
+        };
+        Sums { written, owned: checksum.0, displaced: 0 }
     }
 }
 
@@ -61,13 +62,14 @@ pub(crate) async fn by_copy(
         copy.fields(batch.row(*content));
         copy.field(Some(&batch.span(entry).lane.0.to_be_bytes()));
         copy.field(Some(&entry.position.to_be_bytes()));
-        let checksum = Checksum::of_sent(copy.since(begin));
+        let hash = ContentHash::of_sent(copy.since(begin));
+        let checksum = hash.checksum(xid, writer.job_id.as_deref());
         copy.field(Some(&checksum.0.to_be_bytes()));
         copy.field(Some(&xid.to_be_bytes()));
         copy.field(writer.job_id.as_deref().map(str::as_bytes));
         copy.field(Some(writer.ingestion_type.as_bytes()));
         copy.end_row().await?;
-        sums[entry.span as usize].add(writer.sums(checksum));
+        sums[entry.span as usize].add(writer.sums(hash, checksum));
     }
     let stored = copy.finish().await?;
     metrics::copied(batch.table.name, started.elapsed());
@@ -91,8 +93,10 @@ pub(crate) async fn by_statement(
     for index in inserts {
         let entry = &batch.entries()[*index];
         let Body::Row { content, .. } = &entry.body else { continue };
-        let checksum = rows.push(batch.row(*content), batch.span(entry).lane, entry.position);
-        sums[entry.span as usize].add(writer.sums(checksum));
+        let origin = (batch.span(entry).lane, entry.position);
+        let job_id = writer.job_id.as_deref();
+        let (hash, checksum) = rows.push(batch.row(*content), origin, xid, job_id);
+        sums[entry.span as usize].add(writer.sums(hash, checksum));
     }
     let parameters = rows.parameters(&[&writer.xid, &writer.job_id, &writer.ingestion_type]);
     let stored = session.client().execute(&session.statements.insert_rows, &parameters).await?;

@@ -11,6 +11,7 @@ use crate::postgres::connection::request::Request;
 use crate::postgres::remedy;
 use crate::postgres::{counts, progress};
 use crate::progress::{Counts, Fingerprint, LaneId, Progress, Sums};
+use crate::record::checksum;
 
 const LOCK: Request = Request::to("lock lanes in PostgreSQL");
 
@@ -19,11 +20,11 @@ fn set_recounted() -> String {
     let columns: Vec<&str> = Outcome::ALL
         .map(Outcome::as_str)
         .into_iter()
-        .chain(["written", "owned", "displaced"])
+        .chain(["written", "owned", "displaced", "hash"])
         .collect();
     let set: Vec<String> = columns.iter().map(|name| format!("{name} = n.{name}")).collect();
     format!(
-        "update ingest_progress p set {} from unnest($1::int4[], {}) as n(lane, {}) \
+        "update lambda.ingest_progress p set {} from unnest($1::int4[], {}) as n(lane, {}) \
          where p.lane = n.lane",
         set.join(", "),
         counts::arrays(2, columns.len()),
@@ -105,6 +106,7 @@ pub(crate) async fn set(
             .cloned()
             .ok_or_else(|| Error::Fenced { what: span.lane.to_string() })?;
         lane.position = span.to;
+        lane.high = lane.high.max(lane.position);
         lane.counts += counts[index];
         lane.sums.add(sums[index]);
         lane.last = span.last.or(lane.last);
@@ -120,9 +122,11 @@ pub(crate) async fn set(
     let (positions, read) = (column(|lane| lane.position), column(|lane| lane.counts.read));
     let last =
         [last(|last| last.position), last(|last| last.timestamp_ms), last(|last| last.checksum)];
+    let (high, hashes) = (column(|lane| lane.high), column(checksum::of_progress));
     let counted = counted(&after);
     let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&lanes, &claims, &froms, &positions, &read];
     parameters.extend(counted.iter().map(|column| column as &(dyn ToSql + Sync)));
+    parameters.extend([&high as &(dyn ToSql + Sync), &hashes]);
     parameters.extend(last.iter().map(|column| column as &(dyn ToSql + Sync)));
     let updated = session.client().execute(&session.statements.set_progress, &parameters).await;
     let updated =
@@ -152,11 +156,13 @@ pub(crate) async fn recount(
         after.push(lane);
     }
     let lanes: Vec<i32> = after.iter().map(|lane| lane.lane.0).collect();
+    let hashes: Vec<i64> = after.iter().map(checksum::of_progress).collect();
     let counted = counted(&after);
     let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&lanes];
     parameters.extend(counted.iter().map(|column| column as &(dyn ToSql + Sync)));
+    parameters.push(&hashes);
     let updated = session
-        .client()
+        .connection()
         .execute(&set_recounted(), &parameters)
         .await
         .map_err(|error| remedy::own_tables(error, "count replayed records in PostgreSQL"))?;

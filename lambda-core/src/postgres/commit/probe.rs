@@ -11,8 +11,9 @@ use crate::postgres::commit::session::Session;
 use crate::postgres::connection::request::Request;
 use crate::postgres::remedy;
 use crate::postgres::wire::raw::{RawValue, put_field};
+use crate::progress::LaneId;
 use crate::record::Table;
-use crate::record::checksum::Checksum;
+use crate::record::checksum::{Checksum, ContentHash};
 use crate::resolve::{ExistingRow, Keys};
 
 const LOOK_UP: Request = Request::to("look up ids in PostgreSQL");
@@ -38,6 +39,8 @@ impl JobCache {
 pub(crate) struct FoundRow {
     key: Range<usize>,
     content: Range<usize>,
+    lane: LaneId,
+    position: i64,
     pub(crate) checksum: Checksum,
     pub(crate) written_xid: i64,
     pub(crate) job_id: Option<String>,
@@ -54,6 +57,11 @@ pub(crate) struct Found {
 impl Found {
     pub(crate) fn row(&self, index: usize) -> &FoundRow {
         &self.rows[index]
+    }
+
+    /// The hash of a row's content and origin.
+    pub(crate) fn hash(&self, row: &FoundRow) -> ContentHash {
+        ContentHash::of(&self.bytes[row.content.clone()], row.lane, row.position)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -116,6 +124,8 @@ impl Found {
         self.rows.push(FoundRow {
             key,
             content: content_start..self.bytes.len(),
+            lane: LaneId(row.try_get(evidence)?),
+            position: row.try_get(evidence + 1)?,
             checksum: Checksum(row.try_get(evidence + 2)?),
             written_xid: row.try_get(evidence + 3)?,
             job_id: row.try_get(evidence + 4)?,
@@ -150,7 +160,7 @@ async fn rank(session: &Session, found: &mut Found, cache: &JobCache) -> Result<
         let Some(job_id) = &row.job_id else { continue };
         let job = cache.get(job_id).ok_or_else(|| {
             Error::misconfigured(
-                format!("a row names the job {job_id}, which is missing from batch_jobs"),
+                format!("a row names the job {job_id}, which is missing from lambda.batch_jobs"),
                 "restore that job's row: it decides the precedence of its records",
             )
         })?;

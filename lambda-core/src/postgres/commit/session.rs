@@ -18,9 +18,11 @@ use crate::record::Table;
 
 /// Session settings of a loader. Ordinary commits do not wait for the disk: progress is
 /// stored with the data, so what a crash loses is read again (rule R5, docs/protocol.md). A
-/// session that waits for a lock waits until it has terminated the holder (rule R13).
+/// session that waits for a lock waits until it has terminated the holder (rule R13). The text
+/// form of values is the same in every session, since corrections keep it.
 const SETTINGS: &str = "\
-    set synchronous_commit = off; set plan_cache_mode = force_generic_plan; set lock_timeout = 0";
+    set synchronous_commit = off; set plan_cache_mode = force_generic_plan; \
+    set lock_timeout = 0; set extra_float_digits = 1; set datestyle = 'ISO, YMD'";
 
 /// Query for the timeout in milliseconds; 0: none.
 const STATEMENT_TIMEOUT: &str =
@@ -47,9 +49,14 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// The client.
-    pub(crate) fn client(&self) -> &Client {
+    /// Its connection, for statements that are not prepared.
+    pub(crate) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// The client, for the prepared statements and COPY.
+    pub(crate) fn client(&self) -> &Client {
+        self.connection.client()
     }
 
     /// Has the pool open a new connection next: the failure may be due to this one's
@@ -141,11 +148,11 @@ impl bb8::ManageConnection for SessionManager {
     }
 
     async fn is_valid(&self, session: &mut Session) -> Result<(), Error> {
-        let ping = session.client().batch_execute("").await;
+        let ping = session.connection().batch_execute("").await;
         ping.map_err(|error| remedy::explain(error, "run a query in PostgreSQL"))
     }
 
     fn has_broken(&self, session: &mut Session) -> bool {
-        session.retired || session.in_transaction || session.client().is_closed()
+        session.retired || session.in_transaction || session.connection().is_closed()
     }
 }

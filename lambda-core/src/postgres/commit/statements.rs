@@ -1,7 +1,8 @@
 //! The SQL of the commit for one table, prepared once for each connection.
 
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::Statement;
 
+use crate::postgres::connection::Connection;
 use crate::postgres::{counts, progress};
 use crate::record::Table;
 
@@ -19,7 +20,7 @@ fn set_progress() -> String {
     let set = |name: &str| format!("{name} = n.{name}");
     let rest = AFTER_COUNTS.map(set).join(", ");
     format!(
-        "update ingest_progress p set updated_at = now(), position = n.position, {}, {rest} \
+        "update lambda.ingest_progress p set updated_at = now(), position = n.position, {}, {rest} \
          from unnest($1::int4[], $2::uuid[], $3::int8[], $4::int8[], {}) \
              as n(lane, claim, from_position, position, {}, {}) \
          where p.lane = n.lane and p.claim = n.claim and p.position = n.from_position",
@@ -31,18 +32,26 @@ fn set_progress() -> String {
 }
 
 /// Columns of a lane's progress that follow the counts.
-const AFTER_COUNTS: [&str; 6] =
-    ["written", "owned", "displaced", "last_position", "last_timestamp_ms", "last_checksum"];
+const AFTER_COUNTS: [&str; 8] = [
+    "written",
+    "owned",
+    "displaced",
+    "high",
+    "hash",
+    "last_position",
+    "last_timestamp_ms",
+    "last_checksum",
+];
 
 /// Step 1: locks the lanes. Returns the transaction's id, and whether the stored ids belong
 /// to this cluster.
 fn lock_lanes() -> String {
     format!(
         "select {}, \
-                (select pg_current_xact_id()::text::bigint + value from xid_offset) as xid, \
-                (select system_identifier from xid_offset) \
+                lambda.current_id() as xid, \
+                (select system_identifier from lambda.xid_offset) \
                     = (select system_identifier from pg_control_system()) as same_cluster \
-         from ingest_progress where lane = any($1) order by lane for update",
+         from lambda.ingest_progress where lane = any($1) order by lane for update",
         progress::columns()
     )
 }
@@ -59,10 +68,11 @@ const KEY_INDEXES: &str = "\
 
 const JOBS: &str = "\
     select job_id, id, (extract(epoch from as_of) * 1000000)::bigint \
-    from batch_jobs where job_id = any($1)";
+    from lambda.batch_jobs where job_id = any($1)";
 
 const COPY_DEAD_LETTERS: &str = "\
-    copy dead_letters (lane, position, line, key, payload, reason, detail, job_id) \
+    copy lambda.dead_letters \
+        (lane, position, line, key, payload, field, reason, detail, job_id) \
     from stdin (format binary)";
 
 /// The prepared statements of a session.
@@ -84,7 +94,7 @@ pub(crate) struct Statements {
     pub(crate) probe_for_update: Statement,
     /// Reads the jobs named `$1`.
     pub(crate) jobs: Statement,
-    /// Assigns the rows under the keys `$1` to the job `$2`.
+    /// Assigns rows to a job.
     pub(crate) confirm: Statement,
     /// Replaces rows and keeps their former content as corrections.
     pub(crate) correct: Statement,
@@ -95,23 +105,23 @@ pub(crate) struct Statements {
 impl Statements {
     /// Prepares all statements for `table`.
     pub(crate) async fn prepare(
-        client: &Client,
+        connection: &Connection,
         table: &Table,
     ) -> Result<Self, tokio_postgres::Error> {
         let key_indexes =
-            client.query(KEY_INDEXES, &[&table.name, &table.key_column().name]).await?;
+            connection.query(KEY_INDEXES, &[&table.qualified(), &table.key_column().name]).await?;
         Ok(Self {
             key_indexes: key_indexes.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?,
-            lock_lanes: client.prepare(&lock_lanes()).await?,
-            set_progress: client.prepare(&set_progress()).await?,
-            copy_rows: client.prepare(&copy_rows(table)).await?,
-            insert_rows: client.prepare(&insert_rows(table)).await?,
-            copy_dead_letters: client.prepare(COPY_DEAD_LETTERS).await?,
-            probe: client.prepare(&probe(table)).await?,
-            probe_for_update: client.prepare(&format!("{} for update", probe(table))).await?,
-            jobs: client.prepare(JOBS).await?,
-            confirm: client.prepare(&confirm(table)).await?,
-            correct: client.prepare(&correct(table)).await?,
+            lock_lanes: connection.prepare(&lock_lanes()).await?,
+            set_progress: connection.prepare(&set_progress()).await?,
+            copy_rows: connection.prepare(&copy_rows(table)).await?,
+            insert_rows: connection.prepare(&insert_rows(table)).await?,
+            copy_dead_letters: connection.prepare(COPY_DEAD_LETTERS).await?,
+            probe: connection.prepare(&probe(table)).await?,
+            probe_for_update: connection.prepare(&format!("{} for update", probe(table))).await?,
+            jobs: connection.prepare(JOBS).await?,
+            confirm: connection.prepare(&confirm(table)).await?,
+            correct: connection.prepare(&correct(table)).await?,
         })
     }
 }
@@ -121,7 +131,8 @@ fn columns(table: &Table) -> String {
 }
 
 fn copy_rows(table: &Table) -> String {
-    format!("copy {} ({}, {EVIDENCE}) from stdin (format binary)", table.name, columns(table))
+    let name = table.qualified();
+    format!("copy {name} ({}, {EVIDENCE}) from stdin (format binary)", columns(table))
 }
 
 /// Selects rows by key, never joined to another table: after waiting for a lock, a join
@@ -131,14 +142,16 @@ fn probe(table: &Table) -> String {
     format!(
         "select {}, {EVIDENCE} from {} where {key} = any($1) order by {key}",
         columns(table),
-        table.name
+        table.qualified()
     )
 }
 
+/// Assigns rows to a job. Parameters: keys, the checksum of each with the job, the job's id.
 fn confirm(table: &Table) -> String {
     format!(
-        "update {} set job_id = $2, ingestion_type = 'BATCH' where {} = any($1)",
-        table.name,
+        "update {} t set job_id = $3, ingestion_type = 'BATCH', checksum = n.checksum \
+         from unnest($1::text[], $2::int8[]) as n(key, checksum) where t.{} = n.key",
+        table.qualified(),
         table.key_column().name
     )
 }
@@ -173,7 +186,7 @@ fn insert_rows(table: &Table) -> String {
     format!(
         "insert into {} ({}, {EVIDENCE}) \
          select n.*, ${xid}::bigint, ${job}::text, ${ingestion_type}::text from {}",
-        table.name,
+        table.qualified(),
         columns(table),
         given_rows(table),
     )
@@ -182,7 +195,8 @@ fn insert_rows(table: &Table) -> String {
 /// Corrects rows. Parameters: given rows, the job's id and the transaction's. The probe has
 /// locked the rows, so all parts see the same ones.
 fn correct(table: &Table) -> String {
-    let (name, key) = (table.name, table.key_column().name);
+    let (name, key) = (table.qualified(), table.key_column().name);
+    let pipeline = table.name;
     let sets: Vec<String> = table
         .columns
         .iter()
@@ -197,11 +211,21 @@ fn correct(table: &Table) -> String {
              update {name} t set {sets}, lane = n.lane, position = n.position, checksum = n.checksum, \
                  job_id = ${job}::text, ingestion_type = 'BATCH' \
              from n where t.{key} = n.{key} returning t.*) \
-         insert into corrections (pipeline, key, job_id, before, after, before_xid, written_xid) \
-         select '{name}', before.{key}, ${job}::text, to_jsonb(before), to_jsonb(after), \
-                before.written_xid, ${xid}::bigint \
+         insert into lambda.corrections (pipeline, key, job_id, before, after, before_xid, written_xid) \
+         select '{pipeline}', jsonb_build_array(before.{key}::text), ${job}::text, \
+                {before}, {after}, before.written_xid, ${xid}::bigint \
          from before join after using ({key}) order by before.{key}",
         given = given_rows(table),
         sets = sets.join(", "),
+        before = as_texts(table, "before"),
+        after = as_texts(table, "after"),
     )
+}
+
+/// A row's record and evidence columns as JSON, each value in its text form: a JSON number
+/// would lose -0, and one of another type would depend on the session.
+fn as_texts(table: &Table, row: &str) -> String {
+    let columns = table.columns.iter().map(|column| column.name).chain(EVIDENCE.split(", "));
+    let pairs: Vec<String> = columns.map(|name| format!("'{name}', {row}.{name}::text")).collect();
+    format!("jsonb_build_object({})", pairs.join(", "))
 }

@@ -9,7 +9,6 @@ use crate::postgres::commit::session::Session;
 use crate::postgres::remedy;
 use crate::postgres::wire::rows::Rows;
 use crate::progress::Sums;
-use crate::record::checksum::{displacement, ownership};
 use crate::resolve::{Change, Resolution};
 
 /// Confirms and corrects rows, and adds the effect to each span's sums.
@@ -39,19 +38,20 @@ async fn confirm(
         return Ok(());
     }
     let mut keys = Vec::with_capacity(confirms.len());
+    let mut checksums = Vec::with_capacity(confirms.len());
     for change in confirms {
         let entry = &batch.entries()[change.entry];
         let Body::Row { key, .. } = &entry.body else { continue };
         keys.push(String::from_utf8_lossy(batch.row(*key)));
         let row = found.row(change.row);
-        let before = ownership(row.checksum, row.job_id.as_deref(), row.written_xid);
-        let after = ownership(row.checksum, Some(job_id), row.written_xid);
-        let owned = after.wrapping_sub(before);
+        let checksum = found.hash(row).checksum(row.written_xid, Some(job_id));
+        checksums.push(checksum.0);
+        let owned = checksum.0.wrapping_sub(row.checksum.0);
         sums[entry.span as usize].add(Sums { owned, ..Sums::default() });
     }
     let updated = session
         .client()
-        .execute(&session.statements.confirm, &[&keys, &job_id])
+        .execute(&session.statements.confirm, &[&keys, &checksums, &job_id])
         .await
         .map_err(|error| remedy::explain(error, "confirm rows in PostgreSQL"))?;
     lanes::expect_rows("confirmed", updated, confirms.len())
@@ -72,17 +72,16 @@ async fn correct(
     for change in corrections {
         let entry = &batch.entries()[change.entry];
         let Body::Row { content, .. } = &entry.body else { continue };
-        let checksum = rows.push(batch.row(*content), batch.span(entry).lane, entry.position);
         let row = found.row(change.row);
-        let before = (row.checksum, row.job_id.as_deref(), row.written_xid);
-        let owned_before = ownership(row.checksum, row.job_id.as_deref(), row.written_xid);
+        let origin = (batch.span(entry).lane, entry.position);
         // The row keeps the id of the transaction that inserted it (rule R4b,
         // docs/protocol.md).
-        let owned_after = ownership(checksum, Some(job_id), row.written_xid);
+        let (hash, checksum) =
+            rows.push(batch.row(*content), origin, row.written_xid, Some(job_id));
         sums[entry.span as usize].add(Sums {
-            written: checksum.0,
-            owned: owned_after.wrapping_sub(owned_before),
-            displaced: displacement(before, (checksum, job_id, xid)),
+            written: hash.written(row.written_xid),
+            owned: checksum.0.wrapping_sub(row.checksum.0),
+            displaced: row.checksum.displacement(checksum, xid),
         });
     }
     let parameters = rows.parameters(&[&job_id, &xid]);

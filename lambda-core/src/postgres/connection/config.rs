@@ -11,6 +11,7 @@ use tokio_postgres::config::{Host, SslMode};
 
 use crate::error::Error;
 use crate::postgres::connection::logins::Logins;
+use crate::postgres::connection::namespace::Schema;
 use crate::postgres::connection::tls::{Tls, TlsSettings};
 use crate::postgres::connection::url;
 
@@ -23,6 +24,8 @@ pub const APPLICATION_PREFIX: &str = "lambda";
 pub struct DatabaseConfig {
     config: tokio_postgres::Config,
     tls: Tls,
+    /// The schema of the protocol's tables.
+    schema: Schema,
     /// The file that holds the password, read at each login.
     password_file: Option<PathBuf>,
     /// Outcome of recent logins, shared by all clones.
@@ -66,8 +69,7 @@ impl DatabaseConfig {
                 config.host(address.to_string());
             }
         }
-        let (logins, copies) = (Arc::default(), false);
-        Self { config, tls: Tls::default(), password_file: None, logins, copies }.with_tls(&said)
+        Self::of(config).with_tls(&said)
     }
 
     /// Creates a configuration from parts, with TLS if the server offers it
@@ -77,8 +79,12 @@ impl DatabaseConfig {
     pub fn from_parts(host: &str, port: u16, name: &str, user: &str, password: &str) -> Self {
         let mut config = tokio_postgres::Config::new();
         config.host(host).port(port).dbname(name).user(user).password(password);
-        let (logins, copies) = (Arc::default(), false);
-        Self { config, tls: Tls::default(), password_file: None, logins, copies }
+        Self::of(config)
+    }
+
+    fn of(config: tokio_postgres::Config) -> Self {
+        let (tls, schema) = (Tls::default(), Schema::default());
+        Self { config, tls, schema, password_file: None, logins: Arc::default(), copies: false }
     }
 
     /// The same database, with connections secured by `tls`.
@@ -94,6 +100,17 @@ impl DatabaseConfig {
     #[must_use]
     pub fn with_password_file(self, file: PathBuf) -> Self {
         Self { password_file: Some(file), ..self }
+    }
+
+    /// The same database, with the protocol's tables in this schema.
+    #[must_use]
+    pub fn with_schema(self, schema: Schema) -> Self {
+        Self { schema, ..self }
+    }
+
+    /// The schema of the protocol's tables.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
     }
 
     /// The file that holds the password, if any.
@@ -129,8 +146,8 @@ impl DatabaseConfig {
     pub fn with_user(&self, user: &str, password: &str) -> Self {
         let mut config = self.config.clone();
         config.user(user).password(password);
-        let (logins, copies) = (Arc::default(), false);
-        Self { config, tls: self.tls.clone(), password_file: None, logins, copies }
+        let (tls, schema) = (self.tls.clone(), self.schema.clone());
+        Self { tls, schema, ..Self::of(config) }
     }
 
     /// The same for connections that carry COPY. A backend that waits for a lock during a

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{Client, Error, Row};
+use tokio_postgres::{Error, Row};
 
 use crate::dead_letter::Status;
+use crate::postgres::connection::Connection;
 
 /// Tables that a filter reads: dead letters `d`, and the lanes `p` in which they were read.
-pub(super) const FROM: &str = "dead_letters d join ingest_progress p on p.lane = d.lane";
+pub(super) const FROM: &str =
+    "lambda.dead_letters d join lambda.ingest_progress p on p.lane = d.lane";
 
 /// Condition of a filter. Its parameters are those of [`Filter::query`]; a null one
 /// restricts nothing. The topic is the part of a source between the cluster's id and the
@@ -57,10 +59,14 @@ pub struct Filter {
 
 impl Filter {
     /// Runs a statement with [`WHERE`] in it.
-    pub(super) async fn query(&self, client: &Client, sql: &str) -> Result<Vec<Row>, Error> {
+    pub(super) async fn query(
+        &self,
+        connection: &Connection,
+        sql: &str,
+    ) -> Result<Vec<Row>, Error> {
         let statuses: Vec<&str> = self.statuses.iter().map(|status| status.as_str()).collect();
         let older_than = self.older_than.map(|age| age.as_secs_f64());
-        client
+        connection
             .query(
                 sql,
                 &[

@@ -31,8 +31,8 @@ use crate::postgres::commit::lanes::LockedLanes;
 use crate::postgres::commit::probe::JobCache;
 use crate::postgres::commit::session::{Session, SessionManager};
 use crate::postgres::commit::{self, Path};
-use crate::postgres::connection::connect_waiting;
 use crate::postgres::connection::request::{PREPARE, Request};
+use crate::postgres::connection::{Connection, connect_waiting};
 use crate::postgres::dead_letters::origin::{Origin, Undecoded};
 use crate::postgres::dead_letters::taken::{self, Locked, Payload};
 use crate::postgres::dead_letters::{DeadLetters, Filter, filter, owning, settings};
@@ -277,9 +277,9 @@ impl DeadLetters {
         };
         let session = manager.connect().await?;
         let prepare = async {
-            session.client().batch_execute(&settings()).await?;
+            session.connection().batch_execute(&settings()).await?;
             let limit = timing::set("transaction_timeout", timing::REPLAY_FROZEN);
-            session.client().batch_execute(&limit).await
+            session.connection().batch_execute(&limit).await
         };
         PREPARE.limit(async { prepare.await.map_err(owning) }).await?;
         Ok(session)
@@ -372,14 +372,14 @@ fn candidate(row: &Row) -> Result<Candidate, tokio_postgres::Error> {
 
 /// Reads the origins of the lanes of these dead letters.
 async fn origins(
-    client: &tokio_postgres::Client,
+    connection: &Connection,
     letters: &[Candidate],
 ) -> Result<HashMap<i32, Arc<Origin>>, Error> {
     let sql = "\
         select p.lane, p.pipeline, p.source, j.id, \
                (extract(epoch from j.as_of) * 1000000)::bigint as as_of, j.header \
-        from ingest_progress p \
-        left join batch_jobs j on j.pipeline = p.pipeline and j.source = p.source \
+        from lambda.ingest_progress p \
+        left join lambda.batch_jobs j on j.pipeline = p.pipeline and j.source = p.source \
         where p.lane = any($1) order by p.pipeline, p.source";
     let mut lanes: Vec<i32> = letters.iter().map(|letter| letter.lane).collect();
     lanes.sort_unstable();
@@ -387,7 +387,7 @@ async fn origins(
     let mut origins = HashMap::with_capacity(lanes.len());
     let read = async {
         let mut last: Option<Arc<Origin>> = None;
-        for row in client.query(sql, &[&lanes]).await? {
+        for row in connection.query(sql, &[&lanes]).await? {
             let origin = origin(&row)?;
             let shared = last.filter(|last| **last == origin).unwrap_or_else(|| Arc::new(origin));
             origins.insert(row.try_get("lane")?, Arc::clone(&shared));
@@ -422,7 +422,7 @@ impl Run<'_> {
         let payloads = taken::payloads(session, &ids).await.map_err(owning)?;
         let job = piece.origin.file.as_ref().map(|(job, _)| job.number);
         if let Some(number) = job {
-            attempt::lock(session.client(), number).await.map_err(owning)?;
+            attempt::lock(session.connection(), number).await.map_err(owning)?;
         }
         let locked = lanes::lock(session, &piece.lanes()).await?;
         let letters = taken::lock(session, &ids).await.map_err(owning)?;
@@ -439,9 +439,9 @@ impl Run<'_> {
         let versions =
             taken::mark(session, &ids, &resolution, self.replay.edited.as_deref()).await?;
         if let Some(number) = job {
-            attempt::recount(session.client(), number).await.map_err(owning)?;
+            attempt::recount(session.connection(), number).await.map_err(owning)?;
         }
-        let immediate = session.client().batch_execute("set constraints all immediate").await;
+        let immediate = session.connection().batch_execute("set constraints all immediate").await;
         immediate.map_err(|error| REPLAY.failed(error))?;
         let marked: Vec<(i64, Verdict)> = told(&ids, resolution).collect();
         if self.replay.dry_run {

@@ -57,8 +57,8 @@ pub(super) async fn payloads(
 ) -> Result<HashMap<i64, Payload>, tokio_postgres::Error> {
     let sql = "\
         select id, coalesce(edited_payload, payload), xmin::text \
-        from dead_letters where id = any($1)";
-    let rows = session.client().query(sql, &[&ids]).await?;
+        from lambda.dead_letters where id = any($1)";
+    let rows = session.connection().query(sql, &[&ids]).await?;
     let payload = |row: &Row| {
         Ok((row.try_get(0)?, Payload { bytes: row.try_get(1)?, version: row.try_get(2)? }))
     };
@@ -74,9 +74,9 @@ pub(super) async fn lock(
     let sql = "\
         select id, lane, position, status, xmin::text as version, \
                purged_at is not null and coalesce(edited_payload, payload) is null as purged \
-        from dead_letters where id = any($1) order by id for update";
+        from lambda.dead_letters where id = any($1) order by id for update";
     let mut found = HashMap::with_capacity(ids.len());
-    for row in session.client().query(sql, &[&ids]).await? {
+    for row in session.connection().query(sql, &[&ids]).await? {
         let status: String = row.try_get("status")?;
         let letter = Locked {
             id: row.try_get("id")?,
@@ -101,20 +101,23 @@ pub(super) async fn mark(
     edited: Option<&[u8]>,
 ) -> Result<HashMap<i64, String>, Error> {
     let sql = "\
-        update dead_letters d \
+        update lambda.dead_letters d \
         set attempts = d.attempts + 1, edited_payload = coalesce($4, d.edited_payload), \
             purged_at = case when $4::bytea is null then d.purged_at end, \
             status = case when n.reason is null then 'replayed' else 'open' end, \
             resolved_at = case when n.reason is null then now() end, \
+            field = case when n.reason is null then d.field else n.field end, \
             reason = coalesce(n.reason, d.reason), detail = coalesce(n.detail, d.detail) \
-        from unnest($1::int8[], $2::text[], $3::text[]) as n(id, reason, detail) \
+        from unnest($1::int8[], $2::text[], $3::text[], $5::text[]) as n(id, reason, detail, field) \
         where d.id = n.id returning d.id, d.xmin::text";
-    let (mut reasons, mut details) = (vec![None; ids.len()], vec![None; ids.len()]);
+    let [mut reasons, mut details, mut fields] = [(); 3].map(|()| vec![None; ids.len()]);
     for (index, reject) in &resolution.dead_letters {
         reasons[*index] = Some(reject.reason.as_str());
         details[*index] = Some(reject.detail.as_str());
+        fields[*index] = reject.field.as_deref();
     }
-    let marked = session.client().query(sql, &[&ids, &reasons, &details, &edited]).await;
+    let marked =
+        session.connection().query(sql, &[&ids, &reasons, &details, &edited, &fields]).await;
     let marked = marked.map_err(owning)?;
     lanes::expect_rows("marked in dead_letters", marked.len() as u64, ids.len())?;
     let version = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?));

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Row;
 
 use super::{row, rows, unread};
 use crate::error::Error;
+use crate::postgres::connection::Connection;
 
 /// Open dead letters with one reason, from one topic's partition or one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,22 +29,22 @@ pub struct OpenDeadLetters {
 ///
 /// # Errors
 /// `Transient` or `Fatal`.
-pub async fn open_dead_letters(client: &Client) -> Result<Vec<OpenDeadLetters>, Error> {
+pub async fn open_dead_letters(connection: &Connection) -> Result<Vec<OpenDeadLetters>, Error> {
     // A loader may read the reasons, but no times.
-    let privilege = "select has_column_privilege('dead_letters', 'created_at', 'select')";
-    let dated: bool = row(client, privilege, &[]).await?.try_get(0).map_err(unread)?;
+    let privilege = "select has_column_privilege('lambda.dead_letters', 'created_at', 'select')";
+    let dated: bool = row(connection, privilege, &[]).await?.try_get(0).map_err(unread)?;
     let created_at = if dated { "d.created_at" } else { "null::timestamptz" };
     let sql = format!(
         "select source, partition, file_name, reason, count(*), \
                 extract(epoch from clock_timestamp() - min(created_at))::float8 \
          from (select p.source, case when j.id is null then p.partition end as partition, \
                       j.file_name, d.reason, {created_at} as created_at \
-               from dead_letters d join ingest_progress p on p.lane = d.lane \
-               left join batch_jobs j on (j.pipeline, j.source) = (p.pipeline, p.source) \
+               from lambda.dead_letters d join lambda.ingest_progress p on p.lane = d.lane \
+               left join lambda.batch_jobs j on (j.pipeline, j.source) = (p.pipeline, p.source) \
                where d.status = 'open') open \
          group by 1, 2, 3, 4 order by 5 desc, 1, 2, 4"
     );
-    rows(client, &sql, &[]).await?.iter().map(open).collect::<Result<_, _>>().map_err(unread)
+    rows(connection, &sql, &[]).await?.iter().map(open).collect::<Result<_, _>>().map_err(unread)
 }
 
 fn open(row: &Row) -> Result<OpenDeadLetters, tokio_postgres::Error> {

@@ -1,65 +1,68 @@
 //! Compares our role's privileges with those that its access needs
 //! ([`roles::ensure`](crate::postgres::schema::roles::ensure) grants them).
 
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Row;
 
 use super::{row, rows, unread};
 use crate::error::Error;
-use crate::postgres::schema::migrate::MIGRATIONS;
+use crate::postgres::connection::Connection;
+use crate::postgres::schema::migrate::PROTOCOL;
 use crate::postgres::schema::roles::Access;
 use crate::record::Table;
 
 /// A privilege on a table, or on one of its columns if that is not empty.
-type Privilege = (&'static str, &'static str, &'static str);
+type Privilege<'a> = (&'a str, &'a str, &'static str);
 
 /// Privileges that a loader needs in addition to those on its pipeline's table.
-const LOADER_NEEDS: &[Privilege] = &[
-    ("batch_jobs", "", "select"),
-    ("batch_jobs", "", "insert"),
-    ("batch_jobs", "status", "update"),
-    ("ingest_progress", "", "select"),
-    ("ingest_progress", "", "insert"),
-    ("ingest_progress", "", "update"),
-    ("job_numbers", "last", "update"),
-    ("dead_letters", "", "insert"),
-    ("dead_letters", "reason", "select"),
-    ("corrections", "", "insert"),
-    ("xid_offset", "", "select"),
-    (MIGRATIONS, "", "select"),
+const LOADER_NEEDS: &[Privilege<'static>] = &[
+    ("lambda.batch_jobs", "", "select"),
+    ("lambda.batch_jobs", "", "insert"),
+    ("lambda.batch_jobs", "status", "update"),
+    ("lambda.ingest_progress", "", "select"),
+    ("lambda.ingest_progress", "", "insert"),
+    ("lambda.ingest_progress", "", "update"),
+    ("lambda.job_numbers", "last", "update"),
+    ("lambda.dead_letters", "", "insert"),
+    ("lambda.dead_letters", "reason", "select"),
+    ("lambda.corrections", "", "insert"),
+    ("lambda.xid_offset", "", "select"),
+    ("lambda.pipelines", "", "select"),
+    (PROTOCOL.table(), "", "select"),
 ];
 
 /// Privileges that a loader must not have: stored data stays, and so does a job's
 /// precedence.
-const LOADER_EXCEEDS: &[Privilege] = &[
-    ("batch_jobs", "as_of", "update"),
-    ("batch_jobs", "", "delete"),
-    ("batch_jobs", "", "truncate"),
-    ("ingest_progress", "", "delete"),
-    ("ingest_progress", "", "truncate"),
-    ("dead_letters", "", "delete"),
-    ("dead_letters", "", "truncate"),
-    ("corrections", "", "update"),
-    ("corrections", "", "delete"),
-    ("corrections", "", "truncate"),
-    ("xid_offset", "", "update"),
+const LOADER_EXCEEDS: &[Privilege<'static>] = &[
+    ("lambda.batch_jobs", "as_of", "update"),
+    ("lambda.batch_jobs", "", "delete"),
+    ("lambda.batch_jobs", "", "truncate"),
+    ("lambda.ingest_progress", "", "delete"),
+    ("lambda.ingest_progress", "", "truncate"),
+    ("lambda.dead_letters", "", "delete"),
+    ("lambda.dead_letters", "", "truncate"),
+    ("lambda.corrections", "", "update"),
+    ("lambda.corrections", "", "delete"),
+    ("lambda.corrections", "", "truncate"),
+    ("lambda.xid_offset", "", "update"),
 ];
 
 /// Privileges that a reader needs in addition to those on its pipeline's table.
-const READER_NEEDS: &[Privilege] = &[
-    ("batch_jobs", "", "select"),
-    ("ingest_progress", "", "select"),
-    ("dead_letters", "reason", "select"),
-    ("account_activity", "", "select"),
+const READER_NEEDS: &[Privilege<'static>] = &[
+    ("lambda.batch_jobs", "", "select"),
+    ("lambda.ingest_progress", "", "select"),
+    ("lambda.dead_letters", "reason", "select"),
+    ("lambda.pipelines", "", "select"),
 ];
 
 /// Privileges that a reader must not have.
-const READER_EXCEEDS: &[Privilege] = &[
-    ("dead_letters", "key", "select"),
-    ("dead_letters", "payload", "select"),
-    ("dead_letters", "edited_payload", "select"),
-    ("batch_jobs", "", "insert"),
-    ("dead_letters", "", "insert"),
-    ("corrections", "", "insert"),
+const READER_EXCEEDS: &[Privilege<'static>] = &[
+    ("lambda.dead_letters", "key", "select"),
+    ("lambda.dead_letters", "payload", "select"),
+    ("lambda.dead_letters", "edited_payload", "select"),
+    ("lambda.dead_letters", "headers", "select"),
+    ("lambda.batch_jobs", "", "insert"),
+    ("lambda.dead_letters", "", "insert"),
+    ("lambda.corrections", "", "insert"),
 ];
 
 /// Position of a role in this database.
@@ -94,45 +97,67 @@ pub struct OurRole {
     pub sees_sessions: bool,
 }
 
-/// Reads our role's privileges, with `table` as the pipeline's.
+/// Our role's standing towards the table `$1`, in a database whose protocol is in the schema
+/// `$2`. A name in a schema that our role may not use is an error, so that comes first.
+const STANDING: &str = "\
+    select current_user::text as name, \
+           has_database_privilege(current_database(), 'temporary') as temporary, \
+           pg_has_role('pg_read_all_stats', 'usage') as sees_sessions, \
+           (select rolsuper from pg_roles where rolname = current_user) as superuser, \
+           c.oid is not null as exists, \
+           coalesce(pg_has_role(c.relowner, 'usage'), false) as owner, \
+           coalesce(has_table_privilege(c.oid, 'insert') \
+                    or case when has_schema_privilege(n.oid, 'usage') then has_table_privilege( \
+                           to_regclass('lambda.ingest_progress'), 'insert') end, \
+                    false) as loader, \
+           coalesce(has_any_column_privilege(c.oid, 'select'), false) as reader, \
+           coalesce(has_schema_privilege(n.oid, 'usage'), false) as uses, \
+           has_schema_privilege('public', 'create') as defines \
+    from (values (to_regclass($1::text))) t (oid) \
+    left join pg_class c on c.oid = t.oid \
+    left join pg_namespace n on n.nspname = $2";
+
+/// Reads our role's privileges, with `table` as the pipeline's. Readers need the relations
+/// `readable` too.
 ///
 /// # Errors
 /// `Transient` or `Fatal`.
-pub async fn our_role(client: &Client, table: &Table) -> Result<OurRole, Error> {
-    let sql = "\
-        select current_user::text, has_database_privilege(current_database(), 'temporary'), \
-               pg_has_role('pg_read_all_stats', 'usage'), \
-               (select rolsuper from pg_roles where rolname = current_user), \
-               to_regclass($1::text) is not null, \
-               coalesce((select pg_has_role(relowner, 'usage') from pg_class \
-                         where oid = to_regclass($1::text)), false), \
-               coalesce(has_table_privilege(to_regclass($1::text), 'insert') \
-                        or has_table_privilege(to_regclass('ingest_progress'), 'insert'), false), \
-               coalesce(has_any_column_privilege(to_regclass($1::text), 'select'), false)";
-    let found = row(client, sql, &[&table.name]).await?;
-    let flag = |index: usize| found.try_get::<_, bool>(index).map_err(unread);
-    let standing = match (flag(3)?, flag(4)?, flag(5)?, flag(6)?, flag(7)?) {
-        (true, ..) => Standing::Superuser,
-        (_, false, ..) => Standing::NoTables,
-        (_, _, true, ..) => Standing::Owner,
-        (_, _, _, true, _) => Standing::Granted(Access::Loader),
-        (_, _, _, _, true) => Standing::Granted(Access::Reader),
-        _ => Standing::Ungranted,
+pub async fn our_role(
+    connection: &Connection,
+    table: &Table,
+    readable: &[&str],
+) -> Result<OurRole, Error> {
+    let qualified = table.qualified();
+    let found = row(connection, STANDING, &[&qualified, &connection.schema().name()]).await?;
+    let flag = |name: &str| found.try_get::<_, bool>(name).map_err(unread);
+    let standing = if flag("superuser")? {
+        Standing::Superuser
+    } else if !flag("exists")? {
+        Standing::NoTables
+    } else if flag("owner")? {
+        Standing::Owner
+    } else if flag("loader")? {
+        Standing::Granted(Access::Loader)
+    } else if flag("reader")? {
+        Standing::Granted(Access::Reader)
+    } else {
+        Standing::Ungranted
     };
     let mut role = OurRole {
-        name: found.try_get(0).map_err(unread)?,
+        name: found.try_get("name").map_err(unread)?,
         standing,
         lacks: Vec::new(),
         exceeds: Vec::new(),
-        temporary: flag(1)?,
-        sees_sessions: flag(2)?,
+        temporary: flag("temporary")?,
+        sees_sessions: flag("sees_sessions")?,
     };
     let Standing::Granted(access) = standing else { return Ok(role) };
     let key = table.key_column().name;
-    let own = |column: &'static str, privilege| (table.name, column, privilege);
+    let own = |column, privilege| (&*qualified, column, privilege);
     let (needs, exceeds) = match access {
         Access::Loader => (
-            [LOADER_NEEDS, &[own("", "select"), own("", "insert"), own("job_id", "update")]],
+            [LOADER_NEEDS, &[own("", "select"), own("", "insert"), own("job_id", "update")]]
+                .concat(),
             [
                 LOADER_EXCEEDS,
                 &[
@@ -143,22 +168,32 @@ pub async fn our_role(client: &Client, table: &Table) -> Result<OurRole, Error> 
                 ],
             ],
         ),
-        Access::Reader => (
-            [READER_NEEDS, &[own("", "select")]],
-            [READER_EXCEEDS, &[own("", "insert"), own(key, "update"), own("", "delete")]],
-        ),
+        Access::Reader => {
+            let readable: Vec<_> = readable.iter().map(|name| (*name, "", "select")).collect();
+            (
+                [READER_NEEDS, &[own("", "select")], &readable].concat(),
+                [READER_EXCEEDS, &[own("", "insert"), own(key, "update"), own("", "delete")]],
+            )
+        }
     };
-    role.lacks = held(client, &needs.concat(), false).await?;
-    role.exceeds = held(client, &exceeds.concat(), true).await?;
-    let defines = "select has_schema_privilege('public', 'create')";
-    if row(client, defines, &[]).await?.try_get(0).map_err(unread)? {
+    if flag("uses")? {
+        role.lacks = held(connection, &needs, false).await?;
+        role.exceeds = held(connection, &exceeds.concat(), true).await?;
+    } else {
+        role.lacks.push(format!("usage on schema {}", connection.schema()));
+    }
+    if flag("defines")? {
         role.exceeds.push("create in schema public".into());
     }
     Ok(role)
 }
 
 /// Those of the privileges that our role has, or lacks.
-async fn held(client: &Client, privileges: &[Privilege], held: bool) -> Result<Vec<String>, Error> {
+async fn held(
+    connection: &Connection,
+    privileges: &[Privilege<'_>],
+    held: bool,
+) -> Result<Vec<String>, Error> {
     let sql = "\
         select privilege || case when col <> '' then ' (' || col || ')' else '' end \
                || ' on ' || tab \
@@ -166,9 +201,9 @@ async fn held(client: &Client, privileges: &[Privilege], held: bool) -> Result<V
         where $4 = case when to_regclass(tab) is null then not $4 \
                         when col = '' then has_table_privilege(tab, privilege) \
                         else has_column_privilege(tab, col, privilege) end";
-    let column = |pick: fn(&Privilege) -> &'static str| privileges.iter().map(pick).collect();
-    let (tables, columns, kinds): (Vec<&str>, Vec<&str>, Vec<&str>) =
-        (column(|it| it.0), column(|it| it.1), column(|it| it.2));
-    let found = rows(client, sql, &[&tables, &columns, &kinds, &held]).await?;
+    let tables: Vec<_> = privileges.iter().map(|it| connection.schema().sql(it.0)).collect();
+    let columns: Vec<&str> = privileges.iter().map(|it| it.1).collect();
+    let kinds: Vec<&str> = privileges.iter().map(|it| it.2).collect();
+    let found = rows(connection, sql, &[&tables, &columns, &kinds, &held]).await?;
     found.iter().map(|row: &Row| row.try_get(0)).collect::<Result<_, _>>().map_err(unread)
 }

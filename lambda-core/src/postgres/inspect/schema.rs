@@ -1,74 +1,90 @@
 //! Checks that the schema is complete: the objects that the migrations created may have
 //! been dropped.
 
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Row;
 
 use super::{row, rows, unread};
 use crate::error::Error;
+use crate::postgres::connection::Connection;
 use crate::postgres::schema::TABLES;
 
-/// Indexes that belong to no constraint, each with its table.
-pub const INDEXES: [(&str, &str); 8] = [
-    ("account_activity_batch", "account_activity_batch_day"),
-    ("account_activity_realtime", "account_activity_realtime_day_idx"),
-    ("corrections", "corrections_key"),
-    ("corrections", "corrections_written_xid"),
-    ("dead_letters", "dead_letters_open"),
-    ("ingest_progress", "ingest_progress_streams"),
-    ("transactions", "transactions_event_time"),
-    ("transactions", "transactions_written_xid"),
-];
+/// Objects that migrations create.
+#[derive(Debug, Clone, Copy)]
+pub struct Objects {
+    /// Tables and views.
+    pub relations: &'static [&'static str],
+    /// Indexes that belong to no constraint, each with its table.
+    pub indexes: &'static [(&'static str, &'static str)],
+    /// Constraints, each with its table.
+    pub constraints: &'static [(&'static str, &'static str)],
+}
 
-/// Constraints, each with its table.
-pub const CONSTRAINTS: [(&str, &str); 22] = [
-    ("account_activity_batch", "account_activity_batch_pkey"),
-    ("account_activity_realtime", "account_activity_realtime_pkey"),
-    ("batch_jobs", "batch_jobs_check"),
-    ("batch_jobs", "batch_jobs_job_id_key"),
-    ("batch_jobs", "batch_jobs_pipeline_source_key"),
-    ("batch_jobs", "batch_jobs_pkey"),
-    ("batch_jobs", "batch_jobs_status_check"),
-    ("corrections", "corrections_pkey"),
-    ("dead_letters", "dead_letters_lane_position_key"),
-    ("dead_letters", "dead_letters_pkey"),
-    ("dead_letters", "dead_letters_status_check"),
-    ("ingest_progress", "ingest_progress_check"),
-    ("ingest_progress", "ingest_progress_check1"),
-    ("ingest_progress", "ingest_progress_lane_key"),
-    ("ingest_progress", "ingest_progress_pkey"),
-    ("job_numbers", "job_numbers_one_check"),
-    ("job_numbers", "job_numbers_pkey"),
-    ("serving", "serving_one_check"),
-    ("serving", "serving_pkey"),
-    ("transactions", "transactions_pkey"),
-    ("xid_offset", "xid_offset_one_check"),
-    ("xid_offset", "xid_offset_pkey"),
-];
+/// The protocol's objects.
+pub const PROTOCOL: Objects = Objects {
+    relations: &TABLES,
+    indexes: &[
+        ("lambda.corrections", "corrections_key"),
+        ("lambda.corrections", "corrections_written_xid"),
+        ("lambda.dead_letters", "dead_letters_open"),
+        ("lambda.ingest_progress", "ingest_progress_streams"),
+    ],
+    constraints: &[
+        ("lambda.batch_jobs", "batch_jobs_check"),
+        ("lambda.batch_jobs", "batch_jobs_job_id_key"),
+        ("lambda.batch_jobs", "batch_jobs_pipeline_source_key"),
+        ("lambda.batch_jobs", "batch_jobs_pkey"),
+        ("lambda.batch_jobs", "batch_jobs_status_check"),
+        ("lambda.corrections", "corrections_pkey"),
+        ("lambda.dead_letters", "dead_letters_lane_position_key"),
+        ("lambda.dead_letters", "dead_letters_pkey"),
+        ("lambda.dead_letters", "dead_letters_status_check"),
+        ("lambda.ingest_progress", "ingest_progress_check"),
+        ("lambda.ingest_progress", "ingest_progress_check1"),
+        ("lambda.ingest_progress", "ingest_progress_lane_key"),
+        ("lambda.ingest_progress", "ingest_progress_pkey"),
+        ("lambda.job_numbers", "job_numbers_one_check"),
+        ("lambda.job_numbers", "job_numbers_pkey"),
+        ("lambda.pipelines", "pipelines_pkey"),
+        ("lambda.pipelines", "pipelines_table_key"),
+        ("lambda.xid_offset", "xid_offset_one_check"),
+        ("lambda.xid_offset", "xid_offset_pkey"),
+    ],
+};
 
-/// Names the objects of the last migration's schema that are missing or not valid.
+/// Names those of the objects that are missing or not valid.
 ///
 /// # Errors
 /// `Transient` or `Fatal`.
-pub async fn missing(client: &Client) -> Result<Vec<String>, Error> {
+pub async fn missing(connection: &Connection, objects: &Objects) -> Result<Vec<String>, Error> {
     let sql = "\
         select 'table ' || name from unnest($1::text[]) as name where to_regclass(name) is null \
         union all \
-        select 'index ' || name from unnest($2::text[], $3::text[]) as i (on_table, name) \
+        select 'index ' || name || ' of ' || on_table \
+        from unnest($2::text[], $3::text[]) as i (on_table, name) \
         where not exists ( \
-            select from pg_index where indrelid = to_regclass(on_table) \
-                and indexrelid = to_regclass(name) and indisvalid and indisready) \
+            select from pg_index join pg_class c on c.oid = indexrelid \
+            where indrelid = to_regclass(on_table) and relname = name \
+                and indisvalid and indisready) \
         union all \
         select 'constraint ' || name || ' of ' || on_table \
         from unnest($4::text[], $5::text[]) as c (on_table, name) \
         where not exists ( \
             select from pg_constraint where conrelid = to_regclass(on_table) \
                 and conname = name and convalidated)";
-    let (index_tables, indexes): (Vec<&str>, Vec<&str>) = INDEXES.into_iter().unzip();
-    let (constraint_tables, constraints): (Vec<&str>, Vec<&str>) = CONSTRAINTS.into_iter().unzip();
-    let tables = TABLES.as_slice();
-    let found =
-        rows(client, sql, &[&tables, &index_tables, &indexes, &constraint_tables, &constraints])
-            .await?;
+    let schema = connection.schema();
+    let relations: Vec<_> = objects.relations.iter().map(|name| schema.sql(name)).collect();
+    let of_tables = |objects: &'static [(&str, &str)]| {
+        let objects = objects.iter().map(|(table, name)| (schema.sql(table), *name));
+        objects.unzip::<_, _, Vec<_>, Vec<_>>()
+    };
+    let (index_tables, indexes) = of_tables(objects.indexes);
+    let (constraint_tables, constraints) = of_tables(objects.constraints);
+    let found = rows(
+        connection,
+        sql,
+        &[&relations, &index_tables, &indexes, &constraint_tables, &constraints],
+    )
+    .await?;
     found.iter().map(|row: &Row| row.try_get(0)).collect::<Result<_, _>>().map_err(unread)
 }
 
@@ -77,9 +93,9 @@ pub async fn missing(client: &Client) -> Result<Vec<String>, Error> {
 ///
 /// # Errors
 /// `Transient` or `Fatal`.
-pub async fn is_restored(client: &Client) -> Result<bool, Error> {
+pub async fn is_restored(connection: &Connection) -> Result<bool, Error> {
     let sql = "\
         select system_identifier <> (select system_identifier from pg_control_system()) \
-        from xid_offset";
-    row(client, sql, &[]).await?.try_get(0).map_err(unread)
+        from lambda.xid_offset";
+    row(connection, sql, &[]).await?.try_get(0).map_err(unread)
 }

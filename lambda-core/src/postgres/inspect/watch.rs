@@ -16,7 +16,7 @@ use crate::postgres::timing;
 
 /// A loader may read both columns of `dead_letters`.
 const COUNT_OPEN: &str = "\
-    select count(*) from dead_letters d join ingest_progress p using (lane) \
+    select count(*) from lambda.dead_letters d join lambda.ingest_progress p using (lane) \
     where d.status = 'open' and p.pipeline = $1";
 
 /// Reports to `health` whether the database answers, and counts the open dead letters of

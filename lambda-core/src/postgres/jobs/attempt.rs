@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row, Transaction};
 
 use crate::error::Error;
 use crate::job::{self, Chunk, End, Found, Start, Status};
 use crate::metrics;
 use crate::postgres::connection::config::DatabaseConfig;
-use crate::postgres::connection::connect;
 use crate::postgres::connection::request::Request;
+use crate::postgres::connection::{Connection, connect};
 use crate::postgres::jobs::{self, Job, Jobs, Patience};
 use crate::postgres::ownership::backend::Backend;
 use crate::postgres::ownership::blockers::{Seen, Terms, ending_blockers};
@@ -37,16 +37,16 @@ const END: Request = Request::to("end a job in PostgreSQL").of_own_tables().with
 const LOCK_JOB: &str = "\
     select status, owner, coalesce(lease_until > clock_timestamp(), false) as leased, \
            coalesce(extract(epoch from lease_until - clock_timestamp()), 0)::float8 as rest \
-    from batch_jobs where id = $1 for update";
+    from lambda.batch_jobs where id = $1 for update";
 
 const TAKE_JOB: &str = "\
-    update batch_jobs set status = 'running', attempt = attempt + 1, owner = $2, error = null, \
+    update lambda.batch_jobs set status = 'running', attempt = attempt + 1, owner = $2, error = null, \
            lease_until = clock_timestamp() + $3::float8 * interval '1 second', \
            started_at = coalesce(started_at, now()), finished_at = null \
     where id = $1 returning attempt";
 
 const LOCK_LANES: &str = "\
-    select from ingest_progress where pipeline = $1 and source = $2 order by lane for update";
+    select from lambda.ingest_progress where pipeline = $1 and source = $2 order by lane for update";
 
 /// Holds for a job that this attempt still has. The number alone would not do: a restored
 /// database gives it again, while a run from before the restore is still alive.
@@ -54,7 +54,7 @@ const MINE: &str = "j.id = $1 and j.attempt = $2 and j.owner = $3 and j.status =
 
 fn renew_lease() -> String {
     format!(
-        "update batch_jobs j \
+        "update lambda.batch_jobs j \
          set lease_until = clock_timestamp() + $4::float8 * interval '1 second' where {MINE}"
     )
 }
@@ -66,22 +66,28 @@ fn set_counts() -> String {
 
 /// Locks a job before its lanes are locked for a recount, as a start does. Locks nothing if
 /// a failover has lost the job.
-pub(crate) async fn lock(client: &Client, number: i64) -> Result<(), tokio_postgres::Error> {
-    client.query_opt(LOCK_JOB, &[&number]).await.map(drop)
+pub(crate) async fn lock(
+    connection: &Connection,
+    number: i64,
+) -> Result<(), tokio_postgres::Error> {
+    connection.query_opt(LOCK_JOB, &[&number]).await.map(drop)
 }
 
 /// Sets a locked job's counts to the sums of its lanes. Those of a running job are summed
 /// when its attempt ends, and only that attempt may write them (rule R22,
 /// docs/protocol.md).
-pub(crate) async fn recount(client: &Client, number: i64) -> Result<(), tokio_postgres::Error> {
+pub(crate) async fn recount(
+    connection: &Connection,
+    number: i64,
+) -> Result<(), tokio_postgres::Error> {
     let (set_counts, lane_sums) = (set_counts(), jobs::lane_sums());
     let sql = format!(
-        "update batch_jobs j set {set_counts} \
-         from batch_jobs k cross join lateral ( \
+        "update lambda.batch_jobs j set {set_counts} \
+         from lambda.batch_jobs k cross join lateral ( \
              {lane_sums} where pipeline = k.pipeline and source = k.source) s \
          where j.id = $1 and k.id = j.id and j.status <> 'running'"
     );
-    client.execute(&sql, &[&number]).await.map(drop)
+    connection.execute(&sql, &[&number]).await.map(drop)
 }
 
 /// Result of starting a job.
@@ -149,15 +155,15 @@ async fn try_start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Resu
 }
 
 async fn start_on(
-    client: &mut Client,
+    connection: &mut Connection,
     jobs: &Jobs,
     job: &Job,
     first_byte: i64,
     owner: &str,
 ) -> Result<Started, Error> {
     let failed = |error| START.failed(error);
-    let backend = Backend::of(client).await.map_err(failed)?;
-    let transaction = client.transaction().await.map_err(failed)?;
+    let backend = Backend::of(connection).await.map_err(failed)?;
+    let transaction = connection.transaction().await.map_err(failed)?;
     let row = transaction.query_opt(LOCK_JOB, &[&job.number]).await.map_err(failed)?;
     let row = row.ok_or_else(|| Error::Interrupted { what: rewound(job) })?;
     let (found, holder, rest) = found(&row, owner).map_err(failed)?;
@@ -203,7 +209,7 @@ fn found(row: &Row, owner: &str) -> Result<(Found, String, Duration), tokio_post
 }
 
 async fn take_job(
-    transaction: &Transaction<'_>,
+    transaction: &Connection,
     job: &Job,
     owner: &str,
 ) -> Result<i32, tokio_postgres::Error> {
@@ -211,18 +217,18 @@ async fn take_job(
     transaction.query_one(TAKE_JOB, &[&job.number, &owner, &seconds]).await?.try_get(0)
 }
 
-async fn lock_lanes(transaction: &Transaction<'_>, job: &Job) -> Result<(), tokio_postgres::Error> {
+async fn lock_lanes(transaction: &Connection, job: &Job) -> Result<(), tokio_postgres::Error> {
     transaction.execute(LOCK_LANES, &[&job.pipeline, &job.source]).await.map(drop)
 }
 
 async fn claim_lanes(
-    transaction: &Transaction<'_>,
+    transaction: &Connection,
     job: &Job,
     owner: &str,
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
     let sql = format!(
         "with claimed as ( \
-             update ingest_progress set claim = $3, owner = $4, claimed_at = now(), updated_at = now() \
+             update lambda.ingest_progress set claim = $3, owner = $4, claimed_at = now(), updated_at = now() \
              where pipeline = $1 and source = $2 \
              returning {}, first_line, records, digest) \
          select * from claimed order by partition",
@@ -315,29 +321,29 @@ impl Attempt {
         END.limit(self.end_on(&mut connection, end)).await
     }
 
-    async fn end_on(&self, client: &mut Client, end: &End) -> Result<Job, Error> {
+    async fn end_on(&self, connection: &mut Connection, end: &End) -> Result<Job, Error> {
         let failed = |error| END.failed(error);
         let rewound = || rewound(&self.job);
-        let transaction = client.transaction().await.map_err(failed)?;
+        let transaction = connection.transaction().await.map_err(failed)?;
         // A later statement sums the lanes: one that waited for a replay of the job's dead
         // letters would set the sums from before it.
-        lock(transaction.client(), self.job.number).await.map_err(failed)?;
-        let client = transaction.client();
+        lock(&transaction, self.job.number).await.map_err(failed)?;
+        let connection = &*transaction;
         let written = match end {
-            End::Completed => self.complete(client).await.map_err(failed)?,
+            End::Completed => self.complete(connection).await.map_err(failed)?,
             End::Pending { error } => {
                 let error = error.as_deref();
-                self.stop(client, Status::Pending, error).await.map_err(failed)?
+                self.stop(connection, Status::Pending, error).await.map_err(failed)?
             }
             End::Failed { error } => {
-                self.stop(client, Status::Failed, Some(error)).await.map_err(failed)?
+                self.stop(connection, Status::Failed, Some(error)).await.map_err(failed)?
             }
             End::Fenced => {
                 let error = rewound();
-                self.stop(client, Status::Pending, Some(&error)).await.map_err(failed)?
+                self.stop(connection, Status::Pending, Some(&error)).await.map_err(failed)?
             }
         };
-        let stored = jobs::get(client, self.job.number).await?;
+        let stored = jobs::get(connection, self.job.number).await?;
         transaction.commit().await.map_err(failed)?;
         // It was not taken over: a deleted job has no holder.
         let stored = stored.ok_or_else(|| Error::Interrupted { what: rewound() })?;
@@ -365,10 +371,10 @@ impl Attempt {
 
     /// Completes the job. Returns whether it was this attempt's and is now completed: every
     /// chunk is stored, and the counts are the lanes' sums (rule R23, docs/protocol.md).
-    async fn complete(&self, client: &Client) -> Result<bool, tokio_postgres::Error> {
+    async fn complete(&self, connection: &Connection) -> Result<bool, tokio_postgres::Error> {
         let (set_counts, lane_sums) = (set_counts(), jobs::lane_sums());
         let sql = format!(
-            "update batch_jobs j set status = 'completed', lease_until = null, error = null, \
+            "update lambda.batch_jobs j set status = 'completed', lease_until = null, error = null, \
                     finished_at = now(), {set_counts} \
              from ({lane_sums} where pipeline = $4 and source = $5) s \
              where {MINE} and s.lanes = j.chunks and s.stored_chunks = s.lanes"
@@ -376,27 +382,27 @@ impl Attempt {
         let job = &self.job;
         let parameters: [&(dyn ToSql + Sync); 5] =
             [&job.number, &self.number, &self.owner, &job.pipeline, &job.source];
-        let written = client.execute(&sql, &parameters).await?;
+        let written = connection.execute(&sql, &parameters).await?;
         Ok(written == 1)
     }
 
     /// Releases the lease. Returns whether the job was this attempt's.
     async fn stop(
         &self,
-        client: &Client,
+        connection: &Connection,
         status: Status,
         error: Option<&str>,
     ) -> Result<bool, tokio_postgres::Error> {
         let (set_counts, lane_sums) = (set_counts(), jobs::lane_sums());
         let sql = format!(
-            "update batch_jobs j set status = $6, lease_until = null, error = $7, {set_counts} \
+            "update lambda.batch_jobs j set status = $6, lease_until = null, error = $7, {set_counts} \
              from ({lane_sums} where pipeline = $4 and source = $5) s where {MINE}"
         );
         let job = &self.job;
         let status = status.as_str();
         let parameters: [&(dyn ToSql + Sync); 7] =
             [&job.number, &self.number, &self.owner, &job.pipeline, &job.source, &status, &error];
-        let written = client.execute(&sql, &parameters).await?;
+        let written = connection.execute(&sql, &parameters).await?;
         Ok(written == 1)
     }
 

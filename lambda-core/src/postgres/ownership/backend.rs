@@ -1,12 +1,12 @@
 //! Our own backends: which one serves a connection, whether it still works for us, and how
 //! to terminate it when its connection is lost.
 
-use tokio_postgres::{Client, Error};
+use tokio_postgres::Error;
 
 use crate::metrics::{self, Eviction};
 use crate::postgres::connection::config::DatabaseConfig;
-use crate::postgres::connection::connect;
 use crate::postgres::connection::request::Request;
+use crate::postgres::connection::{Connection, connect};
 use crate::postgres::timing;
 
 const LOOK: Request = Request::to("read a session's state in PostgreSQL");
@@ -27,19 +27,19 @@ pub(crate) struct Backend {
 
 impl Backend {
     /// Finds the backend that serves `client`.
-    pub(crate) async fn of(client: &Client) -> Result<Self, Error> {
+    pub(crate) async fn of(connection: &Connection) -> Result<Self, Error> {
         let sql =
             "select pid, backend_start::text from pg_stat_activity where pid = pg_backend_pid()";
-        let row = client.query_one(sql, &[]).await?;
+        let row = connection.query_one(sql, &[]).await?;
         Ok(Self { pid: row.try_get(0)?, started: row.try_get(1)? })
     }
 
     /// Terminates this backend from another connection, and waits until it is gone. Does
     /// nothing if it is already gone.
-    pub(crate) async fn end(&self, client: &Client) -> Result<(), Error> {
+    pub(crate) async fn end(&self, connection: &Connection) -> Result<(), Error> {
         let sql = "select pg_terminate_backend(pid, 5000) from pg_stat_activity \
                    where pid = $1 and backend_start::text = $2";
-        let ended = client.query(sql, &[&self.pid, &self.started]).await?;
+        let ended = connection.query(sql, &[&self.pid, &self.started]).await?;
         metrics::evicted(Eviction::Own, ended.len());
         Ok(())
     }
@@ -50,12 +50,12 @@ impl Backend {
     }
 
     /// Whether it waits for our next message, or is gone.
-    async fn awaits_us(&self, client: &Client) -> Result<Option<Waiting>, Error> {
+    async fn awaits_us(&self, connection: &Connection) -> Result<Option<Waiting>, Error> {
         let sql = "select concat_ws(' ', 'waiting', state_change, bytes_processed), \
                           state_change is not null, wait_event_type = 'Client' \
                    from pg_stat_activity left join pg_stat_progress_copy using (pid) \
                    where pid = $1 and backend_start::text = $2";
-        let Some(row) = client.query_opt(sql, &[&self.pid, &self.started]).await? else {
+        let Some(row) = connection.query_opt(sql, &[&self.pid, &self.started]).await? else {
             return Ok(Some(Waiting { at: "gone".into(), tracked: true }));
         };
         let waiting = Waiting { at: row.try_get(0)?, tracked: row.try_get(1)? };
@@ -96,8 +96,8 @@ pub(crate) async fn unless_silent<T>(
             return Ok(done);
         }
         let look = LOOK.limit(async {
-            let client = connect(config, "look").await?;
-            LOOK.ask(working.awaits_us(&client)).await
+            let connection = connect(config, "look").await?;
+            LOOK.ask(working.awaits_us(&connection)).await
         });
         let found = tokio::select! {
             biased;

@@ -7,9 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row};
 
 use crate::error::Error;
 use crate::metrics::{self, Eviction};
@@ -22,7 +22,7 @@ use crate::postgres::ownership::mark::{Mark, marked};
 use crate::postgres::timing;
 
 /// The function that terminates a loader's session with the rights of the schema's owner.
-pub(crate) const END_LOADER: &str = "end_loader(integer, text)";
+pub(crate) const END_LOADER: &str = "lambda.end_loader(integer, text)";
 
 const END: Request = Request::to("terminate a session in PostgreSQL");
 
@@ -75,7 +75,7 @@ impl Blocker {
     /// abandoned claim keeps its place in the lock queue, before ours.
     async fn of(
         waiting: &Backend,
-        client: &Client,
+        connection: &Connection,
     ) -> Result<Vec<(Self, Option<Duration>)>, tokio_postgres::Error> {
         let sql = format!(
             "with recursive marked as materialized ({}), blocking (pid) as ( \
@@ -90,7 +90,7 @@ impl Blocker {
         );
         let parameters: [&(dyn ToSql + Sync); 3] =
             [&waiting.pid(), &(Mark::Claim as i32), &(Mark::Loader as i32)];
-        let rows = client.query(&sql, &parameters).await?;
+        let rows = connection.query(&sql, &parameters).await?;
         let read = |row: &Row| {
             let blocker =
                 Self { pid: row.try_get("pid")?, transaction: row.try_get("transaction")? };
@@ -104,7 +104,7 @@ impl Blocker {
     ///
     /// A role may terminate its own sessions. Those of another login need a function that
     /// runs as the schema's owner and terminates only loaders.
-    async fn end(&self, client: &Client) -> Result<(), Error> {
+    async fn end(&self, connection: &Connection) -> Result<(), Error> {
         let own = format!(
             "select pg_terminate_backend(pid, 1000) \
              from ({}) marked join pg_stat_activity using (pid) \
@@ -112,10 +112,10 @@ impl Blocker {
             marked()
         );
         let mark = Mark::Loader as i32;
-        let own = client.query(&own, &[&self.pid, &self.transaction, &mark]).await;
+        let own = connection.query(&own, &[&self.pid, &self.transaction, &mark]).await;
         if own.map_err(ending)?.is_empty() {
-            let other = "select end_loader($1, $2)";
-            client.execute(other, &[&self.pid, &self.transaction]).await.map_err(ending)?;
+            let other = "select lambda.end_loader($1, $2)";
+            connection.execute(other, &[&self.pid, &self.transaction]).await.map_err(ending)?;
         }
         Ok(())
     }
@@ -147,20 +147,20 @@ pub(crate) async fn ending_blockers<T>(
 ) -> T {
     tokio::pin!(work);
     let begun = Instant::now();
-    let mut connection = None;
+    let mut kept = None;
     loop {
         if let Ok(done) = tokio::time::timeout(terms.every, &mut work).await {
             return done;
         }
         let waited = begun.elapsed() >= terms.waited;
         let look = END.limit(async {
-            let client = match connection.take() {
-                Some(client) => client,
+            let connection = match kept.take() {
+                Some(connection) => connection,
                 None => connect(config, "evict").await?,
             };
-            let looked = look(&client, waiting, terms, waited, seen).await;
+            let looked = look(&connection, waiting, terms, waited, seen).await;
             if looked.is_ok() {
-                connection = Some(client);
+                kept = Some(connection);
             }
             looked
         });
@@ -191,7 +191,7 @@ enum Look {
 }
 
 async fn look(
-    client: &Connection,
+    connection: &Connection,
     waiting: &Backend,
     terms: Terms,
     waited: bool,
@@ -200,18 +200,18 @@ async fn look(
     const FIND: Request = Request::to("find the holders of a lock in PostgreSQL");
     let failed = |error| FIND.failed(error);
     let mut ended = 0;
-    for (blocker, age) in Blocker::of(waiting, client).await.map_err(failed)? {
+    for (blocker, age) in Blocker::of(waiting, connection).await.map_err(failed)? {
         let blocks = seen.note(&blocker);
         let old = waited && age.is_some_and(|age| age >= terms.older_than);
         if old || blocks >= terms.older_than {
-            blocker.end(client).await?;
+            blocker.end(connection).await?;
             ended += 1;
         }
     }
     if ended > 0 {
         return Ok(Look::Ended(ended));
     }
-    let blockers = holdup::blockers(client, waiting.pid()).await.map_err(failed)?;
+    let blockers = holdup::blockers(connection, waiting.pid()).await.map_err(failed)?;
     Ok(Look::Waiting { blockers, long: waited })
 }
 

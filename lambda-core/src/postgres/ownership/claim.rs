@@ -4,7 +4,6 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -33,20 +32,20 @@ const ACTIVE: &str = "60 seconds";
 /// A connection for claims.
 #[derive(Debug)]
 struct Session {
-    client: Connection,
+    connection: Connection,
     backend: Backend,
 }
 
 impl Session {
     async fn open(config: &DatabaseConfig) -> Result<Self, Error> {
-        let client = connect(config, "claim").await?;
+        let connection = connect(config, "claim").await?;
         let prepare = async {
-            client.batch_execute(&timing::durable_session(timing::CLAIM_LOCK)).await?;
-            Mark::Claim.put(&client).await?;
-            Backend::of(&client).await
+            connection.batch_execute(&timing::durable_session(timing::CLAIM_LOCK)).await?;
+            Mark::Claim.put(&connection).await?;
+            Backend::of(&connection).await
         };
         let backend = prepare.await.map_err(failed)?;
-        Ok(Self { client, backend })
+        Ok(Self { connection, backend })
     }
 }
 
@@ -62,7 +61,7 @@ impl Sessions {
     /// Closes those that no claim took in time.
     pub(crate) fn close_idle(&self) {
         let usable = |since: &Instant, session: &Session| {
-            since.elapsed() < timing::CLAIM_SESSION && !session.client.is_closed()
+            since.elapsed() < timing::CLAIM_SESSION && !session.connection.is_closed()
         };
         self.lock().retain(|(since, session)| usable(since, session));
     }
@@ -110,19 +109,19 @@ async fn try_claim(
     session: &mut Session,
     request: &ClaimRequest,
 ) -> Result<Progress, Error> {
-    let Session { client, backend } = session;
+    let Session { connection, backend } = session;
     let (begun, seen) = (Instant::now(), Seen::default());
     for _ in 0..TRIES {
         if begun.elapsed() > timing::CLAIM_LAST_TRY {
             break;
         }
-        let created = create(client, request);
+        let created = create(connection, request);
         match ending_blockers(config, backend, TERMS, &seen, created).await {
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => continue,
             created => created.map_err(failed)?,
         }
-        let current = current(client, request).await?;
-        let attempt = swap(client, request, current);
+        let current = current(connection, request).await?;
+        let attempt = swap(connection, request, current);
         let done = ending_blockers(config, backend, TERMS, &seen, attempt).await;
         match done {
             Ok(Some(progress)) => return Ok(progress),
@@ -142,54 +141,60 @@ async fn try_claim(
 
 /// Creates the lane's row, unless it exists. A lane that is given up is set aside in the
 /// same transaction; the second process to do so finds another number.
-async fn create(client: &mut Client, request: &ClaimRequest) -> Result<(), tokio_postgres::Error> {
-    let Some(lane) = request.given_up else { return insert(client, request).await };
-    let transaction = client.transaction().await?;
+async fn create(
+    connection: &mut Connection,
+    request: &ClaimRequest,
+) -> Result<(), tokio_postgres::Error> {
+    let Some(lane) = request.given_up else { return insert(connection, request).await };
+    let transaction = connection.transaction().await?;
     let name = &request.name;
     let aside = name.set_aside(lane).source;
-    let sql = "update ingest_progress set source = $5, claim = null, owner = null \
+    let sql = "update lambda.ingest_progress set source = $5, claim = null, owner = null \
                where pipeline = $1 and source = $2 and partition = $3 and lane = $4";
     let parameters: [&(dyn ToSql + Sync); 5] =
         [&name.pipeline, &name.source, &name.partition, &lane.0, &aside];
     transaction.execute(sql, &parameters).await?;
-    insert(transaction.client(), request).await?;
+    insert(&transaction, request).await?;
     transaction.commit().await
 }
 
 /// A partition beyond those of the first claim of its source was added later, and starts at
 /// its beginning. Members that start together may come here in any order, so the number
 /// that the first of them knew counts.
-async fn insert(client: &Client, request: &ClaimRequest) -> Result<(), tokio_postgres::Error> {
+async fn insert(
+    connection: &Connection,
+    request: &ClaimRequest,
+) -> Result<(), tokio_postgres::Error> {
     let (name, first) = (&request.name, request.first_position);
-    let sql = "insert into ingest_progress (pipeline, source, partition, position, partitions) \
+    let sql = "insert into lambda.ingest_progress (pipeline, source, partition, position, partitions) \
                select $1, $2, $3, \
-                      case when $3 >= (select min(partitions) from ingest_progress \
+                      case when $3 >= (select min(partitions) from lambda.ingest_progress \
                                        where pipeline = $1 and source = $2) \
                            then coalesce($5, $4::bigint) else $4 end, $6 \
                where not exists ( \
-                   select from ingest_progress where pipeline = $1 and source = $2 and partition = $3) \
+                   select from lambda.ingest_progress where pipeline = $1 and source = $2 and partition = $3) \
                on conflict do nothing";
     let beginning = first.gained.map(|gained| gained.beginning);
     let partitions = first.gained.map(|gained| gained.partitions);
     let parameters: [&(dyn ToSql + Sync); 6] =
         [&name.pipeline, &name.source, &name.partition, &first.position, &beginning, &partitions];
-    client.execute(sql, &parameters).await.map(drop)
+    connection.execute(sql, &parameters).await.map(drop)
 }
 
 /// Reads the claim that is to be replaced. Refuses to take a lane from another group that
 /// is active.
-async fn current(client: &Client, request: &ClaimRequest) -> Result<Option<Uuid>, Error> {
+async fn current(connection: &Connection, request: &ClaimRequest) -> Result<Option<Uuid>, Error> {
     let name = &request.name;
     let sql = format!(
         "select claim, consumer_group, owner, \
                 updated_at > now() - interval '{ACTIVE}' and consumer_group <> $4 as foreign_group \
-         from ingest_progress where pipeline = $1 and source = $2 and partition = $3"
+         from lambda.ingest_progress where pipeline = $1 and source = $2 and partition = $3"
     );
     let read = async {
         let group = request.group.as_deref();
         let parameters: [&(dyn ToSql + Sync); 4] =
             [&name.pipeline, &name.source, &name.partition, &group];
-        let row = client.query_one(&sql, &parameters).await?;
+        let row = connection.query_one(&sql, &parameters).await?;
         let foreign = row.try_get::<_, Option<bool>>("foreign_group")?.unwrap_or_default();
         let by: (Option<String>, Option<String>) =
             (row.try_get("consumer_group")?, row.try_get("owner")?);
@@ -212,13 +217,13 @@ async fn current(client: &Client, request: &ClaimRequest) -> Result<Option<Uuid>
 /// Replaces the claim `current`, if it is unchanged: an abandoned earlier attempt that
 /// still waits in the server then replaces nothing.
 async fn swap(
-    client: &Client,
+    connection: &Connection,
     request: &ClaimRequest,
     current: Option<Uuid>,
 ) -> Result<Option<Progress>, tokio_postgres::Error> {
     let name = &request.name;
     let sql = format!(
-        "update ingest_progress set claim = $4, owner = $6, consumer_group = $7, \
+        "update lambda.ingest_progress set claim = $4, owner = $6, consumer_group = $7, \
                 claimed_at = now(), updated_at = now() \
          where pipeline = $1 and source = $2 and partition = $3 \
            and claim is not distinct from $5 \
@@ -226,7 +231,7 @@ async fn swap(
         progress::columns()
     );
     let claim = ClaimId::random().0;
-    let row = client
+    let row = connection
         .query_opt(
             &sql,
             &[

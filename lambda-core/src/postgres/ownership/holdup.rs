@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use tokio_postgres::{Client, Error};
+use tokio_postgres::Error;
 
 use crate::postgres::connection::config::DatabaseConfig;
-use crate::postgres::connection::connect;
 use crate::postgres::connection::request::Request;
+use crate::postgres::connection::{Connection, connect};
 use crate::postgres::ownership::backend::Backend;
 use crate::postgres::timing;
 
@@ -36,15 +36,15 @@ const AT: &str = "\
 
 /// Names the sessions that block `pid`, with their programs, roles, states and the ages of
 /// statement and transaction. `None` if it waits for no lock.
-pub(crate) async fn blockers(client: &Client, pid: i32) -> Result<Option<String>, Error> {
-    client.query_one(BLOCKERS, &[&pid]).await?.try_get(0)
+pub(crate) async fn blockers(connection: &Connection, pid: i32) -> Result<Option<String>, Error> {
+    connection.query_one(BLOCKERS, &[&pid]).await?.try_get(0)
 }
 
-async fn holdup(client: &Client, pid: i32) -> Result<String, Error> {
-    if let Some(blockers) = blockers(client, pid).await? {
+async fn holdup(connection: &Connection, pid: i32) -> Result<String, Error> {
+    if let Some(blockers) = blockers(connection, pid).await? {
         return Ok(format!("waiting for locks held by {blockers}"));
     }
-    let at: Option<String> = match client.query_opt(AT, &[&pid]).await? {
+    let at: Option<String> = match connection.query_opt(AT, &[&pid]).await? {
         Some(row) => row.try_get(0)?,
         None => None,
     };
@@ -78,8 +78,8 @@ pub(crate) async fn unless_slow<T>(
             return Ok(done);
         }
         let look = LOOK.limit(async {
-            let client = connect(config, "look").await?;
-            LOOK.ask(holdup(&client, working.pid())).await
+            let connection = connect(config, "look").await?;
+            LOOK.ask(holdup(&connection, working.pid())).await
         });
         let looked = tokio::select! {
             biased;

@@ -5,7 +5,8 @@
 //! the session's current transaction. The name of a program would not do: migrations and an
 //! operator's sessions have the same prefix, and any client can set it.
 
-use tokio_postgres::{Client, Error};
+use crate::postgres::connection::Connection;
+use tokio_postgres::Error;
 
 /// First key of the lock: "lamb" in ASCII.
 const CLASS: i32 = 0x6c61_6d62;
@@ -24,9 +25,9 @@ pub(crate) enum Mark {
 
 impl Mark {
     /// Marks the session of `client` for as long as it lives.
-    pub(crate) async fn put(self, client: &Client) -> Result<(), Error> {
+    pub(crate) async fn put(self, connection: &Connection) -> Result<(), Error> {
         let sql = format!("select pg_advisory_lock_shared({CLASS}, {})", self as i32);
-        client.batch_execute(&sql).await
+        connection.batch_execute(&sql).await
     }
 }
 

@@ -3,15 +3,20 @@
 //! every row. So both are compared before anything is stored.
 
 use postgres_types::Type;
-use tokio_postgres::Client;
 
 use crate::error::Error;
+use crate::postgres::connection::Connection;
 use crate::postgres::remedy;
 use crate::record::{Column, ColumnType, Table};
 
 /// The protocol's tables, which a loader reads and writes in addition to the record's.
-const OWN_TABLES: [&str; 5] =
-    ["ingest_progress", "dead_letters", "corrections", "batch_jobs", "xid_offset"];
+const OWN_TABLES: [&str; 5] = [
+    "lambda.ingest_progress",
+    "lambda.dead_letters",
+    "lambda.corrections",
+    "lambda.batch_jobs",
+    "lambda.xid_offset",
+];
 
 /// The columns that store where a row came from.
 const EVIDENCE: [Column; 6] = [
@@ -60,10 +65,12 @@ struct Found {
 ///
 /// # Errors
 /// `Fatal`, naming the table and each column that differs with both types.
-pub(crate) async fn check(client: &Client, table: &Table) -> Result<(), Error> {
+pub(crate) async fn check(connection: &Connection, table: &Table) -> Result<(), Error> {
     let failed = |error| remedy::explain(error, "compare the table in PostgreSQL with the record");
-    let names: Vec<&str> = [table.name].into_iter().chain(OWN_TABLES).collect();
-    for row in client.query(RELATIONS, &[&names]).await.map_err(failed)? {
+    let schema = connection.schema();
+    let own = OWN_TABLES.iter().map(|name| schema.sql(name).into_owned());
+    let names: Vec<String> = [table.qualified()].into_iter().chain(own).collect();
+    for row in connection.query(RELATIONS, &[&names]).await.map_err(failed)? {
         let read = || {
             Ok((
                 row.try_get("name")?,
@@ -79,7 +86,7 @@ pub(crate) async fn check(client: &Client, table: &Table) -> Result<(), Error> {
         }
     }
     let mut found = Vec::new();
-    for row in client.query(COLUMNS, &[&table.name]).await.map_err(failed)? {
+    for row in connection.query(COLUMNS, &[&table.qualified()]).await.map_err(failed)? {
         let read = || {
             Ok(Found {
                 name: row.try_get("name")?,

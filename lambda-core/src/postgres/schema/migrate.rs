@@ -7,7 +7,6 @@
 //! exit code, until `lambda-db-setup` of its version ran.
 
 use refinery::{Migration, Runner};
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::error::{Error, Kind, Server};
@@ -16,7 +15,7 @@ use crate::postgres::connection::request::{PREPARE, Request};
 use crate::postgres::connection::{Connection, connect};
 use crate::postgres::{remedy, timing};
 
-/// The oldest schema that loaders can use. Raise it to a migration's number in the change
+/// The oldest version of [`PROTOCOL`] that loaders can use. Raise it to a migration's number in the change
 /// that makes a loader's statement use what that migration adds, and no sooner: from then
 /// on programs of this version wait for it, while those of the version before keep running.
 pub const LOADERS_NEED: i32 = 2;
@@ -37,118 +36,193 @@ fn settings() -> String {
     )
 }
 
-/// The table in which refinery records applied migrations.
-pub(crate) const MIGRATIONS: &str = "refinery_schema_history";
-
-/// Reads whether migrations are recorded, whether our role may read them, and whether it
-/// may read another table of the platform.
-const LOOK: &str = "\
-    select history is not null, \
-           coalesce(has_table_privilege(history, 'select'), false), \
-           coalesce(has_table_privilege(to_regclass('ingest_progress'), 'select'), false) \
-    from to_regclass($1::text) as history";
-
-const READ_VERSION: Request = Request::to("read the schema's version in PostgreSQL");
-
 mod embedded {
     refinery::embed_migrations!("src/postgres/schema/migrations");
 }
 
-/// The schema of this build: the number of its last migration.
-pub fn latest() -> i32 {
-    embedded::migrations::runner()
-        .get_migrations()
-        .iter()
-        .map(Migration::version)
-        .max()
-        .unwrap_or_default()
+/// A series of migrations, and the table that records which of them were applied.
+#[derive(Debug, Clone, Copy)]
+pub struct History {
+    /// The table, in the protocol's schema.
+    table: &'static str,
+    runner: fn() -> Runner,
 }
 
-/// The schema of a database: the number of the last migration applied, 0 for none. `None`
-/// when only the version is hidden from our role: a `lambda-db-setup` that did not grant it
-/// yet created the other grants.
-///
-/// # Errors
-/// As for [`connect`]; `Fatal` when the role has no grants at all.
-pub async fn applied(client: &Client) -> Result<Option<i32>, Error> {
-    let read = async {
-        let look = client.query_one(LOOK, &[&MIGRATIONS]).await?;
-        let (there, readable, granted): (bool, bool, bool) =
-            (look.try_get(0)?, look.try_get(1)?, look.try_get(2)?);
-        match (there, readable, granted) {
-            (false, ..) => return Ok(Some(0)),
-            (true, false, true) => return Ok(None),
-            // Without any grant the query itself returns the right error.
-            (true, true, _) | (true, false, false) => {}
+/// The protocol's tables, which every pipeline needs.
+pub const PROTOCOL: History = History::new("lambda.migrations", embedded::migrations::runner);
+
+const READ_VERSION: Request = Request::to("read the schema's version in PostgreSQL");
+
+/// Reads whether migrations are recorded, whether our role may read them, and whether it may
+/// read another of the protocol's tables.
+const LOOK: &str = "\
+    select history is not null, \
+           coalesce(has_table_privilege(history, 'select'), false), \
+           coalesce(has_table_privilege(to_regclass('lambda.ingest_progress'), 'select'), false) \
+    from to_regclass($1::text) as history";
+
+impl History {
+    pub(crate) const fn new(table: &'static str, runner: fn() -> Runner) -> Self {
+        Self { table, runner }
+    }
+
+    /// The table, as SQL names it in the schema `lambda`.
+    pub(crate) const fn table(&self) -> &'static str {
+        self.table
+    }
+
+    /// Number of the last migration of this build.
+    pub fn latest(&self) -> i32 {
+        let runner = (self.runner)();
+        runner.get_migrations().iter().map(Migration::version).max().unwrap_or_default()
+    }
+
+    /// Number of the last migration that a database has, 0 for none. `None` when only the
+    /// version is hidden from our role: a `lambda-db-setup` that did not grant it yet created
+    /// the other grants.
+    ///
+    /// # Errors
+    /// As for [`connect`]; `Fatal` when the role has no grants at all.
+    pub async fn applied(&self, connection: &Connection) -> Result<Option<i32>, Error> {
+        let read = async {
+            let history = connection.schema().sql(self.table);
+            let look = connection.query_one(LOOK, &[&history]).await?;
+            let (there, readable, granted): (bool, bool, bool) =
+                (look.try_get(0)?, look.try_get(1)?, look.try_get(2)?);
+            match (there, readable, granted) {
+                (false, ..) => return Ok(Some(0)),
+                (true, false, true) => return Ok(None),
+                // Without any grant the query itself returns the right error.
+                (true, true, _) | (true, false, false) => {}
+            }
+            let sql = format!("select coalesce(max(version), 0)::integer from {}", self.table);
+            connection.query_one(&sql, &[]).await?.try_get(0).map(Some)
+        };
+        READ_VERSION.ask(read).await
+    }
+
+    /// Checks that the database has the migration `needed`.
+    ///
+    /// # Errors
+    /// `Transient` when it does not; otherwise as for [`Self::applied`].
+    pub async fn require(&self, connection: &Connection, needed: i32) -> Result<(), Error> {
+        let found = match self.applied(connection).await? {
+            Some(version) if version >= needed => return Ok(()),
+            Some(0) => "the database has no schema yet".to_owned(),
+            Some(version) => format!("its schema is version {version}"),
+            None => "an older lambda-db-setup did not let this role read its schema's version"
+                .to_owned(),
+        };
+        Err(Error::Temporary {
+            server: Server::Postgres,
+            what: "start on this database's schema",
+            remedy: "run lambda-db-setup of this version with all roles; this program continues \
+                     after that",
+            source: format!("{found}, version {needed} is needed").into(),
+        })
+    }
+
+    /// Applies the migrations that a database lacks, and returns their names. Safe to run
+    /// several times at once.
+    ///
+    /// # Errors
+    /// `Transient` or `Fatal`, as for [`connect`]; `Fatal` when a migration fails.
+    pub async fn migrate(&self, config: &DatabaseConfig) -> Result<Vec<String>, Error> {
+        self.run(config, self.migrations(), None).await
+    }
+
+    /// Migrates as [`Self::migrate`] does, but no further than migration `version`: for tests
+    /// of programs on an old schema.
+    ///
+    /// # Errors
+    /// As for [`Self::migrate`].
+    #[cfg(feature = "testing")]
+    pub async fn migrate_to(
+        &self,
+        config: &DatabaseConfig,
+        version: i32,
+    ) -> Result<Vec<String>, Error> {
+        self.run(config, self.migrations(), Some(version)).await
+    }
+
+    /// Migrates as [`Self::migrate`] does, and then applies an invented future migration,
+    /// `V<number>__<name>`: for tests of its effect on programs that run beside it.
+    ///
+    /// # Errors
+    /// As for [`Self::migrate`]; also `Fatal` when it has another name.
+    #[cfg(feature = "testing")]
+    pub async fn migrate_beyond(
+        &self,
+        config: &DatabaseConfig,
+        name: &str,
+        sql: &str,
+    ) -> Result<Vec<String>, Error> {
+        let mut migrations = self.migrations();
+        migrations.push(Migration::unapplied(name, sql).map_err(failed)?);
+        self.run(config, migrations, None).await
+    }
+
+    fn migrations(&self) -> Vec<Migration> {
+        (self.runner)().get_migrations().clone()
+    }
+
+    async fn run(
+        &self,
+        config: &DatabaseConfig,
+        migrations: Vec<Migration>,
+        last: Option<i32>,
+    ) -> Result<Vec<String>, Error> {
+        let mut connection = connect_to_set_up(config, "migrate").await?;
+        let locked = take_lock(&connection).await;
+        locked.map_err(|error| remedy::explain(error, "take the migration lock in PostgreSQL"))?;
+        create_schema(&connection).await?;
+        let schema = connection.schema().clone();
+        let migrations: Result<Vec<_>, _> = migrations
+            .iter()
+            .map(|it| {
+                let sql = schema.sql(it.sql().unwrap_or_default());
+                Migration::unapplied(&it.to_string(), &sql)
+            })
+            .collect();
+        // Accepts a database that a newer version migrated: after a release was rolled back,
+        // the older setup still sets up roles.
+        let mut runner = Runner::new(&migrations.map_err(failed)?).set_abort_missing(false);
+        if let Some(last) = last {
+            runner = runner.set_target(refinery::Target::Version(last));
         }
-        let sql = format!("select coalesce(max(version), 0)::integer from {MIGRATIONS}");
-        client.query_one(&sql, &[]).await?.try_get(0).map(Some)
-    };
-    READ_VERSION.ask(read).await
-}
-
-/// Checks that the database has the schema `needed`, or a newer one.
-///
-/// # Errors
-/// `Transient` when the schema is older or missing; otherwise as for [`applied`].
-pub async fn require(client: &Client, needed: i32) -> Result<(), Error> {
-    let found = match applied(client).await? {
-        Some(version) if version >= needed => return Ok(()),
-        Some(0) => "the database has no schema yet".to_owned(),
-        Some(version) => format!("its schema is version {version}"),
-        None => {
-            "an older lambda-db-setup did not let this role read its schema's version".to_owned()
+        runner.set_migration_table_name(schema.sql(self.table));
+        let mut applied = Vec::new();
+        loop {
+            let error = match runner.run_async(connection.client_mut()).await {
+                Ok(report) => {
+                    applied.extend(report.applied_migrations().iter().map(ToString::to_string));
+                    return Ok(applied);
+                }
+                Err(error) => error,
+            };
+            let Some(others) = others(&error) else { return Err(failed(error)) };
+            let before = error.report().into_iter().flat_map(refinery::Report::applied_migrations);
+            applied.extend(before.map(ToString::to_string));
+            tracing::warn!(retry_in = ?timing::MIGRATION_PAUSE, "{others}");
+            tokio::time::sleep(timing::MIGRATION_PAUSE).await;
         }
+    }
+}
+
+/// Creates the protocol's schema, unless it exists: the right to create schemas is needed only
+/// then.
+async fn create_schema(connection: &Connection) -> Result<(), Error> {
+    const CREATE: Request = Request::to("create a schema in PostgreSQL").with_locks();
+    let create = async {
+        let name = connection.schema().name();
+        let missing = "select to_regnamespace($1::text) is null";
+        let missing: bool = connection.query_one(missing, &[&name]).await?.try_get(0)?;
+        if missing {
+            connection.batch_execute(&format!("create schema \"{name}\"")).await?;
+        }
+        Ok(())
     };
-    Err(Error::Temporary {
-        server: Server::Postgres,
-        what: "start on this database's schema",
-        remedy: "run lambda-db-setup of this version with all roles; this program continues \
-                 after that",
-        source: format!("{found}, version {needed} is needed").into(),
-    })
-}
-
-/// Brings the database's schema up to date, and returns the names of the migrations that it
-/// applied. Safe to run several times at once.
-///
-/// # Errors
-/// `Transient` or `Fatal`, as for [`connect`]; `Fatal` when a migration fails.
-pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<String>, Error> {
-    run(config, &runner()).await
-}
-
-/// Migrates as [`migrate`] does, but no further than migration `version`: for tests of
-/// programs on an old schema.
-///
-/// # Errors
-/// As for [`migrate`].
-#[cfg(feature = "testing")]
-pub async fn migrate_to(config: &DatabaseConfig, version: i32) -> Result<Vec<String>, Error> {
-    run(config, &runner().set_target(refinery::Target::Version(version))).await
-}
-
-/// Migrates as [`migrate`] does, and then applies an invented future migration,
-/// `V<number>__<name>`: for tests of its effect on programs that run beside it.
-///
-/// # Errors
-/// As for [`migrate`]; also `Fatal` when it has another name.
-#[cfg(feature = "testing")]
-pub async fn migrate_beyond(
-    config: &DatabaseConfig,
-    name: &str,
-    sql: &str,
-) -> Result<Vec<String>, Error> {
-    let future = Migration::unapplied(name, sql).map_err(failed)?;
-    let mut migrations = runner().get_migrations().clone();
-    migrations.push(future);
-    run(config, &Runner::new(&migrations).set_abort_missing(false)).await
-}
-
-/// Builds the runner. It accepts a database that a newer version migrated: after a release
-/// was rolled back, the older setup still sets up roles.
-fn runner() -> Runner {
-    embedded::migrations::runner().set_abort_missing(false)
+    CREATE.ask(create).await
 }
 
 /// Connects for a step of the setup: `purpose` is a word for `pg_stat_activity`.
@@ -165,36 +239,15 @@ pub(crate) async fn connect_to_set_up(
 }
 
 /// Waits until no other setup migrates. A frozen one loses the lock by [`settings`].
-async fn take_lock(client: &Client) -> Result<(), tokio_postgres::Error> {
-    client.batch_execute(&timing::set("lock_timeout", timing::MIGRATION_LOCK)).await?;
+async fn take_lock(connection: &Connection) -> Result<(), tokio_postgres::Error> {
+    connection.batch_execute(&timing::set("lock_timeout", timing::MIGRATION_LOCK)).await?;
     loop {
-        match client.execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await {
+        match connection.execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await {
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
                 tracing::warn!("waiting for another lambda-db-setup that migrates this database");
             }
             taken => return taken.map(drop),
         }
-    }
-}
-
-async fn run(config: &DatabaseConfig, runner: &Runner) -> Result<Vec<String>, Error> {
-    let mut connection = connect_to_set_up(config, "migrate").await?;
-    let locked = take_lock(&connection).await;
-    locked.map_err(|error| remedy::explain(error, "take the migration lock in PostgreSQL"))?;
-    let mut applied = Vec::new();
-    loop {
-        let error = match runner.run_async(&mut *connection).await {
-            Ok(report) => {
-                applied.extend(report.applied_migrations().iter().map(ToString::to_string));
-                return Ok(applied);
-            }
-            Err(error) => error,
-        };
-        let Some(others) = others(&error) else { return Err(failed(error)) };
-        let before = error.report().into_iter().flat_map(refinery::Report::applied_migrations);
-        applied.extend(before.map(ToString::to_string));
-        tracing::warn!(retry_in = ?timing::MIGRATION_PAUSE, "{others}");
-        tokio::time::sleep(timing::MIGRATION_PAUSE).await;
     }
 }
 
@@ -303,7 +356,7 @@ mod tests {
 
     #[test]
     fn migrations_only_expand_unless_they_say_so() {
-        let runner = embedded::migrations::runner();
+        let runner = (PROTOCOL.runner)();
         let beside: Vec<_> =
             runner.get_migrations().iter().filter(|it| it.version() >= FIRST_BESIDE).collect();
         assert!(!beside.is_empty());

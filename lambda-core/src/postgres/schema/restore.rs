@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::postgres::connection::config::DatabaseConfig;
 use crate::postgres::remedy;
 use crate::postgres::schema::migrate::connect_to_set_up;
-use crate::record::Table;
+use crate::postgres::schema::registry::{self, Registered};
 
 /// Result of [`adopt`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,30 +17,31 @@ pub struct Adopted {
 }
 
 /// Makes this cluster the one to which the database's transaction ids belong, if it is not:
-/// raises the offset so that every later id is above all stored ones, those of `pipelines`
-/// included, and clears every claim. A running loader's next commit is fenced. `None` when
+/// raises the offset so that every later id is above all stored ones, those of all registered
+/// pipelines included, and clears every claim. A running loader's next commit is fenced. `None` when
 /// the database was never moved.
 ///
 /// # Errors
 /// As for [`connect`](crate::postgres::connection::connect); `Fatal` when the role lacks the
 /// privileges.
-pub async fn adopt(config: &DatabaseConfig, pipelines: &[Table]) -> Result<Option<Adopted>, Error> {
+pub async fn adopt(config: &DatabaseConfig) -> Result<Option<Adopted>, Error> {
     let mut connection = connect_to_set_up(config, "setup").await?;
     let adopt = async {
         let transaction = connection.transaction().await?;
         let moved = "\
-            select 1 from xid_offset \
+            select 1 from lambda.xid_offset \
             where system_identifier <> (select system_identifier from pg_control_system()) \
             for update";
         if transaction.query_opt(moved, &[]).await?.is_none() {
             return Ok(None);
         }
         // Lanes first: a commit holds its lanes while it stores ids under the old offset.
-        let clear = "update ingest_progress set claim = null, owner = null, consumer_group = null \
+        let clear = "update lambda.ingest_progress set claim = null, owner = null, consumer_group = null \
                      where claim is not null";
-        transaction.batch_execute("lock table ingest_progress in exclusive mode").await?;
+        transaction.batch_execute("lock table lambda.ingest_progress in exclusive mode").await?;
         let claims_cleared = transaction.execute(clear, &[]).await?;
-        let row = transaction.query_one(&raise(pipelines), &[]).await?;
+        let pipelines = registry::read(&transaction).await?;
+        let row = transaction.query_one(&raise(&pipelines), &[]).await?;
         transaction.commit().await?;
         Ok(Some(Adopted { xid_offset: row.try_get(0)?, claims_cleared }))
     };
@@ -51,15 +52,15 @@ pub async fn adopt(config: &DatabaseConfig, pipelines: &[Table]) -> Result<Optio
 
 /// SQL for the offset that puts every later id above every stored one. An upgraded cluster
 /// continues to count from where it was: there the old offset is high enough.
-fn raise(pipelines: &[Table]) -> String {
+fn raise(pipelines: &[Registered]) -> String {
     let stored: Vec<String> = pipelines
         .iter()
-        .map(|table| table.name)
-        .chain(["corrections"])
+        .map(|pipeline| &*pipeline.table)
+        .chain(["lambda.corrections"])
         .map(|name| format!("(select max(written_xid) from {name})"))
         .collect();
     format!(
-        "update xid_offset set \
+        "update lambda.xid_offset set \
              system_identifier = (select system_identifier from pg_control_system()), \
              value = greatest(value, \
                  greatest({}) - pg_snapshot_xmin(pg_current_snapshot())::text::bigint + 1) \

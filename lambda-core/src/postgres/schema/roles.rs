@@ -5,15 +5,15 @@ use std::fmt;
 
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use postgres_protocol::password::scram_sha_256;
-use tokio_postgres::Transaction;
 
 use crate::error::Error;
+use crate::postgres::connection::Connection;
 use crate::postgres::connection::config::DatabaseConfig;
 use crate::postgres::ownership::blockers::END_LOADER;
 use crate::postgres::remedy;
 use crate::postgres::schema::TABLES;
-use crate::postgres::schema::migrate::{MIGRATIONS, connect_to_set_up};
-use crate::record::Table;
+use crate::postgres::schema::migrate::{PROTOCOL, connect_to_set_up};
+use crate::postgres::schema::registry::{self, Registered};
 
 /// Key of the advisory lock that lets one setup change grants at a time.
 const GRANT_LOCK: i64 = 0x6c61_6d62_6461_0003;
@@ -66,9 +66,10 @@ pub enum Change {
     Updated,
 }
 
-/// Creates or updates roles, with the grants of their access on the platform's tables and
-/// on `pipelines`, in one transaction, so a running loader notices nothing. Other grants of
-/// a role stay. Safe to repeat, and to run several times at once.
+/// Creates or updates roles, with the grants of their access on the protocol's tables and on
+/// those of all registered pipelines, in one transaction, so a running loader notices nothing.
+/// Readers also see the relations `readable`. Other grants of a role stay. Safe to repeat, and
+/// to run several times at once.
 ///
 /// # Errors
 /// `Fatal` when a name is the owner's own, given twice, or that of a role that can do more
@@ -76,8 +77,8 @@ pub enum Change {
 /// [`connect`](crate::postgres::connection::connect).
 pub async fn ensure(
     config: &DatabaseConfig,
-    pipelines: &[Table],
     roles: &[Role],
+    readable: &[&str],
 ) -> Result<Vec<Change>, Error> {
     if let [first, second] = roles
         && first.name == second.name
@@ -93,10 +94,11 @@ pub async fn ensure(
         .execute("select pg_advisory_xact_lock($1)", &[&GRANT_LOCK])
         .await
         .map_err(granting)?;
+    let pipelines = registry::read(&transaction).await.map_err(granting)?;
     let mut changes = Vec::with_capacity(roles.len());
     for role in roles {
         changes.push(ensure_role(&transaction, role).await?);
-        let grants = grants(&transaction, pipelines, role).await.map_err(granting)?;
+        let grants = grants(&transaction, &pipelines, role, readable).await.map_err(granting)?;
         transaction.batch_execute(&grants).await.map_err(granting)?;
         if role.access == Access::Loader {
             let_loaders_be_ended(&transaction, role).await?;
@@ -106,7 +108,7 @@ pub async fn ensure(
     Ok(changes)
 }
 
-async fn ensure_role(transaction: &Transaction<'_>, role: &Role) -> Result<Change, Error> {
+async fn ensure_role(transaction: &Connection, role: &Role) -> Result<Change, Error> {
     let sql = "\
         select rolname = current_user or rolname = session_user as own, \
                rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls as mighty \
@@ -132,18 +134,27 @@ async fn ensure_role(transaction: &Transaction<'_>, role: &Role) -> Result<Chang
 /// Grants a role what its access needs, each on objects by name. Revokes nothing: an
 /// administrator decides on other grants.
 async fn grants(
-    transaction: &Transaction<'_>,
-    pipelines: &[Table],
+    transaction: &Connection,
+    pipelines: &[Registered],
     role: &Role,
+    readable: &[&str],
 ) -> Result<String, tokio_postgres::Error> {
     let name = escape_identifier(&role.name);
     let database = transaction.query_one("select current_database()::text", &[]).await?;
     let database = escape_identifier(database.try_get(0)?);
+    let schemas = "\
+        select string_agg(distinct quote_ident(nspname), ', ') \
+        from pg_class join pg_namespace n on n.oid = relnamespace \
+        where pg_class.oid = any ($1::text[]::regclass[])";
+    let tables: Vec<&str> = pipelines.iter().map(|pipeline| &*pipeline.table).collect();
+    let schemas: Option<String> = transaction.query_one(schemas, &[&tables]).await?.try_get(0)?;
+    let own = escape_identifier(transaction.schema().name());
     let mut grants =
-        vec![format!("connect on database {database}"), "usage on schema public".to_owned()];
+        vec![format!("connect on database {database}"), format!("usage on schema {own}")];
+    grants.extend(schemas.map(|schemas| format!("usage on schema {schemas}")));
     grants.extend(match role.access {
         Access::Loader => loader_grants(transaction, pipelines).await?,
-        Access::Reader => reader_grants(transaction, pipelines).await?,
+        Access::Reader => reader_grants(transaction, pipelines, readable).await?,
     });
     let grants: Vec<String> =
         grants.iter().map(|grant| format!("grant {grant} to {name}")).collect();
@@ -151,15 +162,16 @@ async fn grants(
 }
 
 async fn loader_grants(
-    transaction: &Transaction<'_>,
-    pipelines: &[Table],
+    transaction: &Connection,
+    pipelines: &[Registered],
 ) -> Result<Vec<String>, tokio_postgres::Error> {
     // A row's key and inserting transaction never change, nor does a job's precedence.
-    let mut kept: Vec<(&str, Vec<&str>)> = pipelines
-        .iter()
-        .map(|table| (table.name, vec![table.key_column().name, "written_xid"]))
-        .collect();
-    kept.push(("batch_jobs", vec!["id", "job_id", "pipeline", "source", "as_of"]));
+    let jobs = ["id", "job_id", "pipeline", "source", "as_of"].map(str::to_owned);
+    let mut kept = vec![("lambda.batch_jobs", jobs.to_vec())];
+    for pipeline in pipelines {
+        let key = pipeline.key.iter().cloned();
+        kept.push((&pipeline.table, key.chain(["written_xid".to_owned()]).collect()));
+    }
     let mut grants = Vec::new();
     for (table, kept) in kept {
         let columns = columns_without(transaction, table, &kept).await?;
@@ -168,26 +180,28 @@ async fn loader_grants(
     // The columns that a load lists as its rejects, and the status of each.
     let listed = "lane, position, line, payload, reason, detail, status";
     grants.extend([
-        "select, insert, update on ingest_progress".into(),
-        "select, update (last) on job_numbers".into(),
-        "insert on dead_letters, corrections".into(),
-        format!("select ({listed}) on dead_letters"),
-        format!("select on xid_offset, {MIGRATIONS}"),
+        "select, insert, update on lambda.ingest_progress".into(),
+        "select, update (last) on lambda.job_numbers".into(),
+        "insert on lambda.dead_letters, lambda.corrections".into(),
+        format!("select ({listed}) on lambda.dead_letters"),
+        format!("select on lambda.xid_offset, lambda.pipelines, {}", PROTOCOL.table()),
         format!("execute on function {END_LOADER}"),
     ]);
     Ok(grants)
 }
 
 async fn reader_grants(
-    transaction: &Transaction<'_>,
-    pipelines: &[Table],
+    transaction: &Connection,
+    pipelines: &[Registered],
+    readable: &[&str],
 ) -> Result<Vec<String>, tokio_postgres::Error> {
-    let whole = TABLES.into_iter().filter(|table| *table != "dead_letters");
-    let named = whole.chain(pipelines.iter().map(|table| table.name)).chain([MIGRATIONS]);
+    let whole = TABLES.into_iter().filter(|table| *table != "lambda.dead_letters");
+    let tables = pipelines.iter().map(|pipeline| &*pipeline.table);
+    let named = whole.chain(tables).chain(readable.iter().copied()).chain([PROTOCOL.table()]);
     let named = named.collect::<Vec<_>>().join(", ");
-    let hidden = ["key", "payload", "edited_payload"];
-    let columns = columns_without(transaction, "dead_letters", &hidden).await?;
-    Ok(vec![format!("select on {named}"), format!("select ({columns}) on dead_letters")])
+    let hidden = ["key", "payload", "edited_payload", "headers"].map(str::to_owned);
+    let columns = columns_without(transaction, "lambda.dead_letters", &hidden).await?;
+    Ok(vec![format!("select on {named}"), format!("select ({columns}) on lambda.dead_letters")])
 }
 
 /// The logins that count as this loader and that [`END_LOADER`] may not terminate yet, each
@@ -204,8 +218,9 @@ const UNENDED: &str = "\
 /// Lets one loader terminate the frozen session of another that logged in under another
 /// name: the function for it runs as the schema's owner, which has to be a member of the
 /// logins.
-async fn let_loaders_be_ended(transaction: &Transaction<'_>, role: &Role) -> Result<(), Error> {
-    let logins = transaction.query(UNENDED, &[&role.name, &END_LOADER]).await.map_err(granting)?;
+async fn let_loaders_be_ended(transaction: &Connection, role: &Role) -> Result<(), Error> {
+    let ender = transaction.schema().sql(END_LOADER);
+    let logins = transaction.query(UNENDED, &[&role.name, &ender]).await.map_err(granting)?;
     for row in logins {
         let read = || Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
         let (login, owner, ours): (String, String, bool) = read().map_err(granting)?;
@@ -227,14 +242,15 @@ async fn let_loaders_be_ended(transaction: &Transaction<'_>, role: &Role) -> Res
 
 /// The columns of a table except those named, separated by commas.
 async fn columns_without(
-    transaction: &Transaction<'_>,
+    transaction: &Connection,
     table: &str,
-    excluded: &[&str],
+    excluded: &[String],
 ) -> Result<String, tokio_postgres::Error> {
     let sql = "\
         select string_agg(quote_ident(attname), ', ' order by attnum) from pg_attribute \
         where attrelid = $1::text::regclass and attnum > 0 and not attisdropped \
           and attname <> all ($2::text[])";
+    let table = transaction.schema().sql(table);
     transaction.query_one(sql, &[&table, &excluded]).await?.try_get(0)
 }
 

@@ -5,7 +5,7 @@ use tokio_postgres::types::ToSql;
 use crate::postgres::wire::raw::{RawArray, fields};
 use crate::progress::LaneId;
 use crate::record::Table;
-use crate::record::checksum::Checksum;
+use crate::record::checksum::{Checksum, ContentHash};
 
 /// Rows and the first part of their evidence: the parameters for given rows in
 /// [`crate::postgres::commit::statements`].
@@ -24,16 +24,24 @@ impl Rows {
         Self { columns, lanes: Vec::new(), positions: Vec::new(), checksums: Vec::new() }
     }
 
-    /// Appends a row's `content`, read at `position` of `lane`. Returns its checksum.
-    pub(crate) fn push(&mut self, content: &[u8], lane: LaneId, position: i64) -> Checksum {
+    /// Appends a row's `content`, read at `position` of `lane`, inserted by `written_xid` and
+    /// owned by the job. Returns its hash and its checksum.
+    pub(crate) fn push(
+        &mut self,
+        content: &[u8],
+        (lane, position): (LaneId, i64),
+        written_xid: i64,
+        job_id: Option<&str>,
+    ) -> (ContentHash, Checksum) {
         for (column, field) in self.columns.iter_mut().zip(fields(content)) {
             column.push_field(field);
         }
-        let checksum = Checksum::of(content, lane, position);
+        let hash = ContentHash::of(content, lane, position);
+        let checksum = hash.checksum(written_xid, job_id);
         self.lanes.push(lane.0);
         self.positions.push(position);
         self.checksums.push(checksum.0);
-        checksum
+        (hash, checksum)
     }
 
     /// The arrays in the order of the statement, and further parameters.

@@ -4,15 +4,15 @@
 
 -- The snapshot up to which the two stored views have seen, and the first day
 -- that views show.
-create table serving (
+create table lambda.serving (
     one boolean primary key default true check (one),
     upto bigint not null default 0,
     inflight bigint[] not null default '{}',
     horizon date not null default '-infinity'
 );
-insert into serving default values;
+insert into lambda.serving default values;
 
-create table account_activity_batch (
+create table public.account_activity_batch (
     account_id text collate "C" not null,
     day date not null,
     transactions bigint not null,
@@ -32,11 +32,11 @@ create table account_activity_batch (
     high_risk bigint not null,
     primary key (account_id, day)
 );
-create index account_activity_batch_day on account_activity_batch (day);
-create table account_activity_realtime (like account_activity_batch including all);
+create index account_activity_batch_day on public.account_activity_batch (day);
+create table public.account_activity_realtime (like public.account_activity_batch including all);
 
 -- What one row adds to the views, times sign. High risk is a score of 0.7 and more.
-create function account_activity_of(t transactions, sign integer) returns account_activity_batch
+create function lambda.account_activity_of(t public.transactions, sign integer) returns public.account_activity_batch
 language sql immutable as $$
     select
         t.account_id,
@@ -58,35 +58,35 @@ language sql immutable as $$
         sign * (coalesce(t.risk_score, 0) >= 0.7)::integer::bigint
 $$;
 
-create function unseen(xid bigint, upto bigint, inflight bigint[]) returns boolean
+create function lambda.unseen(xid bigint, upto bigint, inflight bigint[]) returns boolean
 language sql immutable as 'select xid >= upto or xid = any(inflight)';
 
 -- The deltas that a stored snapshot had not seen: rows inserted since, and
 -- corrections of rows that it had seen. STABLE, so that it is inlined and reads
 -- with the snapshot of the statement that calls it. The ranges are what the
 -- BRIN indexes can use.
-create function account_activity_changes(upto bigint, inflight bigint[])
-returns setof account_activity_batch
+create function lambda.account_activity_changes(upto bigint, inflight bigint[])
+returns setof public.account_activity_batch
 language sql stable as $$
-    select (account_activity_of(t, 1)).*
-    from transactions t
+    select (lambda.account_activity_of(t, 1)).*
+    from public.transactions t
     where t.written_xid between coalesce(inflight[1], upto) and coalesce(inflight[1], upto) + 4611686018427387904
-      and unseen(t.written_xid, upto, inflight)
+      and lambda.unseen(t.written_xid, upto, inflight)
     union all
-    select (account_activity_of(jsonb_populate_record(null::transactions, c.before), -1)).*
-    from corrections c
+    select (lambda.account_activity_of(jsonb_populate_record(null::public.transactions, c.before), -1)).*
+    from lambda.corrections c
     where c.written_xid between coalesce(inflight[1], upto) and coalesce(inflight[1], upto) + 4611686018427387904
-      and unseen(c.written_xid, upto, inflight)
-      and not unseen(c.before_xid, upto, inflight) and c.pipeline = 'transactions'
+      and lambda.unseen(c.written_xid, upto, inflight)
+      and not lambda.unseen(c.before_xid, upto, inflight) and c.pipeline = 'transactions'
     union all
-    select (account_activity_of(jsonb_populate_record(null::transactions, c.after), 1)).*
-    from corrections c
+    select (lambda.account_activity_of(jsonb_populate_record(null::public.transactions, c.after), 1)).*
+    from lambda.corrections c
     where c.written_xid between coalesce(inflight[1], upto) and coalesce(inflight[1], upto) + 4611686018427387904
-      and unseen(c.written_xid, upto, inflight)
-      and not unseen(c.before_xid, upto, inflight) and c.pipeline = 'transactions'
+      and lambda.unseen(c.written_xid, upto, inflight)
+      and not lambda.unseen(c.before_xid, upto, inflight) and c.pipeline = 'transactions'
 $$;
 
-create view account_activity as
+create view public.account_activity as
 select
     account_id,
     day,
@@ -106,13 +106,13 @@ select
     sum(risk_score) as risk_score,
     sum(high_risk)::bigint as high_risk
 from (
-    table account_activity_batch
+    table public.account_activity_batch
     union all
-    table account_activity_realtime
+    table public.account_activity_realtime
     union all
     select c.*
-    from (select * from serving limit 1) s, account_activity_changes(s.upto, s.inflight) c
+    from (select * from lambda.serving limit 1) s, lambda.account_activity_changes(s.upto, s.inflight) c
 ) deltas
-where day >= (select horizon from serving)
+where day >= (select horizon from lambda.serving)
 group by account_id, day
 having sum(transactions) <> 0;

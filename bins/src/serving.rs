@@ -42,10 +42,11 @@ impl Serving {
     }
 
     /// Watches the database that the program needs for `pipeline`, in the background.
-    pub fn watch(&self, database: &DatabaseConfig, pipeline: &'static str) {
+    pub fn watch(&self, database: &DatabaseConfig, pipeline: &str) {
         if self.is_on {
             let (database, health) = (database.clone(), self.health());
-            tokio::spawn(async move { watch(&database, pipeline, &health).await });
+            let pipeline = pipeline.to_owned();
+            tokio::spawn(async move { watch(&database, &pipeline, &health).await });
         }
     }
 }

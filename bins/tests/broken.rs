@@ -122,6 +122,7 @@ impl OneCommit {
         let request = ClaimRequest {
             name,
             first_position: 0.into(),
+            format: "json".into(),
             owner,
             group: None,
             take_over: false,

@@ -252,22 +252,22 @@ async fn misconfigured(context: Context) -> Result<(), Failure> {
         ),
         (
             "alter table transactions enable row level security",
-            "row security applies to transactions for the role {loader}",
+            "row security applies to public.transactions for the role {loader}",
             "alter table transactions disable row level security",
         ),
         (
-            "alter table batch_jobs enable row level security",
-            "row security applies to batch_jobs for the role {loader}",
-            "alter table batch_jobs disable row level security",
+            "alter table lambda.batch_jobs enable row level security",
+            "row security applies to lambda.batch_jobs for the role {loader}",
+            "alter table lambda.batch_jobs disable row level security",
         ),
         ("revoke insert on transactions from {loader}", run_setup, ""),
         ("revoke insert on dead_letters from {loader}", run_setup, ""),
         ("revoke update on ingest_progress from {loader}", run_setup, ""),
-        ("revoke insert on batch_jobs from {loader}", run_setup, ""),
+        ("revoke insert on lambda.batch_jobs from {loader}", run_setup, ""),
         (
-            "alter table batch_jobs add constraint no_jobs check (id < 0)",
+            "alter table lambda.batch_jobs add constraint no_jobs check (id < 0)",
             "look for rules and triggers added to batch_jobs and ingest_progress",
-            "alter table batch_jobs drop constraint no_jobs",
+            "alter table lambda.batch_jobs drop constraint no_jobs",
         ),
         (
             "alter table ingest_progress add constraint no_counts check (read = 0)",
@@ -307,7 +307,7 @@ async fn secured(context: Context) -> Result<(), Failure> {
         "alter table transactions enable row level security",
         "alter table transactions disable row level security",
     );
-    half_way(context, secure, "row security applies to transactions for the role", end).await
+    half_way(context, secure, "row security applies to public.transactions for the role", end).await
 }
 
 /// A statement that stops a load which has stored something, with 78 and these words; and

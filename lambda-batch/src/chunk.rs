@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use lambda_core::batch::{Batch, Body, Entry, Slice, Span};
-use lambda_core::decode::csv::{CsvDecoder, Header};
+use lambda_core::decode::{Decode, Message};
 use lambda_core::outcome::Authority;
 use lambda_core::postgres::jobs::attempt::JobLane;
 use lambda_core::progress::{ClaimId, Progress};
+use lambda_core::record::Scratch;
 use lambda_core::source::{Event, Source};
-use lambda_core::{Error, Record};
+use lambda_core::{Error, Pipeline};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 
@@ -141,11 +142,27 @@ impl OpenChunk {
     }
 }
 
+/// How the rows of one file are decoded, and the pipeline that they belong to.
+#[derive(Clone)]
+pub struct Rows {
+    /// Decoder of the file, below its header.
+    pub decoder: Arc<dyn Decode>,
+    /// The pipeline.
+    pub pipeline: Pipeline,
+}
+
+impl fmt::Debug for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rows").field("pipeline", &self.pipeline).finish_non_exhaustive()
+    }
+}
+
 /// Turns chunks into batches.
 #[derive(Debug)]
-pub struct Decoding<R> {
+pub struct Decoding {
     chunks: Arc<Chunks>,
-    decoder: CsvDecoder<R>,
+    rows: Rows,
+    scratch: Scratch,
     authority: Authority,
     batch_rows: usize,
     open: Option<OpenChunk>,
@@ -156,16 +173,11 @@ pub struct Decoding<R> {
     rows_bytes: usize,
 }
 
-impl<R: Record> Decoding<R> {
+impl Decoding {
     /// Batches of at most `batch_rows` records ([`BATCH_ROWS`]) of `authority`.
-    pub fn new(
-        chunks: Arc<Chunks>,
-        header: Header,
-        authority: Authority,
-        batch_rows: usize,
-    ) -> Self {
-        let (decoder, buffer) = (CsvDecoder::new(header), Vec::new());
-        Self { chunks, decoder, authority, batch_rows, open: None, buffer, rows_bytes: 0 }
+    pub fn new(chunks: Arc<Chunks>, rows: Rows, authority: Authority, batch_rows: usize) -> Self {
+        let (scratch, buffer) = (Scratch::default(), Vec::new());
+        Self { chunks, rows, scratch, authority, batch_rows, open: None, buffer, rows_bytes: 0 }
     }
 
     /// The next batch: records of one chunk, whose last batch ends at the chunk's end.
@@ -224,16 +236,14 @@ impl<R: Record> Decoding<R> {
         chunk.position = to;
         self.rows_bytes = rows.len();
         let raw = Arc::new(chunk.bytes[first..end].to_vec());
-        let table = const { &R::TABLE };
-        Ok(Batch::new(self.authority, table, vec![span], entries, raw, Arc::new(rows)))
+        Ok(Batch::new(self.authority, vec![span], entries, raw, Arc::new(rows)))
     }
 
     /// Decodes the record `raw`, whose bytes begin at `at` in the batch.
     fn entry(&mut self, raw: &[u8], at: usize, frame: &Frame, rows: &mut Vec<u8>) -> Entry {
-        let body = match self.decoder.decode_at(raw, frame.line, rows) {
-            Ok(row) => Body::Row { content: Slice::new(row.content), key: Slice::new(row.key) },
-            Err(reject) => Body::Rejected(Box::new(reject)),
-        };
+        let message = Message::of(Some(raw)).on_line(frame.line);
+        let Rows { decoder, pipeline } = &self.rows;
+        let body = Body::decode(&**decoder, pipeline.table(), &message, rows, &mut self.scratch);
         Entry {
             span: 0,
             position: frame.start.cast_signed(),
@@ -245,28 +255,28 @@ impl<R: Record> Decoding<R> {
     }
 }
 
-type Decoded<R> = (Decoding<R>, Result<Option<Batch>, Error>);
+type Decoded = (Decoding, Result<Option<Batch>, Error>);
 
 /// One worker's share of a job's chunks. It grants no lanes: they were claimed when the job
 /// was started.
-pub struct ChunkSource<R> {
+pub struct ChunkSource {
     tally: Arc<Tally>,
     ahead: bool,
     /// Present while idle, moved into `task` while it runs; neither at the end.
-    decoding: Option<Decoding<R>>,
-    task: Option<JoinHandle<Decoded<R>>>,
+    decoding: Option<Decoding>,
+    task: Option<JoinHandle<Decoded>>,
 }
 
-impl<R> fmt::Debug for ChunkSource<R> {
+impl fmt::Debug for ChunkSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ChunkSource").field("tally", &self.tally).finish_non_exhaustive()
     }
 }
 
-impl<R: Record> ChunkSource<R> {
+impl ChunkSource {
     /// Yields what `decoding` decodes and reports to `tally` what is stored. With `ahead`,
     /// decodes the next batch while the one before is being committed.
-    pub fn new(decoding: Decoding<R>, tally: Arc<Tally>, ahead: bool) -> Self {
+    pub fn new(decoding: Decoding, tally: Arc<Tally>, ahead: bool) -> Self {
         Self { tally, ahead, decoding: Some(decoding), task: None }
     }
 
@@ -281,7 +291,7 @@ impl<R: Record> ChunkSource<R> {
 }
 
 #[async_trait]
-impl<R: Record> Source for ChunkSource<R> {
+impl Source for ChunkSource {
     async fn next(&mut self) -> Result<Event, Error> {
         self.tally.within_limit()?;
         self.start_decoding();
@@ -321,8 +331,9 @@ impl<R: Record> Source for ChunkSource<R> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test")]
 mod tests {
-    use lambda_core::Transaction;
     use lambda_core::dead_letter::{Reason, Reject};
+    use lambda_core::decode::csv::Header;
+    use lambda_core::transaction;
     use lambda_core::transaction::CSV_HEADER;
     use proptest::prelude::*;
 
@@ -333,9 +344,10 @@ mod tests {
 
     /// Records of a file, without its header.
     fn decoded(content: &str) -> Result<Vec<Decoded>, Endless> {
-        let table = const { &Transaction::TABLE };
-        let header = Header::parse(CSV_HEADER.as_bytes(), table).unwrap();
-        let mut decoder = CsvDecoder::<Transaction>::new(header);
+        let pipeline = transaction::pipeline();
+        let header = Header::parse(CSV_HEADER.as_bytes(), pipeline.table()).unwrap();
+        let decoder = pipeline.files().open(header);
+        let mut scratch = Scratch::default();
         let (mut framer, window) = (Framer::new(), Window::new(content.as_bytes(), 0));
         let mut found = Vec::new();
         while let Some(frame) = framer.next(window)? {
@@ -345,8 +357,12 @@ mod tests {
         let decode = |frame: Frame| {
             let mut rows = Vec::new();
             let raw = &content.as_bytes()[frame.start as usize..frame.end as usize];
-            let row = decoder.decode_at(raw, frame.line, &mut rows);
-            (frame, row.map(|row| rows[row.content].to_vec()))
+            let message = Message::of(Some(raw)).on_line(frame.line);
+            let table = pipeline.table();
+            match Body::decode(&decoder, table, &message, &mut rows, &mut scratch) {
+                Body::Rejected(reject) => (frame, Err(*reject)),
+                _ => (frame, Ok(rows)),
+            }
         };
         Ok(found.into_iter().skip(1).map(decode).collect())
     }

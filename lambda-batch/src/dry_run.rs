@@ -1,8 +1,8 @@
 //! Dry run: decodes a file as a load would, and stores nothing.
 
+use lambda_core::Error;
 use lambda_core::batch::Body;
 use lambda_core::progress::Counts;
-use lambda_core::{Error, Record};
 use tokio::sync::watch;
 
 use crate::config::{Options, Step};
@@ -16,7 +16,7 @@ use crate::tally::Stored;
 ///
 /// # Errors
 /// `Data` if more are rejected than allowed; [`Error::Interrupted`].
-pub(crate) async fn check_file<R: Record>(
+pub(crate) async fn check_file(
     planned: Planned,
     options: &Options,
     rejects: &mut Option<RejectsFile>,
@@ -24,7 +24,7 @@ pub(crate) async fn check_file<R: Record>(
 ) -> Result<Outcome, Error> {
     let (options, stop, mut lent) = (options.clone(), stop.clone(), rejects.take());
     let (result, lent) = blocking(move || {
-        let result = check::<R>(&planned, &options, &mut lent, &stop);
+        let result = check(&planned, &options, &mut lent, &stop);
         Ok((result, lent))
     })
     .await?;
@@ -33,14 +33,14 @@ pub(crate) async fn check_file<R: Record>(
     Ok(Outcome::Checked { records: counts.read, rejected: counts.rejected() })
 }
 
-fn check<R: Record>(
+fn check(
     planned: &Planned,
     options: &Options,
     rejects: &mut Option<RejectsFile>,
     stop: &watch::Receiver<bool>,
 ) -> Result<Counts, Error> {
     let (content, plan) = (&planned.content, &planned.plan);
-    let mut decoding = first::decoding::<R>(planned, options.batch_rows);
+    let mut decoding = first::decoding(planned, options.batch_rows);
     let mut first = FirstRecords::default();
     let file = content.input().to_string();
     let bytes_total = (plan.bytes.cast_signed() - plan.first_byte()).cast_unsigned();

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
+use lambda_core::Error;
 use lambda_core::batch::{Batch, Body};
 use lambda_core::job::{Chunk, JobRef};
 use lambda_core::outcome::Authority;
 use lambda_core::postgres::jobs::attempt::JobLane;
 use lambda_core::progress::{ClaimId, Counts, LaneId, LaneName, Progress, Sums};
-use lambda_core::{Error, Record};
 
 use crate::chunk::{Chunks, Decoding};
 use crate::open::Planned;
@@ -62,8 +62,8 @@ impl FirstRecords {
 /// # Errors
 /// [`Error::Input`] if more than half of them are rejected; [`Error::Interrupted`] if the
 /// file is not what was planned.
-pub(crate) fn check<R: Record>(planned: &Planned) -> Result<(), Error> {
-    let mut decoding = decoding::<R>(planned, RECORDS);
+pub(crate) fn check(planned: &Planned) -> Result<(), Error> {
+    let mut decoding = decoding(planned, RECORDS);
     let mut first = FirstRecords::default();
     while first.read < RECORDS
         && let Some(batch) = decoding.next_batch()?
@@ -74,11 +74,11 @@ pub(crate) fn check<R: Record>(planned: &Planned) -> Result<(), Error> {
 }
 
 /// Decodes a planned file from its first record, without a job or lanes.
-pub(crate) fn decoding<R: Record>(planned: &Planned, batch_rows: usize) -> Decoding<R> {
+pub(crate) fn decoding(planned: &Planned, batch_rows: usize) -> Decoding {
     let lanes: Vec<JobLane> = planned.plan.chunks.iter().cloned().map(unstored).collect();
     let chunks = Arc::new(Chunks::new(Arc::clone(&planned.content), &lanes));
     let no_job = Authority::Batch(JobRef { as_of_micros: 0, number: 0 });
-    Decoding::new(chunks, planned.header.clone(), no_job, batch_rows)
+    Decoding::new(chunks, planned.rows.clone(), no_job, batch_rows)
 }
 
 /// A lane that is not in the database.

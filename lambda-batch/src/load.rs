@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lambda_core::decode::csv::Csv;
 use lambda_core::delivery::flow::{Flow, FlowConfig};
 use lambda_core::error::Kind;
 use lambda_core::job::{self, End, Status};
@@ -13,7 +14,7 @@ use lambda_core::outcome::Authority;
 use lambda_core::postgres::jobs::attempt::{self, Attempt, LEASE, Started};
 use lambda_core::postgres::jobs::{Job, Jobs, NewJob};
 use lambda_core::sink::Sink;
-use lambda_core::{Error, Record};
+use lambda_core::{Error, Pipeline};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -55,7 +56,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Loads a planned file.
-pub(crate) async fn load_file<R: Record>(
+pub(crate) async fn load_file(
+    pipeline: &Pipeline,
     planned: Planned,
     target: &Target,
     options: &Options,
@@ -63,7 +65,7 @@ pub(crate) async fn load_file<R: Record>(
     current_job: &mut Option<CurrentJob>,
     stop: &watch::Receiver<bool>,
 ) -> Outcome {
-    let new = new_job::<R>(&planned, options);
+    let new = new_job(pipeline, &planned, options);
     let found = target.jobs.find_or_create(&new);
     let job = match within_grace(found, planned.content.input(), stop).await {
         Ok(job) => job,
@@ -73,7 +75,7 @@ pub(crate) async fn load_file<R: Record>(
     current_job.take();
     let shown = &*current_job.insert(CurrentJob::new(&job.job_id()));
     show(shown, &job);
-    let working = Box::pin(work::<R>(&planned, &job, shown, target, options, stop));
+    let working = Box::pin(work(&planned, &job, shown, target, options, stop));
     let outcome = match working.await {
         Ok(outcome) => outcome,
         Err(error) => {
@@ -96,10 +98,11 @@ fn show(shown: &CurrentJob, job: &Job) {
     shown.show(job.status, job.records, job.counts.read);
 }
 
-fn new_job<R: Record>(planned: &Planned, options: &Options) -> NewJob {
+fn new_job(pipeline: &Pipeline, planned: &Planned, options: &Options) -> NewJob {
     let plan = &planned.plan;
     NewJob {
-        pipeline: R::TABLE.name.to_owned(),
+        pipeline: pipeline.name().to_owned(),
+        format: Csv::FORMAT.to_owned(),
         source: plan.source.clone(),
         file_name: planned.content.input().to_string(),
         header: plan.header.clone(),
@@ -109,7 +112,7 @@ fn new_job<R: Record>(planned: &Planned, options: &Options) -> NewJob {
     }
 }
 
-async fn work<R: Record>(
+async fn work(
     planned: &Planned,
     job: &Job,
     shown: &CurrentJob,
@@ -126,7 +129,7 @@ async fn work<R: Record>(
     let before: i64 = attempt.lanes().iter().map(|lane| lane.progress.counts.read).sum();
     tracing::info!(job = job.job_id(), records = job.records, stored = before, "loading");
     shown.show(Status::Running, job.records, before);
-    let result = store::<R>(planned, &attempt, shown, target, options, owner, stop).await;
+    let result = store(planned, &attempt, shown, target, options, owner, stop).await;
     let result = result.map_err(|error| unless_stopped(error, planned.content.input(), stop));
     let end = job::end(&result);
     let ended = within_grace(attempt.end(&end), planned.content.input(), stop).await;
@@ -207,7 +210,7 @@ fn unless_stopped(error: Error, input: &Input, stop: &watch::Receiver<bool>) -> 
 }
 
 /// Stores every chunk that is not stored yet.
-async fn store<R: Record>(
+async fn store(
     planned: &Planned,
     attempt: &Attempt,
     shown: &CurrentJob,
@@ -227,13 +230,14 @@ async fn store<R: Record>(
     tally.within_limit()?;
     if options.rejects_max.is_none() {
         let planned = planned.clone();
-        blocking(move || first::check::<R>(&planned)).await?;
+        blocking(move || first::check(&planned)).await?;
     }
     let chunks = Arc::new(Chunks::new(Arc::clone(&planned.content), attempt.lanes()));
     let authority = Authority::Batch(attempt.job().authority());
     let config = FlowConfig {
         authority,
-        table: const { &R::TABLE },
+        pipeline: attempt.job().pipeline.clone(),
+        format: Csv::FORMAT.to_owned(),
         owner,
         group: None,
         take_over: false,
@@ -246,8 +250,8 @@ async fn store<R: Record>(
     let mut flows = JoinSet::new();
     let workers = options.workers.max(1);
     for _ in 0..workers {
-        let (chunks, header) = (Arc::clone(&chunks), planned.header.clone());
-        let decoding = Decoding::<R>::new(chunks, header, authority, options.batch_rows);
+        let (chunks, rows) = (Arc::clone(&chunks), planned.rows.clone());
+        let decoding = Decoding::new(chunks, rows, authority, options.batch_rows);
         // With more workers than two, others decode while one commits, and a batch decoded
         // ahead would only take memory.
         let source = ChunkSource::new(decoding, Arc::clone(&tally), workers <= 2);

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use lambda_core::decode::csv::Header;
-use lambda_core::{Error, Record};
+use lambda_core::{Error, Pipeline};
 use tokio::sync::watch;
 
+use crate::chunk::Rows;
 use crate::config::{Options, Step};
 use crate::content::Content;
 use crate::input::Input;
@@ -17,7 +18,7 @@ use crate::report::Outcome;
 pub(crate) struct Planned {
     pub(crate) content: Arc<Content>,
     pub(crate) plan: Plan,
-    pub(crate) header: Header,
+    pub(crate) rows: Rows,
 }
 
 /// Result of opening a file.
@@ -29,12 +30,13 @@ pub(crate) enum Opened {
 }
 
 /// Opens and plans a file, off the runtime's threads.
-pub(crate) async fn open<R: Record>(
+pub(crate) async fn open(
+    pipeline: &Pipeline,
     input: &Input,
     options: &Options,
     stop: &watch::Receiver<bool>,
 ) -> Result<Opened, Error> {
-    let (opened, stopping) = (input.clone(), stop.clone());
+    let (pipeline, opened, stopping) = (pipeline.clone(), input.clone(), stop.clone());
     let (watch, chunk_bytes) = (Arc::clone(&options.watch), options.chunk_bytes);
     let (health, archives) = (options.health.clone(), options.archive.is_some());
     let planned = move || {
@@ -51,9 +53,10 @@ pub(crate) async fn open<R: Record>(
             if *stop.borrow() { Err(stopped(&input)) } else { Ok(()) }
         })?;
         let Some(plan) = plan else { return Ok(Opened::Nothing(Outcome::Empty)) };
-        let header = Header::parse(plan.header.as_bytes(), const { &R::TABLE })
+        let header = Header::parse(plan.header.as_bytes(), pipeline.table())
             .map_err(|error| Error::Input { what: format!("{file}: {error}") })?;
-        Ok(Opened::Planned(Box::new(Planned { content: Arc::new(content), plan, header })))
+        let rows = Rows { decoder: Arc::new(pipeline.files().open(header)), pipeline };
+        Ok(Opened::Planned(Box::new(Planned { content: Arc::new(content), plan, rows })))
     };
     let mut stopping = stop.clone();
     tokio::select! {

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use lambda_core::metrics;
-use lambda_core::{Error, Record};
+use lambda_core::{Error, Pipeline};
 use tokio::sync::watch;
 
 use crate::archive;
@@ -16,14 +16,15 @@ use crate::open::{Opened, open, stopped};
 use crate::rejects::RejectsFile;
 use crate::report::{FileReport, Outcome};
 
-/// Loads files into the table of `R`, each exactly once even if earlier runs failed or
+/// Loads files into the table of `pipeline`, each exactly once even if earlier runs failed or
 /// crashed (rule R21 in docs/protocol.md). Continues with the next file after one that is
 /// refused; ends when `stop` becomes true or the server is unreachable.
 ///
 /// # Errors
 /// `Fatal`, before anything is loaded, if the file of rejects or the archive cannot be
 /// used. Reports hold the outcome of each file.
-pub async fn load<R: Record>(
+pub async fn load(
+    pipeline: &Pipeline,
     inputs: &[Input],
     target: &Target,
     options: &Options,
@@ -32,16 +33,16 @@ pub async fn load<R: Record>(
     if let Some(folder) = &options.archive {
         archive::prepare(folder, inputs)?;
     }
-    metrics::stores(R::TABLE.name);
+    metrics::stores(pipeline.name());
     // Shown until the next job begins, so that a scrape still sees a job that has ended.
     let mut current_job = None;
     over_files(inputs, options, &stop, async |input, rejects| {
-        let planned = match open::<R>(input, options, &stop).await {
+        let planned = match open(pipeline, input, options, &stop).await {
             Ok(Opened::Planned(planned)) => *planned,
             Ok(Opened::Nothing(outcome)) => return outcome,
             Err(error) => return Outcome::Failed { job: None, error },
         };
-        load_file::<R>(planned, target, options, rejects, &mut current_job, &stop).await
+        load_file(pipeline, planned, target, options, rejects, &mut current_job, &stop).await
     })
     .await
 }
@@ -51,15 +52,16 @@ pub async fn load<R: Record>(
 ///
 /// # Errors
 /// As for [`load`].
-pub async fn check<R: Record>(
+pub async fn check(
+    pipeline: &Pipeline,
     inputs: &[Input],
     options: &Options,
     stop: watch::Receiver<bool>,
 ) -> Result<Vec<FileReport>, Error> {
     over_files(inputs, options, &stop, async |input, rejects| {
-        let checked = match open::<R>(input, options, &stop).await {
+        let checked = match open(pipeline, input, options, &stop).await {
             Ok(Opened::Planned(planned)) => {
-                dry_run::check_file::<R>(*planned, options, rejects, &stop).await
+                dry_run::check_file(*planned, options, rejects, &stop).await
             }
             Ok(Opened::Nothing(outcome)) => Ok(outcome),
             Err(error) => Err(error),

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use lambda_core::Pipeline;
 use lambda_core::batch::{Batch, Body, Entry, Slice, Span};
-use lambda_core::decode::csv::{CsvDecoder, Header};
-use lambda_core::decode::json;
+use lambda_core::decode::Message;
+use lambda_core::decode::csv::Header;
 use lambda_core::memory::MemorySink;
 use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::progress::{Counts, LaneName};
-use lambda_core::record::{Column, ColumnType, Record, RowWriter, Table};
+use lambda_core::record::{Column, ColumnType, Record, RowWriter, Scratch, Table};
 use lambda_core::sink::{ClaimRequest, Durability, Sink};
 
 /// A sensor's measurement.
@@ -20,15 +21,12 @@ struct Reading {
 }
 
 impl Record for Reading {
-    const TABLE: Table = Table {
-        name: "readings",
-        key: 0,
-        columns: &[
-            Column::new("id", ColumnType::Text),
-            Column::new("millidegrees", ColumnType::Int8),
-            Column::new("note", ColumnType::Text).nullable(),
-        ],
-    };
+    fn table() -> Table {
+        Table::new("readings")
+            .column(Column::new("id", ColumnType::Text))
+            .column(Column::new("millidegrees", ColumnType::Int8))
+            .column(Column::new("note", ColumnType::Text).nullable())
+    }
 
     fn write(&self, row: &mut RowWriter<'_>) {
         row.put(&self.id).put(self.millidegrees).put(&self.note);
@@ -37,39 +35,44 @@ impl Record for Reading {
 
 /// One reading as a message and as a file's row: the second one is a duplicate.
 pub async fn run() -> Result<Counts, Box<dyn std::error::Error>> {
-    let message = br#"{"id":"R-1","millidegrees":21500,"note":null}"#;
-    let mut rows = Vec::new();
-    let live = json::decode::<Reading>(Some(message), &mut rows).map_err(|r| r.to_string())?;
-    let header = Header::parse(b"millidegrees,note,id\n", const { &Reading::TABLE })?;
-    let mut csv = CsvDecoder::<Reading>::new(header);
-    let filed = csv.decode(b"21500,,R-1\n", &mut rows).map_err(|r| r.to_string())?;
+    let readings = Pipeline::of::<Reading>("readings")?;
+    let table = readings.table();
+    let header = Header::parse(b"millidegrees,note,id\n", table)?;
+    let csv = readings.files().open(header);
+    let message = Message::of(Some(br#"{"id":"R-1","millidegrees":21500,"note":null}"#));
+    let row = Message::of(Some(b"21500,,R-1\n"));
+    let (mut rows, mut scratch) = (Vec::new(), Scratch::default());
+    let live = Body::decode(&**readings.decoder(), table, &message, &mut rows, &mut scratch);
+    let filed = Body::decode(&csv, table, &row, &mut rows, &mut scratch);
 
     let sink = MemorySink::new();
-    let (pipeline, source) = (Reading::TABLE.name.into(), "example".into());
-    let name = LaneName { pipeline, source, partition: 0 };
-    let owner = "example".into();
-    let request = ClaimRequest {
-        name,
-        first_position: 0.into(),
-        owner,
-        group: None,
-        take_over: false,
-        given_up: None,
-    };
-    let lane = sink.claim(&request).await?;
+    let lane = sink
+        .claim(&ClaimRequest {
+            name: LaneName {
+                pipeline: readings.name().into(),
+                source: "example".into(),
+                partition: 0,
+            },
+            first_position: 0.into(),
+            format: readings.decoder().format().into(),
+            owner: "example".into(),
+            group: None,
+            take_over: false,
+            given_up: None,
+        })
+        .await?;
     let claim = lane.claim.ok_or("a claimed lane has a claim")?;
     let span = Span { lane: lane.lane, partition: 0, claim, from: 0, to: 2, last: None };
-    let entries = [live, filed].into_iter().zip(0..).map(|(row, position)| Entry {
+    let entries = [live, filed].into_iter().zip(0..).map(|(body, position)| Entry {
         span: 0,
         position,
         line: None,
-        payload: Slice::new(0..message.len()),
+        payload: Slice::new(0..0),
         message_key: None,
-        body: Body::Row { content: Slice::new(row.content), key: Slice::new(row.key) },
+        body,
     });
-    let (entries, raw) = (entries.collect(), Arc::new(message.to_vec()));
-    let table = const { &Reading::TABLE };
-    let batch = Batch::new(Authority::Stream, table, vec![span], entries, raw, Arc::new(rows));
+    let (entries, rows) = (entries.collect(), Arc::new(rows));
+    let batch = Batch::new(Authority::Stream, vec![span], entries, Arc::default(), rows);
     let committed = sink.commit(&batch, Durability::Durable).await?;
     Ok(committed.stored.first().ok_or("the lane is no longer ours")?.counts)
 }

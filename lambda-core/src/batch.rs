@@ -5,10 +5,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::dead_letter::Reject;
+use crate::decode::{Decode, Decoded, Message};
 use crate::failpoint::{Protection, off};
 use crate::outcome::Authority;
 use crate::progress::{ClaimId, Fingerprint, LaneId};
-use crate::record::Table;
+use crate::record::{RowWriter, Scratch, Table};
 
 /// The part of a lane that a batch covers. Committing it moves the lane from `from` to
 /// `to`, if `claim` still holds the lane.
@@ -90,6 +91,35 @@ pub enum Body {
     },
     /// No row.
     Rejected(Box<Reject>),
+    /// None of the pipeline's records.
+    Skipped,
+}
+
+impl Body {
+    /// Decodes a message into a row at the end of `rows`.
+    pub fn decode(
+        decoder: &dyn Decode,
+        table: &Table,
+        message: &Message<'_>,
+        rows: &mut Vec<u8>,
+        scratch: &mut Scratch,
+    ) -> Self {
+        let start = rows.len();
+        let mut row = RowWriter::new(table, rows).with_scratch(scratch);
+        let written = match decoder.decode(message, &mut row) {
+            Ok(Decoded::Row) => row.finish().map(Some),
+            Ok(Decoded::Skip(_)) => Ok(None),
+            Err(reject) => Err(reject),
+        };
+        if let Ok(Some(row)) = written {
+            return Self::Row { content: Slice::new(row.content), key: Slice::new(row.key) };
+        }
+        rows.truncate(start);
+        match written {
+            Err(reject) => Self::Rejected(Box::new(reject)),
+            Ok(_) => Self::Skipped,
+        }
+    }
 }
 
 /// Records of one authority for one table, in the order (partition, position), with the
@@ -98,8 +128,6 @@ pub enum Body {
 pub struct Batch {
     /// Precedence of the records.
     pub authority: Authority,
-    /// The target table.
-    pub table: &'static Table,
     spans: Vec<Span>,
     entries: Vec<Entry>,
     raw: Arc<Vec<u8>>,
@@ -110,7 +138,6 @@ impl Batch {
     /// Builds a batch. Sorts spans by partition and entries by (partition, position).
     pub fn new(
         authority: Authority,
-        table: &'static Table,
         mut spans: Vec<Span>,
         mut entries: Vec<Entry>,
         raw: Arc<Vec<u8>>,
@@ -123,7 +150,7 @@ impl Batch {
             entry.span = spans.partition_point(|span| span.partition < partition) as u32;
         }
         entries.sort_by_key(|entry| (entry.span, entry.position));
-        Self { authority, table, spans, entries, raw, rows }
+        Self { authority, spans, entries, raw, rows }
     }
 
     /// The lanes' spans, sorted by partition.
@@ -220,7 +247,6 @@ impl Batch {
     fn part(&self, spans: Vec<Span>, entries: Vec<Entry>) -> Self {
         Self {
             authority: self.authority,
-            table: self.table,
             spans,
             entries,
             raw: Arc::clone(&self.raw),

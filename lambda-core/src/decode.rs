@@ -1,4 +1,4 @@
-//! Message and file codecs.
+//! From the bytes of a message or of a file's row to the columns of a row.
 
 pub mod csv;
 pub mod decimal;
@@ -7,6 +7,61 @@ pub mod json;
 mod foreign;
 
 use crate::dead_letter::{Reason, Reject};
+use crate::record::RowWriter;
+
+/// A message, or a row of a file.
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct Message<'a> {
+    /// Its bytes; nothing for a message without a value.
+    pub payload: Option<&'a [u8]>,
+    /// The message's key.
+    pub key: Option<&'a [u8]>,
+    /// Time at which it was produced, milliseconds since the Unix epoch; messages only.
+    pub timestamp_ms: Option<i64>,
+    /// Line on which it begins, counted from 1; files only.
+    pub line: Option<u64>,
+}
+
+impl<'a> Message<'a> {
+    /// A message of which only the bytes are known.
+    pub fn of(payload: Option<&'a [u8]>) -> Self {
+        Self { payload, ..Self::default() }
+    }
+
+    /// The same, which begins on this line of its file.
+    #[must_use]
+    pub fn on_line(self, line: u64) -> Self {
+        Self { line: Some(line), ..self }
+    }
+}
+
+/// What a decoder made of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Decoded {
+    /// All columns of the row are written.
+    Row,
+    /// The message is none of the pipeline's records: it is counted, and nothing is stored. The
+    /// text says why, for people.
+    Skip(&'static str),
+}
+
+/// Decodes messages, or the rows of one file, into rows of one table.
+///
+/// Called from several threads at once. The same bytes must always give the same row: records
+/// are read again after a failure, and a dead letter is decoded again when it is replayed.
+pub trait Decode: Send + Sync + 'static {
+    /// The format's name. It is stored with each lane, and finds the decoder for a replay.
+    fn format(&self) -> &str;
+
+    /// Decodes one message: puts every column into `row`, or skips it.
+    ///
+    /// # Errors
+    /// A [`Reject`] with the reason: the record becomes a dead letter, and what was put into
+    /// `row` is discarded.
+    fn decode(&self, message: &Message<'_>, row: &mut RowWriter<'_>) -> Result<Decoded, Reject>;
+}
 
 /// The bytes as text.
 fn utf8(bytes: &[u8]) -> Result<&str, Reject> {

@@ -21,6 +21,7 @@ pub mod kafka;
 pub mod memory;
 pub mod metrics;
 pub mod outcome;
+pub mod pipeline;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod progress;
@@ -33,5 +34,6 @@ pub mod testing;
 pub mod transaction;
 
 pub use self::error::Error;
+pub use self::pipeline::Pipeline;
 pub use self::record::Record;
 pub use self::transaction::Transaction;

@@ -24,7 +24,6 @@ use self::catalogue::{
 };
 use crate::job::Status;
 use crate::progress::{Counts, LaneId, LaneName, Progress};
-use crate::transaction::synthetic::Expectation;
 
 /// The upper bounds of each histogram's buckets, for recorders.
 pub fn buckets() -> impl Iterator<Item = (&'static str, &'static [f64])> {
@@ -60,9 +59,9 @@ pub fn stores(pipeline: &str) {
     }
 }
 
-/// Registers those of a process that sends messages.
-pub fn sends() {
-    for kind in Expectation::ALL {
+/// Registers those of a process that sends messages of these kinds.
+pub fn sends(kinds: &[&str]) {
+    for kind in kinds {
         delivered(kind, 0);
     }
     in_flight(0);
@@ -171,9 +170,9 @@ pub fn open_dead_letters(pipeline: &str, open: Option<i64>) {
     DEAD_LETTERS.gauge(&[pipeline]).set(open.map_or(f64::NAN, whole));
 }
 
-/// Counts messages that are in the topic.
-pub fn delivered(kind: Expectation, messages: u64) {
-    DELIVERED.counter(&[kind.as_str()]).increment(messages);
+/// Counts messages of a kind that are in the topic.
+pub fn delivered(kind: &str, messages: u64) {
+    DELIVERED.counter(&[kind]).increment(messages);
 }
 
 /// Sets the number of messages without a delivery report.

@@ -38,17 +38,20 @@ pub enum Outcome {
     Duplicate,
     /// It became a dead letter.
     Rejected,
+    /// The decoder skipped it: it is none of the pipeline's records.
+    Skipped,
 }
 
 impl Outcome {
     /// All outcomes, in the order of their discriminants.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Inserted,
         Self::Confirmed,
         Self::Corrected,
         Self::Superseded,
         Self::Duplicate,
         Self::Rejected,
+        Self::Skipped,
     ];
 
     /// The name under which it is counted.
@@ -60,6 +63,7 @@ impl Outcome {
             Self::Superseded => "superseded",
             Self::Duplicate => "duplicate",
             Self::Rejected => "rejected",
+            Self::Skipped => "skipped",
         }
     }
 }

@@ -61,7 +61,7 @@ impl<'a> Keys<'a> {
             .enumerate()
             .filter_map(|(index, entry)| match &entry.body {
                 Body::Row { key, .. } => Some((batch.row(*key), index)),
-                Body::Rejected(_) => None,
+                Body::Rejected(_) | Body::Skipped => None,
             })
             .collect();
         sorted.sort();
@@ -81,8 +81,8 @@ impl<'a> Keys<'a> {
     pub fn resolve(&self, existing: &[ExistingRow<'_>]) -> Resolution {
         let batch = self.batch;
         let mut resolution = Resolution {
-            // Entries that are not rows stay rejected.
-            outcomes: vec![Outcome::Rejected; batch.entries().len()],
+            // Those of rows are decided below.
+            outcomes: batch.entries().iter().map(|entry| undecided(&entry.body)).collect(),
             counts: vec![Counts::default(); batch.spans().len()],
             inserts: Vec::with_capacity(self.sorted.len()),
             ..Resolution::default()
@@ -131,7 +131,7 @@ impl<'a> Keys<'a> {
                 Outcome::Confirmed => resolution.confirms.extend(change),
                 Outcome::Corrected => resolution.corrections.extend(change),
                 Outcome::Superseded | Outcome::Duplicate => continue,
-                Outcome::Rejected => {
+                Outcome::Rejected | Outcome::Skipped => {
                     let detail = "this id is already stored with other content";
                     resolution.dead_letters.push((*index, Reject::new(Reason::IdConflict, detail)));
                     continue;
@@ -139,5 +139,13 @@ impl<'a> Keys<'a> {
             }
             current = Some((batch.authority, content));
         }
+    }
+}
+
+/// The outcome of an entry that is not a row.
+fn undecided(body: &Body) -> Outcome {
+    match body {
+        Body::Skipped => Outcome::Skipped,
+        Body::Row { .. } | Body::Rejected(_) => Outcome::Rejected,
     }
 }

@@ -26,6 +26,8 @@ pub struct ClaimRequest {
     pub name: LaneName,
     /// Its position if it was never read before.
     pub first_position: FirstPosition,
+    /// Format of its records, stored with it: it finds their decoder for a replay.
+    pub format: String,
     /// Name of the claiming process, written beside the claim for people.
     pub owner: String,
     /// The consumer group; none for a file. The claim is refused if another group was

@@ -19,9 +19,30 @@ pub use self::time::Timestamp;
 pub use self::wire::CSV_HEADER;
 
 use self::draft::{Checked, Draft};
-use crate::dead_letter::Reject;
-use crate::decode::csv::CsvFields;
+use crate::decode::csv::{Csv, CsvFields};
+use crate::decode::json::Json;
+use crate::pipeline::Pipeline;
 use crate::record::{Column, ColumnType, Record, RowWriter, Table};
+
+/// The platform's pipeline `transactions`: JSON messages and CSV files into
+/// `public.transactions`.
+///
+/// # Panics
+/// Never: its table fits.
+#[expect(clippy::expect_used, reason = "its table is the one below")]
+pub fn pipeline() -> Pipeline {
+    let json = |json: &str, row: &mut RowWriter<'_>| {
+        Draft::of_json(json)?.check()?.write(row);
+        Ok(())
+    };
+    let csv = |fields: &CsvFields<'_>, row: &mut RowWriter<'_>| {
+        Draft::of_csv(fields).check()?.write(row);
+        Ok(())
+    };
+    let pipeline =
+        Pipeline::new("transactions", Transaction::table(), Json::by(json), Csv::by(csv));
+    pipeline.expect("a table that fits")
+}
 
 /// A value is not of the expected form; the text describes that form, never the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -55,38 +76,24 @@ pub struct Transaction {
     pub risk_score: Option<RiskScore>,
 }
 
-const fn text(name: &'static str) -> Column {
-    Column::new(name, ColumnType::Text)
-}
-
 impl Record for Transaction {
-    const TABLE: Table = Table {
-        name: "transactions",
-        key: 0,
-        columns: &[
-            text("transaction_id"),
-            text("account_id"),
-            text("transaction_type"),
-            Column::new("amount", ColumnType::Numeric { precision: 10, scale: 2 }),
-            Column::new("event_time", ColumnType::Timestamptz).from_field("timestamp"),
-            text("merchant_category").nullable(),
-            text("location").nullable(),
-            Column::new("card_present", ColumnType::Bool).nullable(),
-            Column::new("risk_score", ColumnType::Numeric { precision: 4, scale: 2 }).nullable(),
-        ],
-    };
+    fn table() -> Table {
+        let text = |name| Column::new(name, ColumnType::Text);
+        let numeric =
+            |name, precision| Column::new(name, ColumnType::Numeric { precision, scale: 2 });
+        Table::new("transactions")
+            .column(text("transaction_id"))
+            .column(text("account_id"))
+            .column(text("transaction_type"))
+            .column(numeric("amount", 10))
+            .column(Column::new("event_time", ColumnType::Timestamptz).from_field("timestamp"))
+            .column(text("merchant_category").nullable())
+            .column(text("location").nullable())
+            .column(Column::new("card_present", ColumnType::Bool).nullable())
+            .column(numeric("risk_score", 4).nullable())
+    }
 
     fn write(&self, row: &mut RowWriter<'_>) {
         Checked::of(self).write(row);
-    }
-
-    fn decode_json(json: &str, row: &mut RowWriter<'_>) -> Result<(), Reject> {
-        Draft::of_json(json)?.check()?.write(row);
-        Ok(())
-    }
-
-    fn decode_csv(fields: &CsvFields<'_>, row: &mut RowWriter<'_>) -> Result<(), Reject> {
-        Draft::of_csv(fields).check()?.write(row);
-        Ok(())
     }
 }

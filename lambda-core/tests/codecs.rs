@@ -3,59 +3,69 @@
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
-use lambda_core::Transaction;
+use std::sync::LazyLock;
+
+use lambda_core::batch::{Body, Slice};
 use lambda_core::dead_letter::{Reason, Reject};
-use lambda_core::decode::csv::{CsvDecoder, Header};
-use lambda_core::decode::json;
-use lambda_core::record::{Record, RowWriter};
+use lambda_core::decode::csv::{Header, Rows};
+use lambda_core::decode::{Decode, Message};
+use lambda_core::record::{Record, RowWriter, Scratch};
 use lambda_core::transaction::synthetic::{Expectation, Format, Options, Synthetic};
 use lambda_core::transaction::{
-    AccountId, Amount, CSV_HEADER, RiskScore, Timestamp, TransactionId, TransactionType,
+    self, AccountId, Amount, CSV_HEADER, RiskScore, Timestamp, TransactionId, TransactionType,
 };
+use lambda_core::{Pipeline, Transaction};
 use proptest::prelude::*;
 
 type Decoded = Result<Vec<u8>, Reject>;
 
-/// Decodes after existing bytes, and checks that a reject leaves only those.
-fn kept(decode: impl FnOnce(&mut Vec<u8>) -> Result<lambda_core::record::Row, Reject>) -> Decoded {
-    let mut rows = b"before".to_vec();
-    let row = decode(&mut rows);
+static TRANSACTIONS: LazyLock<Pipeline> = LazyLock::new(transaction::pipeline);
+
+/// Checks what was made of a record after existing bytes: a reject leaves only those.
+fn kept(body: Body, rows: &[u8]) -> Decoded {
     assert!(rows.starts_with(b"before"));
-    match row {
-        Ok(row) => {
-            assert_eq!(row.content, 6..rows.len());
-            assert_eq!(row.key, 10..10 + row.key.len());
-            Ok(rows[row.content].to_vec())
+    match body {
+        Body::Row { content, .. } => {
+            assert_eq!(content, Slice::new(6..rows.len()));
+            Ok(rows[6..].to_vec())
         }
-        Err(reject) => {
+        Body::Rejected(reject) => {
             assert_eq!(rows.len(), 6, "a reject takes its bytes back");
-            Err(reject)
+            Err(*reject)
         }
+        Body::Skipped => panic!("no record of these tests is skipped"),
     }
 }
 
-fn of_json(payload: &[u8]) -> Decoded {
-    kept(|rows| json::decode::<Transaction>(Some(payload), rows))
+fn decoded(decoder: &dyn Decode, scratch: &mut Scratch, message: Message<'_>) -> Decoded {
+    let mut rows = b"before".to_vec();
+    let body = Body::decode(decoder, TRANSACTIONS.table(), &message, &mut rows, scratch);
+    kept(body, &rows)
 }
 
-fn decoder() -> CsvDecoder<Transaction> {
-    let header = Header::parse(CSV_HEADER.as_bytes(), const { &Transaction::TABLE }).unwrap();
-    CsvDecoder::new(header)
+fn of_json(payload: &[u8]) -> Decoded {
+    let message = Message::of(Some(payload));
+    decoded(&**TRANSACTIONS.decoder(), &mut Scratch::default(), message)
+}
+
+fn decoder(header: &str) -> Rows {
+    let header = Header::parse(header.as_bytes(), TRANSACTIONS.table()).unwrap();
+    TRANSACTIONS.files().open(header)
 }
 
 fn of_csv(row: &[u8]) -> Decoded {
-    let mut decoder = decoder();
+    let (decoder, mut scratch) = (decoder(CSV_HEADER), Scratch::default());
     // Earlier records of the decoder must not matter.
-    let _ = decoder.decode(b"a,\"unterminated", &mut Vec::new());
-    kept(|rows| decoder.decode(row, rows))
+    let _ = decoded(&decoder, &mut scratch, Message::of(Some(b"a,\"unterminated")));
+    decoded(&decoder, &mut scratch, Message::of(Some(row)))
 }
 
 fn written(transaction: &Transaction) -> Decoded {
-    kept(|rows| {
-        let mut row = RowWriter::new(const { &Transaction::TABLE }, rows);
-        transaction.write(&mut row);
-        row.finish()
-    })
+    let mut rows = Vec::new();
+    let mut row = RowWriter::new(TRANSACTIONS.table(), &mut rows);
+    transaction.write(&mut row);
+    row.finish()?;
+    Ok(rows)
 }
 
 fn csv_of(transaction: &Transaction) -> Vec<u8> {
@@ -263,7 +273,9 @@ fn json_of_any_legal_spelling_is_read() {
 
 #[test]
 fn a_reject_names_the_reason_and_the_field_but_no_value() {
-    let json = |payload: Option<&[u8]>| kept(|rows| json::decode::<Transaction>(payload, rows));
+    let json = |payload: Option<&[u8]>| {
+        decoded(&**TRANSACTIONS.decoder(), &mut Scratch::default(), Message::of(payload))
+    };
     assert_eq!(json(None).unwrap_err().reason, Reason::EmptyPayload);
     assert_eq!(json(Some(b"")).unwrap_err().reason, Reason::EmptyPayload);
     let invalid = json(Some(b"{\"a\":\"\xff\"}")).unwrap_err();
@@ -294,16 +306,16 @@ fn a_reject_names_the_reason_and_the_field_but_no_value() {
 
 #[test]
 fn a_header_finds_columns_by_name() {
-    let table = const { &Transaction::TABLE };
     let header = "\u{feff}extra,risk_score,card_present,location,merchant_category,timestamp,\
                   amount,transaction_type,account_id,\"transaction_id\"\r\n";
-    let mut decoder =
-        CsvDecoder::<Transaction>::new(Header::parse(header.as_bytes(), table).unwrap());
-    let row = kept(|rows| decoder.decode(b"x,,,,,2026-01-01 00:00:00,1.0,deposit,A,T\r\n", rows));
+    let (decoder, mut scratch) = (decoder(header), Scratch::default());
+    let mut of_row = |row: &[u8]| decoded(&decoder, &mut scratch, Message::of(Some(row)));
+    let row = of_row(b"x,,,,,2026-01-01 00:00:00,1.0,deposit,A,T\r\n");
     assert_eq!(row, of_json(VALID.as_bytes()));
-    let ragged = kept(|rows| decoder.decode(b"T,A\n", rows)).unwrap_err();
+    let ragged = of_row(b"T,A\n").unwrap_err();
     assert_eq!(ragged.to_string(), "ragged_row: expected 10 fields, found 2");
-    let refused = |line: &str| Header::parse(line.as_bytes(), table).unwrap_err().to_string();
+    let refused =
+        |line: &str| Header::parse(line.as_bytes(), TRANSACTIONS.table()).unwrap_err().to_string();
     let without = CSV_HEADER.replace("amount,", "");
     assert_eq!(refused(&without), "the header line has no column amount");
     let twice = format!("{CSV_HEADER},amount");
@@ -313,10 +325,8 @@ fn a_header_finds_columns_by_name() {
 
 #[test]
 fn a_header_that_nearly_fits_names_the_difference_and_quotes_nothing_else() {
-    let refused = |line: &str| {
-        let table = const { &Transaction::TABLE };
-        Header::parse(line.as_bytes(), table).unwrap_err().to_string()
-    };
+    let refused =
+        |line: &str| Header::parse(line.as_bytes(), TRANSACTIONS.table()).unwrap_err().to_string();
     let quoted = format!("\"{}\"", CSV_HEADER.replace(',', "\";\""));
     for (line, name) in [
         (CSV_HEADER.replace(',', ";"), "semicolons"),
@@ -353,7 +363,7 @@ fn a_header_that_nearly_fits_names_the_difference_and_quotes_nothing_else() {
 
 #[test]
 fn a_misplaced_quote_rejects_its_record_with_line_and_column() {
-    let mut decoder = decoder();
+    let (decoder, mut scratch) = (decoder(CSV_HEADER), Scratch::default());
     // A caret marks the reported place.
     for (location, why) in [
         ("\"Joe\\\"^s Bar\"", "expected a comma or the line's end after a closing quote"),
@@ -371,7 +381,8 @@ fn a_misplaced_quote_rejects_its_record_with_line_and_column() {
             before.rsplit('\n').next().unwrap().chars().count() + 1,
         );
         let row = format!("{before}{behind}");
-        let reject = kept(|rows| decoder.decode_at(row.as_bytes(), 7, rows)).unwrap_err();
+        let message = Message::of(Some(row.as_bytes())).on_line(7);
+        let reject = decoded(&decoder, &mut scratch, message).unwrap_err();
         let expected = format!("invalid_csv: line {line} column {column}: {why}");
         assert_eq!(reject.to_string(), expected, "{row:?}");
     }
@@ -379,7 +390,7 @@ fn a_misplaced_quote_rejects_its_record_with_line_and_column() {
 
 #[test]
 fn rows_are_read_as_the_csv_crate_reads_them() {
-    let mut decoder = decoder();
+    let (decoder, mut scratch) = (decoder(CSV_HEADER), Scratch::default());
     // A byte order mark below the header is text; quotes may hold line ends, and
     // the last row may end inside them; a lone return ends a row.
     for (row, id) in [
@@ -393,12 +404,13 @@ fn rows_are_read_as_the_csv_crate_reads_them() {
         ("T,A,deposit,1,2026-01-01 00:00:00,,,,\nT,A\n", ""),
         ("T,A,deposit,1,2026-01-01 00:00:00,,,,", "T"),
     ] {
-        let verdict = kept(|rows| decoder.decode(row.as_bytes(), rows));
+        let verdict = decoded(&decoder, &mut scratch, Message::of(Some(row.as_bytes())));
         assert_eq!(verdict.is_ok(), !id.is_empty(), "{row:?}: {verdict:?}");
         if let Ok(content) = verdict {
             assert!(content[4..].starts_with(id.as_bytes()), "{row:?}");
         }
     }
-    let invalid = decoder.decode(b"T\xc3,\xa9,deposit\n", &mut Vec::new()).unwrap_err();
+    let message = Message::of(Some(b"T\xc3,\xa9,deposit\n"));
+    let invalid = decoded(&decoder, &mut scratch, message).unwrap_err();
     assert_eq!((invalid.reason, invalid.detail.contains("byte 1")), (Reason::InvalidUtf8, true));
 }

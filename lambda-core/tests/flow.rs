@@ -49,13 +49,14 @@ impl Trouble {
 }
 
 fn name() -> LaneName {
-    LaneName { pipeline: SAMPLES.name.into(), source: "a topic".into(), partition: 0 }
+    LaneName { pipeline: SAMPLES.name().into(), source: "a topic".into(), partition: 0 }
 }
 
 fn request(name: LaneName) -> ClaimRequest {
     ClaimRequest {
         name,
         first_position: 0.into(),
+        format: "json".into(),
         owner: "rival".into(),
         group: None,
         take_over: false,
@@ -96,7 +97,7 @@ impl Sink for Trouble {
         }
         let bad = |entry: &lambda_core::batch::Entry| match &entry.body {
             Body::Row { key, .. } => batch.row(*key).starts_with(b"bad"),
-            Body::Rejected(_) => false,
+            Body::Rejected(_) | Body::Skipped => false,
         };
         if batch.entries().iter().any(bad) {
             let (code, object) = ("23514".into(), "samples_check".into());
@@ -118,7 +119,8 @@ fn config(patience: Option<Duration>) -> FlowConfig {
     let (owner, group, take_over) = ("test".into(), None, false);
     FlowConfig {
         authority: Authority::Stream,
-        table: &SAMPLES,
+        pipeline: "samples".into(),
+        format: "json".into(),
         owner,
         group,
         take_over,
@@ -270,7 +272,7 @@ async fn failures_are_counted_for_one_batch_and_again_for_its_halves() {
     let records = (0..4).map(|position| (position, Sample::new("id", position)));
     let draft = Draft::new(Authority::Stream, &SAMPLES).lane(&progress, 4);
     let batch = records.fold(draft, |draft, (at, record)| draft.record(at, &record)).build();
-    let mut state = State::new(Authority::Stream, &SAMPLES);
+    let mut state = State::new(Authority::Stream);
     let fail = |state: &mut State, error| {
         let actions = state.step(Input::CommitFailed(error));
         let asks = matches!(actions[..], [Action::Ask(_)]);
@@ -292,7 +294,7 @@ async fn a_lane_that_is_fenced_after_it_was_revoked_is_left_to_its_new_owner() {
     for revoked in [true, false] {
         let (sink, name) = (MemorySink::new(), name());
         let grant = Grant { name: name.clone(), first_position: 0.into(), given_up: None };
-        let mut state = State::new(Authority::Stream, &SAMPLES);
+        let mut state = State::new(Authority::Stream);
         let granted = state.step(Input::Granted(vec![grant]));
         let [Action::Claim(generation, _)] = granted[..] else { panic!("{granted:?}") };
         let progress = sink.claim(&request(name.clone())).await.unwrap();
@@ -314,7 +316,7 @@ async fn a_lane_that_is_fenced_after_it_was_revoked_is_left_to_its_new_owner() {
 #[tokio::test]
 async fn a_check_that_is_due_during_a_batch_follows_it() {
     let (sink, name) = (MemorySink::new(), name());
-    let mut state = State::new(Authority::Stream, &SAMPLES);
+    let mut state = State::new(Authority::Stream);
     let grant = Grant { name: name.clone(), first_position: 0.into(), given_up: None };
     let granted = state.step(Input::Granted(vec![grant]));
     let [Action::Claim(generation, _)] = granted[..] else { panic!("{granted:?}") };
@@ -501,7 +503,7 @@ async fn patience_ends_only_with_a_server_that_does_not_answer() {
 async fn the_rest_of_a_jobs_batch_is_no_takeover_when_its_lane_was_rewound() {
     let (sink, name) = (MemorySink::new(), name());
     let authority = Authority::Batch(JobRef { number: 1, as_of_micros: 0 });
-    let mut state = State::new(authority, &SAMPLES);
+    let mut state = State::new(authority);
     let grant = Grant { name: name.clone(), first_position: 0.into(), given_up: None };
     let granted = state.step(Input::Granted(vec![grant]));
     let [Action::Claim(generation, _)] = granted[..] else { panic!("{granted:?}") };

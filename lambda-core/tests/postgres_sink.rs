@@ -88,6 +88,7 @@ async fn subject(context: &Context) -> Result<Postgres, Failure> {
 
 fn request(group: &str) -> ClaimRequest {
     ClaimRequest {
+        format: "json".into(),
         name: LaneName { pipeline: "samples".into(), source: "test".into(), partition: 0 },
         first_position: 0.into(),
         owner: "test".into(),

@@ -105,7 +105,7 @@ impl Bench {
         let mut told = BTreeMap::new();
         let tell =
             |id, verdict| assert_eq!(told.insert(id, verdict), None, "each is reported once");
-        self.letters.replay::<Sample>(filter, replay, tell, pending()).await?;
+        self.letters.replay(&SAMPLES, filter, replay, tell, pending()).await?;
         Ok(told)
     }
 
@@ -143,6 +143,7 @@ impl Bench {
             pipeline: "samples".into(),
             source: "content".into(),
             file_name: "a.csv".into(),
+            format: "csv".into(),
             header: HEADER.into(),
             bytes: 40,
             as_of_micros: Some(1_000),
@@ -166,6 +167,7 @@ impl Bench {
 
 fn request(source: &str, partition: i32) -> ClaimRequest {
     ClaimRequest {
+        format: "json".into(),
         name: LaneName { pipeline: "samples".into(), source: source.into(), partition },
         first_position: 0.into(),
         owner: "test".into(),
@@ -551,7 +553,7 @@ async fn stopped(context: Context) -> Result<(), Failure> {
     };
     let stopping = async { drop(stopping.wait_for(|stop| *stop).await) };
     let filter = Filter::default();
-    let done = bench.letters.replay::<Sample>(&filter, &Replay::default(), tell, stopping).await;
+    let done = bench.letters.replay(&SAMPLES, &filter, &Replay::default(), tell, stopping).await;
     assert!(matches!(done, Err(Error::Interrupted { .. })), "{done:?}");
     let replayed = "select count(*) from dead_letters where status = 'replayed'";
     assert_eq!((bench.number(replayed).await?, told), (200, 200));
@@ -584,7 +586,7 @@ async fn unanswered(context: Context) -> Result<(), Failure> {
         let tell =
             |id, verdict| assert_eq!(told.insert(id, verdict), None, "each is reported once");
         let filter = Filter { statuses: vec![Status::Open], ..Filter::default() };
-        letters.replay::<Sample>(&filter, &Replay::default(), tell, pending()).await?;
+        letters.replay(&SAMPLES, &filter, &Replay::default(), tell, pending()).await?;
         assert_eq!(proxy.faults(), attempts);
         if attempts == 1 {
             assert_eq!(told[&1], Verdict::Replayed(Outcome::Inserted));
@@ -608,7 +610,7 @@ async fn settled(context: Context) -> Result<(), Failure> {
         told += 1;
     };
     let (filter, replay) = (Filter::default(), Replay::default());
-    let done = letters.replay::<Sample>(&filter, &replay, tell, proxy.has_broken(1)).await;
+    let done = letters.replay(&SAMPLES, &filter, &replay, tell, proxy.has_broken(1)).await;
     assert!(matches!(done, Err(Error::Interrupted { .. })), "{done:?}");
     let replayed = "select count(*) from dead_letters where status = 'replayed'";
     assert_eq!((bench.number(replayed).await?, told), (200, 200));
@@ -668,7 +670,7 @@ async fn frees(context: &Context, freeze: Freeze) -> Result<(), Failure> {
     fill(&bench, 200).await?;
     proxy.freeze_next(freeze);
     let (filter, replay) = (Filter::default(), Replay::default());
-    let replaying = letters.replay::<Sample>(&filter, &replay, |_, _| {}, pending());
+    let replaying = letters.replay(&SAMPLES, &filter, &replay, |_, _| {}, pending());
     let waiting = async {
         let froze = tokio::time::timeout(LIVENESS, proxy.has_broken(1)).await;
         froze.map_err(|_| "it never came to that")?;

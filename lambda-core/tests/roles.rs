@@ -13,8 +13,8 @@ use lambda_core::postgres::{DatabaseConfig, PostgresSink};
 use lambda_core::progress::{LaneName, Progress};
 use lambda_core::sink::{ClaimRequest, Durability, Sink};
 use lambda_core::testing::draft::{Draft, SAMPLE_DDL, SAMPLES, Sample};
+use lambda_core::transaction;
 use lambda_core::transaction::schema::READABLE;
-use lambda_core::{Record, Transaction};
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
 use lambda_lab::servers::Database;
@@ -54,7 +54,7 @@ async fn set_up(
 ) -> Result<(Database, Role, DatabaseConfig), Failure> {
     let database = context.database().await?;
     database.connect().await?.batch_execute(SAMPLE_DDL).await?;
-    registry::register(database.config(), &[SAMPLES, Transaction::TABLE]).await?;
+    registry::register(database.config(), &[&SAMPLES, &transaction::pipeline()]).await?;
     let role = role(&database, access);
     ensure(database.config(), std::slice::from_ref(&role), &READABLE).await?;
     let config = database.login().with_user(&role.name, &role.password).config();
@@ -69,11 +69,12 @@ async fn drop_role(database: &Database, role: &Role) -> Result<(), Failure> {
 }
 
 async fn claim(sink: &PostgresSink, source: &str) -> Result<Progress, Failure> {
-    let name = LaneName { pipeline: SAMPLES.name.into(), source: source.into(), partition: 0 };
+    let name = LaneName { pipeline: SAMPLES.name().into(), source: source.into(), partition: 0 };
     let (owner, group) = ("a test".into(), None);
     let request = ClaimRequest {
         name,
         first_position: 0.into(),
+        format: "json".into(),
         owner,
         group,
         take_over: false,
@@ -280,7 +281,7 @@ async fn other_login(context: Context) -> Result<(), Failure> {
     PROTOCOL.migrate(&owning).await?;
     let mine = connect(&owning, "test").await?;
     mine.batch_execute(SAMPLE_DDL).await?;
-    registry::register(&owning, &[SAMPLES]).await?;
+    registry::register(&owning, &[&SAMPLES]).await?;
     let loader = role(&database, Access::Loader);
     let set_up = async || ensure(&owning, std::slice::from_ref(&loader), &[]).await;
     set_up().await?;

@@ -9,14 +9,14 @@
 //! ```no_run
 //! use lambda_core::kafka::KafkaConfig;
 //! use lambda_core::postgres::DatabaseConfig;
-//! use lambda_core::Transaction;
+//! use lambda_core::transaction;
 //! use lambda_stream::{StreamConfig, consume};
 //!
 //! # async fn run() -> Result<(), lambda_core::Error> {
 //! let kafka = KafkaConfig::new("localhost:9092", "transactions", "lambda-consumer", "")?;
 //! let database = DatabaseConfig::from_url("postgresql://loader@localhost/lambda")?;
 //! let config = StreamConfig { exit_at_end: true, ..StreamConfig::new(kafka, database) };
-//! let summary = consume::<Transaction>(&config, std::future::pending()).await?;
+//! let summary = consume(&transaction::pipeline(), &config, std::future::pending()).await?;
 //! assert!(summary.counts.balanced());
 //! # Ok(())
 //! # }

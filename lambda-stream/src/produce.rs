@@ -114,7 +114,7 @@ struct Tag {
 /// be delivered; [`Error::Interrupted`] if it stopped before the end of the file or the count.
 /// The ledger holds what was delivered until then.
 pub fn produce(config: &ProduceConfig, stopped: impl Fn() -> bool) -> Result<Produced, Error> {
-    metrics::sends();
+    metrics::sends(&Expectation::ALL.map(Expectation::as_str));
     let producer = Producer::new(&config.kafka, &config.health)?;
     let mut run = Run {
         config,
@@ -222,7 +222,7 @@ impl Run<'_> {
     fn note(&mut self, delivered: &[Delivered<Tag>]) -> Result<(), Error> {
         for kind in Expectation::ALL {
             let of_kind = delivered.iter().filter(|delivered| delivered.tag.kind == kind);
-            metrics::delivered(kind, of_kind.count() as u64);
+            metrics::delivered(kind.as_str(), of_kind.count() as u64);
         }
         for Delivered { tag, partition, offset } in delivered {
             self.produced.delivered += 1;

@@ -25,13 +25,13 @@ enum Read {
 #[derive(Debug)]
 pub(crate) struct Stored {
     database: DatabaseConfig,
-    pipeline: &'static str,
+    pipeline: String,
     connection: Option<Connection>,
 }
 
 impl Stored {
-    pub(crate) fn new(database: DatabaseConfig, pipeline: &'static str) -> Self {
-        Self { database, pipeline, connection: None }
+    pub(crate) fn new(database: DatabaseConfig, pipeline: &str) -> Self {
+        Self { database, pipeline: pipeline.to_owned(), connection: None }
     }
 
     /// All lanes of the pipeline that a consumer group ever claimed.
@@ -102,7 +102,7 @@ impl Stored {
     /// does not mean that the server is away.
     async fn read(&mut self, how: Read) -> Result<Vec<Progress>, Error> {
         if let Some(kept) = self.connection.take() {
-            match read(&kept, self.pipeline, how).await {
+            match read(&kept, &self.pipeline, how).await {
                 Err(error) if error.kind() == Kind::Transient => {
                     tracing::debug!(error = error.chain(), "reconnecting to read progress");
                 }
@@ -114,7 +114,7 @@ impl Stored {
             }
         }
         let connection = connect(&self.database, "watch").await?;
-        let lanes = read(&connection, self.pipeline, how).await?;
+        let lanes = read(&connection, &self.pipeline, how).await?;
         // Keeps the connection only while it works.
         self.connection = Some(connection);
         Ok(lanes)

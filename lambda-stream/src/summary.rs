@@ -34,12 +34,15 @@ impl Summary {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Counts { read, .. } = self.counts;
-        let [inserted, confirmed, corrected, superseded, duplicate, rejected] =
+        let [inserted, confirmed, corrected, superseded, duplicate, rejected, skipped] =
             self.counts.outcomes().map(|(_, count)| count);
         let source = if self.source.is_empty() { "(no topic)" } else { &self.source };
         writeln!(f, "{source}: {read} read in all")?;
         writeln!(f, "  inserted {inserted}, duplicate {duplicate}, rejected {rejected}")?;
         writeln!(f, "  confirmed {confirmed}, corrected {corrected}, superseded {superseded}")?;
+        if skipped > 0 {
+            writeln!(f, "  skipped {skipped}: none of this pipeline's records")?;
+        }
         write!(
             f,
             "  {} read in {:.1} s: {:.0} rows/s",

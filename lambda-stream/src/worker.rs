@@ -12,7 +12,7 @@ use lambda_core::metrics::{self, Outcomes};
 use lambda_core::outcome::Authority;
 use lambda_core::postgres::PostgresSink;
 use lambda_core::progress::{Counts, LaneId, Progress};
-use lambda_core::{Error, Record};
+use lambda_core::{Error, Pipeline};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
@@ -34,7 +34,7 @@ const END_PATIENCE: Duration = Duration::from_secs(10);
 /// Commits run one at a time; the second connection reads progress.
 const CONNECTIONS: u32 = 2;
 
-/// Stores a topic's records until `stop` completes, or until the end that
+/// Stores the records of a pipeline's topic until `stop` completes, or until the end that
 /// [`StreamConfig::exit_at_end`] asks for; then finishes the commit in flight and
 /// makes everything durable. Waits for servers that are away.
 ///
@@ -43,16 +43,17 @@ const CONNECTIONS: u32 = 2;
 /// end. `Transient` if the database was away at the stop; the next run reads what was
 /// not stored. A commit that outlasts the time a stop may take is given up, without an
 /// error.
-pub async fn consume<R: Record>(
+pub async fn consume(
+    pipeline: &Pipeline,
     config: &StreamConfig,
     stop: impl Future<Output = ()>,
 ) -> Result<Summary, Error> {
     tokio::pin!(stop);
     let begun = Instant::now();
-    metrics::stores(R::TABLE.name);
+    metrics::stores(pipeline.name());
     let prepared = tokio::select! {
         () = &mut stop => None,
-        run = prepare::<R>(config) => Some(run?),
+        run = prepare(pipeline, config) => Some(run?),
     };
     let Some(mut run) = prepared else {
         if config.exit_at_end {
@@ -61,7 +62,7 @@ pub async fn consume<R: Record>(
         let nothing = Counts::default();
         return Ok(Summary::new(String::new(), nothing, nothing, begun.elapsed()));
     };
-    let (source, ended) = run.until::<R>(config, stop).await?;
+    let (source, ended) = run.until(config, stop).await?;
     let sought = run.ends.as_ref().map(|ends| ends.source.clone());
     let name = source.name().or(sought).unwrap_or_default();
     source.close().await;
@@ -113,20 +114,20 @@ struct Run {
     changed: Vec<LaneId>,
     /// Identifies the database.
     database: String,
-    table: &'static lambda_core::record::Table,
+    pipeline: Pipeline,
 }
 
-async fn prepare<R: Record>(config: &StreamConfig) -> Result<Run, Error> {
-    let table = const { &R::TABLE };
+async fn prepare(pipeline: &Pipeline, config: &StreamConfig) -> Result<Run, Error> {
     let database = config.database.clone();
     // Reports a need until the flow and the source report their own.
     let _start = config.health.need("the start");
-    let sink = PostgresSink::connect(database.clone(), table, "stream", CONNECTIONS, None).await?;
-    let mut stored = Stored::new(database, table.name);
+    let sink =
+        PostgresSink::connect(database.clone(), pipeline, "stream", CONNECTIONS, None).await?;
+    let mut stored = Stored::new(database, pipeline.name());
     let before = stored.lanes_waiting().await?;
     let database = sink.identity().to_owned();
-    let sink = Arc::new(sink);
-    let mut run = Run { sink, stored, before, ends: None, changed: Vec::new(), database, table };
+    let (sink, pipeline) = (Arc::new(sink), pipeline.clone());
+    let mut run = Run { sink, stored, before, ends: None, changed: Vec::new(), database, pipeline };
     if config.exit_at_end {
         let ends = topic::ends(&config.kafka).await?;
         run.changed = changed(config, &mut run.stored, &ends).await?;
@@ -170,26 +171,28 @@ async fn changed(
     Ok(changed)
 }
 
-type Ran<R> = (KafkaSource<R>, Result<(), Error>);
+type Ran = (KafkaSource, Result<(), Error>);
 
 impl Run {
     /// Runs the flow until it ends by itself, `stop` completes, or everything is
     /// stored.
-    async fn until<R: Record>(
+    async fn until(
         &mut self,
         config: &StreamConfig,
         stop: impl Future<Output = ()>,
-    ) -> Result<Ran<R>, Error> {
+    ) -> Result<Ran, Error> {
         let options = SourceOptions {
             start: config.start,
             on_source_change: config.on_source_change,
             limits: config.limits,
             database: self.database.clone(),
         };
-        let source = KafkaSource::<R>::open(config.kafka.clone(), options, &config.health)?;
+        let source =
+            KafkaSource::open(config.kafka.clone(), &self.pipeline, options, &config.health)?;
         let flow = FlowConfig {
             authority: Authority::Stream,
-            table: self.table,
+            pipeline: self.pipeline.name().to_owned(),
+            format: self.pipeline.decoder().format().to_owned(),
             owner: config.owner.clone(),
             group: Some(config.kafka.group_id().to_owned()),
             take_over: config.take_over,
@@ -247,7 +250,7 @@ impl Run {
         if read != before {
             #[expect(clippy::cast_precision_loss, reason = "a rate, for people")]
             let rows_per_second = ((read - before) as f64 / at.elapsed().as_secs_f64()).round();
-            tracing::info!(pipeline = self.table.name, read, rows_per_second, left, "stored");
+            tracing::info!(pipeline = self.pipeline.name(), read, rows_per_second, left, "stored");
         }
         (Instant::now(), read)
     }

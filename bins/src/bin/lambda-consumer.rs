@@ -8,7 +8,7 @@ use lambda_bins::serving::Serving;
 use lambda_bins::{Failure, json, print};
 use lambda_core::delivery::batcher::FIRST_RECORDS;
 use lambda_core::kafka::{OnSourceChange, StartAt};
-use lambda_core::{Record, Transaction};
+use lambda_core::transaction;
 use lambda_stream::{StreamConfig, Summary, consume};
 
 /// Stores the transactions of a Kafka topic in PostgreSQL, each exactly once
@@ -59,8 +59,9 @@ fn main() -> ExitCode {
     lambda_bins::run("lambda-consumer", async |shutdown| {
         let serving = Serving::start(&args.http, &shutdown).await?;
         let config = StreamConfig { health: serving.health(), ..args.config()? };
-        serving.watch(&config.database, Transaction::TABLE.name);
-        let summary = consume::<Transaction>(&config, shutdown.cancelled()).await?;
+        let pipeline = transaction::pipeline();
+        serving.watch(&config.database, pipeline.name());
+        let summary = consume(&pipeline, &config, shutdown.cancelled()).await?;
         report(&summary, args.output.output)
     })
 }

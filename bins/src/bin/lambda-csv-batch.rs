@@ -11,7 +11,7 @@ use lambda_bins::args::{DatabaseArgs, HelpArgs, HttpArgs, OutputArgs, moment};
 use lambda_bins::serving::Serving;
 use lambda_bins::{CancellationToken, Failure, loading};
 use lambda_core::postgres::{Jobs, PostgresSink};
-use lambda_core::{Error, Record, Transaction};
+use lambda_core::{Error, transaction};
 use tokio::sync::watch;
 
 const NAME: &str = "lambda-csv-batch";
@@ -89,18 +89,19 @@ async fn load(
         ..Options::default()
     };
     let stop = stopping(shutdown.clone());
+    let pipeline = transaction::pipeline();
     if args.dry_run {
-        return Ok(lambda_batch::check::<Transaction>(&inputs, &options, stop).await?);
+        return Ok(lambda_batch::check(&pipeline, &inputs, &options, stop).await?);
     }
     if inputs.is_empty() {
         tracing::info!("nothing to load");
         return Ok(Vec::new());
     }
     let database = args.database.config()?;
-    let table = const { &Transaction::TABLE };
-    serving.watch(&database, table.name);
+    serving.watch(&database, pipeline.name());
     let connections = u32::from(args.workers);
-    let sink = PostgresSink::connect(database.clone(), table, "batch", connections, Some(PATIENCE));
+    let sink =
+        PostgresSink::connect(database.clone(), &pipeline, "batch", connections, Some(PATIENCE));
     let sink = tokio::select! {
         sink = sink => sink?,
         () = shutdown.cancelled() => {
@@ -109,7 +110,7 @@ async fn load(
         }
     };
     let target = Target { sink: Arc::new(sink), jobs: Jobs::new(database) };
-    Ok(lambda_batch::load::<Transaction>(&inputs, &target, &options, stop).await?)
+    Ok(lambda_batch::load(&pipeline, &inputs, &target, &options, stop).await?)
 }
 
 /// Becomes true on a signal to stop.

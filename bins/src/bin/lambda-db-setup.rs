@@ -9,12 +9,12 @@ use std::time::Duration;
 use clap::Parser;
 use lambda_bins::args::{DatabaseArgs, HelpArgs, Output, OutputArgs, secret_file};
 use lambda_bins::{CancellationToken, Failure, json, print};
+use lambda_core::Error;
 use lambda_core::postgres::connection::connect_waiting;
 use lambda_core::postgres::schema::migrate::PROTOCOL;
 use lambda_core::postgres::schema::roles::{Access, Change, Role};
 use lambda_core::postgres::schema::{registry, restore, roles};
 use lambda_core::transaction::{self, schema::READABLE};
-use lambda_core::{Error, Record, Transaction};
 use serde_json::{Value, json};
 
 const ROLES_HELP: &str = "\
@@ -58,7 +58,7 @@ async fn set_up(args: &Args) -> Result<(), Failure> {
 
     let mut applied = PROTOCOL.migrate(&config).await?;
     applied.extend(transaction::schema::migrate(&config).await?);
-    registry::register(&config, &[Transaction::TABLE]).await?;
+    registry::register(&config, &[&transaction::pipeline()]).await?;
     let adopted = restore::adopt(&config).await?;
     let changes = roles::ensure(&config, &roles, &READABLE).await?;
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use lambda_core::Pipeline;
 use lambda_core::outcome::Authority;
 use lambda_core::postgres::schema::migrate::PROTOCOL;
 use lambda_core::postgres::schema::roles::{Access, Role, ensure};
@@ -58,14 +59,15 @@ pub(crate) async fn application(context: Context) -> Result<(), Failure> {
     sql.batch_execute(SAMPLE_DDL).await?;
     let config = database.config();
     PROTOCOL.migrate(config).await?;
-    registry::register(config, &[SAMPLES]).await?;
+    registry::register(config, &[&SAMPLES]).await?;
     assert_eq!(restore::adopt(config).await?, None);
     let role = Role { access: Access::Loader, name: loader.clone(), password: "secret".into() };
     ensure(config, std::slice::from_ref(&role), &[]).await?;
     let login = database.login().with_user(&loader, "secret").config();
     let sink = PostgresSink::connect(login, &SAMPLES, "sink", 1, None).await?;
     let request = ClaimRequest {
-        name: LaneName { pipeline: SAMPLES.name.into(), source: "a topic".into(), partition: 0 },
+        format: "json".into(),
+        name: LaneName { pipeline: SAMPLES.name().into(), source: "a topic".into(), partition: 0 },
         first_position: 0.into(),
         owner: "a test".into(),
         group: None,
@@ -84,9 +86,8 @@ pub(crate) async fn application(context: Context) -> Result<(), Failure> {
     assert_eq!(text(&sql, ITS_OWN).await?, before);
 
     // A table has one pipeline.
-    let other = lambda_core::record::Table { name: "others", ..SAMPLES };
-    sql.batch_execute("update lambda.pipelines set \"table\" = 'public.others'").await?;
-    let second = registry::register(config, &[other]).await.expect_err("it has a pipeline");
+    let other = Pipeline::of::<Sample>("others")?;
+    let second = registry::register(config, &[&other]).await.expect_err("it has a pipeline");
     assert_eq!(second.exit_code(), 78, "{}", second.chain());
 
     let drop = format!("drop owned by {loader}, {reader}; drop role {loader}, {reader}");

@@ -3,14 +3,15 @@
 mod header;
 mod split;
 
-use std::marker::PhantomData;
+use std::fmt;
 
 use csv::StringRecord;
 use serde::de::DeserializeOwned;
 
-use self::split::{Defect, Fields};
+use self::split::Defect;
 use crate::dead_letter::{Reason, Reject};
-use crate::record::{Record, Row, RowWriter};
+use crate::decode::{Decode, Decoded, Message};
+use crate::record::{Record, RowWriter, Scratch};
 
 pub use self::header::Header;
 
@@ -19,7 +20,7 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// The fields of one row, in the order of the table's columns.
 #[derive(Debug, Clone, Copy)]
-pub struct CsvFields<'a> {
+pub(crate) struct CsvFields<'a> {
     header: &'a Header,
     /// The unquoted fields, one after the other.
     text: &'a str,
@@ -29,7 +30,7 @@ pub struct CsvFields<'a> {
 
 impl<'a> CsvFields<'a> {
     /// The field of the table's column `index`; an empty one is null.
-    pub fn get(&self, index: usize) -> Option<&'a str> {
+    pub(crate) fn get(&self, index: usize) -> Option<&'a str> {
         let place = *self.header.columns.get(index)?;
         let start = if place == 0 { 0 } else { *self.ends.get(place - 1)? };
         self.text.get(start..*self.ends.get(place)?).filter(|field| !field.is_empty())
@@ -40,74 +41,103 @@ impl<'a> CsvFields<'a> {
 ///
 /// # Errors
 /// The expected form, without the value that was found.
-pub fn by_serde<R: DeserializeOwned>(fields: &CsvFields<'_>) -> Result<R, Reject> {
-    let columns = fields.header.table.columns;
-    let names: StringRecord = columns.iter().map(|column| column.field).collect();
+fn by_serde<R: DeserializeOwned>(fields: &CsvFields<'_>) -> Result<R, Reject> {
+    let columns = fields.header.table.columns();
+    let names: StringRecord = columns.iter().map(|column| &column.field).collect();
     let values: StringRecord =
         (0..columns.len()).map(|index| fields.get(index).unwrap_or_default()).collect();
     values.deserialize(Some(&names)).map_err(|error| match error.kind() {
         csv::ErrorKind::Deserialize { err, .. } => {
             let column = err.field().and_then(|at| columns.get(usize::try_from(at).ok()?));
-            let place = column.map_or("in some field", |column| column.field);
+            let place = column.map_or("in some field", |column| &column.field);
             super::of_serde(&err.kind().to_string(), place)
         }
         _ => Reject::new(Reason::InvalidField, "the row does not fit the record's type"),
     })
 }
 
-/// Decodes the rows of one file. Reuses its buffers from row to row.
-#[derive(Debug)]
-pub struct CsvDecoder<R> {
-    header: Header,
-    fields: Fields,
-    record: PhantomData<fn() -> R>,
+/// Decodes the fields of one row of a file into a row of the table.
+type DecodeFields = fn(&CsvFields<'_>, &mut RowWriter<'_>) -> Result<(), Reject>;
+
+/// Files of rows.
+#[derive(Clone, Copy)]
+pub struct Csv {
+    decode: DecodeFields,
 }
 
-impl<R: Record> CsvDecoder<R> {
-    /// A decoder of the rows below `header`.
-    pub fn new(header: Header) -> Self {
-        Self { header, fields: Fields::default(), record: PhantomData }
+impl Csv {
+    /// The format's name.
+    pub const FORMAT: &str = "csv";
+
+    /// Rows that serde reads as `R`, under the names of the table's fields.
+    pub fn of<R: Record + DeserializeOwned>() -> Self {
+        Self::by(|fields, row| {
+            by_serde::<R>(fields)?.write(row);
+            Ok(())
+        })
     }
 
-    /// Decodes one row, given its exact bytes with or without the line end, into
-    /// a row at the end of `rows`.
-    ///
-    /// # Errors
-    /// A [`Reject`] with the reason; `rows` is then unchanged.
-    pub fn decode(&mut self, raw_record: &[u8], rows: &mut Vec<u8>) -> Result<Row, Reject> {
-        self.decode_at(raw_record, 1, rows)
+    /// Rows that a function decodes.
+    pub(crate) fn by(decode: DecodeFields) -> Self {
+        Self { decode }
     }
 
-    /// Decodes a row that begins on `line` of its file, as [`Self::decode`] does: rejects
-    /// for misplaced quotes name lines counted from there.
-    ///
-    /// # Errors
-    /// As for [`Self::decode`].
-    pub fn decode_at(
-        &mut self,
-        raw_record: &[u8],
-        line: u64,
-        rows: &mut Vec<u8>,
-    ) -> Result<Row, Reject> {
-        super::utf8(raw_record)?;
-        self.fields.split(raw_record).map_err(|defect| reject(defect, raw_record, line))?;
-        let (found, expected) = (self.fields.ends.len(), self.header.width);
+    /// The decoder of the rows below a file's header.
+    pub fn open(&self, header: Header) -> Rows {
+        Rows { header, decode: self.decode }
+    }
+}
+
+impl fmt::Debug for Csv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Csv")
+    }
+}
+
+/// The rows of one file. A message is the exact bytes of a row, with or without the line end.
+pub struct Rows {
+    header: Header,
+    decode: DecodeFields,
+}
+
+impl fmt::Debug for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rows").field("header", &self.header).finish_non_exhaustive()
+    }
+}
+
+impl Rows {
+    fn decode_fields(
+        &self,
+        message: &Message<'_>,
+        fields: &mut Scratch,
+        row: &mut RowWriter<'_>,
+    ) -> Result<(), Reject> {
+        let record = message.payload.unwrap_or_default();
+        super::utf8(record)?;
+        let line = message.line.unwrap_or(1);
+        fields.split(record).map_err(|defect| reject(defect, record, line))?;
+        let (found, expected) = (fields.ends.len(), self.header.width);
         if found != expected {
             let detail = format!("expected {expected} fields, found {found}");
             return Err(Reject::new(Reason::RaggedRow, detail));
         }
         // Only ASCII was taken out of the text that was checked above.
-        let text = super::utf8(&self.fields.text)?;
-        let fields = CsvFields { header: &self.header, text, ends: &self.fields.ends };
-        let start = rows.len();
-        let mut row = RowWriter::new(const { &R::TABLE }, rows);
-        match R::decode_csv(&fields, &mut row) {
-            Ok(()) => row.finish(),
-            Err(reject) => {
-                rows.truncate(start);
-                Err(reject)
-            }
-        }
+        let text = super::utf8(&fields.text)?;
+        (self.decode)(&CsvFields { header: &self.header, text, ends: &fields.ends }, row)
+    }
+}
+
+impl Decode for Rows {
+    fn format(&self) -> &str {
+        Csv::FORMAT
+    }
+
+    fn decode(&self, message: &Message<'_>, row: &mut RowWriter<'_>) -> Result<Decoded, Reject> {
+        let mut fields = row.take_scratch();
+        let decoded = self.decode_fields(message, &mut fields, row);
+        row.keep_scratch(fields);
+        decoded.map(|()| Decoded::Row)
     }
 }
 

@@ -5,7 +5,6 @@
 //! even where offsets have no message (rule R8, docs/protocol.md).
 
 use std::collections::BTreeMap;
-use std::marker::PhantomData;
 use std::mem;
 use std::sync::{Arc, Weak};
 
@@ -13,11 +12,12 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::batch::{Batch, Body, Entry, Slice, Span};
 use crate::dead_letter::Reject;
-use crate::decode::json;
+use crate::decode::Message;
 use crate::failpoint::{Protection, off};
 use crate::outcome::Authority;
+use crate::pipeline::Pipeline;
 use crate::progress::{ClaimId, Counts, Fingerprint, LaneId};
-use crate::record::Record;
+use crate::record::Scratch;
 
 /// Pairs of buffers kept for reuse: one being committed, one ready.
 const SPARES_MAX: usize = 2;
@@ -44,9 +44,9 @@ impl Default for Limits {
     }
 }
 
-/// A message as read.
+/// A message as read, and its place.
 #[derive(Debug, Clone, Copy)]
-pub struct Message<'a> {
+pub struct Received<'a> {
     /// Its partition.
     pub partition: i32,
     /// Its offset.
@@ -59,7 +59,13 @@ pub struct Message<'a> {
     pub payload: Option<&'a [u8]>,
 }
 
-impl Message<'_> {
+impl<'a> Received<'a> {
+    /// What its decoder sees.
+    fn message(&self) -> Message<'a> {
+        let Self { key, payload, timestamp_ms, .. } = *self;
+        Message { key, timestamp_ms: Some(timestamp_ms), ..Message::of(payload) }
+    }
+
     /// Fingerprint by which a lane recognises its source later.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint {
@@ -131,7 +137,7 @@ struct Lane {
 impl Lane {
     /// Compares a message with the one that must come first. `None`: that one is gone, or none
     /// is expected.
-    fn identify(&mut self, message: &Message<'_>) -> Option<Pushed> {
+    fn identify(&mut self, message: &Received<'_>) -> Option<Pushed> {
         let last = self.expected?;
         if message.position < last.position {
             return Some(Pushed::Below);
@@ -204,10 +210,11 @@ pub struct Start {
     pub counts: Counts,
 }
 
-/// Gathers messages into batches of records of type `R`.
+/// Gathers messages into batches of records.
 #[derive(Debug)]
-pub struct Batcher<R> {
+pub struct Batcher {
     limits: Limits,
+    pipeline: Pipeline,
     lanes: BTreeMap<i32, Lane>,
     /// Entries of all lanes in the order of arrival; `span` holds the partition until the
     /// batch is taken. One list, so its size does not grow with the number of lanes.
@@ -219,21 +226,22 @@ pub struct Batcher<R> {
     spares: Vec<Buffers>,
     /// Batches handed out that are too large for their buffers to be kept.
     large: Vec<Weak<Vec<u8>>>,
-    record: PhantomData<fn() -> R>,
+    scratch: Scratch,
 }
 
-impl<R: Record> Batcher<R> {
-    /// An empty batcher, without lanes.
-    pub fn new(limits: Limits) -> Self {
+impl Batcher {
+    /// An empty batcher of a pipeline's messages, without lanes.
+    pub fn new(pipeline: Pipeline, limits: Limits) -> Self {
         Self {
             limits,
+            pipeline,
             lanes: BTreeMap::new(),
             entries: Vec::new(),
             raw: Vec::new(),
             rows: Vec::new(),
             spares: Vec::new(),
             large: Vec::new(),
-            record: PhantomData,
+            scratch: Scratch::default(),
         }
     }
 
@@ -272,7 +280,7 @@ impl<R: Record> Batcher<R> {
     }
 
     /// Decodes a message into the next batch.
-    pub fn push(&mut self, message: &Message<'_>) -> Pushed {
+    pub fn push(&mut self, message: &Received<'_>) -> Pushed {
         let Some(lane) = self.lanes.get_mut(&message.partition) else {
             return Pushed::NotStarted;
         };
@@ -286,10 +294,13 @@ impl<R: Record> Batcher<R> {
         let (position, timestamp_ms) = (message.position, message.timestamp_ms);
         let message_key = message.key.map(|key| append(&mut self.raw, key));
         let payload = append(&mut self.raw, message.payload.unwrap_or_default());
-        let body = match json::decode::<R>(message.payload, &mut self.rows) {
-            Ok(row) => Body::Row { content: Slice::new(row.content), key: Slice::new(row.key) },
-            Err(reject) => Body::Rejected(Box::new(reject)),
-        };
+        let body = Body::decode(
+            &**self.pipeline.decoder(),
+            self.pipeline.table(),
+            &message.message(),
+            &mut self.rows,
+            &mut self.scratch,
+        );
         let rejected = matches!(body, Body::Rejected(_));
         let span = message.partition.cast_unsigned();
         self.entries.push(Entry { span, position, line: None, payload, message_key, body });
@@ -308,7 +319,7 @@ impl<R: Record> Batcher<R> {
     pub fn last_reject(&self) -> Option<&Reject> {
         match &self.entries.last()?.body {
             Body::Rejected(reject) => Some(reject),
-            Body::Row { .. } => None,
+            Body::Row { .. } | Body::Skipped => None,
         }
     }
 
@@ -382,7 +393,7 @@ impl<R: Record> Batcher<R> {
             entry.span = indexes[&entry.span.cast_signed()];
         }
         let (raw, rows) = self.exchange_buffers();
-        Some(Batch::new(Authority::Stream, const { &R::TABLE }, spans, entries, raw, rows))
+        Some(Batch::new(Authority::Stream, spans, entries, raw, rows))
     }
 
     /// Gives the filled buffers away and continues with free ones, from a stored batch if

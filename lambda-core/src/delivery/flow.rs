@@ -18,7 +18,6 @@ use crate::health::{Health, Need, Pulse};
 use crate::metrics::{self, Outcomes, Retry};
 use crate::outcome::Authority;
 use crate::progress::Progress;
-use crate::record::Table;
 use crate::sink::{ClaimRequest, Committed, Sink};
 use crate::source::{Event, Grant, Source};
 
@@ -40,8 +39,10 @@ const STOP_ANSWER: Duration = Duration::from_secs(3);
 pub struct FlowConfig {
     /// Precedence of the records.
     pub authority: Authority,
-    /// The target table.
-    pub table: &'static Table,
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The format of its records, stored with each lane.
+    pub format: String,
     /// Text written beside claims, for people.
     pub owner: String,
     /// The consumer group. Only one may be active on a lane (rule R16, docs/protocol.md).
@@ -124,7 +125,7 @@ impl<S: Source> Flow<S> {
         let (pulse, sink_need) = (config.health.pulse("the flow"), config.health.need("the sink"));
         sink_need.met();
         Self {
-            state: State::new(config.authority, config.table),
+            state: State::new(config.authority),
             config,
             source,
             sink,
@@ -260,7 +261,7 @@ impl<S: Source> Flow<S> {
         match done {
             Ok(committed) => {
                 self.config.outcomes.stored(&committed.stored);
-                metrics::fenced(self.config.table.name, committed.fenced.len());
+                metrics::fenced(&self.config.pipeline, committed.fenced.len());
                 self.take(Input::Committed(committed)).await;
             }
             Err(error) => {
@@ -397,6 +398,7 @@ impl<S: Source> Flow<S> {
             group: self.config.group.clone(),
             take_over: self.config.take_over && !self.held.contains(&grant.name.partition),
             given_up: grant.given_up,
+            format: self.config.format.clone(),
             name: grant.name,
         };
         let partition = request.name.partition;

@@ -11,7 +11,6 @@ use crate::error::{Error, Kind};
 use crate::failpoint::{Protection, off};
 use crate::outcome::Authority;
 use crate::progress::{LaneId, Progress};
-use crate::record::Table;
 use crate::sink::{Committed, Durability};
 use crate::source::Grant;
 
@@ -125,7 +124,6 @@ impl Lane {
 #[derive(Debug)]
 pub struct State {
     authority: Authority,
-    table: &'static Table,
     lanes: BTreeMap<i32, Lane>,
     next_generation: u64,
     /// The rest of the current batch, in order; the first piece is being committed.
@@ -192,11 +190,10 @@ impl Pace {
 }
 
 impl State {
-    /// Creates a flow without lanes, for records of `authority` into `table`.
-    pub fn new(authority: Authority, table: &'static Table) -> Self {
+    /// Creates a flow without lanes, for records of `authority`.
+    pub fn new(authority: Authority) -> Self {
         Self {
             authority,
-            table,
             lanes: BTreeMap::new(),
             next_generation: 0,
             pieces: VecDeque::new(),
@@ -502,8 +499,7 @@ impl State {
         let lanes = self.lanes.values().filter_map(Lane::started);
         let spans: Vec<Span> = lanes.filter_map(stay).collect();
         let empty = Arc::default;
-        (!spans.is_empty()).then(|| {
-            Arc::new(Batch::new(self.authority, self.table, spans, Vec::new(), empty(), empty()))
-        })
+        (!spans.is_empty())
+            .then(|| Arc::new(Batch::new(self.authority, spans, Vec::new(), empty(), empty())))
     }
 }

@@ -17,7 +17,6 @@ use crate::error::Error;
 use crate::kafka::remedy;
 use crate::kafka::shared::{Recheck, Shared};
 use crate::kafka::statistics::{Statistics, Stranded};
-use crate::record::Record;
 
 /// Minimum time between two reports of the same error.
 const REPEAT_AFTER: Duration = Duration::from_secs(30);
@@ -26,9 +25,9 @@ const REPEAT_AFTER: Duration = Duration::from_secs(30);
 const NO_TOPIC_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 
 /// The context of a consumer of one topic.
-pub(super) struct Context<R> {
+pub(super) struct Context {
     topic: String,
-    shared: Arc<Shared<R>>,
+    shared: Arc<Shared>,
     client_errors: ClientErrors,
     /// Partitions that librdkafka did not fetch at its last report.
     silent: Mutex<Vec<i32>>,
@@ -36,8 +35,8 @@ pub(super) struct Context<R> {
     pub(super) stranded: Stranded,
 }
 
-impl<R: Record> Context<R> {
-    pub(super) fn new(topic: String, shared: Arc<Shared<R>>) -> Self {
+impl Context {
+    pub(super) fn new(topic: String, shared: Arc<Shared>) -> Self {
         let (client_errors, silent) = (ClientErrors::default(), Mutex::default());
         Self { topic, shared, client_errors, silent, stranded: Stranded::default() }
     }
@@ -119,7 +118,7 @@ impl<R: Record> Context<R> {
     }
 }
 
-impl<R: Record> ConsumerContext for Context<R> {
+impl ConsumerContext for Context {
     fn rebalance(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -148,7 +147,7 @@ impl<R: Record> ConsumerContext for Context<R> {
     }
 }
 
-impl<R: Record> ClientContext for Context<R> {
+impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         self.client_errors.note(&error, reason);
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
@@ -182,7 +181,7 @@ fn recheck(topic: &str, facility: &str, message: &str) -> Option<Recheck> {
     (facility == "METADATA" && !change.starts_with(NO_TOPIC_ID)).then_some(Recheck::Topic)
 }
 
-impl<R> fmt::Debug for Context<R> {
+impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context").field("topic", &self.topic).finish_non_exhaustive()
     }

@@ -7,19 +7,18 @@ use crate::health::Pulse;
 use crate::kafka::config::KafkaConfig;
 use crate::kafka::options::SourceOptions;
 use crate::kafka::shared::Shared;
-use crate::record::Record;
 
 /// A member of the group.
 #[derive(Debug)]
-pub(super) struct Member<R> {
+pub(super) struct Member {
     pub(super) config: KafkaConfig,
     pub(super) options: SourceOptions,
-    pub(super) shared: Arc<Shared<R>>,
+    pub(super) shared: Arc<Shared>,
     /// Heartbeat of the poll thread.
     pub(super) pulse: Pulse,
 }
 
-impl<R: Record> Member<R> {
+impl Member {
     /// Refuses another cluster than before: the lanes that are held belong to the first
     /// one's topic (rule R18, docs/protocol.md).
     pub(super) fn same_cluster(&self, source: &str) -> Result<(), Error> {

@@ -26,7 +26,6 @@ use crate::kafka::shared::{Command, Recheck, Shared};
 use crate::kafka::source_identity::as_read;
 use crate::kafka::unreadable::{self, is_unreadable};
 use crate::progress::Progress;
-use crate::record::Record;
 
 /// Longest wait for a message, and so for a command of the flow.
 const POLL: Duration = Duration::from_millis(20);
@@ -68,11 +67,11 @@ pub(super) enum GivenUp {
 }
 
 /// One consumer, being polled.
-pub(super) struct Polling<'a, R: Record> {
-    member: &'a Member<R>,
+pub(super) struct Polling<'a> {
+    member: &'a Member,
     topic: &'a str,
-    shared: &'a Shared<R>,
-    consumer: &'a BaseConsumer<Context<R>>,
+    shared: &'a Shared,
+    consumer: &'a BaseConsumer<Context>,
     offsets: &'a mut Offsets,
     /// Partitions that are quiet at their ends.
     quiet: QuietPartitions,
@@ -94,10 +93,10 @@ pub(super) struct Polling<'a, R: Record> {
     unfound: Vec<Instant>,
 }
 
-impl<'a, R: Record> Polling<'a, R> {
+impl<'a> Polling<'a> {
     pub(super) fn new(
-        member: &'a Member<R>,
-        consumer: &'a BaseConsumer<Context<R>>,
+        member: &'a Member,
+        consumer: &'a BaseConsumer<Context>,
         offsets: &'a mut Offsets,
         partitions: Vec<i32>,
     ) -> Self {

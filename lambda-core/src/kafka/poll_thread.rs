@@ -15,14 +15,13 @@ use crate::kafka::poll::{GivenUp, Polling};
 use crate::kafka::shared::Shared;
 use crate::kafka::{remedy, topic};
 use crate::metrics::{self, Retry};
-use crate::record::Record;
 
 /// Lifetime after which a consumer counts as having worked: the delay before the next one
 /// is then short again.
 const LASTED: Duration = Duration::from_mins(1);
 
 /// Polls until the flow closes the source or an error needs a person.
-pub(super) fn run<R: Record>(member: &Member<R>) {
+pub(super) fn run(member: &Member) {
     // This also runs if the thread panics: the flow must not wait for it without end.
     let _ended = Ended(&member.shared);
     let mut backoff = Backoff::default();
@@ -50,11 +49,11 @@ pub(super) fn run<R: Record>(member: &Member<R>) {
     }
 }
 
-fn consume<R: Record>(member: &Member<R>) -> Result<GivenUp, Error> {
+fn consume(member: &Member) -> Result<GivenUp, Error> {
     let mut offsets = Offsets::new(&member.config)?;
     let context = Context::new(member.config.topic().to_owned(), Arc::clone(&member.shared));
     let settings = member.config.consumer();
-    let consumer: BaseConsumer<Context<R>> =
+    let consumer: BaseConsumer<Context> =
         settings.create_with_context(context).map_err(|error| refused(&error))?;
     // Uses the client that will read, which from then on reports any other cluster.
     let Some(partitions) = wait_for_topic(member, &consumer)? else {
@@ -69,9 +68,9 @@ fn consume<R: Record>(member: &Member<R>) -> Result<GivenUp, Error> {
 ///
 /// # Errors
 /// `Transient`: another consumer may find it. `Fatal`.
-fn wait_for_topic<R: Record>(
-    member: &Member<R>,
-    consumer: &BaseConsumer<Context<R>>,
+fn wait_for_topic(
+    member: &Member,
+    consumer: &BaseConsumer<Context>,
 ) -> Result<Option<Vec<i32>>, Error> {
     let mut backoff = Backoff::default();
     loop {
@@ -109,15 +108,15 @@ fn wait_for_topic<R: Record>(
     }
 }
 
-fn wait_for_close<R: Record>(member: &Member<R>, patience: Duration) -> bool {
+fn wait_for_close(member: &Member, patience: Duration) -> bool {
     member.pulse.beat();
     member.shared.wait_for_close(patience)
 }
 
 /// Reports to the flow, when dropped, that the poll thread has ended.
-struct Ended<'a, R: Record>(&'a Shared<R>);
+struct Ended<'a>(&'a Shared);
 
-impl<R: Record> Drop for Ended<'_, R> {
+impl Drop for Ended<'_> {
     fn drop(&mut self) {
         self.0.end();
     }

@@ -9,13 +9,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::batch::Batch;
-use crate::delivery::batcher::{Batcher, Limits};
+use crate::delivery::batcher::Batcher;
 use crate::error::Error;
 use crate::health::Need;
 use crate::kafka::rebalance::{Assignment, News};
 use crate::metrics::Lag;
 use crate::progress::Progress;
-use crate::record::Record;
 
 /// A request of the flow to the poll thread, at most one for each partition: the latest
 /// wins.
@@ -59,9 +58,9 @@ pub(super) struct HeldLane {
 
 /// State behind the lock.
 #[derive(Debug)]
-pub(super) struct State<R> {
+pub(super) struct State {
     pub(super) assignment: Assignment,
-    pub(super) batcher: Batcher<R>,
+    pub(super) batcher: Batcher,
     pub(super) commands: BTreeMap<i32, Command>,
     /// Lanes to read from their stored positions.
     pub(super) starting: BTreeMap<i32, Progress>,
@@ -84,8 +83,8 @@ pub(super) struct State<R> {
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Shared<R> {
-    state: Mutex<State<R>>,
+pub(super) struct Shared {
+    state: Mutex<State>,
     /// Missing while the brokers cannot be read from.
     pub(super) kafka: Need,
     /// Signals output for the flow.
@@ -94,7 +93,7 @@ pub(super) struct Shared<R> {
     wake: Condvar,
 }
 
-impl<R: Record> State<R> {
+impl State {
     /// Forgets everything about a partition that is no longer read, or is read again.
     pub(super) fn forget(&mut self, partition: i32) {
         self.batcher.drop_partition(partition);
@@ -119,13 +118,13 @@ impl<R: Record> State<R> {
     }
 }
 
-impl<R: Record> Shared<R> {
-    pub(super) fn new(limits: Limits, kafka: Need) -> Self {
+impl Shared {
+    pub(super) fn new(batcher: Batcher, kafka: Need) -> Self {
         Self {
             kafka,
             state: Mutex::new(State {
                 assignment: Assignment::default(),
-                batcher: Batcher::new(limits),
+                batcher,
                 commands: BTreeMap::new(),
                 starting: BTreeMap::new(),
                 recheck: None,
@@ -145,7 +144,7 @@ impl<R: Record> Shared<R> {
 
     /// Locks the state. A panic under the lock would be a bug of ours, and the state is
     /// still whole: every change to it is one assignment or one call.
-    pub(super) fn lock(&self) -> MutexGuard<'_, State<R>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -232,7 +231,7 @@ impl<R: Record> Shared<R> {
     /// Waits, for at most `patience`, while the batcher is full and there are no commands.
     /// Returns whether it is still full.
     pub(super) fn wait_for_room(&self, patience: Duration) -> bool {
-        let full = |state: &mut State<R>| {
+        let full = |state: &mut State| {
             state.batcher.is_full() && state.commands.is_empty() && !state.closing
         };
         let waited = self.wake.wait_timeout_while(self.lock(), patience, full);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::delivery::batcher::Batcher;
 use crate::error::{Error, Server};
 use crate::health::Health;
 use crate::kafka::config::KafkaConfig;
@@ -15,26 +16,27 @@ use crate::kafka::options::SourceOptions;
 use crate::kafka::poll_thread;
 use crate::kafka::rebalance::{Granted, News};
 use crate::kafka::shared::{Command, Shared, Yield};
+use crate::pipeline::Pipeline;
 use crate::progress::{LaneName, Progress};
-use crate::record::Record;
 use crate::source::{Event, Grant, Source};
 
 /// Time that closing a source waits for the brokers to take note.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The messages of a topic, as records of type `R`: one member of a consumer
-/// group, polled on a thread of its own.
+/// The messages of a topic, as records of a pipeline: one member of a consumer group, polled on
+/// a thread of its own.
 ///
 /// Waits for a broker or topic that is missing, with log lines. [`Source::next`] fails only
 /// for what needs a person: refused settings or grants, an eager group, a topic that has
 /// changed since it was read (rule R18, docs/protocol.md). Closing or dropping it leaves
 /// the group.
-pub struct KafkaSource<R: Record> {
-    shared: Arc<Shared<R>>,
+pub struct KafkaSource {
+    pipeline: String,
+    shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl<R: Record> KafkaSource<R> {
+impl KafkaSource {
     /// Joins the group. Reports to `health` whether it is polled, and whether the brokers
     /// can be read from.
     ///
@@ -43,10 +45,12 @@ impl<R: Record> KafkaSource<R> {
     /// other errors.
     pub fn open(
         config: KafkaConfig,
+        pipeline: &Pipeline,
         options: SourceOptions,
         health: &Health,
     ) -> Result<Self, Error> {
-        let shared = Arc::new(Shared::new(options.limits, health.need("Kafka")));
+        let batcher = Batcher::new(pipeline.clone(), options.limits);
+        let shared = Arc::new(Shared::new(batcher, health.need("Kafka")));
         let pulse = health.pulse("the poll thread of Kafka");
         let member = Member { config, options, shared: Arc::clone(&shared), pulse };
         let thread = thread::Builder::new()
@@ -58,7 +62,7 @@ impl<R: Record> KafkaSource<R> {
                 remedy: "the machine allows no more threads: raise its limits",
                 source: Box::new(error),
             })?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { pipeline: pipeline.name().to_owned(), shared, thread: Some(thread) })
     }
 
     /// `<cluster id>/<topic>`, once the topic was found.
@@ -87,7 +91,7 @@ impl<R: Record> KafkaSource<R> {
         let source = self.name().unwrap_or_default();
         let grant = |granted: Granted| Grant {
             name: LaneName {
-                pipeline: R::TABLE.name.to_owned(),
+                pipeline: self.pipeline.clone(),
                 source: source.clone(),
                 partition: granted.partition,
             },
@@ -99,7 +103,7 @@ impl<R: Record> KafkaSource<R> {
 }
 
 #[async_trait]
-impl<R: Record> Source for KafkaSource<R> {
+impl Source for KafkaSource {
     async fn next(&mut self) -> Result<Event, Error> {
         loop {
             match self.shared.next() {
@@ -144,14 +148,14 @@ impl<R: Record> Source for KafkaSource<R> {
     }
 }
 
-impl<R: Record> Drop for KafkaSource<R> {
+impl Drop for KafkaSource {
     /// Asks the thread to end; [`KafkaSource::close`] also waits for it.
     fn drop(&mut self) {
         self.shared.close();
     }
 }
 
-impl<R: Record> fmt::Debug for KafkaSource<R> {
+impl fmt::Debug for KafkaSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KafkaSource").finish_non_exhaustive()
     }
@@ -164,14 +168,14 @@ mod tests {
 
     use super::*;
     use crate::kafka::fake::{Broker, LIVENESS, ROUNDS};
-    use crate::testing::draft::Sample;
+    use crate::testing::draft::SAMPLES;
 
     #[test]
     fn a_consumer_that_learns_of_no_broker_finds_the_brokers_again() {
         let broker = Broker::start().unwrap();
         let config = broker.config("topic.metadata.refresh.interval.ms=100");
         let options = SourceOptions::default();
-        let source = KafkaSource::<Sample>::open(config, options, &Health::default()).unwrap();
+        let source = KafkaSource::open(config, &SAMPLES, options, &Health::default()).unwrap();
         let within = |what: &str, happened: &dyn Fn() -> bool| {
             let begun = Instant::now();
             while !happened() {

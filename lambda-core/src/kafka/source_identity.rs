@@ -19,7 +19,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
 
-use crate::delivery::batcher::Message;
+use crate::delivery::batcher::Received;
 use crate::error::{Error, Kind, Server};
 use crate::kafka::config::KafkaConfig;
 use crate::kafka::context::list_from;
@@ -41,8 +41,8 @@ const WINDOW: usize = 4;
 const POLL: Duration = Duration::from_millis(100);
 
 /// Converts a message to the batcher's form.
-pub(super) fn as_read<'a>(message: &'a BorrowedMessage<'_>) -> Message<'a> {
-    Message {
+pub(super) fn as_read<'a>(message: &'a BorrowedMessage<'_>) -> Received<'a> {
+    Received {
         partition: message.partition(),
         position: message.offset(),
         timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),

@@ -8,7 +8,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 
-use crate::delivery::batcher::Message;
+use crate::delivery::batcher::Received;
 use crate::error::Error;
 use crate::kafka::config::KafkaConfig;
 use crate::kafka::context::list_from;
@@ -101,7 +101,7 @@ fn what_to_do(config: &KafkaConfig, code: RDKafkaErrorCode, failure: Option<Stri
 }
 
 /// The error for a message that was compressed to less than the limit.
-pub(super) fn too_large(config: &KafkaConfig, message: &Message<'_>, bytes: u64) -> Error {
+pub(super) fn too_large(config: &KafkaConfig, message: &Received<'_>, bytes: u64) -> Error {
     Error::misconfigured(
         format!(
             "the message of partition {} of {} at offset {} has {bytes} bytes",

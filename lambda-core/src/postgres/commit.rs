@@ -114,7 +114,7 @@ async fn transact(
     session.client().batch_execute("set constraints all immediate").await.map_err(storing)?;
     session.commit().await.map_err(Failure::Unknown)?;
     if !batch.entries().is_empty() {
-        metrics::committed(batch.table.name, begun.elapsed());
+        metrics::committed(session.pipeline.name(), begun.elapsed());
     }
     Ok(Done { committed: Committed { stored, fenced }, next })
 }
@@ -140,7 +140,7 @@ pub(crate) async fn store_rows(
     for _ in 0..PROBES {
         savepoint(session).await?;
         let lock = matches!(batch.authority, Authority::Batch(_));
-        let found = probe(session, batch.table, &keys, lock, jobs).await?;
+        let found = probe(session, &keys, lock, jobs).await?;
         let resolution = keys.resolve(&found.existing());
         match store_new(session, batch, &resolution, path, xid).await? {
             Inserted::All(mut sums) => {
@@ -193,10 +193,10 @@ async fn store_new(
             Ok(if is_id_key(session, &error) {
                 Inserted::IdTaken
             } else {
-                Inserted::KeyTaken(refused(batch.table, error))
+                Inserted::KeyTaken(refused(session.pipeline.table(), error))
             })
         }
-        Err(error) => Err(refused(batch.table, error)),
+        Err(error) => Err(refused(session.pipeline.table(), error)),
     }
 }
 
@@ -208,7 +208,7 @@ fn refused(table: &Table, error: tokio_postgres::Error) -> Error {
     // broken connection.
     if error.code() == Some(&SqlState::PROTOCOL_VIOLATION) {
         return Error::Misconfigured {
-            what: format!("rows do not have the form that {} accepts", table.name),
+            what: format!("rows do not have the form that {table} accepts"),
             remedy: remedy::of_sqlstate(SqlState::INVALID_BINARY_REPRESENTATION.code())
                 .remedy
                 .into(),
@@ -217,9 +217,9 @@ fn refused(table: &Table, error: tokio_postgres::Error) -> Error {
     }
     let foreign = error.as_db_error().filter(|error| *error.code() == SqlState::NOT_NULL_VIOLATION);
     let foreign = foreign.and_then(|error| error.column()).map(ToOwned::to_owned);
-    match foreign.filter(|name| table.columns.iter().all(|column| column.name != name)) {
+    match foreign.filter(|name| table.columns().iter().all(|column| column.name != *name)) {
         Some(column) => Error::misconfigured(
-            format!("{}.{column} is not null, but records do not have it", table.name),
+            format!("{table}.{column} is not null, but records do not have it"),
             "give the column a default, or allow null",
         ),
         None => STORE.failed(error),

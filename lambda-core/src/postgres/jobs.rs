@@ -57,9 +57,9 @@ fn select_job() -> String {
 
 const INSERT_CHUNKS: &str = "\
     insert into lambda.ingest_progress \
-        (pipeline, source, partition, position, end_position, first_line, records, digest) \
-    select $1, $2, n.* from unnest($3::int4[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], \
-                                   $8::bytea[]) as n";
+        (pipeline, source, format, partition, position, end_position, first_line, records, digest) \
+    select $1, $2, $9, n.* from unnest($3::int4[], $4::int8[], $5::int8[], $6::int8[], \
+                                       $7::int8[], $8::bytea[]) as n";
 
 /// Takes the next number with the job: both are stored or neither is. Jobs with a number
 /// given by hand count too.
@@ -137,6 +137,8 @@ pub struct NewJob {
     pub source: String,
     /// The file's name.
     pub file_name: String,
+    /// The format of its records.
+    pub format: String,
     /// The header line.
     pub header: String,
     /// Bytes of the content, decompressed.
@@ -343,6 +345,7 @@ async fn insert(transaction: &Connection, new: &NewJob) -> Result<(), tokio_post
                 &column(|chunk| chunk.first_line),
                 &records,
                 &digests,
+                &new.format,
             ],
         )
         .await?;

@@ -11,6 +11,7 @@ use crate::delivery::retry::Backoff;
 use crate::delivery::settle::settle;
 use crate::error::{Error, Kind, Server};
 use crate::metrics::{self, Retry};
+use crate::pipeline::Pipeline;
 use crate::postgres::commit::probe::JobCache;
 use crate::postgres::commit::session::SessionManager;
 use crate::postgres::commit::{self, Failure, Path};
@@ -27,12 +28,11 @@ use crate::postgres::progress;
 use crate::postgres::schema::migrate;
 use crate::postgres::timing;
 use crate::progress::{LaneId, Progress};
-use crate::record::Table;
 use crate::sink::{ClaimRequest, Committed, Durability, Sink};
 
 const SETTLE: Request = Request::to("check in PostgreSQL whether a commit happened").with_locks();
 
-/// Stores batches of one table in PostgreSQL.
+/// Stores batches of one pipeline in PostgreSQL.
 #[derive(Debug)]
 pub struct PostgresSink {
     config: DatabaseConfig,
@@ -48,7 +48,7 @@ pub struct PostgresSink {
 }
 
 impl PostgresSink {
-    /// Creates a sink for `table` with up to `connections` concurrent commits. `purpose` is
+    /// Creates a sink for `pipeline` with up to `connections` concurrent commits. `purpose` is
     /// a word that people see in `pg_stat_activity`. Waits for a server that is not
     /// reachable, at most `patience` (`None`: without limit).
     ///
@@ -57,7 +57,7 @@ impl PostgresSink {
     /// needs; `Fatal` for a wrong login, or a table that does not fit.
     pub async fn connect(
         config: DatabaseConfig,
-        table: &'static Table,
+        pipeline: &Pipeline,
         purpose: &str,
         connections: u32,
         patience: Option<Duration>,
@@ -70,7 +70,7 @@ impl PostgresSink {
             config: config.for_copies(),
             purpose: purpose.to_owned(),
             mark: Some(Mark::Loader),
-            table,
+            pipeline: pipeline.clone(),
         };
         // The first session shows at once whether table and schema fit.
         let first = manager.connect().await?;

@@ -1,40 +1,16 @@
-//! A table as the protocol sees it: a name, the key, and typed columns.
+//! A column: its name, the field it is read from, and its type.
 
 use std::fmt;
 
-/// A table for records. Its name is the pipeline's name.
-///
-/// In addition to these columns, every such table has the evidence columns
-/// `job_id, ingestion_type, lane, position, checksum, written_xid`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Table {
-    /// The table's name, an identifier that needs no quoting.
-    pub name: &'static str,
-    /// Index in `columns` of the key: a unique text column, `collate "C"`.
-    pub key: usize,
-    /// The record's own columns.
-    pub columns: &'static [Column],
-}
+use crate::record::table::quoted;
 
-impl Table {
-    /// The table as SQL names it, with its schema.
-    pub fn qualified(&self) -> String {
-        format!("public.{}", self.name)
-    }
-
-    /// The key's column.
-    pub const fn key_column(&self) -> &'static Column {
-        &self.columns[self.key]
-    }
-}
-
-/// A column of a [`Table`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A column of a [`Table`](crate::record::Table).
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
-    /// The name in the table, an identifier that needs no quoting.
-    pub name: &'static str,
+    /// The name in the table.
+    pub name: String,
     /// The name in messages and file headers.
-    pub field: &'static str,
+    pub field: String,
     /// The type in PostgreSQL.
     pub kind: ColumnType,
     /// Whether the value may be null.
@@ -43,20 +19,25 @@ pub struct Column {
 
 impl Column {
     /// A required column whose field has the same name.
-    pub const fn new(name: &'static str, kind: ColumnType) -> Self {
-        Self { name, field: name, kind, nullable: false }
+    pub fn new(name: &str, kind: ColumnType) -> Self {
+        Self { name: name.to_owned(), field: name.to_owned(), kind, nullable: false }
     }
 
     /// The same column, read from a field of another name.
     #[must_use]
-    pub const fn from_field(self, field: &'static str) -> Self {
-        Self { field, ..self }
+    pub fn from_field(self, field: &str) -> Self {
+        Self { field: field.to_owned(), ..self }
     }
 
     /// The same column, allowed to be null.
     #[must_use]
-    pub const fn nullable(self) -> Self {
+    pub fn nullable(self) -> Self {
         Self { nullable: true, ..self }
+    }
+
+    /// The column as SQL names it.
+    pub fn sql(&self) -> String {
+        quoted(&self.name)
     }
 }
 

@@ -8,9 +8,7 @@
 use std::ops::Range;
 
 use crate::dead_letter::{Reason, Reject};
-use crate::record::column::{Column, ColumnType, Table};
-use crate::transaction::amount::Amount;
-use crate::transaction::time::Timestamp;
+use crate::record::{Column, ColumnType, Table};
 
 /// Seconds from the Unix epoch to PostgreSQL's, 2000-01-01 UTC.
 const POSTGRES_EPOCH_SECONDS: i64 = 946_684_800;
@@ -24,11 +22,21 @@ pub struct Row {
     pub key: Range<usize>,
 }
 
+/// Buffers that a decoder may use while it decodes one record.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// Text of one field after the other.
+    pub(crate) text: Vec<u8>,
+    /// End of each field in `text`.
+    pub(crate) ends: Vec<usize>,
+}
+
 /// Writes the columns of one row, in order.
 #[derive(Debug)]
 pub struct RowWriter<'a> {
     table: &'a Table,
     out: &'a mut Vec<u8>,
+    scratch: Option<&'a mut Scratch>,
     start: usize,
     next: usize,
     key: Range<usize>,
@@ -39,17 +47,40 @@ impl<'a> RowWriter<'a> {
     /// Starts a row at the end of `out`.
     pub fn new(table: &'a Table, out: &'a mut Vec<u8>) -> Self {
         let start = out.len();
-        Self { table, out, start, next: 0, key: start..start, defect: None }
+        Self { table, out, scratch: None, start, next: 0, key: start..start, defect: None }
+    }
+
+    /// The same row, with buffers for its decoder.
+    #[must_use]
+    pub fn with_scratch(self, scratch: &'a mut Scratch) -> Self {
+        Self { scratch: Some(scratch), ..self }
+    }
+
+    /// Takes the decoder's buffers. Without [`Self::keep_scratch`] their capacity is lost.
+    pub(crate) fn take_scratch(&mut self) -> Scratch {
+        self.scratch.as_deref_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Gives the decoder's buffers back for the next record.
+    pub(crate) fn keep_scratch(&mut self, scratch: Scratch) {
+        if let Some(place) = &mut self.scratch {
+            **place = scratch;
+        }
+    }
+
+    /// The table.
+    pub fn table(&self) -> &'a Table {
+        self.table
     }
 
     /// Puts the next column.
     ///
     /// # Panics
-    /// If the row is full or the column has another type: `write` and `TABLE`
+    /// If the row is full or the column has another type: `write` and `table`
     /// of the record then contradict each other.
     pub fn put(&mut self, value: impl Field) -> &mut Self {
-        let Some(column) = self.table.columns.get(self.next) else {
-            panic!("a row of {} has only {} columns", self.table.name, self.table.columns.len());
+        let Some(column) = self.table.columns().get(self.next) else {
+            panic!("a row of {} has only {} columns", self.table, self.table.columns().len());
         };
         let length_at = self.out.len();
         self.out.extend_from_slice(&(-1_i32).to_be_bytes());
@@ -61,9 +92,10 @@ impl<'a> RowWriter<'a> {
             let length = i32::try_from(self.out.len() - from).unwrap_or(i32::MAX);
             self.out[length_at..from].copy_from_slice(&length.to_be_bytes());
         } else if !column.nullable {
-            defect = Some(Reject::field(Reason::MissingField, column.field, "a value is required"));
+            defect =
+                Some(Reject::field(Reason::MissingField, &column.field, "a value is required"));
         }
-        if self.next == self.table.key {
+        if self.next == self.table.key_index() {
             self.key = from..self.out.len();
         }
         if self.defect.is_none() {
@@ -81,12 +113,7 @@ impl<'a> RowWriter<'a> {
     /// # Panics
     /// If columns are missing.
     pub fn finish(self) -> Result<Row, Reject> {
-        assert_eq!(
-            self.next,
-            self.table.columns.len(),
-            "a row of {} is incomplete",
-            self.table.name
-        );
+        assert_eq!(self.next, self.table.columns().len(), "a row of {} is incomplete", self.table);
         match self.defect {
             None => Ok(Row { content: self.start..self.out.len(), key: self.key }),
             Some(defect) => {
@@ -138,7 +165,7 @@ impl Field for str {
     fn write(&self, cell: &mut Cell<'_>) {
         if self.as_bytes().contains(&0) {
             let detail = "PostgreSQL's text cannot hold a NUL character";
-            cell.defect = Some(Reject::field(Reason::NulCharacter, cell.column.field, detail));
+            cell.defect = Some(Reject::field(Reason::NulCharacter, &cell.column.field, detail));
         }
         cell.bytes(cell.column.kind == ColumnType::Text, self.as_bytes());
     }
@@ -168,16 +195,14 @@ impl Field for i64 {
     }
 }
 
-impl Field for Timestamp {
-    fn write(&self, cell: &mut Cell<'_>) {
-        let micros = self.unix_micros() - POSTGRES_EPOCH_SECONDS * 1_000_000;
-        cell.bytes(cell.column.kind == ColumnType::Timestamptz, &micros.to_be_bytes());
-    }
-}
+/// A moment, in microseconds since the Unix epoch, for a `timestamptz` column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnixMicros(pub i64);
 
-impl Field for Amount {
+impl Field for UnixMicros {
     fn write(&self, cell: &mut Cell<'_>) {
-        Decimal { unscaled: self.cents(), scale: 2 }.write(cell);
+        let micros = self.0 - POSTGRES_EPOCH_SECONDS * 1_000_000;
+        cell.bytes(cell.column.kind == ColumnType::Timestamptz, &micros.to_be_bytes());
     }
 }
 
@@ -200,7 +225,7 @@ impl Field for Decimal {
         assert_eq!(scale, self.scale, "scale of column {}", cell.column.name);
         if self.unscaled.unsigned_abs() >= 10_u64.pow(u32::from(precision)) {
             let detail = "more digits than the column has";
-            cell.defect = Some(Reject::field(Reason::InvalidField, cell.column.field, detail));
+            cell.defect = Some(Reject::field(Reason::InvalidField, &cell.column.field, detail));
         }
         // Whole groups of four digits after the point.
         let groups_behind = scale.div_ceil(4);
@@ -247,26 +272,15 @@ mod tests {
     use super::*;
 
     /// One numeric column of 18 digits, for each scale.
-    fn table(scale: u8) -> &'static Table {
-        static KEYS: std::sync::OnceLock<Vec<Table>> = std::sync::OnceLock::new();
-        let tables = KEYS.get_or_init(|| {
-            let column = |scale| {
-                Column::new("value", ColumnType::Numeric { precision: 18, scale }).nullable()
-            };
-            (0..=18)
-                .map(|scale| Table {
-                    name: "numbers",
-                    key: 0,
-                    columns: Box::leak(Box::new([column(scale)])),
-                })
-                .collect()
-        });
-        &tables[usize::from(scale)]
+    fn table(scale: u8) -> Table {
+        let kind = ColumnType::Numeric { precision: 18, scale };
+        Table::new("numbers").column(Column::new("value", kind).nullable())
     }
 
     fn encoded(unscaled: i64, scale: u8) -> Result<Vec<u8>, Reject> {
         let mut out = Vec::new();
-        let mut row = RowWriter::new(table(scale), &mut out);
+        let table = table(scale);
+        let mut row = RowWriter::new(&table, &mut out);
         row.put(Decimal { unscaled, scale });
         let row = row.finish()?;
         Ok(out[row.content].to_vec())
@@ -333,20 +347,18 @@ mod tests {
 
     #[test]
     fn a_rejected_row_leaves_the_buffer_as_it_was() {
-        static TABLE: Table = Table {
-            name: "notes",
-            key: 0,
-            columns: &[Column::new("note", ColumnType::Text), Column::new("n", ColumnType::Int8)],
-        };
+        let table = Table::new("notes")
+            .column(Column::new("note", ColumnType::Text))
+            .column(Column::new("n", ColumnType::Int8));
         let mut out = b"before".to_vec();
-        let mut row = RowWriter::new(&TABLE, &mut out);
+        let mut row = RowWriter::new(&table, &mut out);
         row.put("a\0b").put(None::<i64>);
         assert_eq!(row.finish().unwrap_err().reason, Reason::NulCharacter);
-        let mut row = RowWriter::new(&TABLE, &mut out);
+        let mut row = RowWriter::new(&table, &mut out);
         row.put("a").put(None::<i64>);
         assert_eq!(row.finish().unwrap_err().reason, Reason::MissingField);
         assert_eq!(out, b"before");
-        let mut row = RowWriter::new(&TABLE, &mut out);
+        let mut row = RowWriter::new(&table, &mut out);
         row.put("a").put(7_i64);
         let row = row.finish().unwrap();
         assert_eq!(&out[row.key], b"a");

@@ -1,12 +1,13 @@
 //! Batches built by hand.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde::Deserialize;
 
 use crate::batch::{Batch, Body, Entry, Slice, Span};
 use crate::dead_letter::{Reason, Reject};
 use crate::outcome::Authority;
+use crate::pipeline::Pipeline;
 use crate::progress::{ClaimId, Progress};
 use crate::record::row::Decimal;
 use crate::record::{Column, ColumnType, Record, RowWriter, Table};
@@ -34,17 +35,14 @@ impl Sample {
 }
 
 impl Record for Sample {
-    const TABLE: Table = Table {
-        name: "samples",
-        key: 0,
-        columns: &[
-            Column::new("id", ColumnType::Text),
-            Column::new("amount", ColumnType::Numeric { precision: 12, scale: 2 }),
-            Column::new("note", ColumnType::Text).nullable(),
-            Column::new("flag", ColumnType::Bool).nullable(),
-            Column::new("rank", ColumnType::Int4).nullable(),
-        ],
-    };
+    fn table() -> Table {
+        Table::new("samples")
+            .column(Column::new("id", ColumnType::Text))
+            .column(Column::new("amount", ColumnType::Numeric { precision: 12, scale: 2 }))
+            .column(Column::new("note", ColumnType::Text).nullable())
+            .column(Column::new("flag", ColumnType::Bool).nullable())
+            .column(Column::new("rank", ColumnType::Int4).nullable())
+    }
 
     fn write(&self, row: &mut RowWriter<'_>) {
         row.put(&self.id).put(Decimal { unscaled: self.amount, scale: 2 });
@@ -61,14 +59,16 @@ pub const SAMPLE_DDL: &str = "\
         written_xid bigint not null, \
         check ((job_id is null) = (ingestion_type = 'STREAM')))";
 
-/// The table of [`Sample`].
-pub static SAMPLES: Table = Sample::TABLE;
+/// The pipeline of [`Sample`].
+#[expect(clippy::expect_used, reason = "its table is the one above")]
+pub static SAMPLES: LazyLock<Pipeline> =
+    LazyLock::new(|| Pipeline::of::<Sample>("samples").expect("a table that fits"));
 
 /// A builder of a batch.
 #[derive(Debug)]
 pub struct Draft {
     authority: Authority,
-    table: &'static Table,
+    table: Arc<Table>,
     spans: Vec<Span>,
     entries: Vec<Entry>,
     raw: Vec<u8>,
@@ -76,9 +76,10 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// An empty batch for `table`.
-    pub fn new(authority: Authority, table: &'static Table) -> Self {
+    /// An empty batch of a pipeline's records.
+    pub fn new(authority: Authority, pipeline: &Pipeline) -> Self {
         let (spans, entries) = (Vec::new(), Vec::new());
+        let table = Arc::clone(pipeline.table());
         Self { authority, table, spans, entries, raw: Vec::new(), rows: Vec::new() }
     }
 
@@ -102,7 +103,7 @@ impl Draft {
     /// If the record cannot be a row, or no lane was started.
     #[must_use]
     pub fn record(mut self, position: i64, record: &impl Record) -> Self {
-        let mut writer = RowWriter::new(self.table, &mut self.rows);
+        let mut writer = RowWriter::new(&self.table, &mut self.rows);
         record.write(&mut writer);
         let row = writer.finish().expect("a record that can be a row");
         let payload = self.rows[row.key.clone()].to_vec();
@@ -120,6 +121,15 @@ impl Draft {
         self.entry(position, payload, Body::Rejected(Box::new(reject)))
     }
 
+    /// Adds a message that is none of the pipeline's records.
+    ///
+    /// # Panics
+    /// If no lane was started.
+    #[must_use]
+    pub fn skipped(self, position: i64) -> Self {
+        self.entry(position, b"skipped", Body::Skipped)
+    }
+
     fn entry(mut self, position: i64, payload: &[u8], body: Body) -> Self {
         let span = self.spans.len().checked_sub(1).expect("a lane was started") as u32;
         let start = self.raw.len();
@@ -133,6 +143,6 @@ impl Draft {
     /// Builds the batch.
     pub fn build(self) -> Batch {
         let (raw, rows) = (Arc::new(self.raw), Arc::new(self.rows));
-        Batch::new(self.authority, self.table, self.spans, self.entries, raw, rows)
+        Batch::new(self.authority, self.spans, self.entries, raw, rows)
     }
 }

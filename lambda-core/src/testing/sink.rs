@@ -52,12 +52,14 @@ pub const CASES: &[Case] = &[
         Box::pin(authorities(s))
     }),
     ("an undecodable record is a dead letter with its payload", |s| Box::pin(dead_letters(s))),
+    ("a skipped record is counted and stored nowhere", |s| Box::pin(skips(s))),
     ("an empty advance moves the position alone", |s| Box::pin(advances(s))),
     ("halves of a batch, in order, are the batch", |s| Box::pin(halves(s))),
 ];
 
 fn request(partition: i32) -> ClaimRequest {
     ClaimRequest {
+        format: "json".into(),
         name: LaneName { pipeline: "samples".into(), source: "suite".into(), partition },
         first_position: 10.into(),
         owner: "suite".into(),
@@ -290,6 +292,16 @@ async fn dead_letters(subject: &dyn Subject) {
     assert_eq!(stored[0].counts, Counts::of([(Outcome::Inserted, 1), (Outcome::Rejected, 1)]));
     let contents = subject.contents().await;
     assert_eq!(contents.dead_letters[&(lane.lane, 13)].payload, payload);
+}
+
+async fn skips(subject: &dyn Subject) {
+    let lane = claim(subject, 0).await;
+    let draft = stream().lane(&lane, 20).skipped(13).record(14, &Sample::new("a", 1)).skipped(19);
+    let stored = store(subject, &draft.build()).await;
+    assert_eq!(stored[0].counts, Counts::of([(Outcome::Inserted, 1), (Outcome::Skipped, 2)]));
+    let contents = subject.contents().await;
+    assert_eq!((contents.rows.len(), contents.dead_letters.len()), (1, 0));
+    assert_eq!(contents.lanes[&lane.lane], stored[0]);
 }
 
 async fn advances(subject: &dyn Subject) {

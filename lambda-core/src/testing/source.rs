@@ -34,7 +34,7 @@ impl Lists {
     fn grants(&self) -> Vec<Grant> {
         let partitions = 0..self.partitions.len() as i32;
         let name = |partition| LaneName {
-            pipeline: SAMPLES.name.into(),
+            pipeline: SAMPLES.name().into(),
             source: Self::SOURCE.into(),
             partition,
         };

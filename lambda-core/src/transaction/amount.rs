@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::Expected;
 use crate::decode::decimal::Number;
+use crate::record::row::{Cell, Decimal, Field};
 
 /// The first amount that is too large, in cents: `numeric(10,2)` holds less.
 const CENTS_END: u64 = 10_000_000_000;
@@ -36,6 +37,12 @@ impl Amount {
     /// The amount in cents.
     pub const fn cents(self) -> i64 {
         self.0
+    }
+}
+
+impl Field for Amount {
+    fn write(&self, cell: &mut Cell<'_>) {
+        Decimal { unscaled: self.cents(), scale: 2 }.write(cell);
     }
 }
 

@@ -15,9 +15,21 @@ use super::{
 use crate::dead_letter::{Reason, Reject};
 use crate::decode::csv::CsvFields;
 use crate::decode::json;
-use crate::record::{Record, RowWriter};
+use crate::record::RowWriter;
 
-const FIELDS: usize = Transaction::TABLE.columns.len();
+/// The fields, in the order of the table's columns.
+const NAMES: [&str; 9] = [
+    "transaction_id",
+    "account_id",
+    "transaction_type",
+    "amount",
+    "timestamp",
+    "merchant_category",
+    "location",
+    "card_present",
+    "risk_score",
+];
+const FIELDS: usize = NAMES.len();
 const AMOUNT: usize = 3;
 const CARD_PRESENT: usize = 7;
 const RISK_SCORE: usize = 8;
@@ -127,7 +139,7 @@ impl<'a> Draft<'a> {
 
 /// A column's name in messages and files.
 fn field(index: usize) -> &'static str {
-    Transaction::TABLE.columns[index].field
+    NAMES[index]
 }
 
 fn boolean(text: &str) -> Result<bool, Expected> {

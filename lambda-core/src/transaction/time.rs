@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::Expected;
+use crate::record::row::{Cell, Field, UnixMicros};
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const SECONDS_PER_DAY: i64 = 86_400;
@@ -41,6 +42,12 @@ impl Timestamp {
     /// Microseconds since the Unix epoch.
     pub const fn unix_micros(self) -> i64 {
         self.0
+    }
+}
+
+impl Field for Timestamp {
+    fn write(&self, cell: &mut Cell<'_>) {
+        UnixMicros(self.unix_micros()).write(cell);
     }
 }
 

@@ -73,7 +73,7 @@ impl Model {
             Outcome::Confirmed => {
                 self.rows.entry(id.clone()).and_modify(|row| row.0 = authority);
             }
-            Outcome::Superseded | Outcome::Duplicate | Outcome::Rejected => {}
+            Outcome::Superseded | Outcome::Duplicate | Outcome::Rejected | Outcome::Skipped => {}
         }
         outcome
     }
@@ -100,7 +100,8 @@ pub(crate) async fn any_order(database: &Database) -> Result<(), Failure> {
         is_as_modelled(&bench, &model, &lanes).await?;
     }
     let outcomes = replayed.outcomes();
-    assert!(outcomes.iter().all(|(_, count)| *count > 0), "each outcome was met: {replayed:?}");
+    let met = |(name, count): &(&str, i64)| *count > 0 || *name == "skipped";
+    assert!(outcomes.iter().all(met), "each outcome was met: {replayed:?}");
     bench.is_explained(model.all).await
 }
 
@@ -296,7 +297,7 @@ async fn is_as_modelled(bench: &Bench, model: &Model, lanes: &[Lane]) -> Result<
         let row = &contents.rows[id.as_bytes()];
         let lane: LaneId = lanes[*lane].progress.lane;
         let mut content = Vec::new();
-        let mut writer = RowWriter::new(&SAMPLES, &mut content);
+        let mut writer = RowWriter::new(SAMPLES.table(), &mut content);
         Sample::new(id, *amount).write(&mut writer);
         writer.finish().expect("a sample is a row");
         assert_eq!((row.authority, &row.content), (*authority, &content), "{id}");

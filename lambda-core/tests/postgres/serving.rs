@@ -1,18 +1,20 @@
 //! Compares the merged view with the rows.
 
-use lambda_core::Transaction;
+use std::sync::LazyLock;
+
+use lambda_core::Pipeline;
 use lambda_core::job::JobRef;
 use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::postgres::{Connection, PostgresSink, connect};
 use lambda_core::progress::{LaneName, Progress};
-use lambda_core::record::{Record, Table};
 use lambda_core::sink::{ClaimRequest, Durability, Sink};
 use lambda_core::testing::draft::Draft;
 use lambda_core::transaction::synthetic::Synthetic;
+use lambda_core::transaction::{self, Transaction};
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
 
-static TRANSACTIONS: Table = Transaction::TABLE;
+static TRANSACTIONS: LazyLock<Pipeline> = LazyLock::new(transaction::pipeline);
 
 /// Refreshes the view as the real-time layer does every minute: adds the rows that it lacks.
 const REFRESH: &str = "\
@@ -98,6 +100,7 @@ async fn claim(sink: &PostgresSink, partition: i32) -> Result<Progress, Failure>
         .claim(&ClaimRequest {
             name,
             first_position: 0.into(),
+            format: "json".into(),
             owner,
             group,
             take_over,

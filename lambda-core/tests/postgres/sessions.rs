@@ -83,7 +83,7 @@ async fn lost_login(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let sql = database.connect().await?;
     sql.batch_execute(SAMPLE_DDL).await?;
-    registry::register(database.config(), &[SAMPLES]).await?;
+    registry::register(database.config(), &[&SAMPLES]).await?;
     let name = format!("{}_loader", database.login().database);
     let role = Role { access: Access::Loader, name: name.clone(), password: "a password".into() };
     ensure(database.config(), std::slice::from_ref(&role), &[]).await?;
@@ -122,7 +122,7 @@ async fn secured(context: Context) -> Result<(), Failure> {
         let database = context.database().await?;
         let sql = database.connect().await?;
         sql.batch_execute(SAMPLE_DDL).await?;
-        registry::register(database.config(), &[SAMPLES]).await?;
+        registry::register(database.config(), &[&SAMPLES]).await?;
         let name = format!("{}_loader", database.login().database);
         let role = Role { access: Access::Loader, name: name.clone(), password: "secret".into() };
         ensure(database.config(), std::slice::from_ref(&role), &[]).await?;

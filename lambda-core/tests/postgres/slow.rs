@@ -99,7 +99,8 @@ async fn around(context: Context) -> Result<(), Failure> {
     let source = Lists::new(vec![records], fastrand::Rng::with_seed(1));
     let config = FlowConfig {
         authority: Authority::Stream,
-        table: &SAMPLES,
+        pipeline: "samples".into(),
+        format: "json".into(),
         owner: "test".into(),
         group: None,
         take_over: false,

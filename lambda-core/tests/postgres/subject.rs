@@ -122,7 +122,7 @@ fn stored_row(row: &Row, jobs: &BTreeMap<String, JobRef>) -> StoredRow {
         rank: row.get("rank"),
     };
     let mut content = Vec::new();
-    let mut writer = RowWriter::new(&SAMPLES, &mut content);
+    let mut writer = RowWriter::new(SAMPLES.table(), &mut content);
     sample.write(&mut writer);
     writer.finish().expect("a stored row can be a row");
     let (job_id, kind): (Option<String>, String) = (row.get("job_id"), row.get("ingestion_type"));

@@ -309,6 +309,7 @@ impl Database {
         let (name, first_position) = (grant.name.clone(), grant.first_position);
         let owner = "a member".to_owned();
         let request = ClaimRequest {
+            format: "json".into(),
             name,
             first_position,
             owner,
@@ -416,7 +417,7 @@ impl Database {
         let number = self.jobs;
         // Later jobs mostly rank above earlier ones, sometimes below.
         let job = JobRef { as_of_micros: number * 7 % 5, number };
-        let (pipeline, source) = (SAMPLES.name.into(), format!("file {number}"));
+        let (pipeline, source) = (SAMPLES.name().into(), format!("file {number}"));
         let name = LaneName { pipeline, source, partition: 1_000 + number as i32 };
         let writer = self.new_writer();
         let progress =
@@ -455,5 +456,5 @@ impl Database {
 
 /// The lane of a partition of the topic.
 pub(crate) fn name(partition: i32) -> LaneName {
-    LaneName { pipeline: SAMPLES.name.into(), source: "topic".into(), partition }
+    LaneName { pipeline: SAMPLES.name().into(), source: "topic".into(), partition }
 }

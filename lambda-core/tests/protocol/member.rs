@@ -13,7 +13,6 @@ use lambda_core::outcome::Authority;
 use lambda_core::progress::Progress;
 use lambda_core::sink::Durability;
 use lambda_core::source::{Event, Grant};
-use lambda_core::testing::draft::SAMPLES;
 
 use crate::database::{Answer, Checked, Database, Settled, TxId, Writer};
 use crate::source::{News, Source, Wish};
@@ -75,7 +74,7 @@ impl Member {
     pub(crate) fn new(database: &mut Database) -> Self {
         Self {
             writer: database.new_writer(),
-            state: State::new(Authority::Stream, &SAMPLES),
+            state: State::new(Authority::Stream),
             source: Source::new(),
             unclaimed: BTreeSet::new(),
             claiming: BTreeMap::new(),

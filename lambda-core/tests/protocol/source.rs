@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 
-use lambda_core::delivery::batcher::{Batcher, Limits, Message, Start};
+use lambda_core::delivery::batcher::{Batcher, Limits, Received, Start};
 use lambda_core::progress::Progress;
 use lambda_core::source::{Event, Grant};
-use lambda_core::testing::draft::Sample;
+use lambda_core::testing::draft::SAMPLES;
 
 use crate::database::{Database, name};
 
@@ -39,7 +39,7 @@ pub(crate) struct Source {
     /// Revoked partitions that the flow does not know about yet.
     revoked: BTreeSet<i32>,
     pub(crate) wishes: BTreeMap<i32, Wish>,
-    pub(crate) batcher: Batcher<Sample>,
+    pub(crate) batcher: Batcher,
 }
 
 impl Source {
@@ -49,7 +49,7 @@ impl Source {
             holds: BTreeMap::new(),
             revoked: BTreeSet::new(),
             wishes: BTreeMap::new(),
-            batcher: Batcher::new(Limits::default()),
+            batcher: Batcher::new(SAMPLES.clone(), Limits::default()),
         }
     }
 
@@ -123,18 +123,12 @@ impl Source {
     }
 }
 
-fn fetch(
-    batcher: &mut Batcher<Sample>,
-    database: &Database,
-    partition: i32,
-    next: &mut i64,
-    count: usize,
-) {
+fn fetch(batcher: &mut Batcher, database: &Database, partition: i32, next: &mut i64, count: usize) {
     let log = database.log(partition);
     for entry in log.records.iter().filter(|entry| entry.position >= *next).take(count) {
         let (key, timestamp_ms, payload) = (None, 0, Some(&entry.payload[..]));
         let position = entry.position;
-        batcher.push(&Message { partition, position, timestamp_ms, key, payload });
+        batcher.push(&Received { partition, position, timestamp_ms, key, payload });
     }
     let rest = log.records.iter().filter(|entry| entry.position >= *next).nth(count);
     *next = rest.map_or(log.end, |entry| entry.position);

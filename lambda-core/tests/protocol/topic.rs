@@ -228,7 +228,7 @@ fn written(contents: &Contents, lane: LaneId) -> i64 {
 
 fn encoded(sample: &Sample) -> Vec<u8> {
     let mut buffer = Vec::new();
-    let mut writer = RowWriter::new(&SAMPLES, &mut buffer);
+    let mut writer = RowWriter::new(SAMPLES.table(), &mut buffer);
     sample.write(&mut writer);
     match writer.finish() {
         Ok(row) => buffer[row.content].to_vec(),

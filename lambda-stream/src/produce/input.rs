@@ -5,10 +5,12 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use lambda_core::decode::json;
-use lambda_core::transaction::Timestamp;
+use lambda_core::batch::Body;
+use lambda_core::decode::Message;
+use lambda_core::record::Scratch;
 use lambda_core::transaction::synthetic::{Expectation, Format, Line, Options, Synthetic};
-use lambda_core::{Error, Transaction};
+use lambda_core::transaction::{self, Timestamp};
+use lambda_core::{Error, Pipeline};
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -91,14 +93,34 @@ struct Names {
     account_id: Option<String>,
 }
 
+/// Decodes records as a consumer will.
+struct Check {
+    pipeline: Pipeline,
+    rows: Vec<u8>,
+    scratch: Scratch,
+}
+
+impl Check {
+    fn new() -> Self {
+        let pipeline = transaction::pipeline();
+        Self { pipeline, rows: Vec::new(), scratch: Scratch::default() }
+    }
+
+    fn expectation(&mut self, payload: &[u8]) -> Expectation {
+        self.rows.clear();
+        let (decoder, table) = (self.pipeline.decoder(), self.pipeline.table());
+        let message = Message::of(Some(payload));
+        match Body::decode(&**decoder, table, &message, &mut self.rows, &mut self.scratch) {
+            Body::Row { .. } => Expectation::Valid,
+            Body::Rejected(_) | Body::Skipped => Expectation::Invalid,
+        }
+    }
+}
+
 /// Makes a message from a record of a file. An invalid record is sent unchanged and marked
 /// as invalid.
-fn read_from_file(payload: Vec<u8>, scratch: &mut Vec<u8>) -> Outgoing {
-    scratch.clear();
-    let kind = match json::decode::<Transaction>(Some(&payload), scratch) {
-        Ok(_) => Expectation::Valid,
-        Err(_) => Expectation::Invalid,
-    };
+fn read_from_file(payload: Vec<u8>, check: &mut Check) -> Outgoing {
+    let kind = check.expectation(&payload);
     let names: Names = serde_json::from_slice(&payload).unwrap_or_default();
     Outgoing {
         key: names.account_id.unwrap_or_default().into(),
@@ -113,13 +135,13 @@ pub(super) struct JsonLines {
     path: PathBuf,
     lines: BufReader<File>,
     number: u64,
-    scratch: Vec<u8>,
+    check: Check,
 }
 
 impl JsonLines {
     fn open(path: &Path) -> Result<Self, Error> {
         let lines = BufReader::new(open(path)?);
-        Ok(Self { path: path.to_owned(), lines, number: 0, scratch: Vec::new() })
+        Ok(Self { path: path.to_owned(), lines, number: 0, check: Check::new() })
     }
 
     fn next(&mut self) -> Result<Option<Outgoing>, Error> {
@@ -132,7 +154,7 @@ impl JsonLines {
             }
             line.truncate(line.trim_ascii_end().len());
             if !line.is_empty() {
-                return Ok(Some(read_from_file(line, &mut self.scratch)));
+                return Ok(Some(read_from_file(line, &mut self.check)));
             }
         }
     }
@@ -144,7 +166,7 @@ pub(super) struct CsvRows {
     reader: csv::Reader<File>,
     header: Vec<String>,
     record: csv::ByteRecord,
-    scratch: Vec<u8>,
+    check: Check,
 }
 
 impl CsvRows {
@@ -152,8 +174,8 @@ impl CsvRows {
         let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(open(path)?);
         let header = reader.headers().map_err(|error| unreadable(path, 1, &error))?;
         let header = header.iter().map(ToOwned::to_owned).collect();
-        let (record, scratch) = Default::default();
-        Ok(Self { path: path.to_owned(), reader, header, record, scratch })
+        let (record, check) = (csv::ByteRecord::new(), Check::new());
+        Ok(Self { path: path.to_owned(), reader, header, record, check })
     }
 
     fn next(&mut self) -> Result<Option<Outgoing>, Error> {
@@ -166,7 +188,7 @@ impl CsvRows {
         let object: serde_json::Map<String, serde_json::Value> =
             fields.map(|(name, field)| (name.clone(), value(name, field))).collect();
         let payload = serde_json::Value::Object(object).to_string().into_bytes();
-        Ok(Some(read_from_file(payload, &mut self.scratch)))
+        Ok(Some(read_from_file(payload, &mut self.check)))
     }
 }
 
@@ -225,9 +247,9 @@ mod tests {
         let decoded = [&rows[0], &lines[0]].map(|outgoing| {
             assert_eq!((&outgoing.key[..], &*outgoing.id), (&b"A1"[..], "T1"));
             assert_eq!(outgoing.kind, Expectation::Valid);
-            let mut row = Vec::new();
-            json::decode::<Transaction>(Some(&outgoing.payload), &mut row).unwrap();
-            row
+            let mut check = Check::new();
+            assert_eq!(check.expectation(&outgoing.payload), Expectation::Valid);
+            check.rows
         });
         assert_eq!(decoded[0], decoded[1]);
     }

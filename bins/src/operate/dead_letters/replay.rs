@@ -7,7 +7,7 @@ use clap::Args;
 use lambda_core::dead_letter::Status;
 use lambda_core::postgres::dead_letters::{Replay, Skip, Verdict};
 use lambda_core::progress::Counts;
-use lambda_core::{Error, Transaction};
+use lambda_core::{Error, transaction};
 use serde_json::{Value, json};
 
 use super::selection::{Chosen, SelectionArgs, by_number, usage};
@@ -50,7 +50,8 @@ pub(super) async fn run(
     let mut results = Results::default();
     let filter = by_number(chosen.ids.clone());
     let note = |id, verdict| results.note(id, verdict);
-    let done = letters.replay::<Transaction>(&filter, &replay, note, shutdown.cancelled()).await;
+    let (pipeline, stop) = (transaction::pipeline(), shutdown.cancelled());
+    let done = letters.replay(&pipeline, &filter, &replay, note, stop).await;
     // Records stored before an error or a stop remain stored, so they are reported.
     match args.common.output.output {
         Output::Human => results.print(&chosen, dry_run)?,

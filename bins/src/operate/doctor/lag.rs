@@ -7,7 +7,7 @@ use lambda_core::kafka::position::{Verdict, Watermarks, judge_range, source_chan
 use lambda_core::kafka::{KafkaConfig, admin};
 use lambda_core::postgres::{Connection, inspect, stream_lanes};
 use lambda_core::progress::Progress;
-use lambda_core::{Error, Record, Transaction};
+use lambda_core::{Error, transaction};
 
 use super::DoctorArgs;
 use super::finding::{Finding, TEMPORARY};
@@ -59,7 +59,8 @@ pub(super) async fn examine(
 }
 
 async fn compare(kafka: &KafkaConfig, database: &Connection) -> Result<Compared, Error> {
-    let pipeline = Transaction::TABLE.name;
+    let pipeline = transaction::pipeline();
+    let pipeline = pipeline.name();
     // Reads positions before watermarks, so that a lane that moves in between is never ahead
     // of its partition.
     let lanes = stream_lanes(database, pipeline).await?;

@@ -3,7 +3,7 @@
 use lambda_core::postgres::inspect::{self, OpenTransaction, Server, Skew, Slot};
 use lambda_core::postgres::{Connection, DatabaseConfig, connect};
 use lambda_core::transaction::schema::READABLE;
-use lambda_core::{Error, Record, Transaction};
+use lambda_core::{Error, transaction};
 
 use super::finding::{CONFIGURATION, Finding, TEMPORARY, mebibytes, of};
 use super::{dead_letters, role, schema};
@@ -80,7 +80,9 @@ pub(super) async fn examine(
         connections(&server),
         of("clock", inspect::skew(&connection).await.map(clock)),
     ]);
-    let role = inspect::privileges::our_role(&connection, &Transaction::TABLE, &READABLE).await;
+    let role =
+        inspect::privileges::our_role(&connection, transaction::pipeline().table(), &READABLE)
+            .await;
     let temporary = role.as_ref().is_ok_and(|role| role.temporary);
     let sees_sessions = role.as_ref().is_ok_and(|role| role.sees_sessions);
     findings.push(disk(&config, &server, temporary).await);

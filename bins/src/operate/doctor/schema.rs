@@ -8,7 +8,7 @@ use lambda_core::postgres::inspect::schema;
 use lambda_core::postgres::schema::migrate::{LOADERS_NEED, PROTOCOL};
 use lambda_core::postgres::{Connection, DatabaseConfig, Job, Jobs, PostgresSink};
 use lambda_core::transaction::schema::OBJECTS;
-use lambda_core::{Error, Record, Transaction};
+use lambda_core::{Error, transaction};
 
 use super::finding::{CONFIGURATION, Finding, TEMPORARY, of};
 
@@ -89,8 +89,8 @@ async fn whole(
              reindex index concurrently …",
         ));
     }
-    let table = const { &Transaction::TABLE };
-    PostgresSink::connect(config.clone(), table, "doctor", 1, Some(Duration::ZERO)).await?;
+    let pipeline = transaction::pipeline();
+    PostgresSink::connect(config.clone(), &pipeline, "doctor", 1, Some(Duration::ZERO)).await?;
     Ok(Finding::ok("tables", "all tables, indexes and constraints exist"))
 }
 

@@ -1,16 +1,17 @@
 //! The header line: which column of a file is which column of the table.
 
 use std::iter;
+use std::sync::Arc;
 
 use super::BOM;
-use super::split::{self, Defect, Fields};
+use super::split::{self, Defect};
 use crate::error::Error;
-use crate::record::Table;
+use crate::record::{Scratch, Table};
 
 /// A file's header: the position of each of the table's columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    pub(super) table: &'static Table,
+    pub(super) table: Arc<Table>,
     /// Index in a row of each of the table's columns.
     pub(super) columns: Vec<usize>,
     /// Fields in a row.
@@ -25,16 +26,16 @@ impl Header {
     /// [`Error::Input`] for a line that is not text or has a misplaced quote, or that lacks
     /// a column or has it twice; the error names the column. It quotes no other text of the
     /// line: in a file without a header, that line is a record.
-    pub fn parse(line: &[u8], table: &'static Table) -> Result<Self, Error> {
+    pub fn parse(line: &[u8], table: &Arc<Table>) -> Result<Self, Error> {
         let input = |what: String| Error::Input { what: format!("the header line {what}") };
         let line = line.strip_prefix(BOM).unwrap_or(line);
         let text = std::str::from_utf8(line);
         let text = text.map_err(|_| input("is not UTF-8: convert the file".into()))?;
         let separated = |what: String| input(other_delimiter(table, text).unwrap_or(what));
         let names = names(line).map_err(separated)?;
-        let mut columns = Vec::with_capacity(table.columns.len());
-        for column in table.columns {
-            let field = column.field;
+        let mut columns = Vec::with_capacity(table.columns().len());
+        for column in table.columns() {
+            let field = &*column.field;
             let mut places = names.iter().enumerate().filter(|(_, name)| *name == field);
             let Some((place, _)) = places.next() else {
                 return Err(separated(missing(field, &names)));
@@ -44,7 +45,7 @@ impl Header {
             }
             columns.push(place);
         }
-        Ok(Self { table, columns, width: names.len() })
+        Ok(Self { table: Arc::clone(table), columns, width: names.len() })
     }
 
     /// Number of fields that every row must have.
@@ -55,7 +56,7 @@ impl Header {
 
 /// The names in a header line, or what is wrong with it.
 fn names(line: &[u8]) -> Result<Vec<String>, String> {
-    let mut fields = Fields::default();
+    let mut fields = Scratch::default();
     match fields.split(line) {
         Ok(()) | Err(Defect::Blank) => {}
         Err(Defect::More) => return Err("has another line after it".into()),
@@ -83,7 +84,7 @@ fn other_delimiter(table: &Table, line: &str) -> Option<String> {
     let delimiters = [(';', "semicolons"), ('\t', "tabs"), ('|', "pipes")];
     let separates = |delimiter: char| {
         let is_column = |name: &str| {
-            table.columns.iter().any(|column| is_nearly(name.trim_matches('"'), column.field))
+            table.columns().iter().any(|column| is_nearly(name.trim_matches('"'), &column.field))
         };
         line.contains(delimiter) && line.split(delimiter).any(is_column)
     };

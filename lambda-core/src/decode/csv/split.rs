@@ -7,14 +7,7 @@
 
 use std::fmt;
 
-/// The fields of one record, unquoted. The buffers are reused.
-#[derive(Debug, Default)]
-pub(super) struct Fields {
-    /// One field after the other.
-    pub(super) text: Vec<u8>,
-    /// End of each field in `text`.
-    pub(super) ends: Vec<usize>,
-}
+use crate::record::Scratch;
 
 /// Reason why a record cannot be split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +46,8 @@ impl fmt::Display for Misplaced {
     }
 }
 
-impl Fields {
-    /// Splits a record, with or without its line end.
+impl Scratch {
+    /// Splits a record into its fields, unquoted; the record may have a line end.
     ///
     /// # Errors
     /// The first [`Defect`]; the fields are then invalid.
@@ -134,7 +127,7 @@ mod tests {
     use super::*;
 
     fn split(record: &[u8]) -> Result<Vec<Vec<u8>>, Defect> {
-        let mut fields = Fields::default();
+        let mut fields = Scratch::default();
         fields.split(record)?;
         let starts = std::iter::once(0).chain(fields.ends.iter().copied());
         let fields = starts.zip(&fields.ends).map(|(start, end)| fields.text[start..*end].to_vec());

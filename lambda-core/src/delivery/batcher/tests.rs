@@ -2,8 +2,9 @@ use proptest::prelude::*;
 use serde::Deserialize;
 
 use super::*;
+use crate::decode::{Decode, Decoded};
 use crate::outcome::Outcome;
-use crate::record::{Column, ColumnType, RowWriter, Table};
+use crate::record::{Column, ColumnType, Record, RowWriter, Table};
 
 #[derive(Debug, Deserialize)]
 struct Note {
@@ -11,12 +12,17 @@ struct Note {
 }
 
 impl Record for Note {
-    const TABLE: Table =
-        Table { name: "notes", key: 0, columns: &[Column::new("id", ColumnType::Text)] };
+    fn table() -> Table {
+        Table::new("notes").column(Column::new("id", ColumnType::Text))
+    }
 
     fn write(&self, row: &mut RowWriter<'_>) {
         row.put(&self.id);
     }
+}
+
+fn batcher(limits: Limits) -> Batcher {
+    Batcher::new(Pipeline::of::<Note>("notes").unwrap(), limits)
 }
 
 /// What happens to a batcher; partitions are few so that lanes collide.
@@ -65,9 +71,9 @@ fn payload(partition: i32, position: i64, valid: bool) -> Vec<u8> {
     valid.unwrap_or_else(|| b"no json".to_vec())
 }
 
-fn message(partition: i32, position: i64, payload: &[u8]) -> Message<'_> {
+fn message(partition: i32, position: i64, payload: &[u8]) -> Received<'_> {
     let key = Some(&b"key"[..]);
-    Message { partition, position, timestamp_ms: position * 10, key, payload: Some(payload) }
+    Received { partition, position, timestamp_ms: position * 10, key, payload: Some(payload) }
 }
 
 fn check(batch: &Batch, expected: &mut BTreeMap<i32, Expected>) {
@@ -109,7 +115,7 @@ proptest! {
     fn spans_follow_each_other_and_hold_each_message_once(
         steps in prop::collection::vec(step(), 1..120),
     ) {
-        let mut batcher = Batcher::<Note>::new(Limits::default());
+        let mut batcher = batcher(Limits::default());
         let mut lanes: BTreeMap<i32, Expected> = BTreeMap::new();
         // Where the topic's partitions stand, started or not.
         let mut ends = [100_i64; 3];
@@ -182,7 +188,7 @@ proptest! {
 
     #[test]
     fn a_batch_stops_growing_at_its_limits(rows in 1_usize..20, bytes in 1_usize..2_000) {
-        let mut batcher = Batcher::<Note>::new(Limits { rows, bytes, ..Limits::default() });
+        let mut batcher = batcher(Limits { rows, bytes, ..Limits::default() });
         batcher.start(0, start(1, ClaimId::random(), 0));
         let mut position = 0;
         while !batcher.is_full() {
@@ -199,7 +205,7 @@ proptest! {
 
 #[test]
 fn the_buffers_of_a_stored_batch_are_used_again() {
-    let mut batcher = Batcher::<Note>::new(Limits::default());
+    let mut batcher = batcher(Limits::default());
     batcher.start(0, start(1, ClaimId::random(), 0));
     let mut addresses = Vec::new();
     for position in 0..8 {
@@ -215,7 +221,7 @@ fn the_buffers_of_a_stored_batch_are_used_again() {
 #[test]
 fn a_large_batch_takes_its_memory_with_it_and_many_lanes_need_no_more_than_one() {
     let limits = Limits { rows: 1_000, bytes: 64 << 10, first_rejects: i64::MAX };
-    let mut batcher = Batcher::<Note>::new(limits);
+    let mut batcher = batcher(limits);
     for partition in 0..300 {
         batcher.start(partition, start(partition, ClaimId::random(), 0));
     }
@@ -241,8 +247,8 @@ fn a_large_batch_takes_its_memory_with_it_and_many_lanes_need_no_more_than_one()
 }
 
 /// A lane whose messages below 10 are stored, the last one at offset 7, as it is started.
-fn stored_to_ten() -> (Batcher<Note>, Fingerprint) {
-    let mut batcher = Batcher::<Note>::new(Limits::default());
+fn stored_to_ten() -> (Batcher, Fingerprint) {
+    let mut batcher = batcher(Limits::default());
     let last = message(0, 7, br#"{"id":"seven"}"#).fingerprint();
     let claim = ClaimId::random();
     let start = Start { last: Some(last), expected: true, ..start(1, claim, 10) };
@@ -305,7 +311,7 @@ fn nothing_is_gathered_of_a_lane_with_another_message_where_its_last_one_was() {
 
 #[test]
 fn a_lane_of_which_no_message_is_known_is_read_from_before_its_position() {
-    let mut batcher = Batcher::<Note>::new(Limits::default());
+    let mut batcher = batcher(Limits::default());
     assert_eq!(batcher.read_again(0), None);
     for (position, from) in [(0, 0), (5, 4)] {
         batcher.start(0, start(1, ClaimId::random(), position));
@@ -317,7 +323,7 @@ fn a_lane_of_which_no_message_is_known_is_read_from_before_its_position() {
 fn a_lane_whose_first_records_are_mostly_rejected_is_found_out_a_later_reject_is_not() {
     let limits = Limits { first_rejects: 2, ..Limits::default() };
     let reject = |read, rejected| {
-        let mut batcher = Batcher::<Note>::new(limits);
+        let mut batcher = batcher(limits);
         let good = (Outcome::Inserted, read - rejected);
         let counts = Counts::of([good, (Outcome::Rejected, rejected)]);
         batcher.start(0, Start { counts, ..start(1, ClaimId::random(), 0) });
@@ -335,10 +341,10 @@ fn a_lane_whose_first_records_are_mostly_rejected_is_found_out_a_later_reject_is
 
 #[test]
 fn a_tombstone_is_a_reject_and_its_fingerprint_tells_key_from_value() {
-    let mut batcher = Batcher::<Note>::new(Limits::default());
-    let fingerprint = |batcher: &mut Batcher<Note>, key, payload| {
+    let mut batcher = batcher(Limits::default());
+    let fingerprint = |batcher: &mut Batcher, key, payload| {
         batcher.start(0, start(1, ClaimId::random(), 7));
-        let message = Message { partition: 0, position: 7, timestamp_ms: 0, key, payload };
+        let message = Received { partition: 0, position: 7, timestamp_ms: 0, key, payload };
         assert_eq!(batcher.push(&message), Pushed::Gathered);
         let batch = batcher.take().unwrap();
         assert!(matches!(batch.entries()[0].body, Body::Rejected(_)));
@@ -355,4 +361,43 @@ fn a_tombstone_is_a_reject_and_its_fingerprint_tells_key_from_value() {
     for (index, checksum) in checksums.iter().enumerate() {
         assert!(!checksums[..index].contains(checksum), "{checksums:?}");
     }
+}
+
+/// Skips messages that begin with a dash.
+struct Filter(Arc<dyn Decode>);
+
+impl Decode for Filter {
+    fn format(&self) -> &str {
+        self.0.format()
+    }
+
+    fn decode(&self, message: &Message<'_>, row: &mut RowWriter<'_>) -> Result<Decoded, Reject> {
+        if message.payload.is_some_and(|payload| payload.starts_with(b"-")) {
+            // What was written before is discarded.
+            row.put("x");
+            return Ok(Decoded::Skip("begins with a dash"));
+        }
+        self.0.decode(message, row)
+    }
+}
+
+#[test]
+fn a_skipped_message_leaves_no_row_and_moves_the_lane() {
+    let notes = Pipeline::of::<Note>("notes").unwrap();
+    let filter = Filter(Arc::clone(notes.decoder()));
+    let mut batcher = Batcher::new(notes.messages(filter), Limits::default());
+    batcher.start(0, start(1, ClaimId::random(), 0));
+    for (position, payload) in [(0, &b"-"[..]), (1, br#"{"id":"a"}"#), (2, b"no json")] {
+        assert_eq!(batcher.push(&message(0, position, payload)), Pushed::Gathered);
+    }
+    let batch = batcher.take().unwrap();
+    let bodies: Vec<&Body> = batch.entries().iter().map(|entry| &entry.body).collect();
+    let [Body::Skipped, Body::Row { key, .. }, Body::Rejected(_)] = bodies[..] else {
+        panic!("{bodies:?}")
+    };
+    assert_eq!(batch.row(*key), b"a");
+    assert_eq!(batch.spans()[0].to, 3);
+    let counts = crate::resolve::Keys::of(&batch).resolve(&[]).counts[0];
+    let one = [Outcome::Inserted, Outcome::Rejected, Outcome::Skipped].map(|it| (it, 1));
+    assert_eq!(counts, Counts::of(one));
 }

@@ -19,7 +19,6 @@ use crate::kafka::shared::Recheck;
 use crate::kafka::{topic, unreadable};
 use crate::metrics::{self, Retry};
 use crate::progress::{LaneId, Progress};
-use crate::record::Record;
 use crate::source::{FirstPosition, Gained};
 
 /// How often within this time messages may be unreadable although each partition alone can be
@@ -27,7 +26,7 @@ use crate::source::{FirstPosition, Gained};
 const UNFOUND_MAX: usize = 5;
 const UNFOUND_WITHIN: Duration = Duration::from_mins(10);
 
-impl<R: Record> Polling<'_, R> {
+impl Polling<'_> {
     /// Reads the lanes that the flow wants read, if their partitions still hold the stored
     /// positions; handles the others by the options.
     pub(super) fn start_lanes(&mut self) -> Result<(), Error> {

@@ -8,11 +8,11 @@ use tokio_postgres::Error;
 use crate::batch::{Batch, Body};
 use crate::metrics;
 use crate::postgres::commit::session::Session;
-use crate::postgres::commit::statements::EVIDENCE_COLUMNS;
 use crate::postgres::wire::copy::CopyStream;
 use crate::postgres::wire::rows::Rows;
 use crate::progress::Sums;
 use crate::record::checksum::{Checksum, ContentHash};
+use crate::record::table;
 
 /// Evidence of the writer of new rows.
 struct Writer {
@@ -52,12 +52,13 @@ pub(crate) async fn by_copy(
         return Ok((sums, 0));
     }
     let writer = Writer::of(batch, xid);
+    let columns = session.pipeline.table().columns().len() + table::evidence().len();
     let started = Instant::now();
     let mut copy = CopyStream::open(session.client(), &session.statements.copy_rows).await?;
     for index in inserts {
         let entry = &batch.entries()[*index];
         let Body::Row { content, .. } = &entry.body else { continue };
-        copy.row(batch.table.columns.len() + EVIDENCE_COLUMNS);
+        copy.row(columns);
         let begin = copy.position();
         copy.fields(batch.row(*content));
         copy.field(Some(&batch.span(entry).lane.0.to_be_bytes()));
@@ -72,7 +73,7 @@ pub(crate) async fn by_copy(
         sums[entry.span as usize].add(writer.sums(hash, checksum));
     }
     let stored = copy.finish().await?;
-    metrics::copied(batch.table.name, started.elapsed());
+    metrics::copied(session.pipeline.name(), started.elapsed());
     Ok((sums, stored))
 }
 
@@ -89,7 +90,7 @@ pub(crate) async fn by_statement(
         return Ok((sums, 0));
     }
     let writer = Writer::of(batch, xid);
-    let mut rows = Rows::new(batch.table);
+    let mut rows = Rows::new(session.pipeline.table());
     for index in inserts {
         let entry = &batch.entries()[*index];
         let Body::Row { content, .. } = &entry.body else { continue };

@@ -87,7 +87,6 @@ impl Found {
 /// stream locks nothing: a stale read equals "the stream came first".
 pub(crate) async fn probe(
     session: &Session,
-    table: &Table,
     keys: &Keys<'_>,
     lock: bool,
     cache: &JobCache,
@@ -99,7 +98,7 @@ pub(crate) async fn probe(
         session.client().query(statement, &[&keys]).await.map_err(|error| LOOK_UP.failed(error))?;
     let mut found = Found::default();
     for row in &rows {
-        found.push(row, table).map_err(|error| LOOK_UP.failed(error))?;
+        found.push(row, session.pipeline.table()).map_err(|error| LOOK_UP.failed(error))?;
     }
     rank(session, &mut found, cache).await?;
     Ok(found)
@@ -113,14 +112,14 @@ impl Found {
     ) -> Result<(), tokio_postgres::Error> {
         let content_start = self.bytes.len();
         let mut key = 0..0;
-        for index in 0..table.columns.len() {
+        for index in 0..table.columns().len() {
             let RawValue(value) = row.try_get(index)?;
             put_field(&mut self.bytes, value);
-            if index == table.key {
+            if index == table.key_index() {
                 key = self.bytes.len() - value.map_or(0, <[u8]>::len)..self.bytes.len();
             }
         }
-        let evidence = table.columns.len();
+        let evidence = table.columns().len();
         self.rows.push(FoundRow {
             key,
             content: content_start..self.bytes.len(),

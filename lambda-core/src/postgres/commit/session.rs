@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use crate::error::Error;
+use crate::pipeline::Pipeline;
 use crate::postgres::commit::statements::Statements;
 use crate::postgres::connection::config::DatabaseConfig;
 use crate::postgres::connection::request::PREPARE;
@@ -14,7 +15,6 @@ use crate::postgres::ownership::backend::Backend;
 use crate::postgres::ownership::mark::Mark;
 use crate::postgres::remedy;
 use crate::postgres::schema::fit;
-use crate::record::Table;
 
 /// Session settings of a loader. Ordinary commits do not wait for the disk: progress is
 /// stored with the data, so what a crash loses is read again (rule R5, docs/protocol.md). A
@@ -31,6 +31,8 @@ const STATEMENT_TIMEOUT: &str =
 /// One pooled connection.
 #[derive(Debug)]
 pub(crate) struct Session {
+    /// Its pipeline.
+    pub(crate) pipeline: Pipeline,
     connection: Connection,
     /// Its backend.
     pub(crate) backend: Backend,
@@ -104,8 +106,8 @@ pub(crate) struct SessionManager {
     pub(crate) purpose: String,
     /// Mark that decides whether others may terminate the session.
     pub(crate) mark: Option<Mark>,
-    /// The table whose statements are prepared.
-    pub(crate) table: &'static Table,
+    /// The pipeline whose statements are prepared.
+    pub(crate) pipeline: Pipeline,
 }
 
 impl bb8::ManageConnection for SessionManager {
@@ -120,23 +122,25 @@ impl bb8::ManageConnection for SessionManager {
             if let Some(mark) = self.mark {
                 mark.put(&connection).await.map_err(failed)?;
             }
-            fit::check(&connection, self.table).await?;
+            fit::check(&connection, self.pipeline.table()).await?;
             let backend = Backend::of(&connection).await.map_err(failed)?;
             let limit = connection.query_one(STATEMENT_TIMEOUT, &[]).await;
             let limit: i64 = limit.and_then(|row| row.try_get(0)).map_err(failed)?;
-            let statements = Statements::prepare(&connection, self.table).await;
+            let statements = Statements::prepare(&connection, &self.pipeline).await;
             Ok((backend, limit, statements.map_err(failed)?))
         };
         let (backend, limit, statements) = PREPARE.limit(prepare).await?;
         if statements.key_indexes.is_empty() {
-            let key = self.table.key_column().name;
+            let table = self.pipeline.table();
+            let key = &table.key_column().name;
             return Err(Error::misconfigured(
-                format!("{} has no unique index on {key} alone in byte order", self.table.name),
+                format!("{table} has no unique index on {key} alone in byte order"),
                 "the key must be text collate \"C\" and unique, not deferrable",
             ));
         }
         let limit = u64::try_from(limit).ok().filter(|limit| *limit > 0);
         Ok(Session {
+            pipeline: self.pipeline.clone(),
             connection,
             backend,
             statement_timeout: limit.map(Duration::from_millis),

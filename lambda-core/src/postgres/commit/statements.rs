@@ -1,17 +1,17 @@
 //! The SQL of the commit for one table, prepared once for each connection.
 
+use postgres_protocol::escape::escape_literal;
 use tokio_postgres::Statement;
 
+use crate::pipeline::Pipeline;
 use crate::postgres::connection::Connection;
 use crate::postgres::{counts, progress};
-use crate::record::Table;
+use crate::record::{Column, Table, table};
 
-/// The evidence columns in COPY's order, after the record's own. Lane and position come
-/// first, so that the checksum covers contiguous bytes.
-const EVIDENCE: &str = "lane, position, checksum, written_xid, job_id, ingestion_type";
-
-/// Number of columns in [`EVIDENCE`].
-pub(crate) const EVIDENCE_COLUMNS: usize = 6;
+/// The names of a table's evidence columns, which follow the record's.
+fn evidence_names() -> String {
+    table::evidence().map(|column| column.name).join(", ")
+}
 
 /// Step 5: sets positions, counts and sums instead of adding to them: the rows are locked,
 /// and `bigint` does not wrap. Parameters: lanes, claims, positions before and after, the
@@ -103,13 +103,14 @@ pub(crate) struct Statements {
 }
 
 impl Statements {
-    /// Prepares all statements for `table`.
+    /// Prepares all statements for the table of `pipeline`.
     pub(crate) async fn prepare(
         connection: &Connection,
-        table: &Table,
+        pipeline: &Pipeline,
     ) -> Result<Self, tokio_postgres::Error> {
+        let table = pipeline.table();
         let key_indexes =
-            connection.query(KEY_INDEXES, &[&table.qualified(), &table.key_column().name]).await?;
+            connection.query(KEY_INDEXES, &[&table.to_string(), &table.key_column().name]).await?;
         Ok(Self {
             key_indexes: key_indexes.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?,
             lock_lanes: connection.prepare(&lock_lanes()).await?,
@@ -121,28 +122,29 @@ impl Statements {
             probe_for_update: connection.prepare(&format!("{} for update", probe(table))).await?,
             jobs: connection.prepare(JOBS).await?,
             confirm: connection.prepare(&confirm(table)).await?,
-            correct: connection.prepare(&correct(table)).await?,
+            correct: connection.prepare(&correct(pipeline)).await?,
         })
     }
 }
 
 fn columns(table: &Table) -> String {
-    table.columns.iter().map(|column| column.name).collect::<Vec<_>>().join(", ")
+    table.columns().iter().map(Column::sql).collect::<Vec<_>>().join(", ")
 }
 
 fn copy_rows(table: &Table) -> String {
-    let name = table.qualified();
-    format!("copy {name} ({}, {EVIDENCE}) from stdin (format binary)", columns(table))
+    let (name, columns, evidence) = (table.sql(), columns(table), evidence_names());
+    format!("copy {name} ({columns}, {evidence}) from stdin (format binary)")
 }
 
 /// Selects rows by key, never joined to another table: after waiting for a lock, a join
 /// would keep the other table's old row (rule R4, docs/protocol.md).
 fn probe(table: &Table) -> String {
-    let key = table.key_column().name;
+    let key = table.key_column().sql();
     format!(
-        "select {}, {EVIDENCE} from {} where {key} = any($1) order by {key}",
+        "select {}, {} from {} where {key} = any($1) order by {key}",
         columns(table),
-        table.qualified()
+        evidence_names(),
+        table.sql()
     )
 }
 
@@ -151,16 +153,16 @@ fn confirm(table: &Table) -> String {
     format!(
         "update {} t set job_id = $3, ingestion_type = 'BATCH', checksum = n.checksum \
          from unnest($1::text[], $2::int8[]) as n(key, checksum) where t.{} = n.key",
-        table.qualified(),
-        table.key_column().name
+        table.sql(),
+        table.key_column().sql()
     )
 }
 
 /// Rows as parameters: one array for each column, then lanes, positions, checksums.
 fn given_rows(table: &Table) -> String {
-    let count = table.columns.len();
+    let count = table.columns().len();
     let arrays: Vec<String> = table
-        .columns
+        .columns()
         .iter()
         .enumerate()
         .map(|(index, column)| format!("${}::{}[]", index + 1, column.kind.sql()))
@@ -176,7 +178,7 @@ fn given_rows(table: &Table) -> String {
 
 /// Number of parameters of [`given_rows`].
 fn given_parameters(table: &Table) -> usize {
-    table.columns.len() + 3
+    table.columns().len() + 3
 }
 
 /// Inserts rows. Parameters: given rows, the transaction's id, the job's and the type. The
@@ -184,24 +186,26 @@ fn given_parameters(table: &Table) -> usize {
 fn insert_rows(table: &Table) -> String {
     let [xid, job, ingestion_type] = [1, 2, 3].map(|offset| given_parameters(table) + offset);
     format!(
-        "insert into {} ({}, {EVIDENCE}) \
+        "insert into {} ({}, {}) \
          select n.*, ${xid}::bigint, ${job}::text, ${ingestion_type}::text from {}",
-        table.qualified(),
+        table.sql(),
         columns(table),
+        evidence_names(),
         given_rows(table),
     )
 }
 
 /// Corrects rows. Parameters: given rows, the job's id and the transaction's. The probe has
 /// locked the rows, so all parts see the same ones.
-fn correct(table: &Table) -> String {
-    let (name, key) = (table.qualified(), table.key_column().name);
-    let pipeline = table.name;
+fn correct(pipeline: &Pipeline) -> String {
+    let table = pipeline.table();
+    let (name, key) = (table.sql(), table.key_column().sql());
     let sets: Vec<String> = table
-        .columns
+        .columns()
         .iter()
-        .filter(|column| column.name != key)
-        .map(|column| format!("{0} = n.{0}", column.name))
+        .map(Column::sql)
+        .filter(|column| *column != key)
+        .map(|column| format!("{column} = n.{column}"))
         .collect();
     let [job, xid] = [1, 2].map(|offset| given_parameters(table) + offset);
     format!(
@@ -212,9 +216,10 @@ fn correct(table: &Table) -> String {
                  job_id = ${job}::text, ingestion_type = 'BATCH' \
              from n where t.{key} = n.{key} returning t.*) \
          insert into lambda.corrections (pipeline, key, job_id, before, after, before_xid, written_xid) \
-         select '{pipeline}', jsonb_build_array(before.{key}::text), ${job}::text, \
+         select {pipeline}, jsonb_build_array(before.{key}::text), ${job}::text, \
                 {before}, {after}, before.written_xid, ${xid}::bigint \
          from before join after using ({key}) order by before.{key}",
+        pipeline = escape_literal(pipeline.name()),
         given = given_rows(table),
         sets = sets.join(", "),
         before = as_texts(table, "before"),
@@ -225,7 +230,12 @@ fn correct(table: &Table) -> String {
 /// A row's record and evidence columns as JSON, each value in its text form: a JSON number
 /// would lose -0, and one of another type would depend on the session.
 fn as_texts(table: &Table, row: &str) -> String {
-    let columns = table.columns.iter().map(|column| column.name).chain(EVIDENCE.split(", "));
-    let pairs: Vec<String> = columns.map(|name| format!("'{name}', {row}.{name}::text")).collect();
+    let evidence = table::evidence();
+    let pairs: Vec<String> = table
+        .columns()
+        .iter()
+        .chain(&evidence)
+        .map(|column| format!("{}, {row}.{}::text", escape_literal(&column.name), column.sql()))
+        .collect();
     format!("jsonb_build_object({})", pairs.join(", "))
 }

@@ -68,7 +68,7 @@ async fn correct(
     if corrections.is_empty() {
         return Ok(());
     }
-    let mut rows = Rows::new(batch.table);
+    let mut rows = Rows::new(session.pipeline.table());
     for change in corrections {
         let entry = &batch.entries()[change.entry];
         let Body::Row { content, .. } = &entry.body else { continue };

@@ -1,16 +1,17 @@
-//! Origins of dead letters: the precedence of their records, and the codec of their bytes.
+//! Origins of dead letters: the precedence of their records, and the decoder of their bytes.
 
 use std::sync::Arc;
 
 use crate::batch::{Batch, Body, Entry, Slice, Span};
 use crate::dead_letter::Reject;
-use crate::decode::csv::{CsvDecoder, Header};
-use crate::decode::json;
+use crate::decode::csv::Header;
+use crate::decode::{Decode, Message};
 use crate::error::Error;
 use crate::job::JobRef;
 use crate::outcome::Authority;
+use crate::pipeline::Pipeline;
 use crate::progress::{ClaimId, Progress};
-use crate::record::{Record, Row};
+use crate::record::Scratch;
 
 /// Attributes shared by the lanes of one source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub(super) struct Origin {
     pub(super) pipeline: String,
     /// The source's name, as lanes have it.
     pub(super) source: String,
+    /// The format of its records; unknown for lanes that no claim or job created.
+    pub(super) format: Option<String>,
     /// The job that reads it and the header line of its file; none for a stream.
     pub(super) file: Option<(JobRef, String)>,
 }
@@ -39,8 +42,13 @@ pub(super) struct Undecoded<'a> {
 impl Origin {
     /// Builds a batch of these records, with the authority that they had when they were
     /// read. Its spans move nothing, and it holds no payloads.
-    pub(super) fn decode<R: Record>(&self, records: &[Undecoded<'_>]) -> Result<Batch, Error> {
-        let mut decode = self.decoder::<R>()?;
+    pub(super) fn decode(
+        &self,
+        pipeline: &Pipeline,
+        records: &[Undecoded<'_>],
+    ) -> Result<Batch, Error> {
+        let decoder = self.decoder(pipeline)?;
+        let mut scratch = Scratch::default();
         let (mut spans, mut entries, mut rows) = (Vec::<Span>::new(), Vec::new(), Vec::new());
         for record in records {
             let lane = record.lane;
@@ -56,13 +64,11 @@ impl Origin {
                 });
                 spans.len() - 1
             });
-            let decoded = match record.refused {
-                Some(reject) => Err(reject.clone()),
-                None => decode(record.payload, &mut rows),
-            };
-            let body = match decoded {
-                Ok(row) => Body::Row { content: Slice::new(row.content), key: Slice::new(row.key) },
-                Err(reject) => Body::Rejected(Box::new(reject)),
+            let body = if let Some(reject) = record.refused {
+                Body::Rejected(Box::new(reject.clone()))
+            } else {
+                let (table, message) = (pipeline.table(), Message::of(record.payload));
+                Body::decode(&*decoder, table, &message, &mut rows, &mut scratch)
             };
             let (span, position) = (span as u32, record.position);
             let payload = Slice::new(0..0);
@@ -70,16 +76,26 @@ impl Origin {
         }
         let authority =
             self.file.as_ref().map_or(Authority::Stream, |(job, _)| Authority::Batch(*job));
-        let table = const { &R::TABLE };
-        Ok(Batch::new(authority, table, spans, entries, Arc::default(), Arc::new(rows)))
+        Ok(Batch::new(authority, spans, entries, Arc::default(), Arc::new(rows)))
     }
 
-    fn decoder<R: Record>(&self) -> Result<Box<Decoder>, Error> {
-        let Some((_, header)) = &self.file else { return Ok(Box::new(json::decode::<R>)) };
-        let header = Header::parse(header.as_bytes(), const { &R::TABLE })?;
-        let mut decoder = CsvDecoder::<R>::new(header);
-        Ok(Box::new(move |payload, rows| decoder.decode(payload.unwrap_or_default(), rows)))
+    /// The decoder of the format that the lanes had.
+    fn decoder(&self, pipeline: &Pipeline) -> Result<Arc<dyn Decode>, Error> {
+        if let Some((_, header)) = &self.file {
+            let header = Header::parse(header.as_bytes(), pipeline.table())?;
+            return Ok(Arc::new(pipeline.files().open(header)));
+        }
+        let decoder = pipeline.decoder();
+        match &self.format {
+            Some(format) if format != decoder.format() => Err(Error::misconfigured(
+                format!(
+                    "messages of {} have the format {format}, and this program decodes {}",
+                    self.source,
+                    decoder.format()
+                ),
+                "replay them with the program that reads the topic",
+            )),
+            _ => Ok(Arc::clone(decoder)),
+        }
     }
 }
-
-type Decoder = dyn FnMut(Option<&[u8]>, &mut Vec<u8>) -> Result<Row, Reject> + Send;

@@ -26,6 +26,7 @@ use crate::delivery::bisect;
 use crate::error::{Error, Server};
 use crate::job::JobRef;
 use crate::outcome::Outcome;
+use crate::pipeline::Pipeline;
 use crate::postgres::commit::lanes;
 use crate::postgres::commit::lanes::LockedLanes;
 use crate::postgres::commit::probe::JobCache;
@@ -40,7 +41,6 @@ use crate::postgres::jobs::Patience;
 use crate::postgres::jobs::attempt;
 use crate::postgres::timing;
 use crate::progress::LaneId;
-use crate::record::Record;
 use crate::resolve::Resolution;
 
 /// Maximum number of dead letters in one transaction: the answer with their existing rows
@@ -143,7 +143,7 @@ struct Run<'a> {
 }
 
 impl DeadLetters {
-    /// Replays the dead letters that match `filter`, as records of `R`, and passes each
+    /// Replays the dead letters of `pipeline` that match `filter`, and passes each
     /// verdict to `told`. Those of one source are taken in the order in which they were
     /// read, up to 200 in a transaction; records that the database refuses are found by
     /// halves (rule R11, docs/protocol.md). Lanes keep their claims and positions, so
@@ -157,15 +157,16 @@ impl DeadLetters {
     /// # Errors
     /// `Transient` or `Fatal`, `Interrupted` when it was stopped; reported verdicts stay
     /// valid.
-    pub async fn replay<R: Record>(
+    pub async fn replay(
         &self,
+        pipeline: &Pipeline,
         filter: &Filter,
         replay: &Replay,
         mut told: impl FnMut(i64, Verdict),
         stop: impl Future<Output = ()>,
     ) -> Result<(), Error> {
         let mut stop = pin!(stop);
-        let chosen = unless(stop.as_mut(), self.choose(filter, R::TABLE.name));
+        let chosen = unless(stop.as_mut(), self.choose(filter, pipeline.name()));
         let (mut pieces, foreign) = chosen.await?;
         for id in foreign {
             told(id, Verdict::Skipped(Skip::OtherPipeline));
@@ -189,11 +190,11 @@ impl DeadLetters {
             let session = async {
                 match kept {
                     Some(session) => Ok(session),
-                    None => Box::pin(self.session::<R>()).await,
+                    None => Box::pin(self.session(pipeline)).await,
                 }
             };
             let tried = match unless(run.settled(stop.as_mut()), session).await {
-                Ok(session) => Box::pin(run.attempt::<R>(session, &piece)).await,
+                Ok(session) => Box::pin(run.attempt(session, &piece)).await,
                 Err(stopped @ Error::Interrupted { .. }) => return Err(stopped),
                 Err(error) => Err(error),
             };
@@ -267,13 +268,13 @@ impl DeadLetters {
         Ok((pieces, foreign))
     }
 
-    async fn session<R: Record>(&self) -> Result<Session, Error> {
+    async fn session(&self, pipeline: &Pipeline) -> Result<Session, Error> {
         connect_waiting(&self.database, "replay", Some(timing::SERVER_AWAY)).await?;
         let manager = SessionManager {
             config: self.database.clone(),
             purpose: "replay".into(),
             mark: None,
-            table: const { &R::TABLE },
+            pipeline: pipeline.clone(),
         };
         let session = manager.connect().await?;
         let prepare = async {
@@ -293,13 +294,13 @@ impl Run<'_> {
     }
 
     /// Runs one transaction. The session is left without one, or is closed.
-    async fn attempt<R: Record>(
+    async fn attempt(
         &mut self,
         mut session: Session,
         piece: &Piece,
     ) -> Result<Vec<(i64, Verdict)>, Error> {
         let work = async {
-            let result = self.transact::<R>(&mut session, piece).await;
+            let result = self.transact(&mut session, piece).await;
             if result.is_err() {
                 session.roll_back().await;
             }
@@ -376,7 +377,7 @@ async fn origins(
     letters: &[Candidate],
 ) -> Result<HashMap<i32, Arc<Origin>>, Error> {
     let sql = "\
-        select p.lane, p.pipeline, p.source, j.id, \
+        select p.lane, p.pipeline, p.source, p.format, j.id, \
                (extract(epoch from j.as_of) * 1000000)::bigint as as_of, j.header \
         from lambda.ingest_progress p \
         left join lambda.batch_jobs j on j.pipeline = p.pipeline and j.source = p.source \
@@ -407,11 +408,16 @@ fn origin(row: &Row) -> Result<Origin, tokio_postgres::Error> {
         }
         None => None,
     };
-    Ok(Origin { pipeline: row.try_get("pipeline")?, source: row.try_get("source")?, file })
+    Ok(Origin {
+        pipeline: row.try_get("pipeline")?,
+        source: row.try_get("source")?,
+        format: row.try_get("format")?,
+        file,
+    })
 }
 
 impl Run<'_> {
-    async fn transact<R: Record>(
+    async fn transact(
         &mut self,
         session: &mut Session,
         piece: &Piece,
@@ -431,7 +437,8 @@ impl Run<'_> {
             session.roll_back().await;
             return Ok(verdicts);
         }
-        let batch = decode::<R>(piece, &letters, &payloads, &locked, self.replay)?;
+        let pipeline = session.pipeline.clone();
+        let batch = decode(&pipeline, piece, &letters, &payloads, &locked, self.replay)?;
         let (resolution, sums, _) =
             commit::store_rows(session, &batch, locked.xid, Path::Statement, &self.jobs).await?;
         lanes::recount(session, &batch, &locked, &resolution.counts, &sums).await?;
@@ -505,7 +512,8 @@ fn in_order_of_entries(letters: &[Locked], batch: &Batch) -> Vec<i64> {
 ///
 /// # Errors
 /// `Transient`, if one has changed since its payload was read; `Fatal`.
-fn decode<R: Record>(
+fn decode(
+    pipeline: &Pipeline,
     piece: &Piece,
     letters: &[Locked],
     payloads: &HashMap<i64, Payload>,
@@ -523,7 +531,7 @@ fn decode<R: Record>(
             refused: piece.refused.as_ref(),
         });
     }
-    piece.origin.decode::<R>(&records)
+    piece.origin.decode(pipeline, &records)
 }
 
 fn lane_gone(letter: &Locked) -> Error {

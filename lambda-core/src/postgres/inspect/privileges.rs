@@ -127,7 +127,7 @@ pub async fn our_role(
     table: &Table,
     readable: &[&str],
 ) -> Result<OurRole, Error> {
-    let qualified = table.qualified();
+    let qualified = table.to_string();
     let found = row(connection, STANDING, &[&qualified, &connection.schema().name()]).await?;
     let flag = |name: &str| found.try_get::<_, bool>(name).map_err(unread);
     let standing = if flag("superuser")? {
@@ -152,7 +152,7 @@ pub async fn our_role(
         sees_sessions: flag("sees_sessions")?,
     };
     let Standing::Granted(access) = standing else { return Ok(role) };
-    let key = table.key_column().name;
+    let key = &*table.key_column().name;
     let own = |column, privilege| (&*qualified, column, privilege);
     let (needs, exceeds) = match access {
         Access::Loader => (

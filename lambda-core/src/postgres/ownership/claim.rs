@@ -166,18 +166,26 @@ async fn insert(
     request: &ClaimRequest,
 ) -> Result<(), tokio_postgres::Error> {
     let (name, first) = (&request.name, request.first_position);
-    let sql = "insert into lambda.ingest_progress (pipeline, source, partition, position, partitions) \
+    let sql = "insert into lambda.ingest_progress \
+                   (pipeline, source, partition, position, partitions, format) \
                select $1, $2, $3, \
                       case when $3 >= (select min(partitions) from lambda.ingest_progress \
                                        where pipeline = $1 and source = $2) \
-                           then coalesce($5, $4::bigint) else $4 end, $6 \
+                           then coalesce($5, $4::bigint) else $4 end, $6, $7 \
                where not exists ( \
                    select from lambda.ingest_progress where pipeline = $1 and source = $2 and partition = $3) \
                on conflict do nothing";
     let beginning = first.gained.map(|gained| gained.beginning);
     let partitions = first.gained.map(|gained| gained.partitions);
-    let parameters: [&(dyn ToSql + Sync); 6] =
-        [&name.pipeline, &name.source, &name.partition, &first.position, &beginning, &partitions];
+    let parameters: [&(dyn ToSql + Sync); 7] = [
+        &name.pipeline,
+        &name.source,
+        &name.partition,
+        &first.position,
+        &beginning,
+        &partitions,
+        &request.format,
+    ];
     connection.execute(sql, &parameters).await.map(drop)
 }
 

@@ -7,7 +7,7 @@ use postgres_types::Type;
 use crate::error::Error;
 use crate::postgres::connection::Connection;
 use crate::postgres::remedy;
-use crate::record::{Column, ColumnType, Table};
+use crate::record::{Column, ColumnType, Table, table};
 
 /// The protocol's tables, which a loader reads and writes in addition to the record's.
 const OWN_TABLES: [&str; 5] = [
@@ -16,16 +16,6 @@ const OWN_TABLES: [&str; 5] = [
     "lambda.corrections",
     "lambda.batch_jobs",
     "lambda.xid_offset",
-];
-
-/// The columns that store where a row came from.
-const EVIDENCE: [Column; 6] = [
-    Column::new("job_id", ColumnType::Text).nullable(),
-    Column::new("ingestion_type", ColumnType::Text),
-    Column::new("lane", ColumnType::Int4),
-    Column::new("position", ColumnType::Int8),
-    Column::new("checksum", ColumnType::Int8),
-    Column::new("written_xid", ColumnType::Int8),
 ];
 
 /// Kind of relation behind each name, and whether policies hide its rows from this role.
@@ -69,7 +59,7 @@ pub(crate) async fn check(connection: &Connection, table: &Table) -> Result<(), 
     let failed = |error| remedy::explain(error, "compare the table in PostgreSQL with the record");
     let schema = connection.schema();
     let own = OWN_TABLES.iter().map(|name| schema.sql(name).into_owned());
-    let names: Vec<String> = [table.qualified()].into_iter().chain(own).collect();
+    let names: Vec<String> = [table.to_string()].into_iter().chain(own).collect();
     for row in connection.query(RELATIONS, &[&names]).await.map_err(failed)? {
         let read = || {
             Ok((
@@ -86,7 +76,7 @@ pub(crate) async fn check(connection: &Connection, table: &Table) -> Result<(), 
         }
     }
     let mut found = Vec::new();
-    for row in connection.query(COLUMNS, &[&table.qualified()]).await.map_err(failed)? {
+    for row in connection.query(COLUMNS, &[&table.to_string()]).await.map_err(failed)? {
         let read = || {
             Ok(Found {
                 name: row.try_get("name")?,
@@ -99,9 +89,10 @@ pub(crate) async fn check(connection: &Connection, table: &Table) -> Result<(), 
         };
         found.push(read().map_err(failed)?);
     }
-    let columns = table.columns.iter().chain(&EVIDENCE);
+    let (name, evidence) = (table.to_string(), table::evidence());
+    let columns = table.columns().iter().chain(&evidence);
     let differences: Vec<String> =
-        columns.filter_map(|column| difference(table.name, column, &found)).collect();
+        columns.filter_map(|column| difference(&name, column, &found)).collect();
     if differences.is_empty() {
         return Ok(());
     }
@@ -138,7 +129,7 @@ fn secured_by_policies(name: &str, role: &str) -> Error {
 
 /// Describes how the record's column differs from the table's, if it does.
 fn difference(table: &str, column: &Column, found: &[Found]) -> Option<String> {
-    let (name, wanted) = (column.name, column.kind);
+    let (name, wanted) = (&*column.name, column.kind);
     let Some(found) = found.iter().find(|found| found.name == name) else {
         return Some(format!("{table}.{name} is missing, the record has it as {wanted}"));
     };
@@ -244,19 +235,21 @@ mod tests {
         };
         let required = Column::new("c", ColumnType::Text);
         let says = |column, found| difference("t", &column, &[found]);
-        assert_eq!(says(required, found(true, false)), None);
-        assert_eq!(says(required, found(false, false)), None, "the column may allow more");
-        assert_eq!(says(required.nullable(), found(false, false)), None);
+        let nullable = || required.clone().nullable();
+        assert_eq!(says(required.clone(), found(true, false)), None);
+        assert_eq!(says(required.clone(), found(false, false)), None, "the column may allow more");
+        assert_eq!(says(nullable(), found(false, false)), None);
         let null = "t.c is text not null, the record has it as text that may be null";
-        assert_eq!(says(required.nullable(), found(true, false)).as_deref(), Some(null));
+        assert_eq!(says(nullable(), found(true, false)).as_deref(), Some(null));
         let made = "t.c is generated, the record has it as text";
-        assert_eq!(says(required, found(false, true)).as_deref(), Some(made));
-        let other = Column { kind: ColumnType::Numeric { precision: 12, scale: 4 }, ..required };
+        assert_eq!(says(required.clone(), found(false, true)).as_deref(), Some(made));
+        let other =
+            Column { kind: ColumnType::Numeric { precision: 12, scale: 4 }, ..required.clone() };
         let kind = "t.c is text, the record has it as numeric(12,4)";
         assert_eq!(says(other, found(false, false)).as_deref(), Some(kind));
         let missing = "t.d is missing, the record has it as text";
         assert_eq!(
-            difference("t", &Column { name: "d", ..required }, &[]).as_deref(),
+            difference("t", &Column { name: "d".into(), ..required }, &[]).as_deref(),
             Some(missing)
         );
     }

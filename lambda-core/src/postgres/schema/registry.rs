@@ -5,6 +5,7 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 
 use crate::error::Error;
+use crate::pipeline::Pipeline;
 use crate::postgres::connection::config::DatabaseConfig;
 use crate::postgres::connection::request::Request;
 use crate::postgres::connection::{Connection, connect};
@@ -25,11 +26,12 @@ pub struct Registered {
 ///
 /// # Errors
 /// `Fatal` when another pipeline has the table; otherwise as for [`connect`].
-pub async fn register(config: &DatabaseConfig, pipelines: &[Table]) -> Result<(), Error> {
+pub async fn register(config: &DatabaseConfig, pipelines: &[&Pipeline]) -> Result<(), Error> {
     const REGISTER: Request = Request::to("register a pipeline in PostgreSQL").with_locks();
     let connection = connect(config, "setup").await?;
-    for table in pipelines {
-        let (name, qualified) = (table.name, table.qualified());
+    for pipeline in pipelines {
+        let (name, table) = (pipeline.name(), pipeline.table());
+        let qualified = table.to_string();
         let sql = "\
             insert into lambda.pipelines (name, \"table\", definition) values ($1, $2, $3) \
             on conflict (name) do update \
@@ -40,9 +42,7 @@ pub async fn register(config: &DatabaseConfig, pipelines: &[Table]) -> Result<()
             stored.map_err(|error| {
                 if error.code() == Some(&SqlState::UNIQUE_VIOLATION) {
                     return Error::misconfigured(
-                        format!(
-                            "pipeline {name} cannot have {qualified}: another one stores there"
-                        ),
+                        format!("pipeline {name} cannot have {table}: another one stores there"),
                         "look in the table pipelines; a table has one pipeline",
                     );
                 }
@@ -63,18 +63,20 @@ fn definition(table: &Table) -> Value {
         })
     };
     json!({
-        "columns": table.columns.iter().map(column).collect::<Vec<_>>(),
+        "columns": table.columns().iter().map(column).collect::<Vec<_>>(),
         "key": [table.key_column().name],
     })
 }
 
-/// Reads the registry, by name.
+/// Reads the registry, by name, without pipelines whose table does not exist.
 pub(crate) async fn read(
     connection: &Connection,
 ) -> Result<Vec<Registered>, tokio_postgres::Error> {
     let sql = "\
-        select name, \"table\", array(select jsonb_array_elements_text(definition -> 'key')) \
-        from lambda.pipelines order by name";
+        select p.name, format('%I.%I', n.nspname, c.relname), \
+               array(select jsonb_array_elements_text(definition -> 'key')) \
+        from lambda.pipelines p join pg_class c on c.oid = to_regclass(p.\"table\") \
+        join pg_namespace n on n.oid = c.relnamespace order by p.name";
     let registered = |row: &Row| {
         Ok(Registered { name: row.try_get(0)?, table: row.try_get(1)?, key: row.try_get(2)? })
     };

@@ -20,7 +20,7 @@ pub(crate) struct Rows {
 impl Rows {
     /// Creates an empty set of rows of `table`.
     pub(crate) fn new(table: &Table) -> Self {
-        let columns = table.columns.iter().map(|_| RawArray::default()).collect();
+        let columns = table.columns().iter().map(|_| RawArray::default()).collect();
         Self { columns, lanes: Vec::new(), positions: Vec::new(), checksums: Vec::new() }
     }
 

@@ -1,0 +1,154 @@
+//! A pipeline: where records come from, how they are decoded, and the table that they go to.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use crate::decode::Decode;
+use crate::decode::csv::Csv;
+use crate::decode::json::Json;
+use crate::error::Error;
+use crate::record::table::evidence;
+use crate::record::{Record, Table};
+
+/// Longest name that PostgreSQL keeps, in bytes.
+const NAME_BYTES_MAX: usize = 63;
+
+/// A pipeline. Cheap to clone.
+///
+/// ```
+/// use lambda_core::transaction;
+///
+/// let transactions = transaction::pipeline();
+/// assert_eq!(transactions.table().to_string(), "public.transactions");
+/// ```
+#[derive(Clone)]
+pub struct Pipeline {
+    name: Arc<str>,
+    table: Arc<Table>,
+    messages: Arc<dyn Decode>,
+    files: Csv,
+}
+
+impl Pipeline {
+    /// The records of type `R`, from messages in JSON and from files in CSV.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn of<R: Record + DeserializeOwned>(name: &str) -> Result<Self, Error> {
+        Self::new(name, R::table(), Json::of::<R>(), Csv::of::<R>())
+    }
+
+    /// Records of a table, from messages and files that these decode.
+    ///
+    /// # Errors
+    /// `Fatal` for a table without columns, with a key that is none of its columns, or with
+    /// names that PostgreSQL would cut or that evidence columns have.
+    pub fn new(name: &str, table: Table, messages: impl Decode, files: Csv) -> Result<Self, Error> {
+        check(name, &table)?;
+        let (table, messages) = (Arc::new(table), Arc::new(messages));
+        Ok(Self { name: name.into(), table, messages, files })
+    }
+
+    /// The same pipeline, with messages of another format.
+    #[must_use]
+    pub fn messages(self, decoder: impl Decode) -> Self {
+        Self { messages: Arc::new(decoder), ..self }
+    }
+
+    /// Its name: unique in a database.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its table.
+    pub fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    /// The decoder of its messages.
+    pub fn decoder(&self) -> &Arc<dyn Decode> {
+        &self.messages
+    }
+
+    /// The format of its files.
+    pub fn files(&self) -> &Csv {
+        &self.files
+    }
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipeline")
+            .field("name", &self.name)
+            .field("table", &self.table)
+            .field("messages", &self.messages.format())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Checks what is known without a database.
+fn check(pipeline: &str, table: &Table) -> Result<(), Error> {
+    let refused = |what: String| {
+        Err(Error::misconfigured(format!("pipeline {pipeline}: {what}"), "change its table"))
+    };
+    if table.columns().get(table.key_index()).is_none() {
+        return refused(format!("the key of {table} is none of its columns"));
+    }
+    if table.key_column().nullable {
+        return refused(format!("the key of {table} may be null"));
+    }
+    let names = table.columns().iter().map(|column| &*column.name);
+    for name in names.clone().chain([pipeline, table.schema(), table.name()]) {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains('\0') {
+            return refused(format!("{name:?} is not a name of 1 to {NAME_BYTES_MAX} bytes"));
+        }
+    }
+    for (index, name) in names.clone().enumerate() {
+        if evidence().iter().any(|column| column.name == name) {
+            return refused(format!("the column {name} has the name of an evidence column"));
+        }
+        if names.clone().take(index).any(|earlier| earlier == name) {
+            return refused(format!("{table} has the column {name} twice"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Column, ColumnType};
+
+    fn column(name: &str) -> Column {
+        Column::new(name, ColumnType::Text)
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_a_pipelines_is_refused() {
+        let long = "x".repeat(64);
+        let table = || Table::new("ops.readings").column(column("id"));
+        let cases = [
+            (table(), ""),
+            (Table::new("ops.readings"), "none of its columns"),
+            (table().key("other"), "none of its columns"),
+            (Table::new("t").column(column("id").nullable()), "may be null"),
+            (table().column(column("lane")), "evidence column"),
+            (table().column(column("id")), "twice"),
+            (table().column(column(&long)), "1 to 63 bytes"),
+            (Table::new("ops.").column(column("id")), "1 to 63 bytes"),
+        ];
+        for (table, says) in cases {
+            match check("readings", &table) {
+                Ok(()) => assert_eq!(says, "", "{table}"),
+                Err(error) => {
+                    let chain = error.chain();
+                    assert!(!says.is_empty() && chain.contains(says), "{table}: {chain}");
+                    assert_eq!(error.exit_code(), 78);
+                }
+            }
+        }
+        assert!(check("", &table()).is_err());
+    }
+}

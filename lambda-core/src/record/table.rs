@@ -1,0 +1,119 @@
+//! A table as the protocol sees it: a name, a key, and typed columns.
+
+use std::fmt;
+
+use crate::record::{Column, ColumnType};
+
+/// A table for records.
+///
+/// In addition to these columns, every such table has the evidence columns
+/// `lane, position, checksum, written_xid, job_id, ingestion_type`.
+///
+/// ```
+/// use lambda_core::record::{Column, ColumnType, Table};
+///
+/// let table = Table::new("ops.readings")
+///     .column(Column::new("id", ColumnType::Text))
+///     .column(Column::new("note", ColumnType::Text).nullable())
+///     .key("id");
+/// assert_eq!(table.to_string(), "ops.readings");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    schema: String,
+    name: String,
+    columns: Vec<Column>,
+    key: usize,
+}
+
+impl Table {
+    /// A table without columns; `name` may begin with the schema and a point. Without one the
+    /// table is in `public`.
+    pub fn new(name: &str) -> Self {
+        let (schema, name) = name.split_once('.').unwrap_or(("public", name));
+        Self { schema: schema.to_owned(), name: name.to_owned(), columns: Vec::new(), key: 0 }
+    }
+
+    /// A table in this schema, whatever its name holds.
+    pub fn in_schema(schema: &str, name: &str) -> Self {
+        Self { schema: schema.to_owned(), name: name.to_owned(), ..Self::new("") }
+    }
+
+    /// Adds the next column.
+    #[must_use]
+    pub fn column(mut self, column: Column) -> Self {
+        self.columns.push(column);
+        self
+    }
+
+    /// Makes a column the key: text, unique, `collate "C"`. Without a call it is the first.
+    #[must_use]
+    pub fn key(mut self, name: &str) -> Self {
+        // A name that no column has is found by `Pipeline::build`.
+        self.key = self.columns.iter().position(|column| column.name == name).unwrap_or(usize::MAX);
+        self
+    }
+
+    /// Its schema.
+    pub fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// Its name in the schema.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The record's own columns.
+    pub fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    /// Index of the key's column.
+    pub fn key_index(&self) -> usize {
+        self.key
+    }
+
+    /// The key's column.
+    pub fn key_column(&self) -> &Column {
+        &self.columns[self.key]
+    }
+
+    /// The table as SQL names it.
+    pub fn sql(&self) -> String {
+        format!("{}.{}", quoted(&self.schema), quoted(&self.name))
+    }
+}
+
+impl fmt::Display for Table {
+    /// Writes the name as the server's type `regclass` reads it: with quotes only where they are
+    /// needed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |name: &str| if is_plain(name) { name.to_owned() } else { quoted(name) };
+        write!(f, "{}.{}", name(&self.schema), name(&self.name))
+    }
+}
+
+fn is_plain(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    name.bytes().all(plain) && !name.starts_with(|first: char| first.is_ascii_digit())
+}
+
+/// The columns that store where a row came from, in the order in which they are written. Lane
+/// and position come first, behind the record's columns, so that the content hash covers
+/// contiguous bytes.
+pub(crate) fn evidence() -> [Column; 6] {
+    [
+        Column::new("lane", ColumnType::Int4),
+        Column::new("position", ColumnType::Int8),
+        Column::new("checksum", ColumnType::Int8),
+        Column::new("written_xid", ColumnType::Int8),
+        Column::new("job_id", ColumnType::Text).nullable(),
+        Column::new("ingestion_type", ColumnType::Text),
+    ]
+}
+
+/// A name as SQL's identifier.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

@@ -15,14 +15,14 @@ use lambda_core::transaction::time::Timestamp;
 
 /// Heading of the database options.
 const DATABASE: &str =
-    "Database (password: DB_PASSWORD; TLS: DB_SSLMODE; schema: DB_SCHEMA; or one DATABASE_URL)";
+    "Database (password: DB_PASSWORD; TLS: DB_SSLMODE; own schema: DB_SCHEMA; or DATABASE_URL)";
 
 /// Heading of the Kafka options.
 const KAFKA: &str = "Kafka (librdkafka settings, one key=value a line: KAFKA_CONFIG)";
 
 // Each option names its heading: `next_help_heading` would also apply after the struct.
 
-/// Database address and login. `DATABASE_URL` overrides all of it.
+/// Database address and login. `DATABASE_URL` overrides all of it but `DB_SCHEMA`.
 #[derive(Debug, Clone, Args)]
 #[expect(clippy::struct_field_names, reason = "clap makes the flags and variables of these names")]
 pub struct DatabaseArgs {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lambda_core::outcome::Authority;
+use lambda_core::postgres::schema::registry;
 use lambda_core::postgres::{Connection, PostgresSink};
 use lambda_core::progress::{LaneName, Progress};
 use lambda_core::sink::{ClaimRequest, Committed, Durability, Sink as _};
@@ -113,6 +114,7 @@ impl OneCommit {
         let postgres = context.own_postgres(&[]).await?;
         let database = postgres.database().await?;
         database.connect().await?.batch_execute(SAMPLE_DDL).await?;
+        registry::register(database.config(), &[&SAMPLES]).await?;
         let proxy = Arc::new(proxy(&database).await?);
         let mut login = database.login().clone();
         login.port = proxy.port();

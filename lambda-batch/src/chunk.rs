@@ -248,6 +248,7 @@ impl Decoding {
             span: 0,
             position: frame.start.cast_signed(),
             line: Some(frame.line.cast_signed()),
+            timestamp_ms: None,
             payload: Slice::new(at..at + raw.len()),
             message_key: None,
             body,

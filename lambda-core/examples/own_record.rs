@@ -67,6 +67,7 @@ pub async fn run() -> Result<Counts, Box<dyn std::error::Error>> {
         span: 0,
         position,
         line: None,
+        timestamp_ms: None,
         payload: Slice::new(0..0),
         message_key: None,
         body,

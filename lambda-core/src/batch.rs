@@ -71,6 +71,8 @@ pub struct Entry {
     pub position: i64,
     /// Line on which it starts, counted from 1; files only.
     pub line: Option<i64>,
+    /// Time at which it was produced, milliseconds since the Unix epoch; messages only.
+    pub timestamp_ms: Option<i64>,
     /// Its bytes as read, in the raw buffer.
     pub payload: Slice,
     /// Its message key as read, in the raw buffer.

@@ -43,7 +43,7 @@ pub enum Decoded {
     /// All columns of the row are written.
     Row,
     /// The message is none of the pipeline's records: it is counted, and nothing is stored. The
-    /// text says why, for people.
+    /// text says why, for tests of the decoder.
     Skip(&'static str),
 }
 

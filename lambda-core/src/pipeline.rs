@@ -9,6 +9,7 @@ use crate::decode::Decode;
 use crate::decode::csv::Csv;
 use crate::decode::json::Json;
 use crate::error::Error;
+use crate::record::key::is_key_type;
 use crate::record::table::evidence;
 use crate::record::{Record, Table};
 
@@ -91,18 +92,34 @@ impl fmt::Debug for Pipeline {
 /// Checks what is known without a database.
 fn check(pipeline: &str, table: &Table) -> Result<(), Error> {
     let refused = |what: String| {
-        Err(Error::misconfigured(format!("pipeline {pipeline}: {what}"), "change its table"))
+        Err(Error::misconfigured(
+            format!("pipeline {pipeline}: {what}"),
+            "change the pipeline's name or its table",
+        ))
     };
-    if table.columns().get(table.key_index()).is_none() {
+    if table.key_columns().count() != table.key_indexes().len() || table.key_indexes().is_empty() {
         return refused(format!("the key of {table} is none of its columns"));
     }
-    if table.key_column().nullable {
-        return refused(format!("the key of {table} may be null"));
+    for column in table.key_columns() {
+        let name = &column.name;
+        if column.nullable {
+            return refused(format!("{name} is in the key of {table} and may be null"));
+        }
+        if !is_key_type(column.kind) {
+            return refused(format!(
+                "{name} is in the key of {table}, and {} cannot be",
+                column.kind
+            ));
+        }
     }
     let names = table.columns().iter().map(|column| &*column.name);
     for name in names.clone().chain([pipeline, table.schema(), table.name()]) {
         if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains('\0') {
             return refused(format!("{name:?} is not a name of 1 to {NAME_BYTES_MAX} bytes"));
+        }
+        // Statements name the protocol's own tables like this.
+        if name.contains("lambda.") {
+            return refused(format!("{name:?} contains the name of a schema"));
         }
     }
     for (index, name) in names.clone().enumerate() {
@@ -121,6 +138,8 @@ mod tests {
     use super::*;
     use crate::record::{Column, ColumnType};
 
+    const NUMERIC: ColumnType = ColumnType::Numeric { precision: 9, scale: 2 };
+
     fn column(name: &str) -> Column {
         Column::new(name, ColumnType::Text)
     }
@@ -132,7 +151,9 @@ mod tests {
         let cases = [
             (table(), ""),
             (Table::new("ops.readings"), "none of its columns"),
-            (table().key("other"), "none of its columns"),
+            (table().key(["other"]), "none of its columns"),
+            (table().key([]), "none of its columns"),
+            (table().column(Column::new("n", NUMERIC)).key(["id", "n"]), "numeric(9,2) cannot be"),
             (Table::new("t").column(column("id").nullable()), "may be null"),
             (table().column(column("lane")), "evidence column"),
             (table().column(column("id")), "twice"),

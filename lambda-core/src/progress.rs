@@ -21,7 +21,7 @@ impl fmt::Display for LaneId {
 /// The name of a lane: one partition of one source, for one pipeline.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneName {
-    /// The target table.
+    /// The pipeline's name.
     pub pipeline: String,
     /// `<cluster id>/<topic>`, or the SHA-256 of a file's content in hex.
     pub source: String,
@@ -205,7 +205,7 @@ pub struct Progress {
     pub end_position: Option<i64>,
     /// The claim under which it is held.
     pub claim: Option<ClaimId>,
-    /// The largest position that it ever had.
+    /// The largest position that a commit ever stored; 0 before the first.
     pub high: i64,
     /// Outcomes of all its records.
     pub counts: Counts,

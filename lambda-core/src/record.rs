@@ -4,6 +4,7 @@
 
 pub mod checksum;
 pub mod column;
+pub(crate) mod key;
 pub mod row;
 pub mod table;
 

@@ -10,7 +10,7 @@ use crate::progress::Counts;
 /// An existing row in the table, under a key of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct ExistingRow<'a> {
-    /// The key's text.
+    /// The key, in the form of [`crate::record::Row`].
     pub key: &'a [u8],
     /// All fields (see [`crate::record::row`]).
     pub content: &'a [u8],
@@ -73,7 +73,20 @@ impl<'a> Keys<'a> {
 
     /// Distinct keys, sorted.
     pub fn distinct(&self) -> impl Iterator<Item = &'a [u8]> + '_ {
-        self.sorted.chunk_by(|a, b| a.0 == b.0).map(|repeats| repeats[0].0)
+        self.first_of_each().map(|(key, _)| key)
+    }
+
+    /// The content of one row under each distinct key, in the order of the keys.
+    pub fn contents(&self) -> impl Iterator<Item = &'a [u8]> + '_ {
+        let batch = self.batch;
+        self.first_of_each().filter_map(|(_, index)| match &batch.entries()[index].body {
+            Body::Row { content, .. } => Some(batch.row(*content)),
+            Body::Rejected(_) | Body::Skipped => None,
+        })
+    }
+
+    fn first_of_each(&self) -> impl Iterator<Item = (&'a [u8], usize)> + '_ {
+        self.sorted.chunk_by(|a, b| a.0 == b.0).map(|repeats| repeats[0])
     }
 
     /// Resolves the batch against the existing rows under its keys, sorted by key. Without

@@ -4,6 +4,8 @@
 mod evidence;
 #[path = "postgres/fit.rs"]
 mod fit;
+#[path = "postgres/keys.rs"]
+mod keys;
 #[path = "postgres/model.rs"]
 mod model;
 #[path = "postgres/serving.rs"]
@@ -18,6 +20,7 @@ mod subject;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use lambda_core::Pipeline;
 use lambda_core::error::{Error, Kind};
 use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::postgres::schema::migrate::PROTOCOL;
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         suite.postgres("without track_activities a frozen owner is ended too", claims_blindly);
         suite.postgres("a claim over another active group is refused", refuses_another_group);
         fit::tests(suite);
+        keys::tests(suite);
         slow::tests(suite);
         sessions::tests(suite);
         suite.postgres(
@@ -75,21 +79,27 @@ fn main() -> ExitCode {
             "outcomes of concurrent transactions follow from taking them one after another",
             async |context| {
                 let config = context.icu_database().await?.config().clone();
-                model::outcomes_follow_from_a_serial_order(config).await;
+                model::outcomes_follow_from_a_serial_order::<Sample>(config).await;
                 Ok(())
             },
         );
+        keys::models(suite);
     })
 }
 
 async fn subject(context: &Context) -> Result<Postgres, Failure> {
-    Ok(Postgres::new(context.database().await?.config(), 2).await)
+    Ok(Postgres::<Sample>::new(context.database().await?.config(), 2).await)
 }
 
 fn request(group: &str) -> ClaimRequest {
+    request_of(&SAMPLES, group)
+}
+
+fn request_of(pipeline: &Pipeline, group: &str) -> ClaimRequest {
+    let (pipeline, source) = (pipeline.name().into(), "test".into());
     ClaimRequest {
         format: "json".into(),
-        name: LaneName { pipeline: "samples".into(), source: "test".into(), partition: 0 },
+        name: LaneName { pipeline, source, partition: 0 },
         first_position: 0.into(),
         owner: "test".into(),
         group: Some(group.into()),
@@ -157,7 +167,7 @@ async fn holder_of_lanes(database: &Database, marks: &str) -> Result<Connection,
 /// The owner is a frozen loader that holds the lane's row (rule R13, docs/protocol.md).
 async fn claims_from_a_frozen_owner(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
-    let subject = Postgres::new(database.config(), 2).await;
+    let subject = Postgres::<Sample>::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
     let owner = holder_of_lanes(&database, LOADER).await?;
     let begun = Instant::now();
@@ -172,7 +182,7 @@ async fn claims_from_a_frozen_owner(context: Context) -> Result<(), Failure> {
 /// Timeouts that would end a wait for the owner before its backend is looked up.
 async fn claims_under_timeouts(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
-    let subject = Postgres::new(database.config(), 2).await;
+    let subject = Postgres::<Sample>::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
     let owner = holder_of_lanes(&database, LOADER).await?;
     let name = &database.login().database;
@@ -191,7 +201,7 @@ async fn claims_under_timeouts(context: Context) -> Result<(), Failure> {
 async fn commits_under_timeouts(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let name = &database.login().database;
-    let subject = Postgres::new(database.config(), 2).await;
+    let subject = Postgres::<Sample>::new(database.config(), 2).await;
     let lane = subject.sink.claim(&request("g")).await?;
     let frozen = connect(database.config(), "stream").await?;
     let insert = format!(
@@ -216,7 +226,7 @@ async fn commits_under_timeouts(context: Context) -> Result<(), Failure> {
 /// Giving up a lane takes two statements.
 async fn claims_from_a_claim(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
-    let subject = Postgres::new(database.config(), 2).await;
+    let subject = Postgres::<Sample>::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
     // A session that no claim ends.
     let holder = holder_of_lanes(&database, "").await?;
@@ -239,7 +249,7 @@ async fn claims_from_a_claim(context: Context) -> Result<(), Failure> {
 /// A claim whose process is gone keeps waiting in the server, ahead of all others.
 async fn claims_behind_a_claim(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
-    let subject = Postgres::new(database.config(), 2).await;
+    let subject = Postgres::<Sample>::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
     let owner = holder_of_lanes(&database, LOADER).await?;
     let given_up = connect(database.config(), "claim").await?;
@@ -258,7 +268,7 @@ async fn claims_behind_a_claim(context: Context) -> Result<(), Failure> {
 /// The holder is not a loader, despite its name, and is never ended.
 async fn claims_in_vain(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
-    let subject = Postgres::new(database.config(), 2).await;
+    let subject = Postgres::<Sample>::new(database.config(), 2).await;
     subject.sink.claim(&request("g")).await?;
     let holder = holder_of_lanes(&database, "").await?;
     let error = subject.sink.claim(&request("g")).await.expect_err("locked");
@@ -271,7 +281,7 @@ async fn claims_in_vain(context: Context) -> Result<(), Failure> {
 /// The migration runs as the same role, and its session has a name like a loader's.
 async fn claims_from_migration(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
-    let subject = Postgres::new(database.config(), 2).await;
+    let subject = Postgres::<Sample>::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
     let name = format!("V{}__long", PROTOCOL.latest() + 1);
     let sql = "lock table ingest_progress; select pg_sleep(8)";
@@ -295,7 +305,7 @@ async fn claims_from_migration(context: Context) -> Result<(), Failure> {
 async fn claims_blindly(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let name = &database.login().database;
-    let subject = Postgres::new(database.config(), 2).await;
+    let subject = Postgres::<Sample>::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
     let off = format!("alter database {name} set track_activities = off");
     subject.client.batch_execute(&off).await?;

@@ -77,7 +77,7 @@ impl Bench {
     }
 
     async fn on(config: &DatabaseConfig) -> Self {
-        let subject = Arc::new(Postgres::new(config, 4).await);
+        let subject = Arc::new(Postgres::<Sample>::new(config, 4).await);
         let letters = DeadLetters::new(config.clone());
         Self { subject, letters, config: config.clone() }
     }

@@ -13,7 +13,7 @@ use lambda_core::Error;
 use lambda_core::postgres::connection::connect_waiting;
 use lambda_core::postgres::schema::migrate::PROTOCOL;
 use lambda_core::postgres::schema::roles::{Access, Change, Role};
-use lambda_core::postgres::schema::{registry, restore, roles};
+use lambda_core::postgres::schema::{restore, roles};
 use lambda_core::transaction::{self, schema::READABLE};
 use serde_json::{Value, json};
 
@@ -58,7 +58,6 @@ async fn set_up(args: &Args) -> Result<(), Failure> {
 
     let mut applied = PROTOCOL.migrate(&config).await?;
     applied.extend(transaction::schema::migrate(&config).await?);
-    registry::register(&config, &[&transaction::pipeline()]).await?;
     let adopted = restore::adopt(&config).await?;
     let changes = roles::ensure(&config, &roles, &READABLE).await?;
 

@@ -3,12 +3,14 @@
 use std::fs;
 
 use lambda_core::Pipeline;
+use lambda_core::decode::json::Json;
 use lambda_core::outcome::Authority;
 use lambda_core::postgres::schema::migrate::PROTOCOL;
 use lambda_core::postgres::schema::roles::{Access, Role, ensure};
 use lambda_core::postgres::schema::{registry, restore};
 use lambda_core::postgres::{Connection, PostgresSink};
 use lambda_core::progress::LaneName;
+use lambda_core::record::{Column, ColumnType, Table};
 use lambda_core::sink::{ClaimRequest, Durability, Sink as _};
 use lambda_core::testing::draft::{Draft, SAMPLE_DDL, SAMPLES, Sample};
 use lambda_lab::Failure;
@@ -85,10 +87,22 @@ pub(crate) async fn application(context: Context) -> Result<(), Failure> {
     assert!(refused.stderr.contains("public.transactions exists already"), "{}", refused.stderr);
     assert_eq!(text(&sql, ITS_OWN).await?, before);
 
-    // A table has one pipeline.
+    // A table has one pipeline, a pipeline one table, and a sink stores for those only.
     let other = Pipeline::of::<Sample>("others")?;
     let second = registry::register(config, &[&other]).await.expect_err("it has a pipeline");
     assert_eq!(second.exit_code(), 78, "{}", second.chain());
+    let unknown = PostgresSink::connect(config.clone(), &other, "sink", 1, None).await;
+    let unknown = unknown.expect_err("it is not registered");
+    assert!(unknown.chain().contains("is not registered"), "{}", unknown.chain());
+    let elsewhere = Pipeline::new(
+        SAMPLES.name(),
+        Table::new("reports.samples").column(Column::new("id", ColumnType::Text)),
+        Json::of::<Sample>(),
+        *SAMPLES.files(),
+    )?;
+    let moved = registry::register(config, &[&elsewhere]).await.expect_err("it has a table");
+    let says = "stores in public.samples here, not in reports.samples";
+    assert!(moved.chain().contains(says), "{}", moved.chain());
 
     let drop = format!("drop owned by {loader}, {reader}; drop role {loader}, {reader}");
     Ok(sql.batch_execute(&drop).await?)

@@ -303,7 +303,15 @@ impl Batcher {
         );
         let rejected = matches!(body, Body::Rejected(_));
         let span = message.partition.cast_unsigned();
-        self.entries.push(Entry { span, position, line: None, payload, message_key, body });
+        self.entries.push(Entry {
+            span,
+            position,
+            line: None,
+            timestamp_ms: Some(timestamp_ms),
+            payload,
+            message_key,
+            body,
+        });
         lane.entries += 1;
         lane.read += 1;
         lane.rejected += i64::from(rejected);

@@ -78,7 +78,7 @@ const INSERT_JOB: &str = "\
 pub struct Job {
     /// Its number.
     pub number: i64,
-    /// The target table.
+    /// The pipeline's name.
     pub pipeline: String,
     /// SHA-256 of the content, in hex.
     pub source: String,
@@ -131,7 +131,7 @@ impl Job {
 /// Data for the creation of a job.
 #[derive(Debug, Clone)]
 pub struct NewJob {
-    /// The target table.
+    /// The pipeline's name.
     pub pipeline: String,
     /// SHA-256 of the content, in hex.
     pub source: String,

@@ -25,7 +25,7 @@ use crate::postgres::ownership::claim;
 use crate::postgres::ownership::holdup::{self, Slow};
 use crate::postgres::ownership::mark::Mark;
 use crate::postgres::progress;
-use crate::postgres::schema::migrate;
+use crate::postgres::schema::{migrate, registry};
 use crate::postgres::timing;
 use crate::progress::{LaneId, Progress};
 use crate::sink::{ClaimRequest, Committed, Durability, Sink};
@@ -54,7 +54,8 @@ impl PostgresSink {
     ///
     /// # Errors
     /// `Transient` when patience is over, or when the schema is older than this version
-    /// needs; `Fatal` for a wrong login, or a table that does not fit.
+    /// needs; `Fatal` for a wrong login, a pipeline that is not registered, or a table that does
+    /// not fit.
     pub async fn connect(
         config: DatabaseConfig,
         pipeline: &Pipeline,
@@ -64,6 +65,7 @@ impl PostgresSink {
     ) -> Result<Self, Error> {
         let first = connect_waiting(&config, purpose, patience).await?;
         migrate::PROTOCOL.require(&first, migrate::LOADERS_NEED).await?;
+        registry::check(&first, pipeline).await?;
         let identity = inspect::identity(&first).await?;
         drop(first);
         let manager = SessionManager {

@@ -47,14 +47,20 @@ impl Column {
 pub enum ColumnType {
     /// `boolean`
     Bool,
+    /// `smallint`
+    Int2,
     /// `integer`
     Int4,
     /// `bigint`
     Int8,
     /// `text`
     Text,
+    /// `date`
+    Date,
     /// `timestamp with time zone`, microseconds
     Timestamptz,
+    /// `uuid`
+    Uuid,
     /// `numeric(precision, scale)`
     Numeric {
         /// Number of digits, at most 18.
@@ -69,10 +75,13 @@ impl ColumnType {
     pub const fn sql(self) -> &'static str {
         match self {
             Self::Bool => "boolean",
+            Self::Int2 => "smallint",
             Self::Int4 => "integer",
             Self::Int8 => "bigint",
             Self::Text => "text",
+            Self::Date => "date",
             Self::Timestamptz => "timestamptz",
+            Self::Uuid => "uuid",
             Self::Numeric { .. } => "numeric",
         }
     }

@@ -7,18 +7,24 @@
 
 use std::ops::Range;
 
+use uuid::Uuid;
+
 use crate::dead_letter::{Reason, Reject};
-use crate::record::{Column, ColumnType, Table};
+use crate::record::{Column, ColumnType, Table, key};
 
 /// Seconds from the Unix epoch to PostgreSQL's, 2000-01-01 UTC.
 const POSTGRES_EPOCH_SECONDS: i64 = 946_684_800;
+
+/// The same in days.
+const POSTGRES_EPOCH_DAYS: i32 = 10_957;
 
 /// Ranges of a written row in its writer's buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// All fields with their lengths.
     pub content: Range<usize>,
-    /// The key's text, without its length.
+    /// The key, in a form whose byte order is that of the key's columns: part of the content, or
+    /// behind it.
     pub key: Range<usize>,
 }
 
@@ -39,7 +45,6 @@ pub struct RowWriter<'a> {
     scratch: Option<&'a mut Scratch>,
     start: usize,
     next: usize,
-    key: Range<usize>,
     defect: Option<Reject>,
 }
 
@@ -47,7 +52,7 @@ impl<'a> RowWriter<'a> {
     /// Starts a row at the end of `out`.
     pub fn new(table: &'a Table, out: &'a mut Vec<u8>) -> Self {
         let start = out.len();
-        Self { table, out, scratch: None, start, next: 0, key: start..start, defect: None }
+        Self { table, out, scratch: None, start, next: 0, defect: None }
     }
 
     /// The same row, with buffers for its decoder.
@@ -95,9 +100,6 @@ impl<'a> RowWriter<'a> {
             defect =
                 Some(Reject::field(Reason::MissingField, &column.field, "a value is required"));
         }
-        if self.next == self.table.key_index() {
-            self.key = from..self.out.len();
-        }
         if self.defect.is_none() {
             self.defect = defect;
         }
@@ -115,7 +117,7 @@ impl<'a> RowWriter<'a> {
     pub fn finish(self) -> Result<Row, Reject> {
         assert_eq!(self.next, self.table.columns().len(), "a row of {} is incomplete", self.table);
         match self.defect {
-            None => Ok(Row { content: self.start..self.out.len(), key: self.key }),
+            None => Ok(key::locate(self.table, self.out, self.start)),
             Some(defect) => {
                 self.out.truncate(self.start);
                 Err(defect)
@@ -183,6 +185,12 @@ impl Field for bool {
     }
 }
 
+impl Field for i16 {
+    fn write(&self, cell: &mut Cell<'_>) {
+        cell.bytes(cell.column.kind == ColumnType::Int2, &self.to_be_bytes());
+    }
+}
+
 impl Field for i32 {
     fn write(&self, cell: &mut Cell<'_>) {
         cell.bytes(cell.column.kind == ColumnType::Int4, &self.to_be_bytes());
@@ -195,14 +203,37 @@ impl Field for i64 {
     }
 }
 
+impl Field for Uuid {
+    fn write(&self, cell: &mut Cell<'_>) {
+        cell.bytes(cell.column.kind == ColumnType::Uuid, self.as_bytes());
+    }
+}
+
+/// A day, in days since the Unix epoch, for a `date` column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnixDays(pub i32);
+
+impl Field for UnixDays {
+    fn write(&self, cell: &mut Cell<'_>) {
+        let days = self.0.saturating_sub(POSTGRES_EPOCH_DAYS);
+        cell.bytes(cell.column.kind == ColumnType::Date, &days.to_be_bytes());
+    }
+}
+
 /// A moment, in microseconds since the Unix epoch, for a `timestamptz` column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnixMicros(pub i64);
 
+impl UnixMicros {
+    /// The value as the server sends and receives it.
+    pub(crate) fn to_sql(self) -> [u8; 8] {
+        self.0.saturating_sub(POSTGRES_EPOCH_SECONDS * 1_000_000).to_be_bytes()
+    }
+}
+
 impl Field for UnixMicros {
     fn write(&self, cell: &mut Cell<'_>) {
-        let micros = self.0 - POSTGRES_EPOCH_SECONDS * 1_000_000;
-        cell.bytes(cell.column.kind == ColumnType::Timestamptz, &micros.to_be_bytes());
+        cell.bytes(cell.column.kind == ColumnType::Timestamptz, &self.to_sql());
     }
 }
 

@@ -15,7 +15,7 @@ use crate::record::{Column, ColumnType};
 /// let table = Table::new("ops.readings")
 ///     .column(Column::new("id", ColumnType::Text))
 ///     .column(Column::new("note", ColumnType::Text).nullable())
-///     .key("id");
+///     .key(["id"]);
 /// assert_eq!(table.to_string(), "ops.readings");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Table {
     schema: String,
     name: String,
     columns: Vec<Column>,
-    key: usize,
+    key: Vec<usize>,
 }
 
 impl Table {
@@ -31,7 +31,7 @@ impl Table {
     /// table is in `public`.
     pub fn new(name: &str) -> Self {
         let (schema, name) = name.split_once('.').unwrap_or(("public", name));
-        Self { schema: schema.to_owned(), name: name.to_owned(), columns: Vec::new(), key: 0 }
+        Self { schema: schema.to_owned(), name: name.to_owned(), columns: Vec::new(), key: vec![0] }
     }
 
     /// A table in this schema, whatever its name holds.
@@ -46,11 +46,13 @@ impl Table {
         self
     }
 
-    /// Makes a column the key: text, unique, `collate "C"`. Without a call it is the first.
+    /// Makes columns the key, in this order. The table has a unique index on exactly these.
+    /// Without a call the first column is the key.
     #[must_use]
-    pub fn key(mut self, name: &str) -> Self {
-        // A name that no column has is found by `Pipeline::build`.
-        self.key = self.columns.iter().position(|column| column.name == name).unwrap_or(usize::MAX);
+    pub fn key<'n>(mut self, names: impl IntoIterator<Item = &'n str>) -> Self {
+        let position = |name| self.columns.iter().position(|column| column.name == name);
+        // `Pipeline::new` refuses a name that no column has.
+        self.key = names.into_iter().map(|name| position(name).unwrap_or(usize::MAX)).collect();
         self
     }
 
@@ -69,14 +71,14 @@ impl Table {
         &self.columns
     }
 
-    /// Index of the key's column.
-    pub fn key_index(&self) -> usize {
-        self.key
+    /// Indices of the key's columns, in the order of the key.
+    pub fn key_indexes(&self) -> &[usize] {
+        &self.key
     }
 
-    /// The key's column.
-    pub fn key_column(&self) -> &Column {
-        &self.columns[self.key]
+    /// The key's columns, in its order.
+    pub fn key_columns(&self) -> impl Iterator<Item = &Column> {
+        self.key.iter().filter_map(|index| self.columns.get(*index))
     }
 
     /// The table as SQL names it.

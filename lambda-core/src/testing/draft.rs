@@ -135,8 +135,8 @@ impl Draft {
         let start = self.raw.len();
         self.raw.extend_from_slice(payload);
         let payload = Slice::new(start..self.raw.len());
-        let (line, message_key) = (None, None);
-        self.entries.push(Entry { span, position, line, payload, message_key, body });
+        let (line, timestamp_ms, message_key) = (None, None, None);
+        self.entries.push(Entry { span, position, line, timestamp_ms, payload, message_key, body });
         self
     }
 

@@ -6,6 +6,8 @@ use crate::postgres::connection::connect;
 use crate::postgres::connection::request::Request;
 use crate::postgres::inspect::schema::Objects;
 use crate::postgres::schema::migrate::History;
+use crate::postgres::schema::registry;
+use crate::transaction;
 
 mod embedded {
     refinery::embed_migrations!("src/transaction/migrations");
@@ -50,8 +52,8 @@ pub const OBJECTS: Objects = Objects {
     ],
 };
 
-/// Applies the migrations that a database lacks, and returns their names. Safe to run several
-/// times at once.
+/// Applies the migrations that a database lacks, returns their names, and registers the
+/// pipeline. Safe to run several times at once.
 ///
 /// # Errors
 /// `Fatal` when an application has a relation of one of our names; otherwise as for
@@ -64,14 +66,21 @@ pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<String>, Error> {
             select name from unnest($1::text[]) as name \
             where name like 'public.%' and to_regclass(name) is not null limit 1";
         let names = OBJECTS.relations;
-        if let Some(row) = LOOK.ask(connection.query_opt(sql, &[&names])).await? {
+        let found = LOOK.ask(connection.query_opt(sql, &[&names])).await?;
+        // Another setup may have created it since the first look, with its version.
+        if let Some(row) = found
+            && PLATFORM.applied(&connection).await? == Some(0)
+        {
             let name: String = row.try_get(0).map_err(|error| LOOK.failed(error))?;
             return Err(Error::misconfigured(
                 format!("{name} exists already, and is not the platform's"),
-                "use another database for the pipeline transactions, or rename that relation",
+                "use another database for the pipeline transactions; if a setup with another DB_SCHEMA \
+                 made it, set that one",
             ));
         }
     }
     drop(connection);
-    PLATFORM.migrate(config).await
+    let applied = PLATFORM.migrate(config).await?;
+    registry::register(config, &[&transaction::pipeline()]).await?;
+    Ok(applied)
 }

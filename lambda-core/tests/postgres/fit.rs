@@ -1,7 +1,11 @@
 //! A table that does not fit the record stores nothing.
 
+use lambda_core::Pipeline;
+use lambda_core::decode::json::Json;
 use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::postgres::PostgresSink;
+use lambda_core::postgres::schema::registry;
+use lambda_core::record::{Column, ColumnType, Record as _};
 use lambda_core::sink::{Durability, Sink as _};
 use lambda_core::testing::draft::{Draft, SAMPLE_DDL, SAMPLES, Sample};
 use lambda_lab::Failure;
@@ -13,6 +17,7 @@ use crate::{request, subject, within_liveness};
 pub(crate) fn tests(suite: &mut Suite) {
     suite.postgres("a table that differs from the record stores nothing", differing);
     suite.postgres("a table that is wider than the record fits", wider);
+    suite.postgres("a table of 120 columns fits", many_columns);
     suite.postgres("a table that changes under a running loader stops it", changed);
     suite.postgres("a column that is widened under a running loader does not stop it", widened);
 }
@@ -98,6 +103,8 @@ async fn differing(context: Context) -> Result<(), Failure> {
         let database = context.database().await?;
         let sql = database.connect().await?;
         sql.batch_execute(SAMPLE_DDL).await?;
+        registry::register(database.config(), &[&SAMPLES]).await?;
+        registry::register(database.config(), &[&SAMPLES]).await?;
         connected(&database, "nothing").await?;
         sql.batch_execute(change).await?;
         let connected = connected(&database, change).await;
@@ -112,10 +119,26 @@ async fn differing(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
+/// More columns than a function of the server takes arguments.
+async fn many_columns(context: Context) -> Result<(), Failure> {
+    let (database, numbers) = (context.database().await?, 1..=120);
+    let sql = database.connect().await?;
+    let extra: Vec<String> = numbers.clone().map(|number| format!("add c{number} text")).collect();
+    let extra = format!("{SAMPLE_DDL}; alter table samples {}", extra.join(", "));
+    sql.batch_execute(&extra).await?;
+    let column = |number| Column::new(&format!("c{number}"), ColumnType::Text).nullable();
+    let table = numbers.fold(Sample::table(), |table, number| table.column(column(number)));
+    let wide = Pipeline::new("samples", table, Json::of::<Sample>(), *SAMPLES.files())?;
+    registry::register(database.config(), &[&wide]).await?;
+    PostgresSink::connect(database.config().clone(), &wide, "sink", 1, None).await?;
+    Ok(())
+}
+
 async fn wider(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let sql = database.connect().await?;
     sql.batch_execute(SAMPLE_DDL).await?;
+    registry::register(database.config(), &[&SAMPLES]).await?;
     let wider = "create domain cents as numeric(20, 2); \
                  alter table samples alter amount type cents, alter amount drop not null, \
                                      alter note type varchar, add other text default 'x'";

@@ -13,11 +13,11 @@ use lambda_core::outcome::{Authority, Existing, Outcome, decide};
 use lambda_core::postgres::DatabaseConfig;
 use lambda_core::progress::{Counts, LaneName, Progress};
 use lambda_core::sink::{ClaimRequest, Durability, Sink};
-use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
+use lambda_core::testing::draft::{Draft, Sample};
 use lambda_core::testing::sink::Subject;
 
 use crate::evidence;
-use crate::subject::Postgres;
+use crate::subject::{Postgres, Stored};
 
 const WRITERS: i32 = 8;
 const ROUNDS: usize = 20;
@@ -26,8 +26,29 @@ const COMMITS_A_ROUND: usize = 5;
 /// outcome.
 const RECORDS: i32 = 8;
 
-/// Ids that ICU's English order and byte order sort differently.
-const IDS: [&str; 12] = ["a", "B", "c", "Ä", "a-b", "a_b", "A B", "ab", "AB", "é", "z", "Z"];
+/// A record that the model draws.
+pub(crate) trait Drawn: Stored + Send {
+    /// Draws one of some dozen keys of this round, and one of a few contents.
+    fn draw(random: &mut fastrand::Rng, round: usize) -> Self;
+}
+
+impl Drawn for Sample {
+    fn draw(random: &mut fastrand::Rng, round: usize) -> Self {
+        let id = format!("{}{round}-{}", text(random), random.u8(0..3));
+        Self::new(&id, amount(random))
+    }
+}
+
+/// A text that ICU's English order and byte order sort differently.
+pub(crate) fn text(random: &mut fastrand::Rng) -> &'static str {
+    const TEXTS: [&str; 12] = ["a", "B", "c", "Ä", "a-b", "a_b", "A B", "ab", "AB", "é", "z", "Z"];
+    random.choice(TEXTS).unwrap_or("x")
+}
+
+/// An amount in hundredths, most often the same.
+pub(crate) fn amount(random: &mut fastrand::Rng) -> i64 {
+    i64::from(random.u8(0..5).saturating_sub(2))
+}
 
 /// One committed record: its writer, content and outcome.
 #[derive(Clone)]
@@ -40,7 +61,7 @@ struct Said {
 
 impl std::fmt::Debug for Said {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?} {:?} of {:?}", self.outcome, &self.content[20..24], self.authority)
+        write!(f, "{:?} {:02x?} of {:?}", self.outcome, self.content, self.authority)
     }
 }
 
@@ -49,8 +70,8 @@ type Transaction = Vec<Said>;
 
 /// Runs the model on a migrated database whose collation is ICU's.
 #[expect(clippy::print_stdout, reason = "a failure is repeated by its seed")]
-pub(crate) async fn outcomes_follow_from_a_serial_order(config: DatabaseConfig) {
-    let subject = Arc::new(Postgres::new(&config, WRITERS as u32).await);
+pub(crate) async fn outcomes_follow_from_a_serial_order<S: Drawn>(config: DatabaseConfig) {
+    let subject = Arc::new(Postgres::<S>::new(&config, WRITERS as u32).await);
     let mut jobs = Vec::new();
     for as_of in [1_000, 2_000, 2_000, 3_000] {
         jobs.push(subject.job(as_of).await);
@@ -82,8 +103,8 @@ pub(crate) async fn outcomes_follow_from_a_serial_order(config: DatabaseConfig) 
     }
 }
 
-async fn write(
-    subject: Arc<Postgres>,
+async fn write<S: Drawn>(
+    subject: Arc<Postgres<S>>,
     jobs: Vec<JobRef>,
     mut random: fastrand::Rng,
     writer: i32,
@@ -91,7 +112,7 @@ async fn write(
 ) -> Vec<Transaction> {
     let mut lanes = Vec::new();
     for record in 0..RECORDS {
-        lanes.push(claim(&subject.sink, writer * RECORDS + record).await);
+        lanes.push(claim::<S>(&subject.sink, writer * RECORDS + record).await);
     }
     let mut transactions = Vec::new();
     for commit_number in 0..COMMITS_A_ROUND {
@@ -100,13 +121,10 @@ async fn write(
             Some(job) => Authority::Batch(jobs[job.min(jobs.len() - 1)]),
             None => Authority::Stream,
         };
-        let mut draft = Draft::new(authority, &SAMPLES);
+        let mut draft = Draft::new(authority, S::pipeline());
         for lane in &lanes {
-            let id = format!("{}{round}-{}", random.choice(IDS).unwrap_or("x"), random.u8(0..3));
-            let amount = i64::from(random.u8(0..5).saturating_sub(2));
-            draft = draft
-                .lane(lane, lane.position + 1)
-                .record(lane.position, &Sample::new(&id, amount));
+            let record = S::draw(&mut random, round);
+            draft = draft.lane(lane, lane.position + 1).record(lane.position, &record);
         }
         let batch = draft.build();
         let stored = commit(&subject.sink, &batch).await;
@@ -116,10 +134,10 @@ async fn write(
     transactions
 }
 
-async fn claim(sink: &dyn Sink, partition: i32) -> Progress {
+async fn claim<S: Drawn>(sink: &dyn Sink, partition: i32) -> Progress {
     let request = ClaimRequest {
         format: "json".into(),
-        name: LaneName { pipeline: "samples".into(), source: "model".into(), partition },
+        name: LaneName { pipeline: S::pipeline().name().into(), source: "model".into(), partition },
         first_position: 0.into(),
         owner: "model".into(),
         group: None,
@@ -197,8 +215,8 @@ fn explain(transactions: &[Transaction], contents: &Contents) {
     for (key, left) in by_key {
         let row = contents.rows.get(key).expect("each id has a row");
         let stored = Some((row.authority, row.content.clone()));
-        let key = String::from_utf8_lossy(key);
-        assert!(serial_order_exists(&None, left.clone(), &stored), "{key}: {left:#?} {stored:?}");
+        let explained = serial_order_exists(&None, left.clone(), &stored);
+        assert!(explained, "{key:02x?}: {left:#?} {stored:?}");
     }
 }
 

@@ -50,7 +50,7 @@ async fn closed(context: Context) -> Result<(), Failure> {
 }
 
 async fn busy(context: Context) -> Result<(), Failure> {
-    let subject = crate::Postgres::new(context.database().await?.config(), 1).await;
+    let subject = crate::Postgres::<Sample>::new(context.database().await?.config(), 1).await;
     let lane = subject.sink.claim(&request("g")).await?;
     let hold = "begin; insert into samples \
                 (id, amount, ingestion_type, lane, position, checksum, written_xid) \
@@ -159,6 +159,7 @@ async fn pooled(context: Context) -> Result<(), Failure> {
     ] {
         let database = context.database().await?;
         database.connect().await?.batch_execute(SAMPLE_DDL).await?;
+        registry::register(database.config(), &[&SAMPLES]).await?;
         let pooler = context.pgbouncer(&database, settings).await?;
         let config = pooler.login().config();
         let connect_and_store = async || {

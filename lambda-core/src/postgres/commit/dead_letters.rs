@@ -5,6 +5,7 @@ use tokio_postgres::{Client, Error, Statement};
 use crate::batch::Batch;
 use crate::dead_letter::Reject;
 use crate::postgres::wire::copy::CopyStream;
+use crate::record::row::UnixMicros;
 
 /// Copies dead letters, given in the order (lane, position). Returns how many the server
 /// stored.
@@ -23,12 +24,14 @@ pub(crate) async fn store(
         let entry = &batch.entries()[*index];
         // A message without a value is stored without payload, and so is an empty one.
         let payload = Some(batch.payload(entry)).filter(|payload| !payload.is_empty());
-        copy.row(9);
+        copy.row(10);
         copy.field(Some(&batch.span(entry).lane.0.to_be_bytes()));
         copy.field(Some(&entry.position.to_be_bytes()));
         copy.field(entry.line.map(i64::to_be_bytes).as_ref().map(<[u8; 8]>::as_slice));
         copy.field(batch.message_key(entry));
         copy.field(payload);
+        let time = entry.timestamp_ms.map(|ms| UnixMicros(ms.saturating_mul(1_000)).to_sql());
+        copy.field(time.as_ref().map(<[u8; 8]>::as_slice));
         copy.field(reject.field.as_deref().map(str::as_bytes));
         copy.field(Some(reject.reason.as_str().as_bytes()));
         copy.field(Some(reject.detail.as_bytes()));

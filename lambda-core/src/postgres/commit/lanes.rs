@@ -83,11 +83,18 @@ pub(crate) async fn lock(session: &Session, lanes: &[LaneId]) -> Result<LockedLa
             "run lambda-db-setup, which moves them",
         ));
     }
-    let rows = rows
+    let rows: Vec<Progress> = rows
         .iter()
         .map(progress::of_row)
         .collect::<Result<_, _>>()
         .map_err(|error| LOCK.failed(error))?;
+    let pipeline = session.pipeline.name();
+    if let Some(other) = rows.iter().find(|lane| lane.name.pipeline != pipeline) {
+        return Err(Error::misconfigured(
+            format!("a batch of {} cannot be stored by the sink of {pipeline}", other.name),
+            "give the source and the sink the same pipeline",
+        ));
+    }
     Ok(LockedLanes { xid, rows })
 }
 

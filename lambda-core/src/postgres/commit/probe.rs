@@ -11,9 +11,10 @@ use crate::postgres::commit::session::Session;
 use crate::postgres::connection::request::Request;
 use crate::postgres::remedy;
 use crate::postgres::wire::raw::{RawValue, put_field};
+use crate::postgres::wire::rows::KeyColumns;
 use crate::progress::LaneId;
-use crate::record::Table;
 use crate::record::checksum::{Checksum, ContentHash};
+use crate::record::{Row, Table, key};
 use crate::resolve::{ExistingRow, Keys};
 
 const LOOK_UP: Request = Request::to("look up ids in PostgreSQL");
@@ -93,9 +94,10 @@ pub(crate) async fn probe(
 ) -> Result<Found, Error> {
     let statements = &session.statements;
     let statement = if lock { &statements.probe_for_update } else { &statements.probe };
-    let keys: Vec<&str> = keys.distinct().filter_map(|key| str::from_utf8(key).ok()).collect();
-    let rows =
-        session.client().query(statement, &[&keys]).await.map_err(|error| LOOK_UP.failed(error))?;
+    let mut columns = KeyColumns::new(session.pipeline.table());
+    keys.contents().for_each(|content| columns.push(content));
+    let rows = session.client().query(statement, &columns.parameters(&[])).await;
+    let rows = rows.map_err(|error| LOOK_UP.failed(error))?;
     let mut found = Found::default();
     for row in &rows {
         found.push(row, session.pipeline.table()).map_err(|error| LOOK_UP.failed(error))?;
@@ -111,18 +113,15 @@ impl Found {
         table: &Table,
     ) -> Result<(), tokio_postgres::Error> {
         let content_start = self.bytes.len();
-        let mut key = 0..0;
         for index in 0..table.columns().len() {
             let RawValue(value) = row.try_get(index)?;
             put_field(&mut self.bytes, value);
-            if index == table.key_index() {
-                key = self.bytes.len() - value.map_or(0, <[u8]>::len)..self.bytes.len();
-            }
         }
+        let Row { content, key } = key::locate(table, &mut self.bytes, content_start);
         let evidence = table.columns().len();
         self.rows.push(FoundRow {
             key,
-            content: content_start..self.bytes.len(),
+            content,
             lane: LaneId(row.try_get(evidence)?),
             position: row.try_get(evidence + 1)?,
             checksum: Checksum(row.try_get(evidence + 2)?),

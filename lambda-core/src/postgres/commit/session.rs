@@ -18,8 +18,8 @@ use crate::postgres::schema::fit;
 
 /// Session settings of a loader. Ordinary commits do not wait for the disk: progress is
 /// stored with the data, so what a crash loses is read again (rule R5, docs/protocol.md). A
-/// session that waits for a lock waits until it has terminated the holder (rule R13). The text
-/// form of values is the same in every session, since corrections keep it.
+/// session that waits for a lock waits until it has terminated the holder (rule R13). Corrections
+/// keep values as texts, which must be exact; times have the session's offset in them.
 const SETTINGS: &str = "\
     set synchronous_commit = off; set plan_cache_mode = force_generic_plan; \
     set lock_timeout = 0; set extra_float_digits = 1; set datestyle = 'ISO, YMD'";
@@ -132,10 +132,11 @@ impl bb8::ManageConnection for SessionManager {
         let (backend, limit, statements) = PREPARE.limit(prepare).await?;
         if statements.key_indexes.is_empty() {
             let table = self.pipeline.table();
-            let key = &table.key_column().name;
+            let key: Vec<&str> = table.key_columns().map(|column| &*column.name).collect();
+            let key = key.join(", ");
             return Err(Error::misconfigured(
-                format!("{table} has no unique index on {key} alone in byte order"),
-                "the key must be text collate \"C\" and unique, not deferrable",
+                format!("{table} has no unique index on ({key})"),
+                "create a unique index on exactly these columns, not deferrable, partial or invalid",
             ));
         }
         let limit = u64::try_from(limit).ok().filter(|limit| *limit > 0);

@@ -6,7 +6,7 @@ use tokio_postgres::Statement;
 use crate::pipeline::Pipeline;
 use crate::postgres::connection::Connection;
 use crate::postgres::{counts, progress};
-use crate::record::{Column, Table, table};
+use crate::record::{Column, ColumnType, Table, table};
 
 /// The names of a table's evidence columns, which follow the record's.
 fn evidence_names() -> String {
@@ -56,15 +56,23 @@ fn lock_lanes() -> String {
     )
 }
 
-/// The unique indexes on the key alone, in byte order and not deferrable: a violation of
-/// the id key names one of these.
+/// The unique indexes on exactly the key `$2` of the table `$1`, of its partitions too: a
+/// violation of the key names one of these. A collation that is not deterministic takes other
+/// texts for the same key.
 const KEY_INDEXES: &str = "\
-    select c.relname::text from pg_index i \
-    join pg_class c on c.oid = i.indexrelid \
-    join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0] \
-    where i.indrelid = $1::text::regclass and i.indisunique and i.indimmediate \
-      and i.indnatts = 1 and i.indpred is null and a.attname = $2::text \
-      and i.indcollation[0] = '\"C\"'::regcollation";
+    with recursive part (oid) as ( \
+        select $1::text::regclass::oid \
+        union select inhrelid from pg_inherits join part on inhparent = part.oid) \
+    select c.relname::text \
+    from part join pg_index i on i.indrelid = part.oid join pg_class c on c.oid = i.indexrelid \
+    where i.indisunique and i.indimmediate and i.indisvalid \
+      and i.indpred is null and i.indexprs is null \
+      and (select array_agg(attname::text order by attname::text collate \"C\") \
+           from unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) k \
+           join pg_attribute on attrelid = i.indrelid and attnum = k) \
+          = (select array_agg(name order by name collate \"C\") from unnest($2::text[]) name) \
+      and not exists (select from unnest(i.indcollation::oid[]) k \
+                      join pg_collation p on p.oid = k where not p.collisdeterministic)";
 
 const JOBS: &str = "\
     select job_id, id, (extract(epoch from as_of) * 1000000)::bigint \
@@ -72,7 +80,7 @@ const JOBS: &str = "\
 
 const COPY_DEAD_LETTERS: &str = "\
     copy lambda.dead_letters \
-        (lane, position, line, key, payload, field, reason, detail, job_id) \
+        (lane, position, line, key, payload, message_time, field, reason, detail, job_id) \
     from stdin (format binary)";
 
 /// The prepared statements of a session.
@@ -109,8 +117,8 @@ impl Statements {
         pipeline: &Pipeline,
     ) -> Result<Self, tokio_postgres::Error> {
         let table = pipeline.table();
-        let key_indexes =
-            connection.query(KEY_INDEXES, &[&table.to_string(), &table.key_column().name]).await?;
+        let key: Vec<&str> = table.key_columns().map(|column| &*column.name).collect();
+        let key_indexes = connection.query(KEY_INDEXES, &[&table.to_string(), &key]).await?;
         Ok(Self {
             key_indexes: key_indexes.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?,
             lock_lanes: connection.prepare(&lock_lanes()).await?,
@@ -119,7 +127,9 @@ impl Statements {
             insert_rows: connection.prepare(&insert_rows(table)).await?,
             copy_dead_letters: connection.prepare(COPY_DEAD_LETTERS).await?,
             probe: connection.prepare(&probe(table)).await?,
-            probe_for_update: connection.prepare(&format!("{} for update", probe(table))).await?,
+            probe_for_update: connection
+                .prepare(&format!("{} for update of t", probe(table)))
+                .await?,
             jobs: connection.prepare(JOBS).await?,
             confirm: connection.prepare(&confirm(table)).await?,
             correct: connection.prepare(&correct(pipeline)).await?,
@@ -139,22 +149,64 @@ fn copy_rows(table: &Table) -> String {
 /// Selects rows by key, never joined to another table: after waiting for a lock, a join
 /// would keep the other table's old row (rule R4, docs/protocol.md).
 fn probe(table: &Table) -> String {
-    let key = table.key_column().sql();
-    format!(
-        "select {}, {} from {} where {key} = any($1) order by {key}",
-        columns(table),
-        evidence_names(),
-        table.sql()
-    )
+    let columns = table.columns().iter().map(|column| format!("t.{}", column.sql()));
+    let evidence = table::evidence().map(|column| format!("t.{}", column.name));
+    let columns: Vec<String> = columns.chain(evidence).collect();
+    let (columns, name, order) = (columns.join(", "), table.sql(), key_order(table, "t"));
+    let mut key = table.key_columns();
+    match (key.next(), key.next()) {
+        (Some(column), None) => format!(
+            "select {columns} from {name} t where t.{} = any($1::{}[]) order by {order}",
+            column.sql(),
+            column.kind.sql()
+        ),
+        // It reads parameters, not a table.
+        _ => format!(
+            "select {columns} from {name} t join {} on {} order by {order}",
+            given_keys(table, &[]),
+            same_key(table, "t", "k")
+        ),
+    }
 }
 
-/// Assigns rows to a job. Parameters: keys, the checksum of each with the job, the job's id.
+/// The columns of a key in its order.
+fn key_order(table: &Table, row: &str) -> String {
+    let order = table.key_columns().map(|column| {
+        let collate = if column.kind == ColumnType::Text { " collate \"C\"" } else { "" };
+        format!("{row}.{}{collate}", column.sql())
+    });
+    order.collect::<Vec<_>>().join(", ")
+}
+
+fn same_key(table: &Table, one: &str, other: &str) -> String {
+    let same = table.key_columns().map(|column| {
+        let column = column.sql();
+        format!("{one}.{column} = {other}.{column}")
+    });
+    same.collect::<Vec<_>>().join(" and ")
+}
+
+/// Keys as parameters from `$1` on, one array for each column, then other columns with their
+/// types.
+fn given_keys(table: &Table, others: &[(&str, &str)]) -> String {
+    let key = table.key_columns().map(|column| (column.sql(), column.kind.sql()));
+    let others = others.iter().map(|(name, kind)| ((*name).to_owned(), *kind));
+    let (names, kinds): (Vec<String>, Vec<&str>) = key.chain(others).unzip();
+    let arrays: Vec<String> =
+        kinds.iter().enumerate().map(|(index, kind)| format!("${}::{kind}[]", index + 1)).collect();
+    format!("unnest({}) as k({})", arrays.join(", "), names.join(", "))
+}
+
+/// Assigns rows to a job. Parameters: the columns of keys, the checksum of each with the job,
+/// the job's id.
 fn confirm(table: &Table) -> String {
     format!(
-        "update {} t set job_id = $3, ingestion_type = 'BATCH', checksum = n.checksum \
-         from unnest($1::text[], $2::int8[]) as n(key, checksum) where t.{} = n.key",
+        "update {} t set job_id = ${}, ingestion_type = 'BATCH', checksum = k.given_checksum \
+         from {} where {}",
         table.sql(),
-        table.key_column().sql()
+        table.key_indexes().len() + 2,
+        given_keys(table, &[("given_checksum", "int8")]),
+        same_key(table, "t", "k")
     )
 }
 
@@ -199,43 +251,59 @@ fn insert_rows(table: &Table) -> String {
 /// locked the rows, so all parts see the same ones.
 fn correct(pipeline: &Pipeline) -> String {
     let table = pipeline.table();
-    let (name, key) = (table.sql(), table.key_column().sql());
     let sets: Vec<String> = table
         .columns()
         .iter()
-        .map(Column::sql)
-        .filter(|column| *column != key)
-        .map(|column| format!("{column} = n.{column}"))
+        .enumerate()
+        .filter(|(index, _)| !table.key_indexes().contains(index))
+        .map(|(_, column)| format!("{0} = n.{0}", column.sql()))
+        .chain(["lane", "position", "checksum"].map(|name| format!("{name} = n.{name}")))
         .collect();
     let [job, xid] = [1, 2].map(|offset| given_parameters(table) + offset);
     format!(
         "with n as (select * from {given}), \
-         before as (select t.* from {name} t join n using ({key})), \
+         before as (select t.* from {name} t join n on {given_key}), \
          after as ( \
-             update {name} t set {sets}, lane = n.lane, position = n.position, checksum = n.checksum, \
-                 job_id = ${job}::text, ingestion_type = 'BATCH' \
-             from n where t.{key} = n.{key} returning t.*) \
+             update {name} t set {sets}, job_id = ${job}::text, ingestion_type = 'BATCH' \
+             from n where {given_key} returning t.*) \
          insert into lambda.corrections (pipeline, key, job_id, before, after, before_xid, written_xid) \
-         select {pipeline}, jsonb_build_array(before.{key}::text), ${job}::text, \
-                {before}, {after}, before.written_xid, ${xid}::bigint \
-         from before join after using ({key}) order by before.{key}",
+         select {pipeline}, {key}, ${job}::text, {before}, {after}, before.written_xid, ${xid}::bigint \
+         from before join after on {same_key} order by {order}",
+        name = table.sql(),
         pipeline = escape_literal(pipeline.name()),
         given = given_rows(table),
+        given_key = same_key(table, "t", "n"),
+        same_key = same_key(table, "before", "after"),
         sets = sets.join(", "),
+        key = key_as_texts(table, "before"),
+        order = key_order(table, "before"),
         before = as_texts(table, "before"),
         after = as_texts(table, "after"),
     )
+}
+
+/// A key as a JSON array of texts that do not depend on the session.
+fn key_as_texts(table: &Table, row: &str) -> String {
+    let texts = table.key_columns().map(|column| {
+        let name = column.sql();
+        match column.kind {
+            ColumnType::Timestamptz => format!("({row}.{name} at time zone 'UTC')::text || '+00'"),
+            _ => format!("{row}.{name}::text"),
+        }
+    });
+    format!("jsonb_build_array({})", texts.collect::<Vec<_>>().join(", "))
 }
 
 /// A row's record and evidence columns as JSON, each value in its text form: a JSON number
 /// would lose -0, and one of another type would depend on the session.
 fn as_texts(table: &Table, row: &str) -> String {
     let evidence = table::evidence();
-    let pairs: Vec<String> = table
+    let (names, values): (Vec<String>, Vec<String>) = table
         .columns()
         .iter()
         .chain(&evidence)
-        .map(|column| format!("{}, {row}.{}::text", escape_literal(&column.name), column.sql()))
-        .collect();
-    format!("jsonb_build_object({})", pairs.join(", "))
+        .map(|column| (escape_literal(&column.name), format!("{row}.{}::text", column.sql())))
+        .unzip();
+    // A function takes at most 100 arguments.
+    format!("jsonb_object(array[{}], array[{}])", names.join(", "), values.join(", "))
 }

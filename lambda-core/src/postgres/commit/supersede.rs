@@ -7,7 +7,7 @@ use crate::postgres::commit::lanes;
 use crate::postgres::commit::probe::Found;
 use crate::postgres::commit::session::Session;
 use crate::postgres::remedy;
-use crate::postgres::wire::rows::Rows;
+use crate::postgres::wire::rows::{KeyColumns, Rows};
 use crate::progress::Sums;
 use crate::resolve::{Change, Resolution};
 
@@ -37,12 +37,12 @@ async fn confirm(
     if confirms.is_empty() {
         return Ok(());
     }
-    let mut keys = Vec::with_capacity(confirms.len());
+    let mut keys = KeyColumns::new(session.pipeline.table());
     let mut checksums = Vec::with_capacity(confirms.len());
     for change in confirms {
         let entry = &batch.entries()[change.entry];
-        let Body::Row { key, .. } = &entry.body else { continue };
-        keys.push(String::from_utf8_lossy(batch.row(*key)));
+        let Body::Row { content, .. } = &entry.body else { continue };
+        keys.push(batch.row(*content));
         let row = found.row(change.row);
         let checksum = found.hash(row).checksum(row.written_xid, Some(job_id));
         checksums.push(checksum.0);
@@ -51,7 +51,7 @@ async fn confirm(
     }
     let updated = session
         .client()
-        .execute(&session.statements.confirm, &[&keys, &checksums, &job_id])
+        .execute(&session.statements.confirm, &keys.parameters(&[&checksums, &job_id]))
         .await
         .map_err(|error| remedy::explain(error, "confirm rows in PostgreSQL"))?;
     lanes::expect_rows("confirmed", updated, confirms.len())

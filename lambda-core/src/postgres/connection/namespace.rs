@@ -15,8 +15,7 @@ const NAME_BYTES_MAX: usize = 63;
 
 /// The schema that holds the protocol's own tables: `lambda`, unless another one is set.
 ///
-/// Statements are written for the schema `lambda`, and [`Schema::sql`] puts this one in its
-/// place. The session's `search_path` stays as it is, since an application's triggers may
+/// Statements are written for the schema `lambda`, and a connection puts this one in its place. The session's `search_path` stays as it is, since an application's triggers may
 /// depend on theirs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Schema(Arc<str>);

@@ -16,7 +16,7 @@ use crate::record::Scratch;
 /// Attributes shared by the lanes of one source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Origin {
-    /// The target table.
+    /// The pipeline's name.
     pub(super) pipeline: String,
     /// The source's name, as lanes have it.
     pub(super) source: String,
@@ -33,8 +33,8 @@ pub(super) struct Undecoded<'a> {
     pub(super) lane: &'a Progress,
     /// Its position in the lane.
     pub(super) position: i64,
-    /// Its bytes.
-    pub(super) payload: Option<&'a [u8]>,
+    /// What its decoder saw.
+    pub(super) message: Message<'a>,
     /// Reason to reject it, if that is known without decoding its bytes.
     pub(super) refused: Option<&'a Reject>,
 }
@@ -67,12 +67,20 @@ impl Origin {
             let body = if let Some(reject) = record.refused {
                 Body::Rejected(Box::new(reject.clone()))
             } else {
-                let (table, message) = (pipeline.table(), Message::of(record.payload));
-                Body::decode(&*decoder, table, &message, &mut rows, &mut scratch)
+                let table = pipeline.table();
+                Body::decode(&*decoder, table, &record.message, &mut rows, &mut scratch)
             };
             let (span, position) = (span as u32, record.position);
             let payload = Slice::new(0..0);
-            entries.push(Entry { span, position, line: None, payload, message_key: None, body });
+            entries.push(Entry {
+                span,
+                position,
+                line: None,
+                timestamp_ms: None,
+                payload,
+                message_key: None,
+                body,
+            });
         }
         let authority =
             self.file.as_ref().map_or(Authority::Stream, |(job, _)| Authority::Batch(*job));

@@ -523,11 +523,11 @@ fn decode(
     let mut records = Vec::with_capacity(letters.len());
     for letter in letters {
         let read = payloads.get(&letter.id).filter(|read| read.version == letter.version);
-        let payload = read.ok_or_else(|| letter.changed())?.bytes.as_deref();
+        let read = read.ok_or_else(|| letter.changed())?;
         records.push(Undecoded {
             lane: lanes.get(letter.lane).ok_or_else(|| lane_gone(letter))?,
             position: letter.position,
-            payload: replay.edited.as_deref().or(payload),
+            message: read.message(replay.edited.as_deref()),
             refused: piece.refused.as_ref(),
         });
     }

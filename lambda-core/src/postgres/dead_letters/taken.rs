@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use tokio_postgres::Row;
 
 use crate::dead_letter::Status;
+use crate::decode::Message;
 use crate::error::{Error, Server};
 use crate::postgres::commit::lanes;
 use crate::postgres::commit::session::Session;
@@ -23,11 +24,29 @@ pub(super) struct Locked {
     pub(super) version: String,
 }
 
-/// The payload of a dead letter, with the version of its row.
+/// What a dead letter's decoder saw, with the version of its row.
 #[derive(Debug)]
 pub(super) struct Payload {
     pub(super) bytes: Option<Vec<u8>>,
     pub(super) version: String,
+    key: Option<Vec<u8>>,
+    timestamp_ms: Option<i64>,
+    line: Option<i64>,
+}
+
+impl Payload {
+    /// The message with its own payload, or with the `edited` one.
+    pub(super) fn message<'a>(&'a self, edited: Option<&'a [u8]>) -> Message<'a> {
+        let message = Message {
+            key: self.key.as_deref(),
+            timestamp_ms: self.timestamp_ms,
+            ..Message::of(edited.or(self.bytes.as_deref()))
+        };
+        match self.line {
+            Some(line) => message.on_line(line.cast_unsigned()),
+            None => message,
+        }
+    }
 }
 
 impl Locked {
@@ -56,11 +75,19 @@ pub(super) async fn payloads(
     ids: &[i64],
 ) -> Result<HashMap<i64, Payload>, tokio_postgres::Error> {
     let sql = "\
-        select id, coalesce(edited_payload, payload), xmin::text \
+        select id, coalesce(edited_payload, payload) as payload, xmin::text as version, key, \
+               (extract(epoch from message_time) * 1000)::bigint as timestamp_ms, line \
         from lambda.dead_letters where id = any($1)";
     let rows = session.connection().query(sql, &[&ids]).await?;
     let payload = |row: &Row| {
-        Ok((row.try_get(0)?, Payload { bytes: row.try_get(1)?, version: row.try_get(2)? }))
+        let payload = Payload {
+            bytes: row.try_get("payload")?,
+            version: row.try_get("version")?,
+            key: row.try_get("key")?,
+            timestamp_ms: row.try_get("timestamp_ms")?,
+            line: row.try_get("line")?,
+        };
+        Ok((row.try_get("id")?, payload))
     };
     rows.iter().map(payload).collect()
 }

@@ -1,6 +1,8 @@
 //! Compares our role's privileges with those that its access needs
 //! ([`roles::ensure`](crate::postgres::schema::roles::ensure) grants them).
 
+use std::borrow::Cow;
+
 use tokio_postgres::Row;
 
 use super::{row, rows, unread};
@@ -152,33 +154,29 @@ pub async fn our_role(
         sees_sessions: flag("sees_sessions")?,
     };
     let Standing::Granted(access) = standing else { return Ok(role) };
-    let key = &*table.key_column().name;
     let own = |column, privilege| (&*qualified, column, privilege);
+    let key: Vec<_> = table.key_columns().map(|column| own(&*column.name, "update")).collect();
     let (needs, exceeds) = match access {
         Access::Loader => (
             [LOADER_NEEDS, &[own("", "select"), own("", "insert"), own("job_id", "update")]]
                 .concat(),
             [
                 LOADER_EXCEEDS,
-                &[
-                    own(key, "update"),
-                    own("written_xid", "update"),
-                    own("", "delete"),
-                    own("", "truncate"),
-                ],
+                &key,
+                &[own("written_xid", "update"), own("", "delete"), own("", "truncate")],
             ],
         ),
         Access::Reader => {
             let readable: Vec<_> = readable.iter().map(|name| (*name, "", "select")).collect();
             (
                 [READER_NEEDS, &[own("", "select")], &readable].concat(),
-                [READER_EXCEEDS, &[own("", "insert"), own(key, "update"), own("", "delete")]],
+                [READER_EXCEEDS, &key, &[own("", "insert"), own("", "delete")]],
             )
         }
     };
     if flag("uses")? {
-        role.lacks = held(connection, &needs, false).await?;
-        role.exceeds = held(connection, &exceeds.concat(), true).await?;
+        role.lacks = held(connection, &qualified, &needs, false).await?;
+        role.exceeds = held(connection, &qualified, &exceeds.concat(), true).await?;
     } else {
         role.lacks.push(format!("usage on schema {}", connection.schema()));
     }
@@ -188,10 +186,11 @@ pub async fn our_role(
     Ok(role)
 }
 
-/// Those of the privileges that our role has, or lacks.
-async fn held(
-    connection: &Connection,
-    privileges: &[Privilege<'_>],
+/// Those of the privileges that our role has, or lacks; `table` is the pipeline's.
+async fn held<'a>(
+    connection: &'a Connection,
+    table: &str,
+    privileges: &[Privilege<'a>],
     held: bool,
 ) -> Result<Vec<String>, Error> {
     let sql = "\
@@ -201,7 +200,10 @@ async fn held(
         where $4 = case when to_regclass(tab) is null then not $4 \
                         when col = '' then has_table_privilege(tab, privilege) \
                         else has_column_privilege(tab, col, privilege) end";
-    let tables: Vec<_> = privileges.iter().map(|it| connection.schema().sql(it.0)).collect();
+    let name = |name: &'a str| {
+        if name == table { Cow::Borrowed(name) } else { connection.schema().sql(name) }
+    };
+    let tables: Vec<_> = privileges.iter().map(|it| name(it.0)).collect();
     let columns: Vec<&str> = privileges.iter().map(|it| it.1).collect();
     let kinds: Vec<&str> = privileges.iter().map(|it| it.2).collect();
     let found = rows(connection, sql, &[&tables, &columns, &kinds, &held]).await?;

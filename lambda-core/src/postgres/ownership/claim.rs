@@ -194,7 +194,7 @@ async fn insert(
 async fn current(connection: &Connection, request: &ClaimRequest) -> Result<Option<Uuid>, Error> {
     let name = &request.name;
     let sql = format!(
-        "select claim, consumer_group, owner, \
+        "select claim, consumer_group, owner, format, \
                 updated_at > now() - interval '{ACTIVE}' and consumer_group <> $4 as foreign_group \
          from lambda.ingest_progress where pipeline = $1 and source = $2 and partition = $3"
     );
@@ -206,9 +206,16 @@ async fn current(connection: &Connection, request: &ClaimRequest) -> Result<Opti
         let foreign = row.try_get::<_, Option<bool>>("foreign_group")?.unwrap_or_default();
         let by: (Option<String>, Option<String>) =
             (row.try_get("consumer_group")?, row.try_get("owner")?);
-        Ok((row.try_get("claim")?, foreign, by))
+        Ok((row.try_get("claim")?, foreign, by, row.try_get::<_, Option<String>>("format")?))
     };
-    let (claim, foreign, (group, owner)) = read.await.map_err(failed)?;
+    let (claim, foreign, (group, owner), format) = read.await.map_err(failed)?;
+    if let Some(format) = format.filter(|format| *format != request.format) {
+        return Err(Error::misconfigured(
+            format!("{name} was read in the format {format}, now in {}", request.format),
+            "its dead letters need that format's decoder: give a decoder that reads the old \
+             records too the old format's name",
+        ));
+    }
     if foreign && !request.take_over {
         return Err(Error::misconfigured(
             format!(

@@ -150,8 +150,11 @@ fn takes(found: &Found, wanted: ColumnType) -> bool {
     let plain = |kind: Type| found.kind == kind.oid() && found.modifier == -1;
     match wanted {
         ColumnType::Bool => plain(Type::BOOL),
+        ColumnType::Int2 => plain(Type::INT2),
         ColumnType::Int4 => plain(Type::INT4),
         ColumnType::Int8 => plain(Type::INT8),
+        ColumnType::Date => plain(Type::DATE),
+        ColumnType::Uuid => plain(Type::UUID),
         // A varchar with a length cuts spaces silently.
         ColumnType::Text => plain(Type::TEXT) || plain(Type::VARCHAR),
         // Fewer digits than these six would round.

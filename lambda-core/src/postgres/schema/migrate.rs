@@ -51,6 +51,7 @@ pub struct History {
 /// The protocol's tables, which every pipeline needs.
 pub const PROTOCOL: History = History::new("lambda.migrations", embedded::migrations::runner);
 
+const CREATE: Request = Request::to("create a schema in PostgreSQL").with_locks();
 const READ_VERSION: Request = Request::to("read the schema's version in PostgreSQL");
 
 /// Reads whether migrations are recorded, whether our role may read them, and whether it may
@@ -108,7 +109,9 @@ impl History {
     pub async fn require(&self, connection: &Connection, needed: i32) -> Result<(), Error> {
         let found = match self.applied(connection).await? {
             Some(version) if version >= needed => return Ok(()),
-            Some(0) => "the database has no schema yet".to_owned(),
+            Some(0) => {
+                format!("the database has no schema yet (none of ours in {})", connection.schema())
+            }
             Some(version) => format!("its schema is version {version}"),
             None => "an older lambda-db-setup did not let this role read its schema's version"
                 .to_owned(),
@@ -212,7 +215,6 @@ impl History {
 /// Creates the protocol's schema, unless it exists: the right to create schemas is needed only
 /// then.
 async fn create_schema(connection: &Connection) -> Result<(), Error> {
-    const CREATE: Request = Request::to("create a schema in PostgreSQL").with_locks();
     let create = async {
         let name = connection.schema().name();
         let missing = "select to_regnamespace($1::text) is null";
@@ -222,7 +224,18 @@ async fn create_schema(connection: &Connection) -> Result<(), Error> {
         }
         Ok(())
     };
-    CREATE.ask(create).await
+    CREATE.limit(async { create.await.map_err(creating) }).await
+}
+
+fn creating(error: tokio_postgres::Error) -> Error {
+    if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+        return Error::Misconfigured {
+            what: "could not create the schema of the protocol's tables".into(),
+            remedy: "grant create on the database to this role, or create the schema for it".into(),
+            source: error.as_db_error().map(|error| error.message().into()),
+        };
+    }
+    CREATE.failed(error)
 }
 
 /// Connects for a step of the setup: `purpose` is a word for `pg_stat_activity`.

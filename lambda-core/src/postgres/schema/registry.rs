@@ -10,13 +10,14 @@ use crate::postgres::connection::config::DatabaseConfig;
 use crate::postgres::connection::request::Request;
 use crate::postgres::connection::{Connection, connect};
 use crate::record::Table;
+use crate::record::table::quoted;
 
 /// A pipeline in the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registered {
     /// Its name.
     pub name: String,
-    /// Its table, as SQL names it.
+    /// Its table, as SQL names it, always in quotes.
     pub table: String,
     /// The columns of its key, in order.
     pub key: Vec<String>,
@@ -25,29 +26,39 @@ pub struct Registered {
 /// Enters pipelines, or brings their entries up to date.
 ///
 /// # Errors
-/// `Fatal` when another pipeline has the table; otherwise as for [`connect`].
+/// `Fatal` when another pipeline has the table, or the pipeline another table; otherwise as for
+/// [`connect`].
 pub async fn register(config: &DatabaseConfig, pipelines: &[&Pipeline]) -> Result<(), Error> {
     const REGISTER: Request = Request::to("register a pipeline in PostgreSQL").with_locks();
-    let connection = connect(config, "setup").await?;
+    let mut connection = connect(config, "setup").await?;
+    let failed = |error| REGISTER.failed(error);
     for pipeline in pipelines {
         let (name, table) = (pipeline.name(), pipeline.table());
         let qualified = table.to_string();
         let sql = "\
             insert into lambda.pipelines (name, \"table\", definition) values ($1, $2, $3) \
-            on conflict (name) do update \
-            set \"table\" = excluded.\"table\", definition = excluded.definition";
+            on conflict (name) do update set definition = excluded.definition \
+            where pipelines.\"table\" = excluded.\"table\"";
         let definition = definition(table);
         let store = async {
-            let stored = connection.execute(sql, &[&name, &qualified, &definition]).await;
-            stored.map_err(|error| {
+            let transaction = connection.transaction().await.map_err(failed)?;
+            // Two setups at once would meet each other's key instead of the name.
+            let lock = "lock table lambda.pipelines in share row exclusive mode";
+            transaction.batch_execute(lock).await.map_err(failed)?;
+            let stored = transaction.execute(sql, &[&name, &qualified, &definition]).await;
+            let stored = stored.map_err(|error| {
                 if error.code() == Some(&SqlState::UNIQUE_VIOLATION) {
                     return Error::misconfigured(
                         format!("pipeline {name} cannot have {table}: another one stores there"),
                         "look in the table pipelines; a table has one pipeline",
                     );
                 }
-                REGISTER.failed(error)
-            })
+                failed(error)
+            })?;
+            if stored == 0 {
+                check(&transaction, pipeline).await?;
+            }
+            transaction.commit().await.map_err(failed)
         };
         REGISTER.limit(store).await?;
     }
@@ -64,8 +75,37 @@ fn definition(table: &Table) -> Value {
     };
     json!({
         "columns": table.columns().iter().map(column).collect::<Vec<_>>(),
-        "key": [table.key_column().name],
+        "key": table.key_columns().map(|column| &column.name).collect::<Vec<_>>(),
     })
+}
+
+/// Checks that a pipeline is registered with its table: setup, restore and grants know only
+/// those.
+///
+/// # Errors
+/// `Fatal` when it is not.
+pub(crate) async fn check(connection: &Connection, pipeline: &Pipeline) -> Result<(), Error> {
+    const LOOK: Request = Request::to("look up the pipeline in PostgreSQL").of_own_tables();
+    let (name, table) = (pipeline.name(), pipeline.table().to_string());
+    let sql = "select \"table\" from lambda.pipelines where name = $1";
+    let row = LOOK.ask(connection.query_opt(sql, &[&name])).await?;
+    let registered = row.map(|row| row.try_get::<_, String>(0)).transpose();
+    match registered.map_err(|error| LOOK.failed(error))? {
+        Some(registered) if registered == table => Ok(()),
+        Some(other) => Err(other_table(name, &table, &other)),
+        None => Err(Error::misconfigured(
+            format!("pipeline {name} is not registered in this database"),
+            "register it when you set the database up; lambda-db-setup registers transactions",
+        )),
+    }
+}
+
+fn other_table(pipeline: &str, table: &str, registered: &str) -> Error {
+    Error::misconfigured(
+        format!("pipeline {pipeline} stores in {registered} here, not in {table}"),
+        "give one of the two another name, or finish with the old table and delete its entry in \
+         the table pipelines",
+    )
 }
 
 /// Reads the registry, by name, without pipelines whose table does not exist.
@@ -73,12 +113,13 @@ pub(crate) async fn read(
     connection: &Connection,
 ) -> Result<Vec<Registered>, tokio_postgres::Error> {
     let sql = "\
-        select p.name, format('%I.%I', n.nspname, c.relname), \
+        select p.name, n.nspname::text, c.relname::text, \
                array(select jsonb_array_elements_text(definition -> 'key')) \
         from lambda.pipelines p join pg_class c on c.oid = to_regclass(p.\"table\") \
         join pg_namespace n on n.oid = c.relnamespace order by p.name";
     let registered = |row: &Row| {
-        Ok(Registered { name: row.try_get(0)?, table: row.try_get(1)?, key: row.try_get(2)? })
+        let table = format!("{}.{}", quoted(row.try_get(1)?), quoted(row.try_get(2)?));
+        Ok(Registered { name: row.try_get(0)?, table, key: row.try_get(3)? })
     };
     connection.query(sql, &[]).await?.iter().map(registered).collect()
 }

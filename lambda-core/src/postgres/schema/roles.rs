@@ -24,7 +24,7 @@ pub enum Access {
     /// Stores batches and keeps jobs: inserts, and updates what the protocol changes. It
     /// deletes, truncates and defines nothing.
     Loader,
-    /// Reads everything except the keys and payloads of dead letters.
+    /// Reads everything except the keys, headers and payloads of dead letters.
     Reader,
 }
 
@@ -185,7 +185,7 @@ async fn loader_grants(
         "insert on lambda.dead_letters, lambda.corrections".into(),
         format!("select ({listed}) on lambda.dead_letters"),
         format!("select on lambda.xid_offset, lambda.pipelines, {}", PROTOCOL.table()),
-        format!("execute on function {END_LOADER}"),
+        format!("execute on function {END_LOADER}, lambda.current_id()"),
     ]);
     Ok(grants)
 }

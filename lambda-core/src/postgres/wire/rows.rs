@@ -56,3 +56,36 @@ impl Rows {
         all
     }
 }
+
+/// The keys of rows as one array for each column of the key.
+#[derive(Debug)]
+pub(crate) struct KeyColumns {
+    indexes: Vec<usize>,
+    columns: Vec<RawArray>,
+}
+
+impl KeyColumns {
+    /// Creates an empty set of keys of `table`.
+    pub(crate) fn new(table: &Table) -> Self {
+        let indexes = table.key_indexes().to_vec();
+        Self { columns: indexes.iter().map(|_| RawArray::default()).collect(), indexes }
+    }
+
+    /// Appends the key of the row with this content.
+    pub(crate) fn push(&mut self, content: &[u8]) {
+        for (index, column) in self.indexes.iter().zip(&mut self.columns) {
+            if let Some(field) = fields(content).nth(*index) {
+                column.push_field(field);
+            }
+        }
+    }
+
+    /// The arrays in the order of the key, and further parameters.
+    pub(crate) fn parameters<'a>(
+        &'a self,
+        others: &[&'a (dyn ToSql + Sync)],
+    ) -> Vec<&'a (dyn ToSql + Sync)> {
+        let columns = self.columns.iter().map(|column| column as &(dyn ToSql + Sync));
+        columns.chain(others.iter().copied()).collect()
+    }
+}

@@ -1,5 +1,5 @@
 -- The serving layer: views are sums, every change is a delta that carries the
--- transaction that made it, and a stored snapshot tells which were seen.
+-- transaction that made it, and a stored snapshot says which were seen.
 -- Batch view + real-time view + what neither has seen = exact at any moment.
 
 -- The snapshot up to which the two stored views have seen, and the first day

@@ -37,7 +37,7 @@ create table lambda.ingest_progress (
     partitions integer,
     position bigint not null,
     end_position bigint,
-    -- The largest position ever stored here.
+    -- The largest position that a commit ever stored.
     high bigint not null default 0,
     -- Who holds the lane: the last claim written here.
     claim uuid,
@@ -67,7 +67,7 @@ create table lambda.ingest_progress (
     last_position bigint,
     last_timestamp_ms bigint,
     last_checksum bigint,
-    -- Hash of position, counts, sums and last record; null before the first commit.
+    -- Hash of lane, position, high, counts, sums and last record; null before the first commit.
     hash bigint,
     primary key (pipeline, source, partition),
     check (position <= end_position),

@@ -3,8 +3,9 @@
 use lambda_core::Pipeline;
 use lambda_core::decode::json::Json;
 use lambda_core::outcome::{Authority, Outcome};
-use lambda_core::postgres::PostgresSink;
+use lambda_core::postgres::schema::migrate::PROTOCOL;
 use lambda_core::postgres::schema::registry;
+use lambda_core::postgres::{PostgresSink, connect};
 use lambda_core::record::{Column, ColumnType, Record as _};
 use lambda_core::sink::{Durability, Sink as _};
 use lambda_core::testing::draft::{Draft, SAMPLE_DDL, SAMPLES, Sample};
@@ -18,6 +19,7 @@ pub(crate) fn tests(suite: &mut Suite) {
     suite.postgres("a table that differs from the record stores nothing", differing);
     suite.postgres("a table that is wider than the record fits", wider);
     suite.postgres("a table of 120 columns fits", many_columns);
+    suite.postgres("a database of another encoding is refused", encoded);
     suite.postgres("a table that changes under a running loader stops it", changed);
     suite.postgres("a column that is widened under a running loader does not stop it", widened);
 }
@@ -132,6 +134,24 @@ async fn many_columns(context: Context) -> Result<(), Failure> {
     registry::register(database.config(), &[&wide]).await?;
     PostgresSink::connect(database.config().clone(), &wide, "sink", 1, None).await?;
     Ok(())
+}
+
+async fn encoded(context: Context) -> Result<(), Failure> {
+    let database = context.database().await?;
+    let sql = database.connect().await?;
+    let name = format!("{}_ascii", database.login().database);
+    let create =
+        format!("create database \"{name}\" template template0 encoding 'SQL_ASCII' locale 'C'");
+    sql.batch_execute(&create).await?;
+    let config = database.config().with_database(&name);
+    PROTOCOL.migrate(&config).await?;
+    connect(&config, "test").await?.batch_execute(SAMPLE_DDL).await?;
+    registry::register(&config, &[&SAMPLES]).await?;
+    let refused = PostgresSink::connect(config, &SAMPLES, "sink", 1, None).await;
+    let refused = refused.expect_err("another encoding");
+    assert_eq!(refused.exit_code(), 78);
+    assert!(refused.chain().contains("encoding SQL_ASCII"), "{}", refused.chain());
+    Ok(sql.batch_execute(&format!("drop database \"{name}\" with (force)")).await?)
 }
 
 async fn wider(context: Context) -> Result<(), Failure> {

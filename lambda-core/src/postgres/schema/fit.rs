@@ -57,6 +57,9 @@ struct Found {
 /// `Fatal`, naming the table and each column that differs with both types.
 pub(crate) async fn check(connection: &Connection, table: &Table) -> Result<(), Error> {
     let failed = |error| remedy::explain(error, "compare the table in PostgreSQL with the record");
+    let encoding = connection.query_one("select getdatabaseencoding()::text", &[]).await;
+    let encoding: Result<String, _> = encoding.and_then(|row| row.try_get(0));
+    utf8(&encoding.map_err(failed)?)?;
     let schema = connection.schema();
     let own = OWN_TABLES.iter().map(|name| schema.sql(name).into_owned());
     let names: Vec<String> = [table.to_string()].into_iter().chain(own).collect();
@@ -100,6 +103,17 @@ pub(crate) async fn check(connection: &Connection, table: &Table) -> Result<(), 
         differences.join("; "),
         "alter the table so that it fits, or run lambda-db-setup of this version; nothing was \
          stored by this session",
+    ))
+}
+
+/// Refuses other encodings of text: keys would have another order than their bytes.
+fn utf8(encoding: &str) -> Result<(), Error> {
+    if encoding == "UTF8" {
+        return Ok(());
+    }
+    Err(Error::misconfigured(
+        format!("the database has the encoding {encoding}"),
+        "create a database with the encoding UTF8",
     ))
 }
 

@@ -201,7 +201,7 @@ mod tests {
         Tell,
         Start(i32),
         Stop(i32),
-        Anew(i32),
+        Again(i32),
         ReadOn,
     }
 
@@ -216,7 +216,7 @@ mod tests {
             Just(Step::Tell),
             (0..4_i32).prop_map(Step::Start),
             (0..4_i32).prop_map(Step::Stop),
-            (0..4_i32).prop_map(Step::Anew),
+            (0..4_i32).prop_map(Step::Again),
             Just(Step::ReadOn),
         ]
     }
@@ -313,7 +313,7 @@ mod tests {
                         let was = assignment.unassigned(partition);
                         prop_assert_eq!(was, world.librdkafka.remove(&partition));
                     }
-                    Step::Anew(partition) => {
+                    Step::Again(partition) => {
                         if assignment.unassigned(partition) {
                             world.librdkafka.remove(&partition);
                         }

@@ -201,18 +201,20 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// As for [`Connection::query`].
-    pub async fn commit(mut self) -> Result<(), tokio_postgres::Error> {
-        self.connection.batch_execute("commit").await?;
-        self.open = false;
-        Ok(())
+    pub async fn commit(self) -> Result<(), tokio_postgres::Error> {
+        self.end("commit").await
     }
 
     /// Rolls back, and waits for it.
     ///
     /// # Errors
     /// As for [`Connection::query`].
-    pub async fn rollback(mut self) -> Result<(), tokio_postgres::Error> {
-        self.connection.batch_execute("rollback").await?;
+    pub async fn rollback(self) -> Result<(), tokio_postgres::Error> {
+        self.end("rollback").await
+    }
+
+    async fn end(mut self, how: &str) -> Result<(), tokio_postgres::Error> {
+        self.connection.batch_execute(how).await?;
         self.open = false;
         Ok(())
     }

@@ -81,6 +81,11 @@ impl Table {
         self.key.iter().filter_map(|index| self.columns.get(*index))
     }
 
+    /// The names of the key's columns, in its order.
+    pub fn key_names(&self) -> Vec<&str> {
+        self.key_columns().map(|column| &*column.name).collect()
+    }
+
     /// The table as SQL names it.
     pub fn sql(&self) -> String {
         format!("{}.{}", quoted(&self.schema), quoted(&self.name))

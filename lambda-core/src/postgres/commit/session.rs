@@ -132,8 +132,7 @@ impl bb8::ManageConnection for SessionManager {
         let (backend, limit, statements) = PREPARE.limit(prepare).await?;
         if statements.key_indexes.is_empty() {
             let table = self.pipeline.table();
-            let key: Vec<&str> = table.key_columns().map(|column| &*column.name).collect();
-            let key = key.join(", ");
+            let key = table.key_names().join(", ");
             return Err(Error::misconfigured(
                 format!("{table} has no unique index on ({key})"),
                 "create a unique index on exactly these columns, not deferrable, partial or invalid",

@@ -8,6 +8,9 @@ use crate::postgres::connection::Connection;
 use crate::postgres::{counts, progress};
 use crate::record::{Column, ColumnType, Table, table};
 
+/// Number of evidence columns that each given row has: lane, position and checksum.
+const ORIGIN_COLUMNS: usize = 3;
+
 /// The names of a table's evidence columns, which follow the record's.
 fn evidence_names() -> String {
     table::evidence().map(|column| column.name).join(", ")
@@ -117,7 +120,7 @@ impl Statements {
         pipeline: &Pipeline,
     ) -> Result<Self, tokio_postgres::Error> {
         let table = pipeline.table();
-        let key: Vec<&str> = table.key_columns().map(|column| &*column.name).collect();
+        let key = table.key_names();
         let key_indexes = connection.query(KEY_INDEXES, &[&table.to_string(), &key]).await?;
         Ok(Self {
             key_indexes: key_indexes.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?,
@@ -163,7 +166,7 @@ fn probe(table: &Table) -> String {
         // It reads parameters, not a table.
         _ => format!(
             "select {columns} from {name} t join {} on {} order by {order}",
-            given_keys(table, &[]),
+            given("k", table.key_columns().map(named_with_type)),
             same_key(table, "t", "k")
         ),
     }
@@ -186,51 +189,43 @@ fn same_key(table: &Table, one: &str, other: &str) -> String {
     same.collect::<Vec<_>>().join(" and ")
 }
 
-/// Keys as parameters from `$1` on, one array for each column, then other columns with their
-/// types.
-fn given_keys(table: &Table, others: &[(&str, &str)]) -> String {
-    let key = table.key_columns().map(|column| (column.sql(), column.kind.sql()));
-    let others = others.iter().map(|(name, kind)| ((*name).to_owned(), *kind));
-    let (names, kinds): (Vec<String>, Vec<&str>) = key.chain(others).unzip();
+/// Parameters from `$1` on as the rows of `alias`: one array for each column, given with its
+/// type.
+fn given(alias: &str, columns: impl Iterator<Item = (String, &'static str)>) -> String {
+    let (names, kinds): (Vec<String>, Vec<&str>) = columns.unzip();
     let arrays: Vec<String> =
         kinds.iter().enumerate().map(|(index, kind)| format!("${}::{kind}[]", index + 1)).collect();
-    format!("unnest({}) as k({})", arrays.join(", "), names.join(", "))
+    format!("unnest({}) as {alias}({})", arrays.join(", "), names.join(", "))
+}
+
+fn named_with_type(column: &Column) -> (String, &'static str) {
+    (column.sql(), column.kind.sql())
 }
 
 /// Assigns rows to a job. Parameters: the columns of keys, the checksum of each with the job,
 /// the job's id.
 fn confirm(table: &Table) -> String {
+    let checksum = ("given_checksum".to_owned(), ColumnType::Int8.sql());
     format!(
         "update {} t set job_id = ${}, ingestion_type = 'BATCH', checksum = k.given_checksum \
          from {} where {}",
         table.sql(),
         table.key_indexes().len() + 2,
-        given_keys(table, &[("given_checksum", "int8")]),
+        given("k", table.key_columns().map(named_with_type).chain([checksum])),
         same_key(table, "t", "k")
     )
 }
 
 /// Rows as parameters: one array for each column, then lanes, positions, checksums.
 fn given_rows(table: &Table) -> String {
-    let count = table.columns().len();
-    let arrays: Vec<String> = table
-        .columns()
-        .iter()
-        .enumerate()
-        .map(|(index, column)| format!("${}::{}[]", index + 1, column.kind.sql()))
-        .collect();
-    let [lane, position, checksum] = [1, 2, 3].map(|offset| count + offset);
-    format!(
-        "unnest({}, ${lane}::int4[], ${position}::int8[], ${checksum}::int8[]) \
-         as n({}, lane, position, checksum)",
-        arrays.join(", "),
-        columns(table),
-    )
+    let origin = table::evidence().into_iter().take(ORIGIN_COLUMNS);
+    let columns = table.columns().iter().cloned().chain(origin);
+    given("n", columns.map(|column| named_with_type(&column)))
 }
 
 /// Number of parameters of [`given_rows`].
 fn given_parameters(table: &Table) -> usize {
-    table.columns().len() + 3
+    table.columns().len() + ORIGIN_COLUMNS
 }
 
 /// Inserts rows. Parameters: given rows, the transaction's id, the job's and the type. The

@@ -437,8 +437,7 @@ impl Run<'_> {
             session.roll_back().await;
             return Ok(verdicts);
         }
-        let pipeline = session.pipeline.clone();
-        let batch = decode(&pipeline, piece, &letters, &payloads, &locked, self.replay)?;
+        let batch = decode(&session.pipeline, piece, &letters, &payloads, &locked, self.replay)?;
         let (resolution, sums, _) =
             commit::store_rows(session, &batch, locked.xid, Path::Statement, &self.jobs).await?;
         lanes::recount(session, &batch, &locked, &resolution.counts, &sums).await?;

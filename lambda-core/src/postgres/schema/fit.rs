@@ -18,10 +18,11 @@ const OWN_TABLES: [&str; 5] = [
     "lambda.xid_offset",
 ];
 
-/// Kind of relation behind each name, and whether policies hide its rows from this role.
+/// Kind of relation behind each name, whether policies hide its rows from this role, and the
+/// encoding of the database.
 const RELATIONS: &str = "\
     select t.name, c.relkind::text as kind, row_security_active(c.oid) as secured, \
-           current_user::text as role \
+           current_user::text as role, getdatabaseencoding()::text as encoding \
     from unnest($1::text[]) with ordinality t (name, number) \
     join pg_class c on c.oid = t.name::regclass order by t.number";
 
@@ -57,9 +58,6 @@ struct Found {
 /// `Fatal`, naming the table and each column that differs with both types.
 pub(crate) async fn check(connection: &Connection, table: &Table) -> Result<(), Error> {
     let failed = |error| remedy::explain(error, "compare the table in PostgreSQL with the record");
-    let encoding = connection.query_one("select getdatabaseencoding()::text", &[]).await;
-    let encoding: Result<String, _> = encoding.and_then(|row| row.try_get(0));
-    utf8(&encoding.map_err(failed)?)?;
     let schema = connection.schema();
     let own = OWN_TABLES.iter().map(|name| schema.sql(name).into_owned());
     let names: Vec<String> = [table.to_string()].into_iter().chain(own).collect();
@@ -70,9 +68,12 @@ pub(crate) async fn check(connection: &Connection, table: &Table) -> Result<(), 
                 row.try_get("kind")?,
                 row.try_get("secured")?,
                 row.try_get("role")?,
+                row.try_get("encoding")?,
             ))
         };
-        let (name, kind, secured, role): (&str, &str, bool, &str) = read().map_err(failed)?;
+        let (name, kind, secured, role, encoding): (&str, &str, bool, &str, &str) =
+            read().map_err(failed)?;
+        utf8(encoding)?;
         storable(name, kind)?;
         if secured {
             return Err(secured_by_policies(name, role));

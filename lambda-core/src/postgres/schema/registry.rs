@@ -9,8 +9,8 @@ use crate::pipeline::Pipeline;
 use crate::postgres::connection::config::DatabaseConfig;
 use crate::postgres::connection::request::Request;
 use crate::postgres::connection::{Connection, connect};
-use crate::record::Table;
 use crate::record::table::quoted;
+use crate::record::{Column, Table};
 
 /// A pipeline in the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub async fn register(config: &DatabaseConfig, pipelines: &[&Pipeline]) -> Resul
 }
 
 fn definition(table: &Table) -> Value {
-    let column = |column: &crate::record::Column| {
+    let column = |column: &Column| {
         json!({
             "name": column.name,
             "type": column.kind.to_string(),
@@ -75,7 +75,7 @@ fn definition(table: &Table) -> Value {
     };
     json!({
         "columns": table.columns().iter().map(column).collect::<Vec<_>>(),
-        "key": table.key_columns().map(|column| &column.name).collect::<Vec<_>>(),
+        "key": table.key_names(),
     })
 }
 
@@ -92,20 +92,16 @@ pub(crate) async fn check(connection: &Connection, pipeline: &Pipeline) -> Resul
     let registered = row.map(|row| row.try_get::<_, String>(0)).transpose();
     match registered.map_err(|error| LOOK.failed(error))? {
         Some(registered) if registered == table => Ok(()),
-        Some(other) => Err(other_table(name, &table, &other)),
+        Some(other) => Err(Error::misconfigured(
+            format!("pipeline {name} stores in {other} here, not in {table}"),
+            "give one of the two another name, or finish with the old table and delete its entry \
+             in the table pipelines",
+        )),
         None => Err(Error::misconfigured(
             format!("pipeline {name} is not registered in this database"),
             "register it when you set the database up; lambda-db-setup registers transactions",
         )),
     }
-}
-
-fn other_table(pipeline: &str, table: &str, registered: &str) -> Error {
-    Error::misconfigured(
-        format!("pipeline {pipeline} stores in {registered} here, not in {table}"),
-        "give one of the two another name, or finish with the old table and delete its entry in \
-         the table pipelines",
-    )
 }
 
 /// Reads the registry, by name, without pipelines whose table does not exist.

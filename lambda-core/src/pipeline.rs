@@ -9,7 +9,6 @@ use crate::decode::Decode;
 use crate::decode::csv::Csv;
 use crate::decode::json::Json;
 use crate::error::Error;
-use crate::record::key::is_key_type;
 use crate::record::table::evidence;
 use crate::record::{Record, Table};
 
@@ -105,7 +104,7 @@ fn check(pipeline: &str, table: &Table) -> Result<(), Error> {
         if column.nullable {
             return refused(format!("{name} is in the key of {table} and may be null"));
         }
-        if !is_key_type(column.kind) {
+        if !column.kind.is_key() {
             return refused(format!(
                 "{name} is in the key of {table}, and {} cannot be",
                 column.kind
@@ -120,6 +119,11 @@ fn check(pipeline: &str, table: &Table) -> Result<(), Error> {
         // Statements name the protocol's own tables like this.
         if name.contains("lambda.") {
             return refused(format!("{name:?} contains the name of a schema"));
+        }
+    }
+    for column in table.columns() {
+        if let Some(defect) = column.kind.defect() {
+            return refused(format!("the column {}: {defect}", column.name));
         }
     }
     for (index, name) in names.clone().enumerate() {
@@ -148,12 +152,21 @@ mod tests {
     fn a_table_that_cannot_be_a_pipelines_is_refused() {
         let long = "x".repeat(64);
         let table = || Table::new("ops.readings").column(column("id"));
+        let of = |kind| table().column(Column::new("n", kind));
         let cases = [
             (table(), ""),
             (Table::new("ops.readings"), "none of its columns"),
             (table().key(["other"]), "none of its columns"),
             (table().key([]), "none of its columns"),
             (table().column(Column::new("n", NUMERIC)).key(["id", "n"]), "numeric(9,2) cannot be"),
+            (of(ColumnType::Numeric { precision: 39, scale: 2 }), "numeric(39,2) is not of"),
+            (of(ColumnType::Numeric { precision: 4, scale: 5 }), "numeric(4,5) is not of"),
+            (of(ColumnType::Varchar { length: 0 }), "character varying(0) is not of"),
+            (of(ColumnType::Time { precision: 7 }), "more than 6 digits"),
+            (of(ColumnType::Int4.array().array()), "integer[][] is an array"),
+            (of(ColumnType::enumeration("ops.cabin").array()), "ops.cabin[] is an array"),
+            (of(ColumnType::Varchar { length: 0 }.array()), "character varying(0) is not of"),
+            (of(ColumnType::enumeration("ops.cabin")), ""),
             (Table::new("t").column(column("id").nullable()), "may be null"),
             (table().column(column("lane")), "evidence column"),
             (table().column(column("id")), "twice"),

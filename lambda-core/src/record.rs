@@ -2,15 +2,23 @@
 //! written as the columns of one table. From then on it travels as encoded bytes: nothing
 //! after the decoder (batches, outcome, sinks) knows its type.
 
+pub(crate) mod canonical;
 pub mod checksum;
 pub mod column;
+pub mod column_type;
 pub(crate) mod key;
 pub mod row;
 pub mod table;
+pub mod value;
 
-pub use self::column::{Column, ColumnType};
-pub use self::row::{Field, Row, RowWriter, Scratch};
+pub use self::column::Column;
+pub use self::column_type::ColumnType;
+pub use self::row::{Row, RowRef, RowWriter, Scratch};
 pub use self::table::Table;
+pub use self::value::{
+    Cell, CellRef, CivilMicros, DayMicros, Decimal, Element, Field, Jsonb, JsonbError, UnixDays,
+    UnixMicros, Value,
+};
 
 /// One kind of record: its table, and the mapping of its fields to columns.
 ///

@@ -86,7 +86,7 @@ impl Record for Transaction {
             .column(text("account_id"))
             .column(text("transaction_type"))
             .column(numeric("amount", 10))
-            .column(Column::new("event_time", ColumnType::Timestamptz).from_field("timestamp"))
+            .column(Column::new("event_time", ColumnType::TIMESTAMPTZ).from_field("timestamp"))
             .column(text("merchant_category").nullable())
             .column(text("location").nullable())
             .column(Column::new("card_present", ColumnType::Bool).nullable())

@@ -16,6 +16,8 @@ mod sessions;
 mod slow;
 #[path = "postgres/subject.rs"]
 mod subject;
+#[path = "postgres/types.rs"]
+mod types;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         suite.postgres("a claim over another active group is refused", refuses_another_group);
         fit::tests(suite);
         keys::tests(suite);
+        types::tests(suite);
         slow::tests(suite);
         sessions::tests(suite);
         suite.postgres(

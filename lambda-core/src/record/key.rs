@@ -10,25 +10,20 @@ use std::ops::Range;
 use crate::record::row::Row;
 use crate::record::{ColumnType, Table};
 
-/// Whether a column of this type may be part of a key.
-pub(crate) fn is_key_type(kind: ColumnType) -> bool {
-    !matches!(kind, ColumnType::Numeric { .. })
-}
-
 /// Locates a row whose fields end `out`, and its key. Appends the key, unless the row has it in
 /// this form already, as most rows do.
 pub(crate) fn locate(table: &Table, out: &mut Vec<u8>, start: usize) -> Row {
     let content = start..out.len();
     if let [index] = table.key_indexes()
-        && is_as_sent(table.columns()[*index].kind)
+        && is_as_sent(&table.columns()[*index].kind)
     {
         return Row { key: value(out, start, *index), content };
     }
     for (number, index) in table.key_indexes().iter().enumerate() {
         let (from, value) = (out.len(), value(out, start, *index));
         out.extend_from_within(value);
-        match table.columns()[*index].kind {
-            ColumnType::Text if number + 1 < table.key_indexes().len() => out.push(0),
+        match &table.columns()[*index].kind {
+            kind if kind.is_text() && number + 1 < table.key_indexes().len() => out.push(0),
             kind if is_as_sent(kind) => {}
             _ => {
                 if let Some(first) = out.get_mut(from) {
@@ -41,8 +36,8 @@ pub(crate) fn locate(table: &Table, out: &mut Vec<u8>, start: usize) -> Row {
 }
 
 /// Whether a value's binary form orders as the value does.
-fn is_as_sent(kind: ColumnType) -> bool {
-    matches!(kind, ColumnType::Bool | ColumnType::Text | ColumnType::Uuid)
+fn is_as_sent(kind: &ColumnType) -> bool {
+    kind.is_text() || matches!(kind, ColumnType::Bool | ColumnType::Uuid)
 }
 
 /// The value of the field `index` of a row that begins at `start`; empty for null.

@@ -1,22 +1,14 @@
 //! A record's columns as bytes.
 //!
-//! The form is that of PostgreSQL's binary COPY, which is also the form of a query's
-//! result: each field is its length (`i32`, big endian, -1 for null) and its bytes. Every
-//! value has one form only, so rows are equal exactly when their bytes are, and a checksum
-//! over the bytes covers the content.
+//! Each field is its length (`i32`, big endian, -1 for null) and its bytes in PostgreSQL's
+//! binary form. Every value has one form only (see [`crate::record::value`]), so rows are equal
+//! exactly when their bytes are, and a checksum over the bytes covers the content.
 
 use std::ops::Range;
 
-use uuid::Uuid;
-
 use crate::dead_letter::{Reason, Reject};
-use crate::record::{Column, ColumnType, Table, key};
-
-/// Seconds from the Unix epoch to PostgreSQL's, 2000-01-01 UTC.
-const POSTGRES_EPOCH_SECONDS: i64 = 946_684_800;
-
-/// The same in days.
-const POSTGRES_EPOCH_DAYS: i32 = 10_957;
+use crate::record::value::split_field;
+use crate::record::{Cell, CellRef, Field, Table, Value, key};
 
 /// Ranges of a written row in its writer's buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,43 +72,35 @@ impl<'a> RowWriter<'a> {
 
     /// Puts the next column.
     ///
-    /// # Panics
-    /// If the row is full or the column has another type: `write` and `table`
-    /// of the record then contradict each other.
-    pub fn put(&mut self, value: impl Field) -> &mut Self {
-        let Some(column) = self.table.columns().get(self.next) else {
-            panic!("a row of {} has only {} columns", self.table, self.table.columns().len());
-        };
-        let length_at = self.out.len();
-        self.out.extend_from_slice(&(-1_i32).to_be_bytes());
-        let mut cell = Cell { column, out: self.out, null: true, defect: None };
-        value.write(&mut cell);
-        let (null, mut defect) = (cell.null, cell.defect);
-        let from = length_at + 4;
-        if !null {
-            let length = i32::try_from(self.out.len() - from).unwrap_or(i32::MAX);
-            self.out[length_at..from].copy_from_slice(&length.to_be_bytes());
-        } else if !column.nullable {
-            defect =
-                Some(Reject::field(Reason::MissingField, &column.field, "a value is required"));
-        }
-        if self.defect.is_none() {
-            self.defect = defect;
-        }
+    /// A value that does not fit, also one of another type than the column's, makes
+    /// [`Self::finish`] reject the row.
+    pub fn put(&mut self, value: impl Value) -> &mut Self {
+        let column = self.table.columns().get(self.next);
         self.next += 1;
+        let Some(column) = column else { return self };
+        let defect = match Cell::fill((&column.kind, &column.field), self.out, &value) {
+            Ok(true) if !column.nullable => {
+                Reject::field(Reason::MissingField, &column.field, "a value is required")
+            }
+            Ok(_) => return self,
+            Err(defect) => defect,
+        };
+        self.defect.get_or_insert(defect);
         self
     }
 
     /// Ends the row.
     ///
     /// # Errors
-    /// The first value that the column cannot hold; the row's bytes are then removed.
-    ///
-    /// # Panics
-    /// If columns are missing.
+    /// The first value that its column cannot hold, or that the row has more or fewer columns
+    /// than the table; the row's bytes are then removed.
     pub fn finish(self) -> Result<Row, Reject> {
-        assert_eq!(self.next, self.table.columns().len(), "a row of {} is incomplete", self.table);
-        match self.defect {
+        let (found, expected) = (self.next, self.table.columns().len());
+        let defect = self.defect.or_else(|| {
+            let detail = || format!("the record gives {found} columns for {expected}");
+            (found != expected).then(|| Reject::new(Reason::InvalidField, detail()))
+        });
+        match defect {
             None => Ok(key::locate(self.table, self.out, self.start)),
             Some(defect) => {
                 self.out.truncate(self.start);
@@ -126,273 +110,89 @@ impl<'a> RowWriter<'a> {
     }
 }
 
-/// The destination of a [`Field`]'s value.
-#[derive(Debug)]
-pub struct Cell<'a> {
-    column: &'a Column,
-    out: &'a mut Vec<u8>,
-    null: bool,
-    defect: Option<Reject>,
+/// A stored row, to read a record from.
+#[derive(Debug, Clone, Copy)]
+pub struct RowRef<'a> {
+    table: &'a Table,
+    next: usize,
+    rest: &'a [u8],
 }
 
-impl Cell<'_> {
-    fn bytes(&mut self, kind_fits: bool, bytes: &[u8]) {
-        assert!(kind_fits, "column {} is {:?}", self.column.name, self.column.kind);
-        self.null = false;
-        self.out.extend_from_slice(bytes);
+impl<'a> RowRef<'a> {
+    /// The row with this content (see [`Row::content`]).
+    pub fn new(table: &'a Table, content: &'a [u8]) -> Self {
+        Self { table, next: 0, rest: content }
     }
-}
 
-/// A value that a column can hold.
-pub trait Field {
-    /// Writes the value; leaving `cell` untouched makes the column null.
-    fn write(&self, cell: &mut Cell<'_>);
-}
-
-impl<T: Field + ?Sized> Field for &T {
-    fn write(&self, cell: &mut Cell<'_>) {
-        (**self).write(cell);
-    }
-}
-
-impl<T: Field> Field for Option<T> {
-    fn write(&self, cell: &mut Cell<'_>) {
-        if let Some(value) = self {
-            value.write(cell);
-        }
-    }
-}
-
-impl Field for str {
-    fn write(&self, cell: &mut Cell<'_>) {
-        if self.as_bytes().contains(&0) {
-            let detail = "PostgreSQL's text cannot hold a NUL character";
-            cell.defect = Some(Reject::field(Reason::NulCharacter, &cell.column.field, detail));
-        }
-        cell.bytes(cell.column.kind == ColumnType::Text, self.as_bytes());
-    }
-}
-
-impl Field for String {
-    fn write(&self, cell: &mut Cell<'_>) {
-        self.as_str().write(cell);
-    }
-}
-
-impl Field for bool {
-    fn write(&self, cell: &mut Cell<'_>) {
-        cell.bytes(cell.column.kind == ColumnType::Bool, &[u8::from(*self)]);
-    }
-}
-
-impl Field for i16 {
-    fn write(&self, cell: &mut Cell<'_>) {
-        cell.bytes(cell.column.kind == ColumnType::Int2, &self.to_be_bytes());
-    }
-}
-
-impl Field for i32 {
-    fn write(&self, cell: &mut Cell<'_>) {
-        cell.bytes(cell.column.kind == ColumnType::Int4, &self.to_be_bytes());
-    }
-}
-
-impl Field for i64 {
-    fn write(&self, cell: &mut Cell<'_>) {
-        cell.bytes(cell.column.kind == ColumnType::Int8, &self.to_be_bytes());
-    }
-}
-
-impl Field for Uuid {
-    fn write(&self, cell: &mut Cell<'_>) {
-        cell.bytes(cell.column.kind == ColumnType::Uuid, self.as_bytes());
-    }
-}
-
-/// A day, in days since the Unix epoch, for a `date` column.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnixDays(pub i32);
-
-impl Field for UnixDays {
-    fn write(&self, cell: &mut Cell<'_>) {
-        let days = self.0.saturating_sub(POSTGRES_EPOCH_DAYS);
-        cell.bytes(cell.column.kind == ColumnType::Date, &days.to_be_bytes());
-    }
-}
-
-/// A moment, in microseconds since the Unix epoch, for a `timestamptz` column.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnixMicros(pub i64);
-
-impl UnixMicros {
-    /// The value as the server sends and receives it.
-    pub(crate) fn to_sql(self) -> [u8; 8] {
-        self.0.saturating_sub(POSTGRES_EPOCH_SECONDS * 1_000_000).to_be_bytes()
-    }
-}
-
-impl Field for UnixMicros {
-    fn write(&self, cell: &mut Cell<'_>) {
-        cell.bytes(cell.column.kind == ColumnType::Timestamptz, &self.to_sql());
-    }
-}
-
-/// `unscaled` / 10^`scale`, for a numeric column of that scale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decimal {
-    /// The value without its point.
-    pub unscaled: i64,
-    /// Number of digits after the point.
-    pub scale: u8,
-}
-
-impl Field for Decimal {
-    /// PostgreSQL's numeric: digits of base 10,000 around the point, without
-    /// leading or trailing zeros, and the display scale.
-    fn write(&self, cell: &mut Cell<'_>) {
-        let ColumnType::Numeric { precision, scale } = cell.column.kind else {
-            panic!("column {} is {:?}", cell.column.name, cell.column.kind);
+    /// Takes the value of the next column.
+    ///
+    /// # Errors
+    /// If the column is of another type, or there is none.
+    pub fn take<T: Field>(&mut self) -> Result<T, Reject> {
+        let column = self.table.columns().get(self.next);
+        let (Some(column), Some((bytes, rest))) = (column, split_field(self.rest)) else {
+            let detail = format!("a row of {} has only {} columns", self.table, self.next);
+            return Err(Reject::new(Reason::InvalidField, detail));
         };
-        assert_eq!(scale, self.scale, "scale of column {}", cell.column.name);
-        if self.unscaled.unsigned_abs() >= 10_u64.pow(u32::from(precision)) {
-            let detail = "more digits than the column has";
-            cell.defect = Some(Reject::field(Reason::InvalidField, &cell.column.field, detail));
-        }
-        // Whole groups of four digits after the point.
-        let groups_behind = scale.div_ceil(4);
-        let padding = u32::from(groups_behind * 4 - scale);
-        let mut rest = u128::from(self.unscaled.unsigned_abs()) * 10_u128.pow(padding);
-        // From the lowest group to the highest.
-        let mut groups = [0_i16; 10];
-        let mut count = 0_u8;
-        while rest > 0 {
-            groups[usize::from(count)] = i16::try_from(rest % 10_000).unwrap_or_default();
-            rest /= 10_000;
-            count += 1;
-        }
-        let mut zeros = 0_u8;
-        while zeros < count && groups[usize::from(zeros)] == 0 {
-            zeros += 1;
-        }
-        let digits = &groups[usize::from(zeros)..usize::from(count)];
-        let weight = if count == 0 { 0 } else { i16::from(count) - i16::from(groups_behind) - 1 };
-        let sign: u16 = if self.unscaled < 0 { 0x4000 } else { 0 };
-        let mut bytes = [0_u8; 28];
-        bytes[0..2].copy_from_slice(&u16::from(count - zeros).to_be_bytes());
-        bytes[2..4].copy_from_slice(&weight.to_be_bytes());
-        bytes[4..6].copy_from_slice(&sign.to_be_bytes());
-        bytes[6..8].copy_from_slice(&u16::from(scale).to_be_bytes());
-        for (place, group) in bytes[8..].chunks_exact_mut(2).zip(digits.iter().rev()) {
-            place.copy_from_slice(&group.to_be_bytes());
-        }
-        cell.bytes(true, &bytes[..8 + digits.len() * 2]);
+        self.next += 1;
+        self.rest = rest;
+        T::read(CellRef::new(&column.kind, bytes)).ok_or_else(|| {
+            let detail = format!("the record reads another type from {}", column.kind);
+            Reject::field(Reason::InvalidField, &column.field, detail)
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    #![expect(
-        clippy::unwrap_used,
-        clippy::cast_possible_truncation,
-        clippy::cast_possible_wrap,
-        reason = "a test of small numbers"
-    )]
-
-    use proptest::prelude::*;
+    #![expect(clippy::unwrap_used, reason = "a test")]
 
     use super::*;
+    use crate::record::{Column, ColumnType};
 
-    /// One numeric column of 18 digits, for each scale.
-    fn table(scale: u8) -> Table {
-        let kind = ColumnType::Numeric { precision: 18, scale };
-        Table::new("numbers").column(Column::new("value", kind).nullable())
-    }
+    type Put = fn(&mut RowWriter<'_>);
 
-    fn encoded(unscaled: i64, scale: u8) -> Result<Vec<u8>, Reject> {
-        let mut out = Vec::new();
-        let table = table(scale);
-        let mut row = RowWriter::new(&table, &mut out);
-        row.put(Decimal { unscaled, scale });
-        let row = row.finish()?;
-        Ok(out[row.content].to_vec())
-    }
-
-    /// Encodes like PostgreSQL's `numeric_send`, from the decimal text: groups of four
-    /// digits on both sides of the point, zero groups stripped at both ends.
-    fn reference(unscaled: i64, scale: u8) -> Vec<u8> {
-        let scale = usize::from(scale);
-        let digits = format!("{:0>1$}", unscaled.unsigned_abs(), scale + 1);
-        let (whole, behind) = digits.split_at(digits.len() - scale);
-        let whole = format!("{}{whole}", "0".repeat((4 - whole.len() % 4) % 4));
-        let behind = format!("{behind}{}", "0".repeat((4 - behind.len() % 4) % 4));
-        let all = format!("{whole}{behind}");
-        let mut groups: Vec<i16> =
-            (0..all.len()).step_by(4).map(|at| all[at..at + 4].parse().unwrap()).collect();
-        let mut weight = whole.len() as i16 / 4 - 1;
-        while groups.first() == Some(&0) {
-            groups.remove(0);
-            weight -= 1;
-        }
-        while groups.last() == Some(&0) {
-            groups.pop();
-        }
-        if groups.is_empty() {
-            weight = 0;
-        }
-        let mut bytes = (8 + 2 * groups.len() as i32).to_be_bytes().to_vec();
-        bytes.extend((groups.len() as i16).to_be_bytes());
-        bytes.extend(weight.to_be_bytes());
-        bytes.extend(if unscaled < 0 { [0x40, 0] } else { [0, 0] });
-        bytes.extend((scale as i16).to_be_bytes());
-        bytes.extend(groups.iter().flat_map(|group| group.to_be_bytes()));
-        bytes
-    }
-
-    const END: i64 = 1_000_000_000_000_000_000;
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(4_000))]
-
-        #[test]
-        fn numerics_are_as_postgresql_sends_them(
-            value in 1 - END..END, cut in 0..18_u32, zeros in 0..18_u32, scale in 0..=18_u8,
-        ) {
-            // Small and round values as often as long ones.
-            let value = value / 10_i64.pow(cut);
-            let value = value / 10_i64.pow(zeros) * 10_i64.pow(zeros);
-            prop_assert_eq!(encoded(value, scale).unwrap(), reference(value, scale));
-        }
-    }
-
-    #[test]
-    fn numerics_at_the_edges_are_exact_or_rejected() {
-        for scale in 0..=18 {
-            for value in [0, 1, -1, 9_999, 10_000, -10_000, END - 1, 1 - END] {
-                assert_eq!(encoded(value, scale).unwrap(), reference(value, scale));
-            }
-            for value in [END, -END, i64::MAX, i64::MIN] {
-                assert_eq!(encoded(value, scale).unwrap_err().reason, Reason::InvalidField);
-            }
-        }
+    fn notes() -> Table {
+        Table::new("notes")
+            .column(Column::new("note", ColumnType::Text))
+            .column(Column::new("n", ColumnType::Int8).nullable())
     }
 
     #[test]
     fn a_rejected_row_leaves_the_buffer_as_it_was() {
-        let table = Table::new("notes")
-            .column(Column::new("note", ColumnType::Text))
-            .column(Column::new("n", ColumnType::Int8));
+        let table = notes();
         let mut out = b"before".to_vec();
-        let mut row = RowWriter::new(&table, &mut out);
-        row.put("a\0b").put(None::<i64>);
-        assert_eq!(row.finish().unwrap_err().reason, Reason::NulCharacter);
-        let mut row = RowWriter::new(&table, &mut out);
-        row.put("a").put(None::<i64>);
-        assert_eq!(row.finish().unwrap_err().reason, Reason::MissingField);
-        assert_eq!(out, b"before");
+        let cases: [(Put, Reason); 5] = [
+            (|row| _ = row.put("a\0b").put(None::<i64>), Reason::NulCharacter),
+            (|row| _ = row.put(None::<&str>).put(7_i64), Reason::MissingField),
+            (|row| _ = row.put("a").put("b"), Reason::InvalidField),
+            (|row| _ = row.put("a"), Reason::InvalidField),
+            (|row| _ = row.put("a").put(7_i64).put(7_i64), Reason::InvalidField),
+        ];
+        for (put, reason) in cases {
+            let mut row = RowWriter::new(&table, &mut out);
+            put(&mut row);
+            assert_eq!(row.finish().unwrap_err().reason, reason);
+            assert_eq!(out, b"before");
+        }
         let mut row = RowWriter::new(&table, &mut out);
         row.put("a").put(7_i64);
         let row = row.finish().unwrap();
         assert_eq!(&out[row.key], b"a");
         assert_eq!(row.content, 6..out.len());
+    }
+
+    #[test]
+    fn a_row_is_read_as_it_was_written() {
+        let (table, mut out) = (notes(), Vec::new());
+        let mut row = RowWriter::new(&table, &mut out);
+        row.put("a").put(None::<i64>);
+        let row = row.finish().unwrap();
+        let mut read = RowRef::new(&table, &out[row.content]);
+        assert_eq!(read.take::<String>().unwrap(), "a");
+        assert_eq!(read.take::<Option<i64>>().unwrap(), None);
+        assert_eq!(read.take::<i64>().unwrap_err().reason, Reason::InvalidField);
+        let mut read = RowRef::new(&table, &out[row.key]);
+        assert!(read.take::<String>().is_err(), "a key is not a row");
     }
 }

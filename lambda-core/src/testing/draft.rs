@@ -9,8 +9,7 @@ use crate::dead_letter::{Reason, Reject};
 use crate::outcome::Authority;
 use crate::pipeline::Pipeline;
 use crate::progress::{ClaimId, Progress};
-use crate::record::row::Decimal;
-use crate::record::{Column, ColumnType, Record, RowWriter, Table};
+use crate::record::{Column, ColumnType, Decimal, Record, RowWriter, Table};
 
 /// A small record with a column of each type that needs no special value.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -45,7 +44,7 @@ impl Record for Sample {
     }
 
     fn write(&self, row: &mut RowWriter<'_>) {
-        row.put(&self.id).put(Decimal { unscaled: self.amount, scale: 2 });
+        row.put(&self.id).put(Decimal { unscaled: self.amount.into(), scale: 2 });
         row.put(self.note.as_ref()).put(self.flag).put(self.rank);
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::Expected;
 use crate::decode::decimal::Number;
-use crate::record::row::{Cell, Decimal, Field};
+use crate::record::{Cell, Decimal, Value};
 
 /// The first amount that is too large, in cents: `numeric(10,2)` holds less.
 const CENTS_END: u64 = 10_000_000_000;
@@ -40,9 +40,9 @@ impl Amount {
     }
 }
 
-impl Field for Amount {
+impl Value for Amount {
     fn write(&self, cell: &mut Cell<'_>) {
-        Decimal { unscaled: self.cents(), scale: 2 }.write(cell);
+        Decimal { unscaled: self.cents().into(), scale: 2 }.write(cell);
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::Expected;
 use crate::decode::decimal::Number;
-use crate::record::row::{Cell, Decimal, Field};
+use crate::record::{Cell, Decimal, Value};
 
 /// A score from 0 to 1, in hundredths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,8 +47,8 @@ impl fmt::Display for RiskScore {
     }
 }
 
-impl Field for RiskScore {
+impl Value for RiskScore {
     fn write(&self, cell: &mut Cell<'_>) {
-        Decimal { unscaled: i64::from(self.0), scale: 2 }.write(cell);
+        Decimal { unscaled: self.0.into(), scale: 2 }.write(cell);
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::Expected;
-use crate::record::row::{Cell, Field, UnixMicros};
+use crate::record::{Cell, UnixMicros, Value};
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const SECONDS_PER_DAY: i64 = 86_400;
@@ -45,7 +45,7 @@ impl Timestamp {
     }
 }
 
-impl Field for Timestamp {
+impl Value for Timestamp {
     fn write(&self, cell: &mut Cell<'_>) {
         UnixMicros(self.unix_micros()).write(cell);
     }

@@ -5,8 +5,9 @@ use std::sync::LazyLock;
 use lambda_core::Pipeline;
 use lambda_core::decode::json::Json;
 use lambda_core::outcome::Authority;
-use lambda_core::record::row::{Decimal, UnixDays, UnixMicros};
-use lambda_core::record::{Column, ColumnType, Record, RowWriter, Table};
+use lambda_core::record::{
+    Column, ColumnType, Decimal, Record, RowWriter, Table, UnixDays, UnixMicros,
+};
 use lambda_core::sink::Durability;
 use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
 use lambda_core::testing::sink::Subject as _;
@@ -87,7 +88,7 @@ impl<K: Key> Record for Keyed<K> {
     }
 
     fn write(&self, row: &mut RowWriter<'_>) {
-        row.put(Decimal { unscaled: self.amount, scale: 2 });
+        row.put(Decimal { unscaled: self.amount.into(), scale: 2 });
         self.key.put(row);
     }
 }
@@ -242,7 +243,7 @@ impl Key for Measured {
     fn columns() -> (&'static str, Vec<Column>) {
         let columns = vec![
             Column::new("sensor", ColumnType::Uuid),
-            Column::new("at", ColumnType::Timestamptz),
+            Column::new("at", ColumnType::TIMESTAMPTZ),
         ];
         ("measured", columns)
     }

@@ -80,17 +80,21 @@ impl<S: Stored> Subject for Postgres<S> {
     }
 
     async fn job(&self, as_of_micros: i64) -> JobRef {
-        let sql = "insert into batch_jobs (pipeline, source, file_name, header, bytes, records, chunks, as_of) \
-                   values ($2, gen_random_uuid()::text, 'f', 'h', 0, 0, 0, \
-                           timestamptz 'epoch' + $1::bigint * interval '1 microsecond') returning id";
-        let name = S::pipeline().name();
-        let row = self.client.query_one(sql, &[&as_of_micros, &name]).await.expect("a job");
-        JobRef { as_of_micros, number: row.get(0) }
+        job(&self.client, S::pipeline().name(), as_of_micros).await
     }
 
     async fn contents(&self) -> Contents {
         contents::<S>(&self.client).await.expect("the contents")
     }
+}
+
+/// Adds a job of a pipeline.
+pub(crate) async fn job(client: &Connection, pipeline: &str, as_of_micros: i64) -> JobRef {
+    let sql = "insert into batch_jobs (pipeline, source, file_name, header, bytes, records, chunks, as_of) \
+               values ($2, gen_random_uuid()::text, 'f', 'h', 0, 0, 0, \
+                       timestamptz 'epoch' + $1::bigint * interval '1 microsecond') returning id";
+    let row = client.query_one(sql, &[&as_of_micros, &pipeline]).await.expect("a job");
+    JobRef { as_of_micros, number: row.get(0) }
 }
 
 /// Reads everything in the database.

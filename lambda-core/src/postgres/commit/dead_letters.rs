@@ -5,7 +5,7 @@ use tokio_postgres::{Client, Error, Statement};
 use crate::batch::Batch;
 use crate::dead_letter::Reject;
 use crate::postgres::wire::copy::CopyStream;
-use crate::record::row::UnixMicros;
+use crate::record::value::time::postgres_micros;
 
 /// Copies dead letters, given in the order (lane, position). Returns how many the server
 /// stored.
@@ -30,7 +30,9 @@ pub(crate) async fn store(
         copy.field(entry.line.map(i64::to_be_bytes).as_ref().map(<[u8; 8]>::as_slice));
         copy.field(batch.message_key(entry));
         copy.field(payload);
-        let time = entry.timestamp_ms.map(|ms| UnixMicros(ms.saturating_mul(1_000)).to_sql());
+        // A producer sets any number; one that is no time is not stored.
+        let micros = entry.timestamp_ms.and_then(|ms| ms.checked_mul(1_000));
+        let time = micros.and_then(postgres_micros).map(i64::to_be_bytes);
         copy.field(time.as_ref().map(<[u8; 8]>::as_slice));
         copy.field(reject.field.as_deref().map(str::as_bytes));
         copy.field(Some(reject.reason.as_str().as_bytes()));

@@ -14,7 +14,7 @@ use crate::postgres::wire::raw::{RawValue, put_field};
 use crate::postgres::wire::rows::KeyColumns;
 use crate::progress::LaneId;
 use crate::record::checksum::{Checksum, ContentHash};
-use crate::record::{Row, Table, key};
+use crate::record::{Row, Table, canonical, key};
 use crate::resolve::{ExistingRow, Keys};
 
 const LOOK_UP: Request = Request::to("look up ids in PostgreSQL");
@@ -113,9 +113,11 @@ impl Found {
         table: &Table,
     ) -> Result<(), tokio_postgres::Error> {
         let content_start = self.bytes.len();
-        for index in 0..table.columns().len() {
+        for (index, column) in table.columns().iter().enumerate() {
             let RawValue(value) = row.try_get(index)?;
+            let from = self.bytes.len() + 4;
             put_field(&mut self.bytes, value);
+            canonical::make(&column.kind, &mut self.bytes[from..]);
         }
         let Row { content, key } = key::locate(table, &mut self.bytes, content_start);
         let evidence = table.columns().len();

@@ -175,7 +175,7 @@ fn probe(table: &Table) -> String {
 /// The columns of a key in its order.
 fn key_order(table: &Table, row: &str) -> String {
     let order = table.key_columns().map(|column| {
-        let collate = if column.kind == ColumnType::Text { " collate \"C\"" } else { "" };
+        let collate = if column.kind.is_text() { " collate \"C\"" } else { "" };
         format!("{row}.{}{collate}", column.sql())
     });
     order.collect::<Vec<_>>().join(", ")
@@ -191,14 +191,14 @@ fn same_key(table: &Table, one: &str, other: &str) -> String {
 
 /// Parameters from `$1` on as the rows of `alias`: one array for each column, given with its
 /// type.
-fn given(alias: &str, columns: impl Iterator<Item = (String, &'static str)>) -> String {
-    let (names, kinds): (Vec<String>, Vec<&str>) = columns.unzip();
+fn given(alias: &str, columns: impl Iterator<Item = (String, String)>) -> String {
+    let (names, kinds): (Vec<String>, Vec<String>) = columns.unzip();
     let arrays: Vec<String> =
         kinds.iter().enumerate().map(|(index, kind)| format!("${}::{kind}[]", index + 1)).collect();
     format!("unnest({}) as {alias}({})", arrays.join(", "), names.join(", "))
 }
 
-fn named_with_type(column: &Column) -> (String, &'static str) {
+fn named_with_type(column: &Column) -> (String, String) {
     (column.sql(), column.kind.sql())
 }
 
@@ -216,11 +216,22 @@ fn confirm(table: &Table) -> String {
     )
 }
 
-/// Rows as parameters: one array for each column, then lanes, positions, checksums.
+/// Rows as parameters: one array for each column, then lanes, positions, checksums. A column of
+/// arrays is given as texts, since an array of arrays would be unnested down to its elements.
 fn given_rows(table: &Table) -> String {
     let origin = table::evidence().into_iter().take(ORIGIN_COLUMNS);
-    let columns = table.columns().iter().cloned().chain(origin);
-    given("n", columns.map(|column| named_with_type(&column)))
+    let columns: Vec<Column> = table.columns().iter().cloned().chain(origin).collect();
+    let given_as = |column: &Column| match column.kind {
+        ColumnType::Array(_) => Column { kind: ColumnType::Text, ..column.clone() },
+        _ => column.clone(),
+    };
+    let values = columns.iter().map(|column| match column.kind {
+        ColumnType::Array(_) => format!("{0}::{1} as {0}", column.sql(), column.kind.sql()),
+        _ => column.sql(),
+    });
+    let values = values.collect::<Vec<_>>().join(", ");
+    let given = given("g", columns.iter().map(|column| named_with_type(&given_as(column))));
+    format!("(select {values} from {given}) n")
 }
 
 /// Number of parameters of [`given_rows`].
@@ -282,7 +293,9 @@ fn key_as_texts(table: &Table, row: &str) -> String {
     let texts = table.key_columns().map(|column| {
         let name = column.sql();
         match column.kind {
-            ColumnType::Timestamptz => format!("({row}.{name} at time zone 'UTC')::text || '+00'"),
+            ColumnType::Timestamptz { .. } => {
+                format!("({row}.{name} at time zone 'UTC')::text || '+00'")
+            }
             _ => format!("{row}.{name}::text"),
         }
     });

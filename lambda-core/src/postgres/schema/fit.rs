@@ -3,6 +3,7 @@
 //! every row. So both are compared before anything is stored.
 
 use postgres_types::Type;
+use tokio_postgres::Row;
 
 use crate::error::Error;
 use crate::postgres::connection::Connection;
@@ -26,7 +27,7 @@ const RELATIONS: &str = "\
     from unnest($1::text[]) with ordinality t (name, number) \
     join pg_class c on c.oid = t.name::regclass order by t.number";
 
-/// Columns of a table. A domain counts as its base type.
+/// Columns of a table. A domain counts as its base type; an array has the type of its elements.
 const COLUMNS: &str = "\
     with recursive c as ( \
         select attname::text as name, atttypid as type, atttypmod as modifier, \
@@ -36,20 +37,53 @@ const COLUMNS: &str = "\
         union all \
         select c.name, t.typbasetype, t.typtypmod, c.not_null or t.typnotnull, c.generated \
         from c join pg_type t on t.oid = c.type where t.typtype = 'd') \
-    select c.*, format_type(c.type, c.modifier) as shown \
-    from c join pg_type t on t.oid = c.type where t.typtype <> 'd'";
+    select c.*, format_type(c.type, c.modifier) as shown, \
+           n.nspname::text as type_schema, t.typname::text as type_name, \
+           t.typtype = 'e' as is_enum, \
+           case when t.typcategory = 'A' then t.typelem else 0 end as element \
+    from c join pg_type t on t.oid = c.type join pg_namespace n on n.oid = t.typnamespace \
+    where t.typtype <> 'd'";
 
 /// A column in the catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Found {
     name: String,
-    kind: u32,
+    kind: FoundType,
     /// The type's modifier, as in `pg_attribute`; -1: none.
     modifier: i32,
     not_null: bool,
     generated: bool,
     /// The type as SQL writes it.
     shown: String,
+}
+
+/// A type in the catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum FoundType {
+    /// A type by its number.
+    Scalar(u32),
+    /// An array of the type of this number.
+    ArrayOf(u32),
+    /// An enum by its schema and name.
+    Enum(String, String),
+}
+
+impl Found {
+    fn of(row: &Row) -> Result<Self, tokio_postgres::Error> {
+        let kind = match (row.try_get("is_enum")?, row.try_get("element")?) {
+            (true, _) => FoundType::Enum(row.try_get("type_schema")?, row.try_get("type_name")?),
+            (false, 0) => FoundType::Scalar(row.try_get("type")?),
+            (false, element) => FoundType::ArrayOf(element),
+        };
+        Ok(Self {
+            name: row.try_get("name")?,
+            kind,
+            modifier: row.try_get("modifier")?,
+            not_null: row.try_get("not_null")?,
+            generated: row.try_get("generated")?,
+            shown: row.try_get("shown")?,
+        })
+    }
 }
 
 /// Compares `table` and the protocol's tables with the catalog.
@@ -79,20 +113,8 @@ pub(crate) async fn check(connection: &Connection, table: &Table) -> Result<(), 
             return Err(secured_by_policies(name, role));
         }
     }
-    let mut found = Vec::new();
-    for row in connection.query(COLUMNS, &[&table.to_string()]).await.map_err(failed)? {
-        let read = || {
-            Ok(Found {
-                name: row.try_get("name")?,
-                kind: row.try_get("type")?,
-                modifier: row.try_get("modifier")?,
-                not_null: row.try_get("not_null")?,
-                generated: row.try_get("generated")?,
-                shown: row.try_get("shown")?,
-            })
-        };
-        found.push(read().map_err(failed)?);
-    }
+    let found = connection.query(COLUMNS, &[&table.to_string()]).await.map_err(failed)?;
+    let found = found.iter().map(Found::of).collect::<Result<Vec<_>, _>>().map_err(failed)?;
     let (name, evidence) = (table.to_string(), table::evidence());
     let columns = table.columns().iter().chain(&evidence);
     let differences: Vec<String> =
@@ -144,7 +166,7 @@ fn secured_by_policies(name: &str, role: &str) -> Error {
 
 /// Describes how the record's column differs from the table's, if it does.
 fn difference(table: &str, column: &Column, found: &[Found]) -> Option<String> {
-    let (name, wanted) = (&*column.name, column.kind);
+    let (name, wanted) = (&*column.name, &column.kind);
     let Some(found) = found.iter().find(|found| found.name == name) else {
         return Some(format!("{table}.{name} is missing, the record has it as {wanted}"));
     };
@@ -161,28 +183,47 @@ fn difference(table: &str, column: &Column, found: &[Found]) -> Option<String> {
 }
 
 /// Whether a column stores every value of the type unchanged.
-fn takes(found: &Found, wanted: ColumnType) -> bool {
-    let plain = |kind: Type| found.kind == kind.oid() && found.modifier == -1;
+fn takes(found: &Found, wanted: &ColumnType) -> bool {
+    match (&found.kind, wanted) {
+        (FoundType::Enum(schema, name), ColumnType::Enum { schema: in_schema, name: named }) => {
+            (schema, name) == (in_schema, named)
+        }
+        (FoundType::ArrayOf(oid), ColumnType::Array(element)) => {
+            Some(*oid) == element.oid() && holds(found.modifier, element)
+        }
+        (FoundType::Scalar(oid), wanted) => {
+            let text = [ColumnType::Text.oid(), Some(Type::VARCHAR.oid())];
+            // As values, not as elements of an array, both forms of text are the same.
+            let same = if wanted.is_text() {
+                text.contains(&Some(*oid))
+            } else {
+                Some(*oid) == wanted.oid()
+            };
+            same && holds(found.modifier, wanted)
+        }
+        _ => false,
+    }
+}
+
+/// Whether a type of this modifier holds every value of `wanted`, which is of the same type.
+fn holds(modifier: i32, wanted: &ColumnType) -> bool {
     match wanted {
-        ColumnType::Bool => plain(Type::BOOL),
-        ColumnType::Int2 => plain(Type::INT2),
-        ColumnType::Int4 => plain(Type::INT4),
-        ColumnType::Int8 => plain(Type::INT8),
-        ColumnType::Date => plain(Type::DATE),
-        ColumnType::Uuid => plain(Type::UUID),
-        // A varchar with a length cuts spaces silently.
-        ColumnType::Text => plain(Type::TEXT) || plain(Type::VARCHAR),
-        // Fewer digits than these six would round.
-        ColumnType::Timestamptz => {
-            found.kind == Type::TIMESTAMPTZ.oid() && matches!(found.modifier, -1 | 6)
-        }
         ColumnType::Numeric { precision, scale } => {
-            let digits = digits(found.modifier);
-            found.kind == Type::NUMERIC.oid()
-                && digits.is_some_and(|(most, behind)| {
-                    most >= i32::from(precision) && behind == i32::from(scale)
-                })
+            digits(modifier).is_some_and(|(most, behind)| {
+                most >= i32::from(*precision) && behind == i32::from(*scale)
+            })
         }
+        // Fewer digits would round.
+        ColumnType::Time { precision }
+        | ColumnType::Timestamp { precision }
+        | ColumnType::Timestamptz { precision } => {
+            modifier == -1 || modifier >= i32::from(*precision)
+        }
+        // A shorter one cuts spaces silently. The modifier counts the four bytes of a length.
+        ColumnType::Varchar { length } => {
+            modifier == -1 || i64::from(modifier) - 4 >= i64::from(*length)
+        }
+        _ => modifier == -1,
     }
 }
 
@@ -203,41 +244,73 @@ mod tests {
     #[test]
     fn a_column_takes_a_type_only_if_it_stores_every_value_as_it_is() {
         let money = ColumnType::Numeric { precision: 12, scale: 4 };
+        let varchar = ColumnType::Varchar { length: 24 };
+        let millis = ColumnType::Timestamptz { precision: 3 };
         let table = [
-            (money, numeric(12, 4), true),
-            (money, numeric(20, 4), true),
-            (money, numeric(12, 2), false),
-            (money, numeric(12, 6), false),
-            (money, numeric(11, 4), false),
-            (money, numeric(12, -4), false),
-            (money, (Type::NUMERIC, -1), false),
-            (money, (Type::FLOAT8, -1), false),
+            (money.clone(), numeric(12, 4), true),
+            (money.clone(), numeric(20, 4), true),
+            (money.clone(), numeric(12, 2), false),
+            (money.clone(), numeric(12, 6), false),
+            (money.clone(), numeric(11, 4), false),
+            (money.clone(), numeric(12, -4), false),
+            (money.clone(), (Type::NUMERIC, -1), false),
+            (money.clone(), (Type::FLOAT8, -1), false),
+            (money.clone().array(), (Type::NUMERIC_ARRAY, numeric(12, 4).1), true),
+            (money.clone().array(), (Type::NUMERIC_ARRAY, numeric(12, 2).1), false),
+            (money.clone().array(), numeric(12, 4), false),
+            (ColumnType::UnconstrainedNumeric, (Type::NUMERIC, -1), true),
+            (ColumnType::UnconstrainedNumeric, numeric(38, 4), false),
             (ColumnType::Int4, (Type::INT4, -1), true),
             (ColumnType::Int4, (Type::INT8, -1), false),
             (ColumnType::Int4, (Type::INT2, -1), false),
             (ColumnType::Int8, (Type::INT8, -1), true),
             (ColumnType::Int8, (Type::INT4, -1), false),
+            (ColumnType::Int8, (Type::INT8_ARRAY, -1), false),
+            (ColumnType::Float4, (Type::FLOAT4, -1), true),
+            (ColumnType::Float4, (Type::FLOAT8, -1), false),
+            (ColumnType::Float8, (Type::FLOAT4, -1), false),
             (ColumnType::Text, (Type::TEXT, -1), true),
             (ColumnType::Text, (Type::VARCHAR, -1), true),
-            (ColumnType::Text, (Type::VARCHAR, 24), false),
-            (ColumnType::Text, (Type::BPCHAR, 24), false),
-            (ColumnType::Timestamptz, (Type::TIMESTAMPTZ, -1), true),
-            (ColumnType::Timestamptz, (Type::TIMESTAMPTZ, 6), true),
-            (ColumnType::Timestamptz, (Type::TIMESTAMPTZ, 3), false),
-            (ColumnType::Timestamptz, (Type::TIMESTAMP, -1), false),
+            (ColumnType::Text, (Type::VARCHAR, 28), false),
+            (ColumnType::Text, (Type::BPCHAR, 28), false),
+            (ColumnType::Text.array(), (Type::TEXT_ARRAY, -1), true),
+            (ColumnType::Text.array(), (Type::VARCHAR_ARRAY, -1), false),
+            (varchar.clone(), (Type::VARCHAR, 28), true),
+            (varchar.clone(), (Type::VARCHAR, 27), false),
+            (varchar.clone(), (Type::VARCHAR, -1), true),
+            (varchar.clone(), (Type::TEXT, -1), true),
+            (varchar.clone().array(), (Type::VARCHAR_ARRAY, 28), true),
+            (varchar.array(), (Type::TEXT_ARRAY, -1), false),
+            (ColumnType::TIMESTAMPTZ, (Type::TIMESTAMPTZ, -1), true),
+            (ColumnType::TIMESTAMPTZ, (Type::TIMESTAMPTZ, 6), true),
+            (ColumnType::TIMESTAMPTZ, (Type::TIMESTAMPTZ, 3), false),
+            (ColumnType::TIMESTAMPTZ, (Type::TIMESTAMP, -1), false),
+            (millis.clone(), (Type::TIMESTAMPTZ, 3), true),
+            (millis.clone(), (Type::TIMESTAMPTZ, -1), true),
+            (millis, (Type::TIMESTAMPTZ, 0), false),
+            (ColumnType::TIMESTAMP, (Type::TIMESTAMP, -1), true),
+            (ColumnType::TIME, (Type::TIME, -1), true),
+            (ColumnType::TIME, (Type::TIMETZ, -1), false),
+            (ColumnType::Jsonb, (Type::JSONB, -1), true),
+            (ColumnType::Jsonb, (Type::JSON, -1), false),
+            (ColumnType::Bytea, (Type::BYTEA, -1), true),
             (ColumnType::Bool, (Type::BOOL, -1), true),
             (ColumnType::Bool, (Type::TEXT, -1), false),
+            (ColumnType::enumeration("ops.cabin"), (Type::TEXT, -1), false),
         ];
         for (wanted, (kind, modifier), fits) in table {
             let found = Found {
                 name: "c".into(),
-                kind: kind.oid(),
+                kind: match kind.kind() {
+                    postgres_types::Kind::Array(element) => FoundType::ArrayOf(element.oid()),
+                    _ => FoundType::Scalar(kind.oid()),
+                },
                 modifier,
                 not_null: false,
                 generated: false,
                 shown: String::new(),
             };
-            assert_eq!(takes(&found, wanted), fits, "{wanted} into {kind} with {modifier}");
+            assert_eq!(takes(&found, &wanted), fits, "{wanted} into {kind} with {modifier}");
         }
     }
 
@@ -245,7 +318,7 @@ mod tests {
     fn a_difference_names_the_column_and_both_types() {
         let found = |not_null, generated| Found {
             name: "c".into(),
-            kind: Type::TEXT.oid(),
+            kind: FoundType::Scalar(Type::TEXT.oid()),
             modifier: -1,
             not_null,
             generated,

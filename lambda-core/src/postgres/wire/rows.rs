@@ -2,16 +2,19 @@
 
 use tokio_postgres::types::ToSql;
 
-use crate::postgres::wire::raw::{RawArray, fields};
+use crate::postgres::wire::literal;
+use crate::postgres::wire::raw::{RawArray, fields, put_field};
 use crate::progress::LaneId;
-use crate::record::Table;
 use crate::record::checksum::{Checksum, ContentHash};
+use crate::record::{ColumnType, Table};
 
 /// Rows and the first part of their evidence: the parameters for given rows in
 /// [`crate::postgres::commit::statements`].
 #[derive(Debug)]
 pub(crate) struct Rows {
     columns: Vec<RawArray>,
+    /// Type of the elements of each column of arrays, which is given as texts.
+    elements: Vec<Option<ColumnType>>,
     lanes: Vec<i32>,
     positions: Vec<i64>,
     checksums: Vec<i64>,
@@ -20,8 +23,17 @@ pub(crate) struct Rows {
 impl Rows {
     /// Creates an empty set of rows of `table`.
     pub(crate) fn new(table: &Table) -> Self {
-        let columns = table.columns().iter().map(|_| RawArray::default()).collect();
-        Self { columns, lanes: Vec::new(), positions: Vec::new(), checksums: Vec::new() }
+        let element = |kind: &ColumnType| match kind {
+            ColumnType::Array(element) => Some((**element).clone()),
+            _ => None,
+        };
+        Self {
+            columns: table.columns().iter().map(|_| RawArray::default()).collect(),
+            elements: table.columns().iter().map(|column| element(&column.kind)).collect(),
+            lanes: Vec::new(),
+            positions: Vec::new(),
+            checksums: Vec::new(),
+        }
     }
 
     /// Appends a row's `content`, read at `position` of `lane`, inserted by `written_xid` and
@@ -33,8 +45,18 @@ impl Rows {
         written_xid: i64,
         job_id: Option<&str>,
     ) -> (ContentHash, Checksum) {
-        for (column, field) in self.columns.iter_mut().zip(fields(content)) {
-            column.push_field(field);
+        let columns = self.columns.iter_mut().zip(&self.elements);
+        for ((column, element), field) in columns.zip(fields(content)) {
+            match (element, field.get(4..)) {
+                (Some(element), Some(array)) if !array.is_empty() => {
+                    // The server refuses an empty text: it is no array.
+                    let literal = literal::of_array(element, array).unwrap_or_default();
+                    let mut field = Vec::with_capacity(literal.len() + 4);
+                    put_field(&mut field, Some(literal.as_bytes()));
+                    column.push_field(&field);
+                }
+                _ => column.push_field(field),
+            }
         }
         let hash = ContentHash::of(content, lane, position);
         let checksum = hash.checksum(written_xid, job_id);

@@ -1,0 +1,371 @@
+//! Values of columns: the Rust types that write them, and read them back.
+//!
+//! The form is that of PostgreSQL's binary COPY, which is also the form of a query's result.
+
+mod jsonb;
+pub(crate) mod numeric;
+pub(crate) mod time;
+
+use uuid::Uuid;
+
+use crate::dead_letter::{Reason, Reject};
+use crate::record::{ColumnType, canonical};
+
+pub use self::jsonb::{Jsonb, JsonbError};
+pub use self::numeric::Decimal;
+pub use self::time::{CivilMicros, DayMicros, UnixDays, UnixMicros};
+
+/// A value that can be written into a column.
+pub trait Value {
+    /// Writes the value; leaving `cell` untouched makes the column null.
+    fn write(&self, cell: &mut Cell<'_>);
+}
+
+/// A Rust type of which a column is made: it has a type in PostgreSQL, and its values can be
+/// read back.
+///
+/// ```
+/// use lambda_core::record::{Cell, CellRef, ColumnType, Field, Value};
+///
+/// /// A sensor's number.
+/// struct Sensor(i32);
+///
+/// impl Value for Sensor {
+///     fn write(&self, cell: &mut Cell<'_>) {
+///         self.0.write(cell);
+///     }
+/// }
+///
+/// impl Field for Sensor {
+///     fn column_type() -> ColumnType {
+///         i32::column_type()
+///     }
+///
+///     fn read(cell: CellRef<'_>) -> Option<Self> {
+///         i32::read(cell).map(Self)
+///     }
+/// }
+/// ```
+pub trait Field: Value + Sized {
+    /// Whether a column of it may be null.
+    const NULLABLE: bool = false;
+
+    /// The type of its column, unless the record says otherwise.
+    fn column_type() -> ColumnType;
+
+    /// Reads a stored value; nothing if the value is not of this type.
+    fn read(cell: CellRef<'_>) -> Option<Self>;
+}
+
+/// A [`Field`] that arrays can have as elements.
+pub trait Element: Field {}
+
+/// The destination of a [`Value`].
+#[derive(Debug)]
+pub struct Cell<'a> {
+    kind: &'a ColumnType,
+    /// The field's name, for rejects.
+    field: &'a str,
+    out: &'a mut Vec<u8>,
+    null: bool,
+    defect: Option<Reject>,
+}
+
+impl<'a> Cell<'a> {
+    /// Appends a value with its length to `out`. Returns whether it is null.
+    pub(crate) fn fill(
+        (kind, field): (&'a ColumnType, &'a str),
+        out: &'a mut Vec<u8>,
+        value: &(impl Value + ?Sized),
+    ) -> Result<bool, Reject> {
+        let from = out.len() + 4;
+        out.extend_from_slice(&(-1_i32).to_be_bytes());
+        let mut cell = Cell { kind, field, out, null: true, defect: None };
+        value.write(&mut cell);
+        let Cell { out, null, defect, .. } = cell;
+        if let Some(defect) = defect {
+            return Err(defect);
+        }
+        if !null {
+            let length = i32::try_from(out.len() - from).unwrap_or(i32::MAX);
+            out[from - 4..from].copy_from_slice(&length.to_be_bytes());
+            canonical::make(kind, &mut out[from..]);
+        }
+        Ok(null)
+    }
+
+    /// The type of the column.
+    pub fn kind(&self) -> &ColumnType {
+        self.kind
+    }
+
+    /// Rejects the record for this value. `expected` describes the form that is expected.
+    pub fn reject(&mut self, reason: Reason, expected: impl std::fmt::Display) {
+        if self.defect.is_none() {
+            self.defect = Some(Reject::field(reason, self.field, expected));
+        }
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.null = false;
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// Puts the bytes of a value if the column is of its type.
+    fn put_as(&mut self, kind: &ColumnType, bytes: &[u8]) {
+        if self.kind == kind { self.put(bytes) } else { self.misfit(kind) }
+    }
+
+    /// Rejects a value that is of another type than its column. Only a record whose `write`
+    /// contradicts its table does this.
+    fn misfit(&mut self, found: impl std::fmt::Display) {
+        let kind = self.kind;
+        self.reject(Reason::InvalidField, format!("the record gives {found} for {kind}"));
+    }
+}
+
+/// A stored value.
+#[derive(Debug, Clone, Copy)]
+pub struct CellRef<'a> {
+    kind: &'a ColumnType,
+    bytes: Option<&'a [u8]>,
+}
+
+impl<'a> CellRef<'a> {
+    pub(crate) fn new(kind: &'a ColumnType, bytes: Option<&'a [u8]>) -> Self {
+        Self { kind, bytes }
+    }
+
+    /// The type of the column.
+    pub fn kind(self) -> &'a ColumnType {
+        self.kind
+    }
+
+    /// The value in PostgreSQL's binary form; nothing for null.
+    pub fn bytes(self) -> Option<&'a [u8]> {
+        self.bytes
+    }
+
+    /// The value if the column is of this type and the value is of this many bytes.
+    fn chunk<const N: usize>(self, kind: &ColumnType) -> Option<[u8; N]> {
+        self.bytes.filter(|_| self.kind == kind)?.try_into().ok()
+    }
+}
+
+impl<T: Value + ?Sized> Value for &T {
+    fn write(&self, cell: &mut Cell<'_>) {
+        (**self).write(cell);
+    }
+}
+
+impl<T: Value> Value for Option<T> {
+    fn write(&self, cell: &mut Cell<'_>) {
+        if let Some(value) = self {
+            value.write(cell);
+        }
+    }
+}
+
+impl<T: Field> Field for Option<T> {
+    const NULLABLE: bool = true;
+
+    fn column_type() -> ColumnType {
+        T::column_type()
+    }
+
+    fn read(cell: CellRef<'_>) -> Option<Self> {
+        if cell.bytes.is_none() { Some(None) } else { T::read(cell).map(Some) }
+    }
+}
+
+impl<T: Element> Element for Option<T> {}
+
+/// Numbers and other values of a fixed length.
+macro_rules! fixed {
+    ($($type:ty: $kind:ident, $bytes:ident, $of:path;)*) => {
+        $(
+            impl Value for $type {
+                fn write(&self, cell: &mut Cell<'_>) {
+                    cell.put_as(&ColumnType::$kind, &self.$bytes());
+                }
+            }
+
+            impl Field for $type {
+                fn column_type() -> ColumnType {
+                    ColumnType::$kind
+                }
+
+                fn read(cell: CellRef<'_>) -> Option<Self> {
+                    cell.chunk(&ColumnType::$kind).map($of)
+                }
+            }
+
+            impl Element for $type {}
+        )*
+    };
+}
+
+fixed! {
+    i16: Int2, to_be_bytes, i16::from_be_bytes;
+    i32: Int4, to_be_bytes, i32::from_be_bytes;
+    i64: Int8, to_be_bytes, i64::from_be_bytes;
+    f32: Float4, to_be_bytes, f32::from_be_bytes;
+    f64: Float8, to_be_bytes, f64::from_be_bytes;
+    Uuid: Uuid, into_bytes, Uuid::from_bytes;
+}
+
+impl Value for bool {
+    fn write(&self, cell: &mut Cell<'_>) {
+        cell.put_as(&ColumnType::Bool, &[u8::from(*self)]);
+    }
+}
+
+impl Field for bool {
+    fn column_type() -> ColumnType {
+        ColumnType::Bool
+    }
+
+    fn read(cell: CellRef<'_>) -> Option<Self> {
+        cell.chunk(&ColumnType::Bool).map(|[byte]| byte != 0)
+    }
+}
+
+impl Element for bool {}
+
+impl Value for str {
+    /// Text goes into columns of text, and into those of an enum as its label.
+    fn write(&self, cell: &mut Cell<'_>) {
+        match cell.kind {
+            ColumnType::Text | ColumnType::Enum { .. } => {}
+            // PostgreSQL cuts spaces at the end instead of refusing them.
+            ColumnType::Varchar { length } => {
+                let most = *length as usize;
+                if self.len() > most && self.chars().count() > most {
+                    cell.reject(
+                        Reason::InvalidField,
+                        format!("expected at most {most} characters"),
+                    );
+                }
+            }
+            _ => return cell.misfit("text"),
+        }
+        if self.as_bytes().contains(&0) {
+            cell.reject(Reason::NulCharacter, "PostgreSQL's text cannot hold a NUL character");
+        }
+        cell.put(self.as_bytes());
+    }
+}
+
+impl Value for String {
+    fn write(&self, cell: &mut Cell<'_>) {
+        self.as_str().write(cell);
+    }
+}
+
+impl Field for String {
+    fn column_type() -> ColumnType {
+        ColumnType::Text
+    }
+
+    fn read(cell: CellRef<'_>) -> Option<Self> {
+        let is_text = cell.kind.is_text() || matches!(cell.kind, ColumnType::Enum { .. });
+        String::from_utf8(cell.bytes.filter(|_| is_text)?.to_vec()).ok()
+    }
+}
+
+impl Element for String {}
+
+impl Value for [u8] {
+    fn write(&self, cell: &mut Cell<'_>) {
+        cell.put_as(&ColumnType::Bytea, self);
+    }
+}
+
+impl Value for Vec<u8> {
+    fn write(&self, cell: &mut Cell<'_>) {
+        self.as_slice().write(cell);
+    }
+}
+
+impl Field for Vec<u8> {
+    fn column_type() -> ColumnType {
+        ColumnType::Bytea
+    }
+
+    fn read(cell: CellRef<'_>) -> Option<Self> {
+        Some(cell.bytes.filter(|_| *cell.kind == ColumnType::Bytea)?.to_vec())
+    }
+}
+
+impl Element for Vec<u8> {}
+
+impl<T: Value> Value for [T] {
+    fn write(&self, cell: &mut Cell<'_>) {
+        let kind = cell.kind;
+        let ColumnType::Array(element) = kind else { return cell.misfit("an array") };
+        let (Some(oid), Ok(count)) = (element.oid(), i32::try_from(self.len())) else {
+            return cell.misfit("an array");
+        };
+        // Dimensions, whether there are nulls, the elements' type, their number, the first index.
+        cell.put(&i32::from(count > 0).to_be_bytes());
+        cell.put(&0_i32.to_be_bytes());
+        cell.put(&oid.to_be_bytes());
+        if count > 0 {
+            cell.put(&count.to_be_bytes());
+            cell.put(&1_i32.to_be_bytes());
+        }
+        for value in self {
+            if let Err(defect) = Cell::fill((element, cell.field), cell.out, value) {
+                cell.defect.get_or_insert(defect);
+                return;
+            }
+        }
+    }
+}
+
+impl<T: Value> Value for Vec<T> {
+    fn write(&self, cell: &mut Cell<'_>) {
+        self.as_slice().write(cell);
+    }
+}
+
+impl<T: Element> Field for Vec<T> {
+    fn column_type() -> ColumnType {
+        T::column_type().array()
+    }
+
+    fn read(cell: CellRef<'_>) -> Option<Self> {
+        let ColumnType::Array(kind) = cell.kind else { return None };
+        let elements = array_elements(cell.bytes?)?;
+        elements.into_iter().map(|element| T::read(CellRef::new(kind, element))).collect()
+    }
+}
+
+/// Splits off the first field, which is its length and its value; nothing if it is malformed.
+pub(crate) fn split_field(fields: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
+    let (length, rest) = fields.split_first_chunk::<4>()?;
+    match usize::try_from(i32::from_be_bytes(*length)) {
+        Ok(length) => rest.split_at_checked(length).map(|(value, rest)| (Some(value), rest)),
+        Err(_) => Some((None, rest)),
+    }
+}
+
+/// The elements of a one-dimensional array in binary form; nothing if it is malformed.
+pub(crate) fn array_elements(array: &[u8]) -> Option<Vec<Option<&[u8]>>> {
+    let (head, rest) = array.split_first_chunk::<12>()?;
+    let mut rest = match i32::from_be_bytes(*head.first_chunk()?) {
+        0 => rest,
+        1 => rest.get(8..)?,
+        _ => return None,
+    };
+    let mut elements = Vec::new();
+    while !rest.is_empty() {
+        let (element, others) = split_field(rest)?;
+        elements.push(element);
+        rest = others;
+    }
+    Some(elements)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! Days and moments as numbers.
+
+use super::{Cell, CellRef, Element, Field, Value};
+use crate::dead_letter::Reason;
+use crate::record::ColumnType;
+use crate::record::column_type::FRACTION_DIGITS_MAX;
+
+/// Days from the Unix epoch to PostgreSQL's, 2000-01-01.
+const EPOCH_DAYS: i32 = 10_957;
+
+/// The same in microseconds.
+const EPOCH_MICROS: i64 = EPOCH_DAYS as i64 * MICROS_PER_DAY;
+
+const MICROS_PER_DAY: i64 = 86_400_000_000;
+
+/// The days that a `date` holds, from 4713 BC on, counted from PostgreSQL's epoch (`datetime.h`
+/// there).
+const DAYS: std::ops::Range<i32> = -2_451_545..2_145_031_949;
+
+/// The microseconds that a timestamp holds, counted from PostgreSQL's epoch (`timestamp.h` there).
+const MICROS: std::ops::Range<i64> = -211_813_488_000_000_000..9_223_371_331_200_000_000;
+
+/// Microseconds since PostgreSQL's epoch, as the server sends and receives a moment; nothing if it
+/// is out of the server's range.
+pub(crate) fn postgres_micros(unix_micros: i64) -> Option<i64> {
+    unix_micros.checked_sub(EPOCH_MICROS).filter(|micros| MICROS.contains(micros))
+}
+
+/// Cuts digits of a second's fraction that a column does not have, as the server would round
+/// them.
+fn cut(micros: i64, precision: u8) -> i64 {
+    let unit = 10_i64.pow(u32::from(FRACTION_DIGITS_MAX.saturating_sub(precision)));
+    micros.div_euclid(unit) * unit
+}
+
+/// A day, in days since the Unix epoch, for a `date` column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixDays(pub i32);
+
+impl Value for UnixDays {
+    fn write(&self, cell: &mut Cell<'_>) {
+        match self.0.checked_sub(EPOCH_DAYS).filter(|days| DAYS.contains(days)) {
+            Some(days) => cell.put_as(&ColumnType::Date, &days.to_be_bytes()),
+            None => cell.reject(Reason::InvalidField, "expected a date from 4713 BC on"),
+        }
+    }
+}
+
+impl Field for UnixDays {
+    fn column_type() -> ColumnType {
+        ColumnType::Date
+    }
+
+    fn read(cell: CellRef<'_>) -> Option<Self> {
+        let days = i32::from_be_bytes(cell.chunk(&ColumnType::Date)?);
+        Some(Self(days.checked_add(EPOCH_DAYS)?))
+    }
+}
+
+impl Element for UnixDays {}
+
+/// Microseconds since the Unix epoch in PostgreSQL's range, cut to the column's precision.
+fn put_moment(cell: &mut Cell<'_>, micros: i64, precision: u8) {
+    match postgres_micros(cut(micros, precision)) {
+        Some(micros) => cell.put(&micros.to_be_bytes()),
+        None => cell.reject(Reason::InvalidField, "expected a time from 4713 BC to 294276 AD"),
+    }
+}
+
+fn read_moment(cell: CellRef<'_>) -> Option<i64> {
+    let micros = i64::from_be_bytes(cell.bytes()?.try_into().ok()?);
+    micros.checked_add(EPOCH_MICROS)
+}
+
+/// A moment, in microseconds since the Unix epoch, for a `timestamptz` column. Digits that the
+/// column's precision does not have are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixMicros(pub i64);
+
+impl Value for UnixMicros {
+    fn write(&self, cell: &mut Cell<'_>) {
+        match *cell.kind() {
+            ColumnType::Timestamptz { precision } => put_moment(cell, self.0, precision),
+            _ => cell.misfit("a moment"),
+        }
+    }
+}
+
+impl Field for UnixMicros {
+    fn column_type() -> ColumnType {
+        ColumnType::TIMESTAMPTZ
+    }
+
+    fn read(cell: CellRef<'_>) -> Option<Self> {
+        matches!(cell.kind(), ColumnType::Timestamptz { .. }).then(|| read_moment(cell))?.map(Self)
+    }
+}
+
+impl Element for UnixMicros {}
+
+/// A day and a time of no zone, in microseconds since 1970-01-01 00:00, for a `timestamp` column.
+/// Digits that the column's precision does not have are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CivilMicros(pub i64);
+
+impl Value for CivilMicros {
+    fn write(&self, cell: &mut Cell<'_>) {
+        match *cell.kind() {
+            ColumnType::Timestamp { precision } => put_moment(cell, self.0, precision),
+            _ => cell.misfit("a time without a zone"),
+        }
+    }
+}
+
+impl Field for CivilMicros {
+    fn column_type() -> ColumnType {
+        ColumnType::TIMESTAMP
+    }
+
+    fn read(cell: CellRef<'_>) -> Option<Self> {
+        matches!(cell.kind(), ColumnType::Timestamp { .. }).then(|| read_moment(cell))?.map(Self)
+    }
+}
+
+impl Element for CivilMicros {}
+
+/// A time of day, in microseconds since midnight, for a `time` column; 24:00 is none. Digits that
+/// the column's precision does not have are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DayMicros(pub i64);
+
+impl Value for DayMicros {
+    fn write(&self, cell: &mut Cell<'_>) {
+        match *cell.kind() {
+            ColumnType::Time { precision } if (0..MICROS_PER_DAY).contains(&self.0) => {
+                cell.put(&cut(self.0, precision).to_be_bytes());
+            }
+            ColumnType::Time { .. } => {
+                cell.reject(Reason::InvalidField, "expected a time from 00:00 to before 24:00");
+            }
+            _ => cell.misfit("a time of day"),
+        }
+    }
+}
+
+impl Field for DayMicros {
+    fn column_type() -> ColumnType {
+        ColumnType::TIME
+    }
+
+    fn read(cell: CellRef<'_>) -> Option<Self> {
+        let bytes = cell.bytes().filter(|_| matches!(cell.kind(), ColumnType::Time { .. }))?;
+        Some(Self(i64::from_be_bytes(bytes.try_into().ok()?)))
+    }
+}
+
+impl Element for DayMicros {}

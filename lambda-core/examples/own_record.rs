@@ -2,40 +2,30 @@
 
 use std::sync::Arc;
 
-use lambda_core::Pipeline;
 use lambda_core::batch::{Batch, Body, Entry, Slice, Span};
 use lambda_core::decode::Message;
 use lambda_core::decode::csv::Header;
 use lambda_core::memory::MemorySink;
 use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::progress::{Counts, LaneName};
-use lambda_core::record::{Column, ColumnType, Record, RowWriter, Scratch, Table};
+use lambda_core::record::Scratch;
 use lambda_core::sink::{ClaimRequest, Durability, Sink};
+use lambda_core::{Pipeline, Record};
 
 /// A sensor's measurement.
-#[derive(serde::Deserialize)]
+#[derive(Record, serde::Deserialize)]
+#[record(table = "readings", key(id))]
 struct Reading {
+    #[record(length = 1..=20)]
     id: String,
+    #[record(between(-90_000, 60_000))]
     millidegrees: i64,
     note: Option<String>,
 }
 
-impl Record for Reading {
-    fn table() -> Table {
-        Table::new("readings")
-            .column(Column::new("id", ColumnType::Text))
-            .column(Column::new("millidegrees", ColumnType::Int8))
-            .column(Column::new("note", ColumnType::Text).nullable())
-    }
-
-    fn write(&self, row: &mut RowWriter<'_>) {
-        row.put(&self.id).put(self.millidegrees).put(&self.note);
-    }
-}
-
 /// One reading as a message and as a file's row: the second one is a duplicate.
 pub async fn run() -> Result<Counts, Box<dyn std::error::Error>> {
-    let readings = Pipeline::of::<Reading>("readings")?;
+    let readings = Pipeline::of::<Reading>("readings").build()?;
     let table = readings.table();
     let header = Header::parse(b"millidegrees,note,id\n", table)?;
     let csv = readings.files().open(header);

@@ -31,6 +31,8 @@ pub enum Reason {
     IdConflict,
     /// The database refuses the row.
     Refused,
+    /// The table has no partition for the row.
+    NoPartition,
 }
 
 impl Reason {
@@ -48,6 +50,7 @@ impl Reason {
             Self::NulCharacter => "nul_character",
             Self::IdConflict => "id_conflict",
             Self::Refused => "refused",
+            Self::NoPartition => "no_partition",
         }
     }
 }

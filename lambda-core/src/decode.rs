@@ -4,10 +4,15 @@ pub mod csv;
 pub mod decimal;
 pub mod json;
 
+mod fields;
 mod foreign;
+mod serde;
+
+pub use self::serde::Serde;
 
 use crate::dead_letter::{Reason, Reject};
-use crate::record::RowWriter;
+use crate::error::Error;
+use crate::record::{RowWriter, Table};
 
 /// A message, or a row of a file.
 #[derive(Debug, Clone, Copy, Default)]
@@ -55,6 +60,15 @@ pub trait Decode: Send + Sync + 'static {
     /// The format's name. It is stored with each lane, and finds the decoder for a replay.
     fn format(&self) -> &str;
 
+    /// Prepares for the table of a pipeline, once, when the pipeline is built.
+    ///
+    /// # Errors
+    /// `Fatal` when the decoder cannot fill the table.
+    fn bind(&mut self, table: &Table) -> Result<(), Error> {
+        let _ = table;
+        Ok(())
+    }
+
     /// Decodes one message: puts every column into `row`, or skips it.
     ///
     /// # Errors
@@ -71,20 +85,15 @@ fn utf8(bytes: &[u8]) -> Result<&str, Reject> {
     })
 }
 
-/// The reject for an error message of serde. Such messages quote the value before the
-/// expected form; only the latter comes from the type.
-fn of_serde(message: &str, place: &str) -> Reject {
-    if let Some(field) = named(message, "missing field `") {
-        return Reject::field(Reason::MissingField, field, "a value is required");
-    }
-    if let Some(field) = named(message, "duplicate field `") {
-        return Reject::field(Reason::DuplicateKey, field, "expected once");
-    }
-    let expected = message.rfind(", expected ").map(|at| &message[at + 2..]);
-    let expected = expected.map_or("a value does not fit the record's type", |expected| {
-        expected.split(" at line ").next().unwrap_or(expected)
-    });
-    Reject::new(Reason::InvalidField, format!("{expected}, {place}"))
+/// The form that serde expected, from its message, which may quote the value before that form.
+fn expectation(message: &str) -> String {
+    let expected = match message.rfind(", expected ") {
+        Some(at) => &message[at + 2..],
+        // The texts of our own types.
+        None if message.starts_with("expected ") => message,
+        None => "a value does not fit the record's type",
+    };
+    expected.split(" at line ").next().unwrap_or(expected).to_owned()
 }
 
 fn named<'a>(message: &'a str, prefix: &str) -> Option<&'a str> {

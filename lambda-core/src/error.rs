@@ -100,6 +100,16 @@ pub enum Error {
         /// Number of attempts.
         tries: u32,
     },
+    /// The server ended a transaction that waited for another one, which waited for it: the same
+    /// batch can be stored when it is tried again (SQLSTATE 40P01).
+    #[error("could not {what}: other transactions locked the same rows in another order")]
+    Deadlock {
+        /// The request.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: Source,
+    },
     /// The server answers but has not stored a batch in time: commit its halves.
     #[error("could not store a batch within {} s: {holdup}", waited.as_secs())]
     Slow {
@@ -163,6 +173,7 @@ impl Error {
             Self::Unreachable { .. }
             | Self::Temporary { .. }
             | Self::Contended { .. }
+            | Self::Deadlock { .. }
             | Self::Slow { .. }
             | Self::Interrupted { .. } => Kind::Transient,
             Self::Fenced { .. } => Kind::Fenced,
@@ -193,6 +204,7 @@ impl Error {
             Self::Unreachable { .. } => 69,
             Self::Temporary { .. }
             | Self::Contended { .. }
+            | Self::Deadlock { .. }
             | Self::Slow { .. }
             | Self::Fenced { .. }
             | Self::Interrupted { .. } => 75,

@@ -5,6 +5,9 @@
 //! lane that they cover; a [`sink::Sink`] makes a batch durable in one
 //! transaction, progress included; [`delivery::flow`] joins the two.
 
+#[cfg(feature = "derive")]
+extern crate self as lambda_core;
+
 pub mod batch;
 pub mod dead_letter;
 pub mod decode;

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use crate::decode::Decode;
 use crate::decode::csv::Csv;
-use crate::decode::json::Json;
+use crate::decode::{Decode, Serde};
 use crate::error::Error;
 use crate::record::table::evidence;
 use crate::record::{Record, Table};
@@ -32,29 +31,15 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// The records of type `R`, from messages in JSON and from files in CSV.
-    ///
-    /// # Errors
-    /// As for [`Self::new`].
-    pub fn of<R: Record + DeserializeOwned>(name: &str) -> Result<Self, Error> {
-        Self::new(name, R::table(), Json::of::<R>(), Csv::of::<R>())
+    /// Starts the pipeline of a record, which serde reads: from messages in JSON and from files
+    /// in CSV, unless they are set otherwise.
+    pub fn of<R: Record + DeserializeOwned>(name: &str) -> Builder {
+        Self::builder(name, R::table(), Serde::<R>::json(), Serde::<R>::csv())
     }
 
-    /// Records of a table, from messages and files that these decode.
-    ///
-    /// # Errors
-    /// `Fatal` for a table without columns, with a key that is none of its columns, or with
-    /// names that PostgreSQL would cut or that evidence columns have.
-    pub fn new(name: &str, table: Table, messages: impl Decode, files: Csv) -> Result<Self, Error> {
-        check(name, &table)?;
-        let (table, messages) = (Arc::new(table), Arc::new(messages));
-        Ok(Self { name: name.into(), table, messages, files })
-    }
-
-    /// The same pipeline, with messages of another format.
-    #[must_use]
-    pub fn messages(self, decoder: impl Decode) -> Self {
-        Self { messages: Arc::new(decoder), ..self }
+    /// Starts the pipeline of a table, from messages and files that these decode.
+    pub fn builder(name: &str, table: Table, messages: impl Decode, files: Csv) -> Builder {
+        Builder { name: name.to_owned(), table, messages: Box::new(messages), files }
     }
 
     /// Its name: unique in a database.
@@ -84,6 +69,52 @@ impl fmt::Debug for Pipeline {
             .field("name", &self.name)
             .field("table", &self.table)
             .field("messages", &self.messages.format())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A pipeline that is not built yet.
+#[must_use]
+pub struct Builder {
+    name: String,
+    table: Table,
+    messages: Box<dyn Decode>,
+    files: Csv,
+}
+
+impl Builder {
+    /// Sets the decoder of messages.
+    pub fn messages(self, decoder: impl Decode) -> Self {
+        Self { messages: Box::new(decoder), ..self }
+    }
+
+    /// Sets the format of files.
+    pub fn files(self, csv: Csv) -> Self {
+        Self { files: csv, ..self }
+    }
+
+    /// Builds the pipeline, after checking everything that is known without a database.
+    ///
+    /// # Errors
+    /// `Fatal` for a table without columns, with a key that is none of its columns, with types or
+    /// rules out of range, or with names that PostgreSQL would cut or that evidence columns
+    /// have; and for a decoder that cannot fill the table.
+    pub fn build(self) -> Result<Pipeline, Error> {
+        let Self { name, table, mut messages, files } = self;
+        check(&name, &table)?;
+        messages.bind(&table)?;
+        let (name, table) = (name.as_str().into(), Arc::new(table));
+        Ok(Pipeline { name, table, messages: messages.into(), files })
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, table, messages, .. } = self;
+        f.debug_struct("Builder")
+            .field("name", name)
+            .field("table", table)
+            .field("messages", &messages.format())
             .finish_non_exhaustive()
     }
 }
@@ -122,7 +153,9 @@ fn check(pipeline: &str, table: &Table) -> Result<(), Error> {
         }
     }
     for column in table.columns() {
-        if let Some(defect) = column.kind.defect() {
+        let mut rules = column.rules.iter();
+        let defect = column.kind.defect();
+        if let Some(defect) = defect.or_else(|| rules.find_map(|rule| rule.defect(&column.kind))) {
             return refused(format!("the column {}: {defect}", column.name));
         }
     }

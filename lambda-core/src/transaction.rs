@@ -19,10 +19,11 @@ pub use self::time::Timestamp;
 pub use self::wire::CSV_HEADER;
 
 use self::draft::{Checked, Draft};
+use crate::dead_letter::{Reason, Reject};
 use crate::decode::csv::{Csv, CsvFields};
 use crate::decode::json::Json;
 use crate::pipeline::Pipeline;
-use crate::record::{Column, ColumnType, Record, RowWriter, Table};
+use crate::record::{Column, ColumnType, Decimal, Record, RowRef, RowWriter, Table, UnixMicros};
 
 /// The platform's pipeline `transactions`: JSON messages and CSV files into
 /// `public.transactions`.
@@ -39,9 +40,9 @@ pub fn pipeline() -> Pipeline {
         Draft::of_csv(fields).check()?.write(row);
         Ok(())
     };
-    let pipeline =
-        Pipeline::new("transactions", Transaction::table(), Json::by(json), Csv::by(csv));
-    pipeline.expect("a table that fits")
+    Pipeline::builder("transactions", Transaction::table(), Json::by(json), Csv::by(csv))
+        .build()
+        .expect("a table that fits")
 }
 
 /// A value is not of the expected form; the text describes that form, never the value.
@@ -95,5 +96,30 @@ impl Record for Transaction {
 
     fn write(&self, row: &mut RowWriter<'_>) {
         Checked::of(self).write(row);
+    }
+
+    fn read(mut row: RowRef<'_>) -> Result<Self, Reject> {
+        let text = |row: &mut RowRef<'_>| row.take::<String>();
+        let amount = |row: &mut RowRef<'_>| row.take::<Decimal>();
+        let field = |name| move |Expected(what)| Reject::field(Reason::InvalidField, name, what);
+        Ok(Self {
+            transaction_id: TransactionId::parse(&text(&mut row)?)
+                .map_err(field("transaction_id"))?,
+            account_id: AccountId::parse(&text(&mut row)?).map_err(field("account_id"))?,
+            transaction_type: TransactionType::parse(&text(&mut row)?)
+                .map_err(field("transaction_type"))?,
+            amount: Amount::from_cents(amount(&mut row)?.unscaled as i64)
+                .map_err(field("amount"))?,
+            timestamp: Timestamp::from_unix_micros(row.take::<UnixMicros>()?.0)
+                .map_err(field("timestamp"))?,
+            merchant_category: row.take()?,
+            location: row.take()?,
+            card_present: row.take()?,
+            risk_score: row
+                .take::<Option<Decimal>>()?
+                .map(|score| RiskScore::from_hundredths(score.unscaled as u8))
+                .transpose()
+                .map_err(field("risk_score"))?,
+        })
     }
 }

@@ -287,6 +287,24 @@ async fn failures_are_counted_for_one_batch_and_again_for_its_halves() {
 }
 
 #[tokio::test]
+async fn a_batch_that_meets_deadlocks_is_tried_again_whole() {
+    let progress = MemorySink::new().claim(&request(name())).await.unwrap();
+    let draft = Draft::new(Authority::Stream, &SAMPLES).lane(&progress, 2);
+    let draft = draft.record(0, &Sample::new("a", 1)).record(1, &Sample::new("b", 1));
+    let (batch, mut state) = (draft.build(), State::new(Authority::Stream));
+    let whole = batch.entries().len();
+    state.step(Input::Batch(batch));
+    for _ in 0..20 {
+        let deadlock = Error::Deadlock { what: "store a batch", source: "40P01".into() };
+        let actions = state.step(Input::CommitFailed(deadlock));
+        assert!(matches!(actions[..], [Action::Wait(_)]), "{actions:?}");
+        let actions = state.step(Input::Retry);
+        let [Action::Commit(again, ..)] = &actions[..] else { panic!("{actions:?}") };
+        assert_eq!(again.entries().len(), whole);
+    }
+}
+
+#[tokio::test]
 async fn a_lane_that_is_fenced_after_it_was_revoked_is_left_to_its_new_owner() {
     let claims = |actions: Vec<Action>| {
         actions.iter().filter(|action| matches!(action, Action::Claim(..))).count()

@@ -16,6 +16,8 @@ mod sessions;
 mod slow;
 #[path = "postgres/subject.rs"]
 mod subject;
+#[path = "postgres/tables.rs"]
+mod tables;
 #[path = "postgres/types.rs"]
 mod types;
 
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         fit::tests(suite);
         keys::tests(suite);
         types::tests(suite);
+        tables::tests(suite);
         slow::tests(suite);
         sessions::tests(suite);
         suite.postgres(

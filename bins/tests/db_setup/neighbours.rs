@@ -3,7 +3,7 @@
 use std::fs;
 
 use lambda_core::Pipeline;
-use lambda_core::decode::json::Json;
+use lambda_core::decode::Serde;
 use lambda_core::outcome::Authority;
 use lambda_core::postgres::schema::migrate::PROTOCOL;
 use lambda_core::postgres::schema::roles::{Access, Role, ensure};
@@ -88,18 +88,19 @@ pub(crate) async fn application(context: Context) -> Result<(), Failure> {
     assert_eq!(text(&sql, ITS_OWN).await?, before);
 
     // A table has one pipeline, a pipeline one table, and a sink stores for those only.
-    let other = Pipeline::of::<Sample>("others")?;
+    let other = Pipeline::of::<Sample>("others").build()?;
     let second = registry::register(config, &[&other]).await.expect_err("it has a pipeline");
     assert_eq!(second.exit_code(), 78, "{}", second.chain());
     let unknown = PostgresSink::connect(config.clone(), &other, "sink", 1, None).await;
     let unknown = unknown.expect_err("it is not registered");
     assert!(unknown.chain().contains("is not registered"), "{}", unknown.chain());
-    let elsewhere = Pipeline::new(
+    let elsewhere = Pipeline::builder(
         SAMPLES.name(),
         Table::new("reports.samples").column(Column::new("id", ColumnType::Text)),
-        Json::of::<Sample>(),
+        Serde::<Sample>::json(),
         *SAMPLES.files(),
-    )?;
+    )
+    .build()?;
     let moved = registry::register(config, &[&elsewhere]).await.expect_err("it has a table");
     let says = "stores in public.samples here, not in reports.samples";
     assert!(moved.chain().contains(says), "{}", moved.chain());

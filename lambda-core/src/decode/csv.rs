@@ -5,13 +5,10 @@ mod split;
 
 use std::fmt;
 
-use csv::StringRecord;
-use serde::de::DeserializeOwned;
-
 use self::split::Defect;
 use crate::dead_letter::{Reason, Reject};
 use crate::decode::{Decode, Decoded, Message};
-use crate::record::{Record, RowWriter, Scratch};
+use crate::record::{Column, RowWriter, Scratch};
 
 pub use self::header::Header;
 
@@ -29,31 +26,17 @@ pub(crate) struct CsvFields<'a> {
 }
 
 impl<'a> CsvFields<'a> {
+    /// The columns of the table.
+    pub(crate) fn columns(&self) -> &'a [Column] {
+        self.header.table.columns()
+    }
+
     /// The field of the table's column `index`; an empty one is null.
     pub(crate) fn get(&self, index: usize) -> Option<&'a str> {
         let place = *self.header.columns.get(index)?;
         let start = if place == 0 { 0 } else { *self.ends.get(place - 1)? };
         self.text.get(start..*self.ends.get(place)?).filter(|field| !field.is_empty())
     }
-}
-
-/// Decodes a row by serde, under the names of the table's fields.
-///
-/// # Errors
-/// The expected form, without the value that was found.
-fn by_serde<R: DeserializeOwned>(fields: &CsvFields<'_>) -> Result<R, Reject> {
-    let columns = fields.header.table.columns();
-    let names: StringRecord = columns.iter().map(|column| &column.field).collect();
-    let values: StringRecord =
-        (0..columns.len()).map(|index| fields.get(index).unwrap_or_default()).collect();
-    values.deserialize(Some(&names)).map_err(|error| match error.kind() {
-        csv::ErrorKind::Deserialize { err, .. } => {
-            let column = err.field().and_then(|at| columns.get(usize::try_from(at).ok()?));
-            let place = column.map_or("in some field", |column| &column.field);
-            super::of_serde(&err.kind().to_string(), place)
-        }
-        _ => Reject::new(Reason::InvalidField, "the row does not fit the record's type"),
-    })
 }
 
 /// Decodes the fields of one row of a file into a row of the table.
@@ -68,14 +51,6 @@ pub struct Csv {
 impl Csv {
     /// The format's name.
     pub const FORMAT: &str = "csv";
-
-    /// Rows that serde reads as `R`, under the names of the table's fields.
-    pub fn of<R: Record + DeserializeOwned>() -> Self {
-        Self::by(|fields, row| {
-            by_serde::<R>(fields)?.write(row);
-            Ok(())
-        })
-    }
 
     /// Rows that a function decodes.
     pub(crate) fn by(decode: DecodeFields) -> Self {

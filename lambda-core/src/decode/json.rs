@@ -7,7 +7,7 @@ use serde_json::error::Category;
 
 use crate::dead_letter::{Reason, Reject};
 use crate::decode::{Decode, Decoded, Message, foreign};
-use crate::record::{Record, RowWriter};
+use crate::record::RowWriter;
 
 /// Decodes one JSON object into a row.
 type DecodeObject = fn(&str, &mut RowWriter<'_>) -> Result<(), Reject>;
@@ -21,14 +21,6 @@ pub struct Json {
 impl Json {
     /// The format's name.
     pub const FORMAT: &str = "json";
-
-    /// Objects that serde reads as `R`.
-    pub fn of<R: Record + DeserializeOwned>() -> Self {
-        Self::by(|json, row| {
-            by_serde::<R>(json)?.write(row);
-            Ok(())
-        })
-    }
 
     /// Objects that a function decodes.
     pub(crate) fn by(decode: DecodeObject) -> Self {
@@ -48,31 +40,60 @@ impl Decode for Json {
     }
 
     fn decode(&self, message: &Message<'_>, row: &mut RowWriter<'_>) -> Result<Decoded, Reject> {
-        let payload = message.payload.filter(|payload| !payload.is_empty()).ok_or_else(|| {
-            Reject::new(Reason::EmptyPayload, "expected a JSON object, found nothing")
-        })?;
-        let json = super::utf8(payload).map_err(|reject| foreign::explain(reject, payload))?;
-        (self.decode)(json, row).map_err(|reject| foreign::explain(reject, payload))?;
-        Ok(Decoded::Row)
+        decode_object(message, |object| (self.decode)(object, row)).map(|()| Decoded::Row)
     }
 }
 
-/// Decodes one JSON object by serde.
-///
-/// # Errors
-/// The expected form and the place, without the value that was found.
-fn by_serde<R: DeserializeOwned>(json: &str) -> Result<R, Reject> {
-    serde_json::from_str(json).map_err(|error| reject(&error))
+/// Decodes the object of a message. A payload that is something else is named.
+pub(super) fn decode_object<T>(
+    message: &Message<'_>,
+    decode: impl FnOnce(&str) -> Result<T, Reject>,
+) -> Result<T, Reject> {
+    let payload = message.payload.filter(|payload| !payload.is_empty()).ok_or_else(|| {
+        Reject::new(Reason::EmptyPayload, "expected a JSON object, found nothing")
+    })?;
+    let json = super::utf8(payload).map_err(|reject| foreign::explain(reject, payload))?;
+    decode(json).map_err(|reject| foreign::explain(reject, payload))
+}
+
+/// The reject for an object that serde cannot read as `T`. Reads it again to find the field.
+pub(super) fn located<T: DeserializeOwned>(json: &str) -> Reject {
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+        Err(error) => {
+            let path = error.path().to_string();
+            let field = (path != ".").then_some(path);
+            reject_at(error.inner(), field.as_deref())
+        }
+        // The object is read; something follows it.
+        Ok(_) => deserializer.end().map_or_else(
+            |error| reject(&error),
+            |()| Reject::new(Reason::InvalidJson, "expected a JSON object"),
+        ),
+    }
 }
 
 /// The reject for an error of `serde_json`.
 pub(crate) fn reject(error: &serde_json::Error) -> Reject {
+    reject_at(error, None)
+}
+
+fn reject_at(error: &serde_json::Error, field: Option<&str>) -> Reject {
     let text = error.to_string();
-    if error.classify() == Category::Data {
-        let place = format!("at line {} column {}", error.line(), error.column());
-        super::of_serde(&text, &place)
-    } else {
+    if error.classify() != Category::Data {
         // Such a text names the expected token and the place, not a value.
-        Reject::new(Reason::InvalidJson, text)
+        return Reject::new(Reason::InvalidJson, text);
+    }
+    if let Some(field) = super::named(&text, "missing field `") {
+        return Reject::field(Reason::MissingField, field, "a value is required");
+    }
+    if let Some(field) = super::named(&text, "duplicate field `") {
+        return Reject::field(Reason::DuplicateKey, field, "expected once");
+    }
+    let (line, column) = (error.line(), error.column());
+    let expected = format!("{}, at line {line} column {column}", super::expectation(&text));
+    match field {
+        Some(field) => Reject::field(Reason::InvalidField, field, expected),
+        None => Reject::new(Reason::InvalidField, expected),
     }
 }

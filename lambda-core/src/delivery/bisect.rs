@@ -34,6 +34,10 @@ pub fn take_apart(batch: Batch, code: &str, object: &str) -> Parts {
 
 /// The reject for a record that the database refuses alone.
 pub(crate) fn refusal(code: &str, object: &str) -> Reject {
+    // The server names the constraint of any other violated check.
+    if code == "23514" && object.is_empty() {
+        return Reject::new(Reason::NoPartition, "no partition of the table takes the row");
+    }
     let place = if object.is_empty() { String::new() } else { format!(" at {object}") };
     Reject::new(Reason::Refused, format!("the database refused the row: {code}{place}"))
 }

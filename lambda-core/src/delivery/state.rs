@@ -400,6 +400,9 @@ impl State {
                 self.pace.too_slow();
                 self.halve_or_wait(error)
             }
+            // Partitions are locked in an order that is not the keys', so smaller batches meet
+            // each other too.
+            Error::Deadlock { .. } => self.wait(error),
             error if error.kind() == Kind::Transient => self.commit_stalled(error),
             error => vec![Action::Finish(Err(error))],
         }

@@ -190,7 +190,7 @@ async fn store_new(
             let sql = "rollback to savepoint rows; release savepoint rows";
             let back = session.client().batch_execute(sql).await;
             back.map_err(|error| STORE.failed(error))?;
-            Ok(if is_id_key(session, &error) {
+            Ok(if is_id_key(session, &error).await? {
                 Inserted::IdTaken
             } else {
                 Inserted::KeyTaken(refused(session.pipeline.table(), error))
@@ -231,7 +231,15 @@ async fn savepoint(session: &Session) -> Result<(), Error> {
     done.map_err(|error| STORE.failed(error))
 }
 
-fn is_id_key(session: &Session, error: &tokio_postgres::Error) -> bool {
+/// Whether the violated index is one of the key's.
+async fn is_id_key(session: &Session, error: &tokio_postgres::Error) -> Result<bool, Error> {
     let violated = error.as_db_error().and_then(|error| error.constraint());
-    violated.is_some_and(|name| session.statements.key_indexes.iter().any(|key| key == name))
+    let Some(violated) = violated else { return Ok(false) };
+    if session.statements.key_indexes.iter().any(|key| key == violated) {
+        return Ok(true);
+    }
+    // It may be that of a partition which was added after the session was opened.
+    let table = session.pipeline.table();
+    let indexes = statements::key_indexes(session.connection(), table).await;
+    Ok(indexes.map_err(|error| STORE.failed(error))?.iter().any(|key| key == violated))
 }

@@ -88,6 +88,7 @@ pub(crate) fn explain(error: tokio_postgres::Error, what: &'static str) -> Error
             object: db.constraint().or(db.column()).unwrap_or_default().to_owned(),
             source: cause.into(),
         },
+        Kind::Transient if code == "40P01" => Error::Deadlock { what, source: cause.into() },
         Kind::Transient | Kind::Fenced => {
             Error::Temporary { server: Server::Postgres, what, remedy, source: cause.into() }
         }

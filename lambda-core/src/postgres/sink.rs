@@ -25,7 +25,7 @@ use crate::postgres::ownership::claim;
 use crate::postgres::ownership::holdup::{self, Slow};
 use crate::postgres::ownership::mark::Mark;
 use crate::postgres::progress;
-use crate::postgres::schema::{migrate, registry};
+use crate::postgres::schema::{fit, migrate, registry};
 use crate::postgres::timing;
 use crate::progress::{LaneId, Progress};
 use crate::sink::{ClaimRequest, Committed, Durability, Sink};
@@ -67,7 +67,6 @@ impl PostgresSink {
         migrate::PROTOCOL.require(&first, migrate::LOADERS_NEED).await?;
         registry::check(&first, pipeline).await?;
         let identity = inspect::identity(&first).await?;
-        drop(first);
         let manager = SessionManager {
             config: config.for_copies(),
             purpose: purpose.to_owned(),
@@ -75,7 +74,8 @@ impl PostgresSink {
             pipeline: pipeline.clone(),
         };
         // The first session shows at once whether table and schema fit.
-        let first = manager.connect().await?;
+        drop(manager.connect().await?);
+        fit::warn_of_triggers(&first, pipeline.table()).await?;
         drop(first);
         let pool = Pool::builder()
             .max_size(connections)

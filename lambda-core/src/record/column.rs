@@ -1,7 +1,7 @@
 //! A column: its name, the field it is read from, and its type.
 
-use crate::record::ColumnType;
 use crate::record::table::quoted;
+use crate::record::{ColumnType, Field, Rule};
 
 /// A column of a [`Table`](crate::record::Table).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,12 +14,70 @@ pub struct Column {
     pub kind: ColumnType,
     /// Whether the value may be null.
     pub nullable: bool,
+    /// Rules that every value satisfies, or its record is rejected.
+    pub rules: Vec<Rule>,
 }
 
 impl Column {
     /// A required column whose field has the same name.
     pub fn new(name: &str, kind: ColumnType) -> Self {
-        Self { name: name.to_owned(), field: name.to_owned(), kind, nullable: false }
+        Self {
+            name: name.to_owned(),
+            field: name.to_owned(),
+            kind,
+            nullable: false,
+            rules: Vec::new(),
+        }
+    }
+
+    /// The column that holds a Rust type.
+    pub fn of<T: Field>(name: &str) -> Self {
+        Self { nullable: T::NULLABLE, ..Self::new(name, T::column_type()) }
+    }
+
+    /// The same column as `numeric(precision, scale)`, or with such elements.
+    #[must_use]
+    pub fn numeric(self, precision: u8, scale: u8) -> Self {
+        self.with_element(|_| ColumnType::Numeric { precision, scale })
+    }
+
+    /// The same column as `varchar(length)`, or with such elements.
+    #[must_use]
+    pub fn varchar(self, length: u32) -> Self {
+        self.with_element(|_| ColumnType::Varchar { length })
+    }
+
+    /// The same column with this number of digits in a second's fraction.
+    #[must_use]
+    pub fn precision(self, precision: u8) -> Self {
+        self.with_element(|kind| match kind {
+            ColumnType::Time { .. } => ColumnType::Time { precision },
+            ColumnType::Timestamp { .. } => ColumnType::Timestamp { precision },
+            ColumnType::Timestamptz { .. } => ColumnType::Timestamptz { precision },
+            other => other,
+        })
+    }
+
+    /// The same column of an enum type (see [`ColumnType::enumeration`]).
+    #[must_use]
+    pub fn enumeration(self, name: &str) -> Self {
+        self.with_element(|_| ColumnType::enumeration(name))
+    }
+
+    /// The same column with one rule more.
+    #[must_use]
+    pub fn rule(mut self, rule: Rule) -> Self {
+        self.rules.push(rule);
+        self
+    }
+
+    /// Changes the type, or that of the elements.
+    fn with_element(self, change: impl FnOnce(ColumnType) -> ColumnType) -> Self {
+        let kind = match self.kind {
+            ColumnType::Array(element) => change(*element).array(),
+            kind => change(kind),
+        };
+        Self { kind, ..self }
     }
 
     /// The same column, read from a field of another name.

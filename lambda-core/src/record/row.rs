@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::dead_letter::{Reason, Reject};
 use crate::record::value::split_field;
-use crate::record::{Cell, CellRef, Field, Table, Value, key};
+use crate::record::{Cell, CellRef, Field, Table, Value, key, rules};
 
 /// Ranges of a written row in its writer's buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,11 +78,16 @@ impl<'a> RowWriter<'a> {
         let column = self.table.columns().get(self.next);
         self.next += 1;
         let Some(column) = column else { return self };
+        let from = self.out.len() + 4;
         let defect = match Cell::fill((&column.kind, &column.field), self.out, &value) {
             Ok(true) if !column.nullable => {
                 Reject::field(Reason::MissingField, &column.field, "a value is required")
             }
-            Ok(_) => return self,
+            Ok(true) => return self,
+            Ok(false) => match rules::check(column, &self.out[from..]) {
+                Ok(()) => return self,
+                Err(defect) => defect,
+            },
             Err(defect) => defect,
         };
         self.defect.get_or_insert(defect);

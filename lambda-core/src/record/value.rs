@@ -2,6 +2,8 @@
 //!
 //! The form is that of PostgreSQL's binary COPY, which is also the form of a query's result.
 
+#[cfg(any(feature = "jiff", feature = "rust_decimal", feature = "serde_json"))]
+mod foreign;
 mod jsonb;
 pub(crate) mod numeric;
 pub(crate) mod time;
@@ -9,10 +11,10 @@ pub(crate) mod time;
 use uuid::Uuid;
 
 use crate::dead_letter::{Reason, Reject};
-use crate::record::{ColumnType, canonical};
+use crate::record::{ColumnType, Family, canonical};
 
 pub use self::jsonb::{Jsonb, JsonbError};
-pub use self::numeric::Decimal;
+pub use self::numeric::{Decimal, DecimalError};
 pub use self::time::{CivilMicros, DayMicros, UnixDays, UnixMicros};
 
 /// A value that can be written into a column.
@@ -25,7 +27,7 @@ pub trait Value {
 /// read back.
 ///
 /// ```
-/// use lambda_core::record::{Cell, CellRef, ColumnType, Field, Value};
+/// use lambda_core::record::{Cell, CellRef, ColumnType, Family, Field, Value};
 ///
 /// /// A sensor's number.
 /// struct Sensor(i32);
@@ -37,6 +39,8 @@ pub trait Value {
 /// }
 ///
 /// impl Field for Sensor {
+///     const FAMILY: Family = i32::FAMILY;
+///
 ///     fn column_type() -> ColumnType {
 ///         i32::column_type()
 ///     }
@@ -47,6 +51,9 @@ pub trait Value {
 /// }
 /// ```
 pub trait Field: Value + Sized {
+    /// The family of its column's type.
+    const FAMILY: Family;
+
     /// Whether a column of it may be null.
     const NULLABLE: bool = false;
 
@@ -56,9 +63,6 @@ pub trait Field: Value + Sized {
     /// Reads a stored value; nothing if the value is not of this type.
     fn read(cell: CellRef<'_>) -> Option<Self>;
 }
-
-/// A [`Field`] that arrays can have as elements.
-pub trait Element: Field {}
 
 /// The destination of a [`Value`].
 #[derive(Debug)]
@@ -167,6 +171,7 @@ impl<T: Value> Value for Option<T> {
 }
 
 impl<T: Field> Field for Option<T> {
+    const FAMILY: Family = T::FAMILY;
     const NULLABLE: bool = true;
 
     fn column_type() -> ColumnType {
@@ -178,11 +183,9 @@ impl<T: Field> Field for Option<T> {
     }
 }
 
-impl<T: Element> Element for Option<T> {}
-
 /// Numbers and other values of a fixed length.
 macro_rules! fixed {
-    ($($type:ty: $kind:ident, $bytes:ident, $of:path;)*) => {
+    ($($type:ty: $kind:ident, $family:ident, $bytes:ident, $of:path;)*) => {
         $(
             impl Value for $type {
                 fn write(&self, cell: &mut Cell<'_>) {
@@ -191,6 +194,8 @@ macro_rules! fixed {
             }
 
             impl Field for $type {
+                const FAMILY: Family = Family::$family;
+
                 fn column_type() -> ColumnType {
                     ColumnType::$kind
                 }
@@ -199,19 +204,17 @@ macro_rules! fixed {
                     cell.chunk(&ColumnType::$kind).map($of)
                 }
             }
-
-            impl Element for $type {}
         )*
     };
 }
 
 fixed! {
-    i16: Int2, to_be_bytes, i16::from_be_bytes;
-    i32: Int4, to_be_bytes, i32::from_be_bytes;
-    i64: Int8, to_be_bytes, i64::from_be_bytes;
-    f32: Float4, to_be_bytes, f32::from_be_bytes;
-    f64: Float8, to_be_bytes, f64::from_be_bytes;
-    Uuid: Uuid, into_bytes, Uuid::from_bytes;
+    i16: Int2, INTEGER, to_be_bytes, i16::from_be_bytes;
+    i32: Int4, INTEGER, to_be_bytes, i32::from_be_bytes;
+    i64: Int8, INTEGER, to_be_bytes, i64::from_be_bytes;
+    f32: Float4, FLOAT, to_be_bytes, f32::from_be_bytes;
+    f64: Float8, FLOAT, to_be_bytes, f64::from_be_bytes;
+    Uuid: Uuid, UUID, into_bytes, Uuid::from_bytes;
 }
 
 impl Value for bool {
@@ -221,6 +224,8 @@ impl Value for bool {
 }
 
 impl Field for bool {
+    const FAMILY: Family = Family::BOOL;
+
     fn column_type() -> ColumnType {
         ColumnType::Bool
     }
@@ -229,8 +234,6 @@ impl Field for bool {
         cell.chunk(&ColumnType::Bool).map(|[byte]| byte != 0)
     }
 }
-
-impl Element for bool {}
 
 impl Value for str {
     /// Text goes into columns of text, and into those of an enum as its label.
@@ -263,6 +266,8 @@ impl Value for String {
 }
 
 impl Field for String {
+    const FAMILY: Family = Family::TEXT;
+
     fn column_type() -> ColumnType {
         ColumnType::Text
     }
@@ -273,7 +278,30 @@ impl Field for String {
     }
 }
 
-impl Element for String {}
+/// A label of an enum type, for a column that names it (see [`Column::enumeration`]).
+///
+/// [`Column::enumeration`]: crate::record::Column::enumeration
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Label(pub String);
+
+impl Value for Label {
+    fn write(&self, cell: &mut Cell<'_>) {
+        self.0.write(cell);
+    }
+}
+
+impl Field for Label {
+    const FAMILY: Family = Family::TEXT;
+
+    fn column_type() -> ColumnType {
+        ColumnType::Text
+    }
+
+    fn read(cell: CellRef<'_>) -> Option<Self> {
+        String::read(cell).map(Self)
+    }
+}
 
 impl Value for [u8] {
     fn write(&self, cell: &mut Cell<'_>) {
@@ -288,6 +316,8 @@ impl Value for Vec<u8> {
 }
 
 impl Field for Vec<u8> {
+    const FAMILY: Family = Family::BYTES;
+
     fn column_type() -> ColumnType {
         ColumnType::Bytea
     }
@@ -296,8 +326,6 @@ impl Field for Vec<u8> {
         Some(cell.bytes.filter(|_| *cell.kind == ColumnType::Bytea)?.to_vec())
     }
 }
-
-impl Element for Vec<u8> {}
 
 impl<T: Value> Value for [T] {
     fn write(&self, cell: &mut Cell<'_>) {
@@ -329,7 +357,12 @@ impl<T: Value> Value for Vec<T> {
     }
 }
 
-impl<T: Element> Field for Vec<T> {
+impl<T: Field> Field for Vec<T> {
+    const FAMILY: Family = {
+        assert!(!T::FAMILY.is_array(), "an array of arrays cannot be a column");
+        T::FAMILY.array()
+    };
+
     fn column_type() -> ColumnType {
         T::column_type().array()
     }

@@ -9,7 +9,7 @@ use crate::dead_letter::{Reason, Reject};
 use crate::outcome::Authority;
 use crate::pipeline::Pipeline;
 use crate::progress::{ClaimId, Progress};
-use crate::record::{Column, ColumnType, Decimal, Record, RowWriter, Table};
+use crate::record::{Column, ColumnType, Decimal, Record, RowRef, RowWriter, Table};
 
 /// A small record with a column of each type that needs no special value.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -47,6 +47,16 @@ impl Record for Sample {
         row.put(&self.id).put(Decimal { unscaled: self.amount.into(), scale: 2 });
         row.put(self.note.as_ref()).put(self.flag).put(self.rank);
     }
+
+    fn read(mut row: RowRef<'_>) -> Result<Self, Reject> {
+        Ok(Self {
+            id: row.take()?,
+            amount: row.take::<Decimal>()?.unscaled as i64,
+            note: row.take()?,
+            flag: row.take()?,
+            rank: row.take()?,
+        })
+    }
 }
 
 /// The table of [`Sample`], for the sinks that need it created.
@@ -61,7 +71,7 @@ pub const SAMPLE_DDL: &str = "\
 /// The pipeline of [`Sample`].
 #[expect(clippy::expect_used, reason = "its table is the one above")]
 pub static SAMPLES: LazyLock<Pipeline> =
-    LazyLock::new(|| Pipeline::of::<Sample>("samples").expect("a table that fits"));
+    LazyLock::new(|| Pipeline::of::<Sample>("samples").build().expect("a table that fits"));
 
 /// A builder of a batch.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! A table that does not fit the record stores nothing.
 
 use lambda_core::Pipeline;
-use lambda_core::decode::json::Json;
+use lambda_core::decode::Serde;
 use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::postgres::schema::migrate::PROTOCOL;
 use lambda_core::postgres::schema::registry;
@@ -130,7 +130,8 @@ async fn many_columns(context: Context) -> Result<(), Failure> {
     sql.batch_execute(&extra).await?;
     let column = |number| Column::new(&format!("c{number}"), ColumnType::Text).nullable();
     let table = numbers.fold(Sample::table(), |table, number| table.column(column(number)));
-    let wide = Pipeline::new("samples", table, Json::of::<Sample>(), *SAMPLES.files())?;
+    let wide =
+        Pipeline::builder("samples", table, Serde::<Sample>::json(), *SAMPLES.files()).build()?;
     registry::register(database.config(), &[&wide]).await?;
     PostgresSink::connect(database.config().clone(), &wide, "sink", 1, None).await?;
     Ok(())

@@ -3,10 +3,11 @@
 use std::sync::LazyLock;
 
 use lambda_core::Pipeline;
-use lambda_core::decode::json::Json;
+use lambda_core::dead_letter::Reject;
+use lambda_core::decode::Serde;
 use lambda_core::outcome::Authority;
 use lambda_core::record::{
-    Column, ColumnType, Decimal, Record, RowWriter, Table, UnixDays, UnixMicros,
+    Column, ColumnType, Decimal, Record, RowRef, RowWriter, Table, UnixDays, UnixMicros,
 };
 use lambda_core::sink::Durability;
 use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
@@ -91,6 +92,10 @@ impl<K: Key> Record for Keyed<K> {
         row.put(Decimal { unscaled: self.amount.into(), scale: 2 });
         self.key.put(row);
     }
+
+    fn read(_: RowRef<'_>) -> Result<Self, Reject> {
+        unreachable!("these tests read rows by plain SQL")
+    }
 }
 
 impl<K: Key> Stored for Keyed<K> {
@@ -113,8 +118,10 @@ impl<K: Key> Drawn for Keyed<K> {
 
 /// Its decoders are not used.
 fn pipeline<K: Key>(name: &str) -> Pipeline {
-    let samples = Json::of::<Sample>();
-    Pipeline::new(name, Keyed::<K>::table(), samples, *SAMPLES.files()).expect("a table that fits")
+    let samples = Serde::<Sample>::json();
+    Pipeline::builder(name, Keyed::<K>::table(), samples, *SAMPLES.files())
+        .build()
+        .expect("a table that fits")
 }
 
 /// Days since the epoch, some before it.

@@ -4,15 +4,16 @@
 use std::fmt::Write as _;
 
 use lambda_core::Pipeline;
-use lambda_core::decode::json::Json;
+use lambda_core::dead_letter::Reject;
+use lambda_core::decode::Serde;
 use lambda_core::job::JobRef;
 use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::postgres::schema::registry;
 use lambda_core::postgres::{Connection, PostgresSink};
 use lambda_core::progress::{LaneName, Progress};
 use lambda_core::record::{
-    Cell, CivilMicros, Column, ColumnType, DayMicros, Decimal, Jsonb, Record, RowWriter, Table,
-    UnixDays, UnixMicros, Value,
+    Cell, CivilMicros, Column, ColumnType, DayMicros, Decimal, Jsonb, Record, RowRef, RowWriter,
+    Table, UnixDays, UnixMicros, Value,
 };
 use lambda_core::sink::{ClaimRequest, Durability, Sink as _};
 use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
@@ -280,6 +281,10 @@ impl Record for Wide {
             row.put(value);
         }
     }
+
+    fn read(_: RowRef<'_>) -> Result<Self, Reject> {
+        unreachable!("these tests compare rows by their bytes")
+    }
 }
 
 /// The table of [`Wide`], an enum included.
@@ -308,7 +313,8 @@ impl Stored {
         let client = database.connect().await?;
         client.batch_execute(&ddl()).await?;
         let table = Wide::table();
-        let pipeline = Pipeline::new("wide", table, Json::of::<Sample>(), *SAMPLES.files())?;
+        let pipeline =
+            Pipeline::builder("wide", table, Serde::<Sample>::json(), *SAMPLES.files()).build()?;
         registry::register(database.config(), &[&pipeline]).await?;
         let sink = PostgresSink::connect(database.config().clone(), &pipeline, "sink", 1, None);
         Ok(Self { sink: sink.await?, client, pipeline })

@@ -2,9 +2,9 @@ use proptest::prelude::*;
 use serde::Deserialize;
 
 use super::*;
-use crate::decode::{Decode, Decoded};
+use crate::decode::{Decode, Decoded, Serde};
 use crate::outcome::Outcome;
-use crate::record::{Column, ColumnType, Record, RowWriter, Table};
+use crate::record::{Column, ColumnType, Record, RowRef, RowWriter, Table};
 
 #[derive(Debug, Deserialize)]
 struct Note {
@@ -19,10 +19,14 @@ impl Record for Note {
     fn write(&self, row: &mut RowWriter<'_>) {
         row.put(&self.id);
     }
+
+    fn read(mut row: RowRef<'_>) -> Result<Self, Reject> {
+        Ok(Self { id: row.take()? })
+    }
 }
 
 fn batcher(limits: Limits) -> Batcher {
-    Batcher::new(Pipeline::of::<Note>("notes").unwrap(), limits)
+    Batcher::new(Pipeline::of::<Note>("notes").build().unwrap(), limits)
 }
 
 /// What happens to a batcher; partitions are few so that lanes collide.
@@ -364,9 +368,9 @@ fn a_tombstone_is_a_reject_and_its_fingerprint_tells_key_from_value() {
 }
 
 /// Skips messages that begin with a dash.
-struct Filter(Arc<dyn Decode>);
+struct Filter<D>(D);
 
-impl Decode for Filter {
+impl<D: Decode> Decode for Filter<D> {
     fn format(&self) -> &str {
         self.0.format()
     }
@@ -383,9 +387,9 @@ impl Decode for Filter {
 
 #[test]
 fn a_skipped_message_leaves_no_row_and_moves_the_lane() {
-    let notes = Pipeline::of::<Note>("notes").unwrap();
-    let filter = Filter(Arc::clone(notes.decoder()));
-    let mut batcher = Batcher::new(notes.messages(filter), Limits::default());
+    let notes = Pipeline::of::<Note>("notes").messages(Filter(Serde::<Note>::json()));
+    let notes = notes.build().unwrap();
+    let mut batcher = Batcher::new(notes, Limits::default());
     batcher.start(0, start(1, ClaimId::random(), 0));
     for (position, payload) in [(0, &b"-"[..]), (1, br#"{"id":"a"}"#), (2, b"no json")] {
         assert_eq!(batcher.push(&message(0, position, payload)), Pushed::Gathered);

@@ -42,7 +42,8 @@ pub(crate) struct FoundRow {
     content: Range<usize>,
     lane: LaneId,
     position: i64,
-    pub(crate) checksum: Checksum,
+    /// None in a row that was there before its table had a pipeline.
+    pub(crate) checksum: Option<Checksum>,
     pub(crate) written_xid: i64,
     pub(crate) job_id: Option<String>,
     authority: Authority,
@@ -124,15 +125,20 @@ impl Found {
         self.rows.push(FoundRow {
             key,
             content,
-            lane: LaneId(row.try_get(evidence)?),
-            position: row.try_get(evidence + 1)?,
-            checksum: Checksum(row.try_get(evidence + 2)?),
-            written_xid: row.try_get(evidence + 3)?,
+            lane: LaneId(number(row.try_get(evidence)?)),
+            position: number(row.try_get(evidence + 1)?),
+            checksum: row.try_get::<_, Option<i64>>(evidence + 2)?.map(Checksum),
+            written_xid: number(row.try_get(evidence + 3)?),
             job_id: row.try_get(evidence + 4)?,
             authority: Authority::Stream,
         });
         Ok(())
     }
+}
+
+/// A number of a row's evidence, which a row from before its pipeline lacks.
+fn number<T: Default>(stored: Option<T>) -> T {
+    stored.unwrap_or_default()
 }
 
 /// Sets the authority of each row from its job. A separate statement reads the jobs, later

@@ -135,7 +135,8 @@ impl bb8::ManageConnection for SessionManager {
             let key = table.key_names().join(", ");
             return Err(Error::misconfigured(
                 format!("{table} has no unique index on ({key})"),
-                "create a unique index on exactly these columns, not deferrable, partial or invalid",
+                "create a unique index on exactly these columns that is not deferrable, partial or \
+                 invalid, and whose collations are deterministic",
             ));
         }
         let limit = u64::try_from(limit).ok().filter(|limit| *limit > 0);

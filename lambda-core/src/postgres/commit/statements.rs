@@ -77,6 +77,15 @@ const KEY_INDEXES: &str = "\
       and not exists (select from unnest(i.indcollation::oid[]) k \
                       join pg_collation p on p.oid = k where not p.collisdeterministic)";
 
+/// Reads the names again: a partition may have been added since.
+pub(crate) async fn key_indexes(
+    connection: &Connection,
+    table: &Table,
+) -> Result<Vec<String>, tokio_postgres::Error> {
+    let rows = connection.query(KEY_INDEXES, &[&table.to_string(), &table.key_names()]).await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
+}
+
 const JOBS: &str = "\
     select job_id, id, (extract(epoch from as_of) * 1000000)::bigint \
     from lambda.batch_jobs where job_id = any($1)";
@@ -120,10 +129,8 @@ impl Statements {
         pipeline: &Pipeline,
     ) -> Result<Self, tokio_postgres::Error> {
         let table = pipeline.table();
-        let key = table.key_names();
-        let key_indexes = connection.query(KEY_INDEXES, &[&table.to_string(), &key]).await?;
         Ok(Self {
-            key_indexes: key_indexes.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?,
+            key_indexes: key_indexes(connection, table).await?,
             lock_lanes: connection.prepare(&lock_lanes()).await?,
             set_progress: connection.prepare(&set_progress()).await?,
             copy_rows: connection.prepare(&copy_rows(table)).await?,
@@ -203,11 +210,11 @@ fn named_with_type(column: &Column) -> (String, String) {
 }
 
 /// Assigns rows to a job. Parameters: the columns of keys, the checksum of each with the job,
-/// the job's id.
+/// the job's id. No column of a key is called `checksum`, since that is evidence.
 fn confirm(table: &Table) -> String {
-    let checksum = ("given_checksum".to_owned(), ColumnType::Int8.sql());
+    let checksum = ("checksum".to_owned(), ColumnType::Int8.sql());
     format!(
-        "update {} t set job_id = ${}, ingestion_type = 'BATCH', checksum = k.given_checksum \
+        "update {} t set job_id = ${}, ingestion_type = 'BATCH', checksum = k.checksum \
          from {} where {}",
         table.sql(),
         table.key_indexes().len() + 2,

@@ -9,6 +9,7 @@ use crate::postgres::commit::session::Session;
 use crate::postgres::remedy;
 use crate::postgres::wire::rows::{KeyColumns, Rows};
 use crate::progress::Sums;
+use crate::record::checksum::Checksum;
 use crate::resolve::{Change, Resolution};
 
 /// Confirms and corrects rows, and adds the effect to each span's sums.
@@ -44,10 +45,14 @@ async fn confirm(
         let Body::Row { content, .. } = &entry.body else { continue };
         keys.push(batch.row(*content));
         let row = found.row(change.row);
-        let checksum = found.hash(row).checksum(row.written_xid, Some(job_id));
-        checksums.push(checksum.0);
-        let owned = checksum.0.wrapping_sub(row.checksum.0);
-        sums[entry.span as usize].add(Sums { owned, ..Sums::default() });
+        // A row without evidence gets none, and stays out of all sums.
+        let checksum = row.checksum.map(|before| {
+            let after = found.hash(row).checksum(row.written_xid, Some(job_id));
+            let owned = after.0.wrapping_sub(before.0);
+            sums[entry.span as usize].add(Sums { owned, ..Sums::default() });
+            after.0
+        });
+        checksums.push(checksum);
     }
     let updated = session
         .client()
@@ -76,12 +81,13 @@ async fn correct(
         let origin = (batch.span(entry).lane, entry.position);
         // The row keeps the id of the transaction that inserted it (rule R4b,
         // docs/protocol.md).
+        let before = row.checksum.unwrap_or(Checksum(0));
         let (hash, checksum) =
             rows.push(batch.row(*content), origin, row.written_xid, Some(job_id));
         sums[entry.span as usize].add(Sums {
             written: hash.written(row.written_xid),
-            owned: checksum.0.wrapping_sub(row.checksum.0),
-            displaced: row.checksum.displacement(checksum, xid),
+            owned: checksum.0.wrapping_sub(before.0),
+            displaced: before.displacement(checksum, xid),
         });
     }
     let parameters = rows.parameters(&[&job_id, &xid]);

@@ -31,11 +31,15 @@ const RELATIONS: &str = "\
 const COLUMNS: &str = "\
     with recursive c as ( \
         select attname::text as name, atttypid as type, atttypmod as modifier, \
-               attnotnull as not_null, attgenerated <> '' as generated \
+               attnotnull as not_null, attgenerated <> '' or attidentity = 'a' as generated, \
+               coalesce((select collname from pg_collation \
+                         where oid = attcollation and not collisdeterministic)::text, '') \
+                   as collation \
         from pg_attribute \
         where attrelid = $1::text::regclass and attnum > 0 and not attisdropped \
         union all \
-        select c.name, t.typbasetype, t.typtypmod, c.not_null or t.typnotnull, c.generated \
+        select c.name, t.typbasetype, t.typtypmod, c.not_null or t.typnotnull, c.generated, \
+               c.collation \
         from c join pg_type t on t.oid = c.type where t.typtype = 'd') \
     select c.*, format_type(c.type, c.modifier) as shown, \
            n.nspname::text as type_schema, t.typname::text as type_name, \
@@ -52,7 +56,10 @@ struct Found {
     /// The type's modifier, as in `pg_attribute`; -1: none.
     modifier: i32,
     not_null: bool,
+    /// Whether only the server writes it.
     generated: bool,
+    /// Its collation, if that takes different texts for equal.
+    collation: String,
     /// The type as SQL writes it.
     shown: String,
 }
@@ -81,6 +88,7 @@ impl Found {
             modifier: row.try_get("modifier")?,
             not_null: row.try_get("not_null")?,
             generated: row.try_get("generated")?,
+            collation: row.try_get("collation")?,
             shown: row.try_get("shown")?,
         })
     }
@@ -117,8 +125,9 @@ pub(crate) async fn check(connection: &Connection, table: &Table) -> Result<(), 
     let found = found.iter().map(Found::of).collect::<Result<Vec<_>, _>>().map_err(failed)?;
     let (name, evidence) = (table.to_string(), table::evidence());
     let columns = table.columns().iter().chain(&evidence);
+    let keys = table.key_columns().filter_map(|column| collated(&name, column, &found));
     let differences: Vec<String> =
-        columns.filter_map(|column| difference(&name, column, &found)).collect();
+        columns.filter_map(|column| difference(&name, column, &found)).chain(keys).collect();
     if differences.is_empty() {
         return Ok(());
     }
@@ -127,6 +136,28 @@ pub(crate) async fn check(connection: &Connection, table: &Table) -> Result<(), 
         "alter the table so that it fits, or run lambda-db-setup of this version; nothing was \
          stored by this session",
     ))
+}
+
+/// Names of the triggers that may change a row before it is stored.
+const TRIGGERS: &str = "\
+    select string_agg(tgname, ', ' order by tgname) from pg_trigger \
+    where tgrelid = $1::text::regclass and not tgisinternal and tgenabled <> 'D' \
+      and tgtype & 3 = 3 and tgtype & 20 <> 0";
+
+/// Warns of triggers that may change a row before it is stored: the row's content would not be
+/// the record's.
+pub(crate) async fn warn_of_triggers(connection: &Connection, table: &Table) -> Result<(), Error> {
+    let row = connection.query_one(TRIGGERS, &[&table.to_string()]).await;
+    let triggers: Option<String> = row
+        .and_then(|row| row.try_get(0))
+        .map_err(|error| remedy::explain(error, "look for triggers in PostgreSQL"))?;
+    if let Some(triggers) = triggers {
+        tracing::warn!(
+            %table, triggers,
+            "triggers run before rows are stored; they must not change a column of the record"
+        );
+    }
+    Ok(())
 }
 
 /// Refuses other encodings of text: keys would have another order than their bytes.
@@ -180,6 +211,15 @@ fn difference(table: &str, column: &Column, found: &[Found]) -> Option<String> {
         ));
     }
     found.generated.then(|| format!("{table}.{name} is generated, the record has it as {wanted}"))
+}
+
+/// Describes the collation of a key's column, if it takes different texts for one key.
+fn collated(table: &str, column: &Column, found: &[Found]) -> Option<String> {
+    let found = found.iter().find(|found| found.name == column.name)?;
+    let Found { name, shown, collation, .. } = found;
+    (!collation.is_empty()).then(|| {
+        format!("{table}.{name} is {shown} collate {collation}, in which different keys are equal")
+    })
 }
 
 /// Whether a column stores every value of the type unchanged.
@@ -308,6 +348,7 @@ mod tests {
                 modifier,
                 not_null: false,
                 generated: false,
+                collation: String::new(),
                 shown: String::new(),
             };
             assert_eq!(takes(&found, &wanted), fits, "{wanted} into {kind} with {modifier}");
@@ -322,6 +363,7 @@ mod tests {
             modifier: -1,
             not_null,
             generated,
+            collation: String::new(),
             shown: "text".into(),
         };
         let required = Column::new("c", ColumnType::Text);

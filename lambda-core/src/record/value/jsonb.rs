@@ -6,8 +6,10 @@ use std::fmt::{self, Write as _};
 use serde::de::{Deserialize, Deserializer, IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::{Cell, CellRef, Element, Field, Value};
-use crate::record::ColumnType;
+use super::{Cell, CellRef, Field, Value};
+#[cfg(feature = "serde_json")]
+use crate::dead_letter::Reason;
+use crate::record::{ColumnType, Family};
 
 /// Most digits of a number when it is written without an exponent: enough for any double.
 const DIGITS_MAX: i64 = 1_000;
@@ -40,6 +42,18 @@ pub enum JsonbError {
     /// A number is very long, or very large, or very small.
     #[error("expected numbers of at most {DIGITS_MAX} digits")]
     Digits,
+}
+
+impl JsonbError {
+    /// The reason of a record that is rejected for it.
+    #[cfg(feature = "serde_json")]
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::DuplicateKey => Reason::DuplicateKey,
+            Self::Nul => Reason::NulCharacter,
+            _ => Reason::InvalidField,
+        }
+    }
 }
 
 /// A JSON value in the form in which PostgreSQL prints a `jsonb`: keys by length, then by
@@ -102,6 +116,8 @@ impl Value for Jsonb {
 }
 
 impl Field for Jsonb {
+    const FAMILY: Family = Family::JSON;
+
     fn column_type() -> ColumnType {
         ColumnType::Jsonb
     }
@@ -112,8 +128,6 @@ impl Field for Jsonb {
         (*cell.kind() == ColumnType::Jsonb).then(|| Self(text.into()))
     }
 }
-
-impl Element for Jsonb {}
 
 /// Prints JSON whose syntax was checked.
 struct Printer<'a> {

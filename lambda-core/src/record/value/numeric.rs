@@ -1,13 +1,21 @@
 //! Exact decimal numbers in PostgreSQL's `numeric`.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::str::FromStr;
 
-use super::{Cell, CellRef, Element, Field, Value};
+use serde::de::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::{Cell, CellRef, Field, Value};
 use crate::dead_letter::Reason;
-use crate::record::ColumnType;
+use crate::record::{ColumnType, Family};
 
 /// Most digits.
 const DIGITS_MAX: u32 = 38;
+
+/// The first number with more digits.
+const END: i128 = 10_i128.pow(DIGITS_MAX);
 
 /// `unscaled` / 10^`scale`, for a numeric column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,6 +27,46 @@ pub struct Decimal {
 }
 
 impl Decimal {
+    /// The number that a literal spells: an optional sign, digits, and an optional point.
+    ///
+    /// # Panics
+    /// For any other text, and for more than 38 digits: for constants, which are checked when
+    /// they are compiled.
+    ///
+    /// ```
+    /// use lambda_core::record::Decimal;
+    ///
+    /// const RATE: Decimal = Decimal::literal("-0.25");
+    /// assert_eq!(RATE, Decimal { unscaled: -25, scale: 2 });
+    /// ```
+    pub const fn literal(text: &str) -> Self {
+        match plain(text.as_bytes()) {
+            Some(decimal) => decimal,
+            None => panic!("a decimal number has a sign, at most 38 digits, and a point"),
+        }
+    }
+
+    /// Compares by value: 1.5 equals 1.50.
+    pub(crate) fn compare(self, other: Self) -> Ordering {
+        let scale = self.scale.max(other.scale);
+        let at = |it: Self| {
+            let factor = 10_i128.checked_pow(u32::from(scale - it.scale))?;
+            it.unscaled.checked_mul(factor)
+        };
+        match (at(self), at(other)) {
+            (Some(one), Some(other)) => one.cmp(&other),
+            // Only a value with fewer decimals gets too large.
+            (None, _) => self.unscaled.cmp(&0),
+            (_, None) => 0.cmp(&other.unscaled),
+        }
+    }
+
+    /// The nearest double.
+    #[expect(clippy::cast_precision_loss, reason = "it is compared with a double")]
+    pub(crate) fn to_f64(self) -> f64 {
+        self.unscaled as f64 / 10_f64.powi(i32::from(self.scale))
+    }
+
     /// The magnitude without its point, at another scale: nothing if digits would be lost.
     fn magnitude_at(self, scale: u8) -> Result<u128, &'static str> {
         const TOO_LONG: &str = "more digits than the column has";
@@ -42,6 +90,69 @@ impl Decimal {
             self.scale -= 1;
         }
         self
+    }
+}
+
+/// Reads an optional sign, digits and an optional point. Zeros at either end count for nothing.
+const fn plain(bytes: &[u8]) -> Option<Decimal> {
+    let signed = !bytes.is_empty() && matches!(bytes[0], b'-' | b'+');
+    let mut at = if signed { 1 } else { 0 };
+    let (mut unscaled, mut scale, mut point, mut seen) = (0_i128, 0_u8, false, false);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'.' if !point => point = true,
+            // A zero that a fraction may end with once it has all digits.
+            b'0' if point && (unscaled >= END / 10 || scale as u32 == DIGITS_MAX) => seen = true,
+            digit @ b'0'..=b'9' => {
+                if unscaled >= END / 10 || (point && scale as u32 == DIGITS_MAX) {
+                    return None;
+                }
+                unscaled = unscaled * 10 + (digit - b'0') as i128;
+                scale += point as u8;
+                seen = true;
+            }
+            _ => return None,
+        }
+        at += 1;
+    }
+    let unscaled = if signed && bytes[0] == b'-' { -unscaled } else { unscaled };
+    if seen { Some(Decimal { unscaled, scale }) } else { None }
+}
+
+/// Reason why a text is no [`Decimal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected a decimal number of at most 38 digits")]
+pub struct DecimalError;
+
+impl FromStr for Decimal {
+    type Err = DecimalError;
+
+    /// Reads a decimal number, exactly; an exponent is allowed.
+    fn from_str(text: &str) -> Result<Self, DecimalError> {
+        let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+        let Self { unscaled, scale } = plain(mantissa.as_bytes()).ok_or(DecimalError)?;
+        let exponent: i64 = exponent.parse().map_err(|_| DecimalError)?;
+        let scale = i64::from(scale).checked_sub(exponent).ok_or(DecimalError)?;
+        if unscaled == 0 {
+            return Ok(Self { unscaled, scale: scale.clamp(0, DIGITS_MAX.into()) as u8 });
+        }
+        if let Ok(zeros) = u32::try_from(-scale) {
+            let unscaled = 10_i128.checked_pow(zeros).and_then(|it| unscaled.checked_mul(it));
+            let unscaled = unscaled.filter(|unscaled| unscaled.abs() < END);
+            return unscaled.map(|unscaled| Self { unscaled, scale: 0 }).ok_or(DecimalError);
+        }
+        let scale = u8::try_from(scale).map_err(|_| DecimalError)?;
+        Ok(Self { unscaled, scale }.shortest())
+    }
+}
+
+impl<'de> Deserialize<'de> for Decimal {
+    /// Reads a number or a text, exactly: never through a float.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        let text = raw.get();
+        let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -114,6 +225,8 @@ fn put(cell: &mut Cell<'_>, negative: bool, magnitude: u128, scale: u8) {
 }
 
 impl Field for Decimal {
+    const FAMILY: Family = Family::NUMERIC;
+
     fn column_type() -> ColumnType {
         ColumnType::UnconstrainedNumeric
     }
@@ -125,8 +238,6 @@ impl Field for Decimal {
         }
     }
 }
-
-impl Element for Decimal {}
 
 /// Reads PostgreSQL's numeric; nothing for what is no number, or has more than 38 digits.
 pub(crate) fn get(bytes: &[u8]) -> Option<Decimal> {

@@ -1,9 +1,9 @@
 //! Days and moments as numbers.
 
-use super::{Cell, CellRef, Element, Field, Value};
+use super::{Cell, CellRef, Field, Value};
 use crate::dead_letter::Reason;
-use crate::record::ColumnType;
 use crate::record::column_type::FRACTION_DIGITS_MAX;
+use crate::record::{ColumnType, Family};
 
 /// Days from the Unix epoch to PostgreSQL's, 2000-01-01.
 const EPOCH_DAYS: i32 = 10_957;
@@ -47,6 +47,8 @@ impl Value for UnixDays {
 }
 
 impl Field for UnixDays {
+    const FAMILY: Family = Family::DATE;
+
     fn column_type() -> ColumnType {
         ColumnType::Date
     }
@@ -56,8 +58,6 @@ impl Field for UnixDays {
         Some(Self(days.checked_add(EPOCH_DAYS)?))
     }
 }
-
-impl Element for UnixDays {}
 
 /// Microseconds since the Unix epoch in PostgreSQL's range, cut to the column's precision.
 fn put_moment(cell: &mut Cell<'_>, micros: i64, precision: u8) {
@@ -87,6 +87,8 @@ impl Value for UnixMicros {
 }
 
 impl Field for UnixMicros {
+    const FAMILY: Family = Family::TIMESTAMPTZ;
+
     fn column_type() -> ColumnType {
         ColumnType::TIMESTAMPTZ
     }
@@ -95,8 +97,6 @@ impl Field for UnixMicros {
         matches!(cell.kind(), ColumnType::Timestamptz { .. }).then(|| read_moment(cell))?.map(Self)
     }
 }
-
-impl Element for UnixMicros {}
 
 /// A day and a time of no zone, in microseconds since 1970-01-01 00:00, for a `timestamp` column.
 /// Digits that the column's precision does not have are cut.
@@ -113,6 +113,8 @@ impl Value for CivilMicros {
 }
 
 impl Field for CivilMicros {
+    const FAMILY: Family = Family::TIME;
+
     fn column_type() -> ColumnType {
         ColumnType::TIMESTAMP
     }
@@ -121,8 +123,6 @@ impl Field for CivilMicros {
         matches!(cell.kind(), ColumnType::Timestamp { .. }).then(|| read_moment(cell))?.map(Self)
     }
 }
-
-impl Element for CivilMicros {}
 
 /// A time of day, in microseconds since midnight, for a `time` column; 24:00 is none. Digits that
 /// the column's precision does not have are cut.
@@ -144,6 +144,8 @@ impl Value for DayMicros {
 }
 
 impl Field for DayMicros {
+    const FAMILY: Family = Family::TIME;
+
     fn column_type() -> ColumnType {
         ColumnType::TIME
     }
@@ -153,5 +155,3 @@ impl Field for DayMicros {
         Some(Self(i64::from_be_bytes(bytes.try_into().ok()?)))
     }
 }
-
-impl Element for DayMicros {}

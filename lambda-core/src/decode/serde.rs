@@ -1,0 +1,220 @@
+//! Records that serde reads.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::DeserializeOwned;
+
+use super::csv::{Csv, CsvFields};
+use super::fields;
+use super::json::Json;
+use crate::dead_letter::{Reason, Reject};
+use crate::decode::{Decode, Decoded, Message, json};
+use crate::record::{Record, RowWriter};
+
+/// Decodes records by serde: the struct is built, then written as a row. It takes any record that
+/// serde reads, and costs more time than a decoder that goes by the table alone.
+///
+/// ```
+/// use lambda_core::decode::Serde;
+/// use lambda_core::{Pipeline, Record};
+///
+/// #[derive(Record, serde::Deserialize)]
+/// #[record(table = "ops.readings", key(id))]
+/// struct Reading {
+///     id: String,
+///     #[serde(alias = "temperature")]
+///     millidegrees: i64,
+/// }
+///
+/// let readings = Pipeline::of::<Reading>("readings").messages(Serde::<Reading>::json()).build()?;
+/// # Ok::<(), lambda_core::Error>(())
+/// ```
+pub struct Serde<R> {
+    record: PhantomData<fn() -> R>,
+}
+
+impl<R: Record + DeserializeOwned> Serde<R> {
+    /// Messages whose values are JSON objects.
+    pub fn json() -> Self {
+        Self { record: PhantomData }
+    }
+
+    /// Rows of CSV files, under the names of the table's fields. An empty field is null. A field
+    /// for a sequence, a map or a [`Jsonb`](crate::record::Jsonb) holds JSON.
+    pub fn csv() -> Csv {
+        Csv::by(|fields, row| {
+            decode_fields::<R>(fields)?.write(row);
+            Ok(())
+        })
+    }
+}
+
+fn decode_fields<R: DeserializeOwned>(row: &CsvFields<'_>) -> Result<R, Reject> {
+    R::deserialize(fields::Row::new(*row)).map_err(fields::Error::into_reject)
+}
+
+impl<R> fmt::Debug for Serde<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Serde")
+    }
+}
+
+impl<R: Record + DeserializeOwned> Decode for Serde<R> {
+    fn format(&self) -> &str {
+        Json::FORMAT
+    }
+
+    fn decode(&self, message: &Message<'_>, row: &mut RowWriter<'_>) -> Result<Decoded, Reject> {
+        let written = json::decode_object(message, |object| {
+            // Serde would read the fields of a struct from an array too.
+            if !object.trim_start().starts_with('{') {
+                return Err(Reject::new(Reason::InvalidJson, "expected a JSON object"));
+            }
+            let record: R = serde_json::from_str(object).map_err(|_| json::located::<R>(object))?;
+            record.write(row);
+            Ok(())
+        });
+        written.map(|()| Decoded::Row)
+    }
+}
+
+#[cfg(all(test, feature = "derive"))]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test")]
+
+    use std::sync::Arc;
+
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::decode::csv::Header;
+    use crate::record::{Decimal, Field, Jsonb, Label, RowRef, Scratch};
+
+    #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Field)]
+    struct Seat(i32);
+
+    #[derive(Debug, PartialEq, Deserialize, Record)]
+    #[record(table = "ops.wide", key(id))]
+    struct Wide {
+        #[record(length = 1..=3)]
+        id: String,
+        seat: Option<Seat>,
+        ratio: Option<f32>,
+        #[record(numeric(30, 4), between(0, 10000))]
+        #[serde(default)]
+        fare: Option<Decimal>,
+        #[record(sql = "ops.cabin")]
+        cabin: Option<Label>,
+        open: Option<bool>,
+        tags: Option<Vec<String>>,
+        meta: Option<Jsonb>,
+    }
+
+    fn pipeline() -> crate::Pipeline {
+        crate::Pipeline::of::<Wide>("wide").build().unwrap()
+    }
+
+    fn decode(decoder: &dyn Decode, payload: &str) -> Result<Wide, Reject> {
+        let (pipeline, mut out, mut scratch) = (pipeline(), Vec::new(), Scratch::default());
+        let mut row = RowWriter::new(pipeline.table(), &mut out).with_scratch(&mut scratch);
+        decoder.decode(&Message::of(Some(payload.as_bytes())), &mut row)?;
+        let content = row.finish()?.content;
+        Wide::read(RowRef::new(pipeline.table(), &out[content]))
+    }
+
+    fn of_json(payload: &str) -> Result<Wide, String> {
+        decode(&**pipeline().decoder(), payload).map_err(|reject| reject.to_string())
+    }
+
+    fn of_csv(row: &str) -> Result<Wide, String> {
+        let header = b"meta,tags,open,cabin,fare,ratio,seat,id";
+        let header = Header::parse(header, &Arc::clone(pipeline().table())).unwrap();
+        decode(&pipeline().files().open(header), row).map_err(|reject| reject.to_string())
+    }
+
+    fn full() -> Wide {
+        Wide {
+            id: "a".into(),
+            seat: Some(Seat(-7)),
+            ratio: Some(0.1),
+            fare: Some(Decimal::literal("12.5000")),
+            cabin: Some(Label("first".into())),
+            open: Some(true),
+            tags: Some(vec!["x".into(), "y z".into()]),
+            meta: Some(Jsonb::parse(r#"{"n": 1.50}"#).unwrap()),
+        }
+    }
+
+    #[test]
+    fn both_formats_give_the_same_record() {
+        let json = r#"{"id":"a","seat":-7,"ratio":0.1,"fare":12.5,"cabin":"first","open":true,
+            "tags":["x","y z"],"meta":{"n":1.50},"unknown":[1]}"#;
+        assert_eq!(of_json(json), Ok(full()));
+        let csv = r#""{""n"":1.50}","[""x"",""y z""]",TRUE,first,12.5,0.1,-7,a"#;
+        assert_eq!(of_csv(csv), Ok(full()));
+        let empty = Wide {
+            seat: None,
+            ratio: None,
+            fare: None,
+            cabin: None,
+            open: None,
+            tags: None,
+            meta: None,
+            ..full()
+        };
+        assert_eq!(of_csv(",,,,,,,a").as_ref(), Ok(&empty));
+        assert_eq!(of_json(r#"{"id":"a","meta":null}"#), Ok(empty));
+    }
+
+    #[test]
+    fn a_number_is_exact_whatever_its_digits() {
+        let exact = "12345678901234567890.1234";
+        let fare = |wide: Wide| wide.fare.unwrap().to_string();
+        // Above the rule's 10,000: the rule sees the exact number too.
+        let refused = "invalid_field: fare: expected a number from 0 to 10000";
+        for fare in [exact, "10000.0001", "-0.0001"] {
+            assert_eq!(of_json(&format!(r#"{{"id":"a","fare":{fare}}}"#)), Err(refused.into()));
+            assert_eq!(of_csv(&format!(",,,,{fare},,,a")), Err(refused.into()));
+        }
+        for spelled in ["9999.9999", "\"9999.9999\"", "99999999e-4"] {
+            let json = format!(r#"{{"id":"a","fare":{spelled}}}"#);
+            assert_eq!(of_json(&json).map(fare), Ok("9999.9999".into()), "{spelled}");
+        }
+    }
+
+    #[test]
+    fn a_reject_names_the_field_and_never_the_value() {
+        let cases = [
+            (r#"{"id":"a","seat":"x"}"#, ",,,,,,x,a", "invalid_field: seat: expected"),
+            (
+                r#"{"id":"a","seat":3000000000}"#,
+                ",,,,,,3000000000,a",
+                "invalid_field: seat: expected",
+            ),
+            (r#"{"id":"a","ratio":"x"}"#, ",,,,,x,,a", "invalid_field: ratio: expected"),
+            (r#"{"id":"a","open":7}"#, ",,7,,,,,a", "invalid_field: open: expected"),
+            (r#"{"id":"a","fare":"x"}"#, ",,,,x,,,a", "invalid_field: fare: expected"),
+            (r#"{"id":"a","tags":[7]}"#, ",[7],,,,,,a", "invalid_field: tags"),
+            (
+                r#"{"id":"a","meta":{"a":1,"a":2}}"#,
+                r#""{""a"":1,""a"":2}",,,,,,,a"#,
+                "invalid_field: meta: expected each key of an object once",
+            ),
+            (r#"{"id":"abcd"}"#, ",,,,,,,abcd", "invalid_field: id: expected 1 to 3 characters"),
+            (r#"{"seat":1}"#, ",,,,,,1,", "missing_field: id: a value is required"),
+            (r#"{"id":null}"#, ",,,,,,,", "id"),
+        ];
+        for (json, csv, says) in cases {
+            for rejected in [of_json(json).unwrap_err(), of_csv(csv).unwrap_err()] {
+                assert!(rejected.contains(says), "{rejected} for {json}");
+                assert!(!rejected.contains("3000000000") && !rejected.contains("abcd"));
+            }
+        }
+        let too_large = of_csv(",,,,,1e39,,a").unwrap_err();
+        assert_eq!(too_large, "invalid_field: ratio: expected a number in the type's range");
+        assert_eq!(of_json("{} {}").unwrap_err(), "missing_field: id: a value is required");
+        assert_eq!(of_json(r#"["a"]"#).unwrap_err(), "invalid_json: expected a JSON object");
+        assert!(of_json(r#"{"id":"a"} x"#).unwrap_err().starts_with("invalid_json: trailing"));
+    }
+}

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
 use lambda_core::Error;
-use lambda_core::kafka::KafkaConfig;
+use lambda_core::kafka::Kafka;
 use lambda_core::postgres::connection::config::secret_in;
-use lambda_core::postgres::{DatabaseConfig, SslMode, TlsSettings};
+use lambda_core::postgres::{Postgres, SslMode, TlsSettings};
 use lambda_core::transaction::time::Timestamp;
 
 /// Heading of the database options.
@@ -77,30 +77,26 @@ impl DatabaseArgs {
     /// # Errors
     /// `Fatal` for a missing name or user, a password file or URL that cannot be read, or
     /// authorities that cannot be used.
-    pub fn config(&self) -> Result<DatabaseConfig, Error> {
+    pub fn config(&self) -> Result<Postgres, Error> {
         self.config_in(|name| env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
     /// Like [`Self::config`], with the given environment.
-    fn config_in(
-        &self,
-        variable: impl Fn(&str) -> Option<String>,
-    ) -> Result<DatabaseConfig, Error> {
+    fn config_in(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Postgres, Error> {
         let schema = variable("DB_SCHEMA").map(|name| name.parse()).transpose()?;
         Ok(self.login(variable)?.with_schema(schema.unwrap_or_default()))
     }
 
-    fn login(&self, variable: impl Fn(&str) -> Option<String>) -> Result<DatabaseConfig, Error> {
+    fn login(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Postgres, Error> {
         let tls = TlsSettings { mode: self.db_sslmode, root_cert: self.db_sslrootcert.clone() };
         if let Some(url) = variable("DATABASE_URL") {
             // A URL without a mode must not weaken DB_SSLMODE.
-            return DatabaseConfig::from_url_or(&url, &tls);
+            return Postgres::with_tls_or(&url, &tls);
         }
         let name = required(self.db_name.as_deref(), "DB_NAME")?;
         let user = required(self.db_user.as_deref(), "DB_USER")?;
         let login = |password: &str| {
-            DatabaseConfig::from_parts(&self.db_host, self.db_port, name, user, password)
-                .with_tls(&tls)
+            Postgres::from_parts(&self.db_host, self.db_port, name, user, password).with_tls(&tls)
         };
         match &self.db_password_file {
             Some(file) => {
@@ -154,9 +150,9 @@ impl KafkaArgs {
     /// # Errors
     /// `Fatal` for an empty name, an unknown setting, or one that breaks exactly-once
     /// delivery.
-    pub fn config(&self) -> Result<KafkaConfig, Error> {
+    pub fn config(&self) -> Result<Kafka, Error> {
         let extra = env::var("KAFKA_CONFIG").unwrap_or_default();
-        KafkaConfig::new(&self.bootstrap_servers, &self.topic, &self.group_id, &extra)
+        Kafka::new(&self.bootstrap_servers, &self.topic).group(&self.group_id).settings(&extra)
     }
 }
 

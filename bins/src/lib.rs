@@ -18,7 +18,7 @@
 //!     lambda_bins::run("lambda-example", async |shutdown| {
 //!         let database = args.database.config()?;
 //!         lambda_bins::print(format_args!("would connect to {database}"))?;
-//!         shutdown.cancelled().await;
+//!         shutdown.stopped().await;
 //!         Ok(())
 //!     })
 //! }
@@ -37,14 +37,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use lambda_core::Error;
-use tokio::signal::unix::{SignalKind, signal};
-pub use tokio_util::sync::CancellationToken;
+pub use lambda_core::Stop;
 
 /// Exit code of an unexpected failure.
 const UNEXPECTED: u8 = 1;
-
-/// Exit code of a program that a second signal stopped before its work ended.
-const INTERRUPTED: i32 = 75;
 
 /// Failure of a program.
 #[derive(Debug)]
@@ -99,12 +95,12 @@ impl From<Error> for Failure {
     }
 }
 
-/// Runs a program: it logs to standard error, cancels the token on SIGTERM or SIGINT, prints
+/// Runs a program: it logs to standard error, stops on SIGTERM or SIGINT, prints
 /// a failure once, and returns its exit code (0, 1, 65, 69, 75 or 78). A second signal ends
 /// the process at once.
 pub fn run<W>(name: &'static str, work: W) -> ExitCode
 where
-    W: AsyncFnOnce(CancellationToken) -> Result<(), Failure>,
+    W: AsyncFnOnce(Stop) -> Result<(), Failure>,
 {
     let outcome = logging::install().map_err(Failure::from).and_then(|()| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -112,7 +108,11 @@ where
             .build()
             .map_err(|error| Failure::unexpected("start the runtime", error))?;
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            runtime.block_on(async { work(shutdown_on_signal()?).await })
+            runtime.block_on(async {
+                let stop = Stop::on_signals();
+                let listen = |error| Failure::unexpected("listen for SIGTERM and SIGINT", error);
+                work(stop.map_err(listen)?).await
+            })
         }));
         // A thread that is blocked (reading from a terminal) must not delay the exit.
         runtime.shutdown_background();
@@ -142,29 +142,4 @@ pub fn print(line: impl fmt::Display) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
-}
-
-fn shutdown_on_signal() -> Result<CancellationToken, Failure> {
-    let listen = |kind| {
-        signal(kind).map_err(|error| Failure::unexpected("listen for SIGTERM and SIGINT", error))
-    };
-    let (mut terminate, mut interrupt) =
-        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let shutdown = CancellationToken::new();
-    let cancelled = shutdown.clone();
-    tokio::spawn(async move {
-        let mut next = async || {
-            tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            }
-        };
-        let name = next().await;
-        tracing::info!(signal = name, "stopping; a second signal ends the process at once");
-        cancelled.cancel();
-        let name = next().await;
-        tracing::warn!(signal = name, "stopped before the work ended; the next run continues it");
-        std::process::exit(INTERRUPTED);
-    });
-    Ok(shutdown)
 }

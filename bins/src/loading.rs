@@ -7,8 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
-use lambda_batch::config::Step;
-use lambda_batch::{FileReport, Outcome, report};
+use lambda_batch::{FileReport, LoadReport, Outcome, Step};
 use lambda_core::job::Status;
 use lambda_core::progress::Counts;
 use serde_json::{Map, Value, json};
@@ -131,21 +130,22 @@ fn left(state: &ProgressState, text: &mut dyn fmt::Write) {
 ///
 /// # Errors
 /// When standard output cannot be written.
-pub fn print(reports: &[FileReport], output: Output) -> Result<(), Failure> {
+pub fn print(report: &LoadReport, output: Output) -> Result<(), Failure> {
     match output {
-        Output::Human => reports.iter().filter_map(line).try_for_each(crate::print),
-        Output::Json => json::print("files", reports.iter().map(object).collect(), []),
+        Output::Human => report.files.iter().filter_map(line).try_for_each(crate::print),
+        Output::Json => json::print("files", report.files.iter().map(object).collect(), []),
     }
 }
 
 /// Returns the error of the file that decides the exit code, if one failed. Writes the other
 /// errors to standard error as `program`'s.
-pub fn failure(program: &str, reports: Vec<FileReport>) -> Option<Failure> {
-    let mut failures: Vec<(u8, String)> = reports
+pub fn failure(program: &str, report: LoadReport) -> Option<Failure> {
+    let mut failures: Vec<(u8, String)> = report
+        .files
         .iter()
         .filter_map(|report| Some((report.error()?.exit_code(), failed(report)?)))
         .collect();
-    let code = report::worst(reports)?.exit_code();
+    let code = report.into_result().err()?.exit_code();
     let worst = failures.iter().position(|(other, _)| *other == code)?;
     let (_, what) = failures.remove(worst);
     for (_, what) in failures {
@@ -386,7 +386,7 @@ mod tests {
         assert_eq!(said(input("in/a.csv was changed")), "in/a.csv was changed");
         assert_eq!(said(input("no header")), "in/a.csv: no header");
         let reports = vec![report(input("no header")), report(Error::misconfigured("x", "y"))];
-        let failure = failure("a-test", reports).unwrap();
+        let failure = failure("a-test", LoadReport { files: reports }).unwrap();
         assert_eq!((failure.exit_code(), failure.chain()), (78, "in/a.csv: x; y".into()));
     }
 }

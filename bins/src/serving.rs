@@ -3,9 +3,9 @@
 use lambda_core::Error;
 use lambda_core::health::Health;
 use lambda_core::health::http::Server;
-use lambda_core::postgres::{DatabaseConfig, watch};
+use lambda_core::postgres::{Postgres, watch};
 
-use crate::CancellationToken;
+use crate::Stop;
 use crate::args::HttpArgs;
 
 /// A program's health and metrics. They cost almost nothing where they are not served.
@@ -21,7 +21,7 @@ impl Serving {
     ///
     /// # Errors
     /// `Fatal` if the address cannot be used.
-    pub async fn start(args: &HttpArgs, shutdown: &CancellationToken) -> Result<Self, Error> {
+    pub async fn start(args: &HttpArgs, shutdown: &Stop) -> Result<Self, Error> {
         let health = Health::default();
         let Some(address) = args.address() else { return Ok(Self { health, is_on: false }) };
         let server = Server::bind(address, health.clone()).await?;
@@ -30,7 +30,7 @@ impl Serving {
         tokio::spawn(server.run());
         let (stopped, stopping) = (shutdown.clone(), health.clone());
         tokio::spawn(async move {
-            stopped.cancelled().await;
+            stopped.stopped().await;
             stopping.stop();
         });
         Ok(Self { health, is_on: true })
@@ -42,7 +42,7 @@ impl Serving {
     }
 
     /// Watches the database that the program needs for `pipeline`, in the background.
-    pub fn watch(&self, database: &DatabaseConfig, pipeline: &str) {
+    pub fn watch(&self, database: &Postgres, pipeline: &str) {
         if self.is_on {
             let (database, health) = (database.clone(), self.health());
             let pipeline = pipeline.to_owned();

@@ -12,8 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
 
+use lambda_core::Stop;
 use lambda_core::health::{Health, STILL_AFTER};
-use lambda_core::kafka::KafkaConfig;
+use lambda_core::kafka::Kafka;
 use lambda_core::postgres::connect;
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
@@ -355,13 +356,13 @@ fn cpu_seconds() -> f64 {
 async fn paced(context: Context) -> Result<(), Failure> {
     const COUNT: u64 = 3_000;
     let topic = context.topic("transactions", 3).await?;
-    let kafka = KafkaConfig::new(&context.bootstrap().await?, &topic, "group", "")?;
+    let kafka = Kafka::new(&context.bootstrap().await?, &topic).group("group");
     let from = From::Traffic { seed: Some(7), duplicate_ratio: 0.0, invalid_ratio: 0.0 };
     let (ledger, health) = (None, Health::default());
     let config = ProduceConfig { kafka, from, rate: 1_000, count: Some(COUNT), ledger, health };
     let producing = tokio::task::spawn_blocking(move || {
         let before = cpu_seconds();
-        produce(&config, || false).map(|produced| (produced, cpu_seconds() - before))
+        produce(&config, &Stop::new()).map(|produced| (produced, cpu_seconds() - before))
     });
     let (produced, used) = producing.await??;
     assert_eq!(produced.delivered, COUNT);

@@ -9,14 +9,15 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lambda_bins::args::{DatabaseArgs, KafkaArgs};
-use lambda_core::kafka::KafkaConfig;
-use lambda_core::postgres::DatabaseConfig;
+use lambda_core::kafka::Kafka;
+use lambda_core::postgres::Postgres;
 use lambda_core::postgres::schema::roles::{Access, Role};
+use lambda_core::transaction;
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
 use lambda_lab::processes::{Ended, Process, Program, Signal};
 use lambda_lab::servers::OwnPostgres;
-use lambda_stream::StreamConfig;
+use lambda_stream::consume;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -138,11 +139,11 @@ struct Arguments {
 }
 
 async fn printed(_: Context) -> Result<(), Failure> {
-    let database = DatabaseConfig::from_parts("h", 1, "n", USER, IN_VARIABLE);
-    let by_url = DatabaseConfig::from_url(&url(IN_URL, "h", 1, "n"))?;
+    let database = Postgres::from_parts("h", 1, "n", USER, IN_VARIABLE);
+    let by_url = Postgres::new(&url(IN_URL, "h", 1, "n"))?;
     let settings = format!("sasl.username={USER}\nsasl.password={OF_SASL}");
-    let kafka = KafkaConfig::new("h:1", "t", "g", &settings)?;
-    let stream = StreamConfig::new(kafka.clone(), database.clone());
+    let kafka = Kafka::new("h:1", "t").group("g").settings(&settings)?;
+    let stream = consume(&transaction::pipeline(), &kafka, &database);
     let role = Role { access: Access::Loader, name: USER.into(), password: OF_LOADER.into() };
     let arguments = Arguments::parse_from(["x", "--db-user", USER]);
     let mut written = Written::default();

@@ -32,31 +32,31 @@ pub enum Step<'a> {
 }
 
 /// Callback for each step of the work; must return at once.
-pub type Watch = Arc<dyn Fn(Step<'_>) + Send + Sync>;
+pub(crate) type Watch = Arc<dyn Fn(Step<'_>) + Send + Sync>;
 
 /// Options for loading files.
 #[derive(Clone)]
-pub struct Options {
+pub(crate) struct Options {
     /// Number of chunks stored at the same time.
-    pub workers: usize,
+    pub(crate) workers: usize,
     /// Effective time of the files' data, microseconds since the Unix epoch;
     /// `None`: the time when the job is created, by the database's clock.
-    pub as_of_micros: Option<i64>,
+    pub(crate) as_of_micros: Option<i64>,
     /// Most rejected records that a job may have. `None`: any number, unless they are most
     /// of the file's first 1,000.
-    pub rejects_max: Option<i64>,
+    pub(crate) rejects_max: Option<i64>,
     /// CSV file for rejected records.
-    pub rejects: Option<PathBuf>,
+    pub(crate) rejects: Option<PathBuf>,
     /// Folder to which files are moved when their job is completed.
-    pub archive: Option<PathBuf>,
+    pub(crate) archive: Option<PathBuf>,
     /// Minimum size of a chunk; change it only in tests.
-    pub chunk_bytes: u64,
+    pub(crate) chunk_bytes: u64,
     /// Maximum number of records in a batch.
-    pub batch_rows: usize,
+    pub(crate) batch_rows: usize,
     /// Called with each step of the work.
-    pub watch: Watch,
+    pub(crate) watch: Watch,
     /// Health to which the run reports.
-    pub health: Health,
+    pub(crate) health: Health,
 }
 
 impl Default for Options {

@@ -1,9 +1,8 @@
 //! Dry run: decodes a file as a load would, and stores nothing.
 
-use lambda_core::Error;
 use lambda_core::batch::Body;
 use lambda_core::progress::Counts;
-use tokio::sync::watch;
+use lambda_core::{Error, Stop};
 
 use crate::config::{Options, Step};
 use crate::first::{self, FirstRecords};
@@ -20,7 +19,7 @@ pub(crate) async fn check_file(
     planned: Planned,
     options: &Options,
     rejects: &mut Option<RejectsFile>,
-    stop: &watch::Receiver<bool>,
+    stop: &Stop,
 ) -> Result<Outcome, Error> {
     let (options, stop, mut lent) = (options.clone(), stop.clone(), rejects.take());
     let (result, lent) = blocking(move || {
@@ -37,7 +36,7 @@ fn check(
     planned: &Planned,
     options: &Options,
     rejects: &mut Option<RejectsFile>,
-    stop: &watch::Receiver<bool>,
+    stop: &Stop,
 ) -> Result<Counts, Error> {
     let (content, plan) = (&planned.content, &planned.plan);
     let mut decoding = first::decoding(planned, options.batch_rows);
@@ -60,7 +59,7 @@ fn check(
         seen.bytes +=
             batch.spans().iter().map(|span| (span.to - span.from).cast_unsigned()).sum::<u64>();
         (options.watch)(Step::Loading { file: &file, stored: &seen });
-        if *stop.borrow() {
+        if stop.is_stopped() {
             return Err(stopped(content.input()));
         }
     }

@@ -1,14 +1,14 @@
 //! The batch layer: loads CSV files into PostgreSQL, resumable and exactly once, with one
 //! job for each content.
 //!
-//! [`run::load`] goes over files ([`input`]). Each file is opened once ([`content`]),
+//! [`load`] goes over files ([`input`]). Each file is opened once ([`content`]),
 //! planned in one pass ([`plan`]) on the record borders that [`frame`] finds, and stored by
 //! workers that take its chunks from one queue ([`chunk`]). [`lambda_core::postgres::jobs`]
 //! keeps the job, its lease and its lanes.
 
 mod archive;
 pub mod chunk;
-pub mod config;
+mod config;
 pub mod content;
 mod dry_run;
 mod first;
@@ -21,10 +21,9 @@ mod open;
 pub mod plan;
 mod rejects;
 pub mod report;
-pub mod run;
+mod run;
 pub mod tally;
 
-pub use self::config::Options;
-pub use self::load::Target;
-pub use self::report::{FileReport, Outcome};
-pub use self::run::{check, load};
+pub use self::config::Step;
+pub use self::report::{FileReport, LoadReport, Outcome};
+pub use self::run::{Load, check, load};

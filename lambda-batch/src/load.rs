@@ -14,8 +14,7 @@ use lambda_core::outcome::Authority;
 use lambda_core::postgres::jobs::attempt::{self, Attempt, LEASE, Started};
 use lambda_core::postgres::jobs::{Job, Jobs, NewJob};
 use lambda_core::sink::Sink;
-use lambda_core::{Error, Pipeline};
-use tokio::sync::watch;
+use lambda_core::{Error, Pipeline, Stop};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -31,18 +30,11 @@ use crate::report::Outcome;
 use crate::tally::{Stored, Tally};
 
 /// Destination of a load.
-#[derive(Clone)]
-pub struct Target {
+pub(crate) struct Target {
     /// The sink that stores the records.
-    pub sink: Arc<dyn Sink>,
+    pub(crate) sink: Arc<dyn Sink>,
     /// Connections for the jobs, in the same database.
-    pub jobs: Jobs,
-}
-
-impl std::fmt::Debug for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Target").field("jobs", &self.jobs).finish_non_exhaustive()
-    }
+    pub(crate) jobs: Jobs,
 }
 
 /// Time that a worker keeps trying while the server is away.
@@ -63,7 +55,7 @@ pub(crate) async fn load_file(
     options: &Options,
     rejects: &mut Option<RejectsFile>,
     current_job: &mut Option<CurrentJob>,
-    stop: &watch::Receiver<bool>,
+    stop: &Stop,
 ) -> Outcome {
     let new = new_job(pipeline, &planned, options);
     let found = target.jobs.find_or_create(&new);
@@ -118,7 +110,7 @@ async fn work(
     shown: &CurrentJob,
     target: &Target,
     options: &Options,
-    stop: &watch::Receiver<bool>,
+    stop: &Stop,
 ) -> Result<Outcome, Error> {
     let (owner, begun) = (owner(), Instant::now());
     let Some(attempt) = start(planned, job, target, &owner, stop).await? else {
@@ -151,7 +143,7 @@ async fn start(
     job: &Job,
     target: &Target,
     owner: &str,
-    stop: &watch::Receiver<bool>,
+    stop: &Stop,
 ) -> Result<Option<Attempt>, Error> {
     let give_up = Instant::now() + LEASE + LOOK_EVERY;
     let first_byte = planned.plan.first_byte();
@@ -176,10 +168,9 @@ async fn start(
             tracing::info!(job = job.job_id(), holder, lease_ends_in = ?rest, "waiting for the job");
             logged = true;
         }
-        let mut stop = stop.clone();
         tokio::select! {
             () = tokio::time::sleep(rest.clamp(LOOK_EVERY / 10, LOOK_EVERY)) => {}
-            _ = stop.wait_for(|stop| *stop) => return Err(stopped(planned.content.input())),
+            () = stop.stopped() => return Err(stopped(planned.content.input())),
         }
     }
 }
@@ -189,24 +180,24 @@ async fn start(
 async fn within_grace<T>(
     work: impl Future<Output = Result<T, Error>>,
     input: &Input,
-    stop: &watch::Receiver<bool>,
+    stop: &Stop,
 ) -> Result<T, Error> {
-    let (mut stop, mut work) = (stop.clone(), pin!(work));
+    let mut work = pin!(work);
     tokio::select! {
         done = &mut work => return done,
-        Ok(_) = stop.wait_for(|stop| *stop) => {}
+        () = stop.stopped() => {}
     }
     let done = tokio::time::timeout(GRACE, work).await;
     let done = done.unwrap_or_else(|_| Err(stopped(input)));
-    done.map_err(|error| unless_stopped(error, input, &stop))
+    done.map_err(|error| unless_stopped(error, input, stop))
 }
 
 /// Returns `error`, unless the run was stopped: it then waits for no server, and another
 /// run does the rest.
-fn unless_stopped(error: Error, input: &Input, stop: &watch::Receiver<bool>) -> Error {
+fn unless_stopped(error: Error, input: &Input, stop: &Stop) -> Error {
     // An interruption already says what is left.
     let waits = error.kind() == Kind::Transient && !matches!(error, Error::Interrupted { .. });
-    if *stop.borrow() && waits { stopped(input) } else { error }
+    if stop.is_stopped() && waits { stopped(input) } else { error }
 }
 
 /// Stores every chunk that is not stored yet.
@@ -217,7 +208,7 @@ async fn store(
     target: &Target,
     options: &Options,
     owner: String,
-    stop: &watch::Receiver<bool>,
+    stop: &Stop,
 ) -> Result<(), Error> {
     let watch = Arc::clone(&options.watch);
     let file = planned.content.input().to_string();
@@ -246,7 +237,7 @@ async fn store(
         outcomes: Outcomes::default(),
     };
     attempt.lanes().iter().for_each(|lane| config.outcomes.begin(&lane.progress));
-    let (halt, halted) = watch::channel(false);
+    let halt = Stop::new();
     let mut flows = JoinSet::new();
     let workers = options.workers.max(1);
     for _ in 0..workers {
@@ -256,10 +247,10 @@ async fn store(
         // ahead would only take memory.
         let source = ChunkSource::new(decoding, Arc::clone(&tally), workers <= 2);
         let flow = Flow::new(config.clone(), source, Arc::clone(&target.sink));
-        let halted = halted.clone();
-        flows.spawn(async move { flow.run(halted).await.1 });
+        let halt = halt.clone();
+        flows.spawn(async move { flow.run(halt).await.1 });
     }
-    let result = join(flows, &halt, attempt, stop.clone()).await;
+    let result = join(flows, &halt, attempt, stop).await;
     result?;
     // The last commits may have exceeded the limit.
     tally.within_limit()?;
@@ -270,32 +261,32 @@ async fn store(
 /// the others after their commits in flight.
 async fn join(
     mut flows: JoinSet<Result<(), Error>>,
-    halt: &watch::Sender<bool>,
+    halt: &Stop,
     attempt: &Attempt,
-    mut stop: watch::Receiver<bool>,
+    stop: &Stop,
 ) -> Result<(), Error> {
     let mut fenced = attempt.fenced();
     let mut first = Ok(());
     loop {
-        let halting = *halt.borrow();
+        let halting = halt.is_stopped();
         tokio::select! {
             joined = flows.join_next() => match joined {
                 None => return first,
                 Some(Ok(Ok(()))) => {}
                 Some(Ok(Err(error))) => {
-                    halt.send_replace(true);
+                    halt.stop();
                     first = first.and(Err(error));
                 }
                 Some(Err(error)) if error.is_panic() => {
                     std::panic::resume_unwind(error.into_panic())
                 }
-                Some(Err(_)) => halt.send_modify(|halt| *halt = true),
+                Some(Err(_)) => halt.stop(),
             },
-            Ok(_) = stop.wait_for(|stop| *stop), if !halting => {
-                halt.send_replace(true);
+            () = stop.stopped(), if !halting => {
+                halt.stop();
             }
             Ok(_) = fenced.wait_for(|fenced| *fenced), if !halting => {
-                halt.send_replace(true);
+                halt.stop();
                 let what = format!("job {}", attempt.job().job_id());
                 first = first.and(Err(Error::Fenced { what }));
             }

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use lambda_core::decode::csv::Header;
-use lambda_core::{Error, Pipeline};
-use tokio::sync::watch;
+use lambda_core::{Error, Pipeline, Stop};
 
 use crate::chunk::Rows;
 use crate::config::{Options, Step};
@@ -34,7 +33,7 @@ pub(crate) async fn open(
     pipeline: &Pipeline,
     input: &Input,
     options: &Options,
-    stop: &watch::Receiver<bool>,
+    stop: &Stop,
 ) -> Result<Opened, Error> {
     let (pipeline, opened, stopping) = (pipeline.clone(), input.clone(), stop.clone());
     let (watch, chunk_bytes) = (Arc::clone(&options.watch), options.chunk_bytes);
@@ -50,7 +49,7 @@ pub(crate) async fn open(
         let plan = plan::plan(&content, chunk_bytes, |bytes| {
             pulse.beat();
             watch(Step::Planning { file: &file, bytes, bytes_total });
-            if *stop.borrow() { Err(stopped(&input)) } else { Ok(()) }
+            if stop.is_stopped() { Err(stopped(&input)) } else { Ok(()) }
         })?;
         let Some(plan) = plan else { return Ok(Opened::Nothing(Outcome::Empty)) };
         let header = Header::parse(plan.header.as_bytes(), pipeline.table())
@@ -58,11 +57,10 @@ pub(crate) async fn open(
         let rows = Rows { decoder: Arc::new(pipeline.files().open(header)), pipeline };
         Ok(Opened::Planned(Box::new(Planned { content: Arc::new(content), plan, rows })))
     };
-    let mut stopping = stop.clone();
     tokio::select! {
         planned = blocking(planned) => planned,
         // A read from a pipe without a writer does not end: leave it running.
-        Ok(_) = stopping.wait_for(|stop| *stop) => Err(stopped(input)),
+        () = stop.stopped() => Err(stopped(input)),
     }
 }
 

@@ -104,21 +104,38 @@ impl FileReport {
 /// Exit codes, worst first.
 const WORST_FIRST: [u8; 4] = [78, 65, 69, 75];
 
-/// The error that decides the exit code of a run over several files.
-pub fn worst(reports: Vec<FileReport>) -> Option<Error> {
-    let rank = |error: &Error| {
-        let code = error.exit_code();
-        WORST_FIRST.iter().position(|worse| *worse == code).unwrap_or(WORST_FIRST.len())
-    };
-    let errors = reports.into_iter().filter_map(|report| match report.outcome {
-        Outcome::Failed { error, .. } | Outcome::Unknown { error, .. } => Some(error),
-        _ => None,
-    });
-    errors.min_by_key(rank)
+/// Report of a load.
+#[derive(Debug)]
+#[must_use = "a file may have failed: use into_result"]
+pub struct LoadReport {
+    /// The files, in the order in which they were loaded; those after a server was lost are left
+    /// out.
+    pub files: Vec<FileReport>,
+}
+
+impl LoadReport {
+    /// The reports, if no file failed.
+    ///
+    /// # Errors
+    /// The worst error of a file; it decides the exit code of a run over several files.
+    pub fn into_result(self) -> Result<Vec<FileReport>, Error> {
+        let rank = |report: &FileReport| {
+            let code = report.error()?.exit_code();
+            Some(WORST_FIRST.iter().position(|worse| *worse == code).unwrap_or(WORST_FIRST.len()))
+        };
+        let ranks = self.files.iter().enumerate().filter_map(|(at, file)| Some((rank(file)?, at)));
+        let Some((_, worst)) = ranks.min() else { return Ok(self.files) };
+        match self.files.into_iter().nth(worst).map(|file| file.outcome) {
+            Some(Outcome::Failed { error, .. } | Outcome::Unknown { error, .. }) => Err(error),
+            _ => Ok(Vec::new()),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test")]
+
     use lambda_core::error::Server;
 
     use super::*;
@@ -147,10 +164,11 @@ mod tests {
         for (index, worse) in WORST_FIRST.iter().enumerate() {
             for better in &WORST_FIRST[index..] {
                 let reports = vec![checked(), failed(*better), failed(*worse), failed(*better)];
-                assert_eq!(worst(reports).map(|error| error.exit_code()), Some(*worse));
+                let error = LoadReport { files: reports }.into_result().unwrap_err();
+                assert_eq!(error.exit_code(), *worse);
             }
         }
-        assert!(worst(vec![checked(), checked()]).is_none());
-        assert!(worst(Vec::new()).is_none());
+        let count = |files| LoadReport { files }.into_result().unwrap().len();
+        assert_eq!((count(vec![checked(), checked()]), count(Vec::new())), (2, 0));
     }
 }

@@ -37,7 +37,7 @@ mod shared;
 mod statistics;
 mod unreadable;
 
-pub use self::config::KafkaConfig;
+pub use self::config::Kafka;
 pub use self::options::SourceOptions;
 pub use self::position::{OnSourceChange, StartAt};
 pub use self::source::KafkaSource;

@@ -32,11 +32,17 @@ pub mod record;
 pub mod resolve;
 pub mod sink;
 pub mod source;
+pub mod stop;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod transaction;
 
 pub use self::error::Error;
+#[cfg(feature = "kafka")]
+pub use self::kafka::Kafka;
 pub use self::pipeline::Pipeline;
+#[cfg(feature = "postgres")]
+pub use self::postgres::Postgres;
 pub use self::record::Record;
+pub use self::stop::Stop;
 pub use self::transaction::Transaction;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use lambda_core::Stop;
 use lambda_core::batch::{Batch, Body};
 use lambda_core::dead_letter::Reason;
 use lambda_core::delivery::state::{Action, Input, State};
@@ -23,7 +24,6 @@ use lambda_core::sink::{ClaimRequest, Committed, Durability, Sink};
 use lambda_core::source::{Event, Grant, Source};
 use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
 use lambda_core::testing::source::Lists;
-use tokio::sync::watch;
 
 /// A sink that sometimes fails, refuses records whose key starts with "bad", sometimes lets
 /// a rival take a lane first, and sometimes crashes, which loses what was committed since
@@ -143,7 +143,7 @@ fn lists(partitions: usize, records: usize, bad_every: usize) -> Vec<Vec<Sample>
 
 async fn run(lists: Vec<Vec<Sample>>, sink: &Arc<Trouble>, seed: u64) -> Result<(), Error> {
     let source = Lists::new(lists, fastrand::Rng::with_seed(seed));
-    let (_keep, stop) = watch::channel(false);
+    let stop = Stop::new();
     Flow::new(config(None), source, Arc::clone(sink) as Arc<dyn Sink>).run(stop).await.1
 }
 
@@ -192,11 +192,11 @@ async fn a_stop_keeps_what_is_in_flight_and_leaves_the_rest_unread() {
     let lists = lists(2, 500, 1_000);
     let sink = Arc::new(Trouble { rivals: false, failures: false, ..Trouble::new(1) });
     let source = Lists::new(lists.clone(), fastrand::Rng::with_seed(1));
-    let (stop, stopped) = watch::channel(false);
+    let stop = Stop::new();
     let flow = Flow::new(config(None), source, Arc::clone(&sink) as Arc<dyn Sink>);
-    let running = tokio::spawn(flow.run(stopped));
+    let running = tokio::spawn(flow.run(stop.clone()));
     tokio::time::sleep(Duration::from_millis(100)).await;
-    stop.send(true).unwrap();
+    stop.stop();
     running.await.unwrap().1.unwrap();
     let contents = sink.inner.contents();
     assert!(!contents.rows.is_empty() && contents.rows.len() < 990, "{}", contents.rows.len());
@@ -244,7 +244,7 @@ impl Sink for Chokes {
 async fn a_batch_that_always_breaks_the_connection_is_halved_while_the_server_answers() {
     let sink = Arc::new(Chokes::new(1, true));
     let source = Lists::new(lists(1, 40, 1_000), fastrand::Rng::with_seed(1));
-    let (_keep, stop) = watch::channel(false);
+    let stop = Stop::new();
     Flow::new(config(None), source, Arc::clone(&sink) as Arc<dyn Sink>).run(stop).await.1.unwrap();
     assert_eq!(sink.inner.contents().rows.len(), 40);
     // Each size is tried exactly three times before it is halved.
@@ -258,7 +258,7 @@ async fn a_batch_that_always_breaks_the_connection_is_halved_while_the_server_an
 async fn a_batch_stays_whole_while_the_server_is_away() {
     let sink = Arc::new(Chokes::new(0, false));
     let source = Lists::new(lists(1, 40, 1_000), fastrand::Rng::with_seed(1));
-    let (_keep, stop) = watch::channel(false);
+    let stop = Stop::new();
     let patience = Some(Duration::from_mins(5));
     let flow = Flow::new(config(patience), source, Arc::clone(&sink) as Arc<dyn Sink>);
     assert_eq!(flow.run(stop).await.1.unwrap_err().exit_code(), 69);
@@ -416,7 +416,7 @@ impl Sink for Slowly {
 
 #[tokio::test(start_paused = true)]
 async fn a_commit_that_takes_longer_than_a_minute_is_halved_and_never_given_up() {
-    let (_keep, stop) = watch::channel(false);
+    let stop = Stop::new();
     // The drain's last commit never ends: this flow waits only for that one, which shows
     // that everything else is stored.
     let sink = Slowly::new(Duration::from_secs(100), true);
@@ -440,10 +440,10 @@ async fn a_commit_that_takes_longer_than_a_minute_is_halved_and_never_given_up()
 /// Result of a flow that is stopped while `sink` stores a batch.
 async fn stopped_over(sink: Arc<dyn Sink>) -> Result<(), Error> {
     let source = Lists::new(lists(1, 5, 100), fastrand::Rng::with_seed(1));
-    let (tell, stop) = watch::channel(false);
-    let running = tokio::spawn(Flow::new(config(None), source, sink).run(stop));
+    let stop = Stop::new();
+    let running = tokio::spawn(Flow::new(config(None), source, sink).run(stop.clone()));
     tokio::time::sleep(Duration::from_secs(1)).await;
-    tell.send(true).unwrap();
+    stop.stop();
     let ended = tokio::time::timeout(Duration::from_secs(20), running).await;
     ended.unwrap().unwrap().1
 }
@@ -511,7 +511,7 @@ async fn patience_ends_only_with_a_server_that_does_not_answer() {
     }
 
     let source = Lists::new(lists(1, 5, 100), fastrand::Rng::with_seed(1));
-    let (_keep, stop) = watch::channel(false);
+    let stop = Stop::new();
     let sink = Arc::new(Full(MemorySink::new(), tokio::time::Instant::now()));
     let flow = Flow::new(config(Some(Duration::from_mins(1))), source, sink);
     flow.run(stop).await.1.unwrap();
@@ -559,7 +559,7 @@ async fn a_flow_without_patience_left_reports_what_it_waited_for() {
     }
 
     let source = Lists::new(lists(1, 5, 100), fastrand::Rng::with_seed(1));
-    let (_keep, stop) = watch::channel(false);
+    let stop = Stop::new();
     let patience = Some(Duration::from_secs(30));
     let (_, result) = Flow::new(config(patience), source, Arc::new(Away)).run(stop).await;
     assert_eq!(result.unwrap_err().exit_code(), 69);
@@ -619,7 +619,7 @@ async fn lives<T>(health: &Health, flow: impl Future<Output = T>) -> Duration {
 
 #[tokio::test(start_paused = true)]
 async fn a_flow_lives_while_a_commit_takes_minutes_and_while_its_source_stalls() {
-    let (_keep, stop) = watch::channel(false);
+    let stop = Stop::new();
     let config = config(None);
     let health = config.health.clone();
     let source = Lists::new(lists(1, 10, 100), fastrand::Rng::with_seed(1));
@@ -635,7 +635,7 @@ async fn a_flow_lives_while_a_commit_takes_minutes_and_while_its_source_stalls()
 
 #[tokio::test(start_paused = true)]
 async fn a_flow_is_ready_unless_its_commits_fail_and_once_one_succeeds() {
-    let (_keep, stop) = watch::channel(false);
+    let stop = Stop::new();
     let config = config(None);
     let health = config.health.clone();
     let sink = Arc::new(Trouble { rivals: false, ..Trouble::new(11) });

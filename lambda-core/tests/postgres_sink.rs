@@ -38,7 +38,7 @@ use lambda_lab::harness::{self, Context};
 use lambda_lab::liveness::{LIVENESS, until};
 use lambda_lab::servers::Database;
 
-use crate::subject::Postgres;
+use crate::subject::PostgresSubject;
 
 fn main() -> ExitCode {
     harness::main(|suite| {
@@ -93,8 +93,8 @@ fn main() -> ExitCode {
     })
 }
 
-async fn subject(context: &Context) -> Result<Postgres, Failure> {
-    Ok(Postgres::<Sample>::new(context.database().await?.config(), 2).await)
+async fn subject(context: &Context) -> Result<PostgresSubject, Failure> {
+    Ok(PostgresSubject::<Sample>::new(context.database().await?.config(), 2).await)
 }
 
 fn request(group: &str) -> ClaimRequest {
@@ -173,7 +173,7 @@ async fn holder_of_lanes(database: &Database, marks: &str) -> Result<Connection,
 /// The owner is a frozen loader that holds the lane's row (rule R13, docs/protocol.md).
 async fn claims_from_a_frozen_owner(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
-    let subject = Postgres::<Sample>::new(database.config(), 2).await;
+    let subject = PostgresSubject::<Sample>::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
     let owner = holder_of_lanes(&database, LOADER).await?;
     let begun = Instant::now();
@@ -188,7 +188,7 @@ async fn claims_from_a_frozen_owner(context: Context) -> Result<(), Failure> {
 /// Timeouts that would end a wait for the owner before its backend is looked up.
 async fn claims_under_timeouts(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
-    let subject = Postgres::<Sample>::new(database.config(), 2).await;
+    let subject = PostgresSubject::<Sample>::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
     let owner = holder_of_lanes(&database, LOADER).await?;
     let name = &database.login().database;
@@ -207,7 +207,7 @@ async fn claims_under_timeouts(context: Context) -> Result<(), Failure> {
 async fn commits_under_timeouts(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let name = &database.login().database;
-    let subject = Postgres::<Sample>::new(database.config(), 2).await;
+    let subject = PostgresSubject::<Sample>::new(database.config(), 2).await;
     let lane = subject.sink.claim(&request("g")).await?;
     let frozen = connect(database.config(), "stream").await?;
     let insert = format!(
@@ -232,7 +232,7 @@ async fn commits_under_timeouts(context: Context) -> Result<(), Failure> {
 /// Giving up a lane takes two statements.
 async fn claims_from_a_claim(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
-    let subject = Postgres::<Sample>::new(database.config(), 2).await;
+    let subject = PostgresSubject::<Sample>::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
     // A session that no claim ends.
     let holder = holder_of_lanes(&database, "").await?;
@@ -255,7 +255,7 @@ async fn claims_from_a_claim(context: Context) -> Result<(), Failure> {
 /// A claim whose process is gone keeps waiting in the server, ahead of all others.
 async fn claims_behind_a_claim(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
-    let subject = Postgres::<Sample>::new(database.config(), 2).await;
+    let subject = PostgresSubject::<Sample>::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
     let owner = holder_of_lanes(&database, LOADER).await?;
     let given_up = connect(database.config(), "claim").await?;
@@ -274,7 +274,7 @@ async fn claims_behind_a_claim(context: Context) -> Result<(), Failure> {
 /// The holder is not a loader, despite its name, and is never ended.
 async fn claims_in_vain(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
-    let subject = Postgres::<Sample>::new(database.config(), 2).await;
+    let subject = PostgresSubject::<Sample>::new(database.config(), 2).await;
     subject.sink.claim(&request("g")).await?;
     let holder = holder_of_lanes(&database, "").await?;
     let error = subject.sink.claim(&request("g")).await.expect_err("locked");
@@ -287,7 +287,7 @@ async fn claims_in_vain(context: Context) -> Result<(), Failure> {
 /// The migration runs as the same role, and its session has a name like a loader's.
 async fn claims_from_migration(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
-    let subject = Postgres::<Sample>::new(database.config(), 2).await;
+    let subject = PostgresSubject::<Sample>::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
     let name = format!("V{}__long", PROTOCOL.latest() + 1);
     let sql = "lock table ingest_progress; select pg_sleep(8)";
@@ -311,7 +311,7 @@ async fn claims_from_migration(context: Context) -> Result<(), Failure> {
 async fn claims_blindly(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
     let name = &database.login().database;
-    let subject = Postgres::<Sample>::new(database.config(), 2).await;
+    let subject = PostgresSubject::<Sample>::new(database.config(), 2).await;
     let before = subject.sink.claim(&request("g")).await?;
     let off = format!("alter database {name} set track_activities = off");
     subject.client.batch_execute(&off).await?;
@@ -323,7 +323,7 @@ async fn claims_blindly(context: Context) -> Result<(), Failure> {
 }
 
 /// Waits until a claim's backend meets the condition.
-async fn until_claim(subject: &Postgres, condition: &str) -> Result<(), Failure> {
+async fn until_claim(subject: &PostgresSubject, condition: &str) -> Result<(), Failure> {
     let sql = format!(
         "select count(*) > 0 from pg_stat_activity where datname = current_database() \
          and application_name = 'lambda-claim' and {condition}"

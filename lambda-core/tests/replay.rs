@@ -9,29 +9,28 @@ mod replays;
 mod subject;
 
 use std::collections::BTreeMap;
-use std::future::pending;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream as futures};
-use lambda_core::Error;
 use lambda_core::dead_letter::{Reason, Status};
 use lambda_core::job::{Chunk, End};
 use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::postgres::dead_letters::{Filter, Replay, Skip, Verdict};
 use lambda_core::postgres::jobs::NewJob;
 use lambda_core::postgres::jobs::attempt::{self, Started};
-use lambda_core::postgres::{DatabaseConfig, DeadLetters, Jobs, connect};
+use lambda_core::postgres::{DeadLetters, Jobs, Postgres, connect};
 use lambda_core::progress::{Counts, LaneId, LaneName, Progress};
 use lambda_core::sink::{ClaimRequest, Durability, Sink};
 use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
 use lambda_core::testing::sink::Subject;
+use lambda_core::{Error, Stop};
 use lambda_lab::Failure;
 use lambda_lab::harness::{self, Context};
 use lambda_lab::proxy::{At, Fault, Freeze, Proxy};
 
-use crate::subject::Postgres;
+use crate::subject::PostgresSubject;
 
 /// The header of files of samples.
 const HEADER: &str = "id,amount,note,flag,rank";
@@ -66,9 +65,9 @@ fn main() -> ExitCode {
 
 /// A sink for samples, and the dead letters beside it.
 struct Bench {
-    subject: Arc<Postgres>,
+    subject: Arc<PostgresSubject>,
     letters: DeadLetters,
-    config: DatabaseConfig,
+    config: Postgres,
 }
 
 impl Bench {
@@ -76,8 +75,8 @@ impl Bench {
         Ok(Self::on(context.database().await?.config()).await)
     }
 
-    async fn on(config: &DatabaseConfig) -> Self {
-        let subject = Arc::new(Postgres::<Sample>::new(config, 4).await);
+    async fn on(config: &Postgres) -> Self {
+        let subject = Arc::new(PostgresSubject::<Sample>::new(config, 4).await);
         let letters = DeadLetters::new(config.clone());
         Self { subject, letters, config: config.clone() }
     }
@@ -105,7 +104,7 @@ impl Bench {
         let mut told = BTreeMap::new();
         let tell =
             |id, verdict| assert_eq!(told.insert(id, verdict), None, "each is reported once");
-        self.letters.replay(&SAMPLES, filter, replay, tell, pending()).await?;
+        self.letters.replay(&SAMPLES, filter, replay, tell, &Stop::new()).await?;
         Ok(told)
     }
 
@@ -544,16 +543,15 @@ fn inserted(records: i64) -> Counts {
 async fn stopped(context: Context) -> Result<(), Failure> {
     let bench = Bench::new(&context).await?;
     fill(&bench, 500).await?;
-    let (stop, mut stopping) = tokio::sync::watch::channel(false);
+    let stop = Stop::new();
     let mut told = 0;
     let tell = |_, verdict| {
         assert_eq!(verdict, Verdict::Replayed(Outcome::Inserted));
-        stop.send_replace(true);
+        stop.stop();
         told += 1;
     };
-    let stopping = async { drop(stopping.wait_for(|stop| *stop).await) };
     let filter = Filter::default();
-    let done = bench.letters.replay(&SAMPLES, &filter, &Replay::default(), tell, stopping).await;
+    let done = bench.letters.replay(&SAMPLES, &filter, &Replay::default(), tell, &stop).await;
     assert!(matches!(done, Err(Error::Interrupted { .. })), "{done:?}");
     let replayed = "select count(*) from dead_letters where status = 'replayed'";
     assert_eq!((bench.number(replayed).await?, told), (200, 200));
@@ -586,7 +584,7 @@ async fn unanswered(context: Context) -> Result<(), Failure> {
         let tell =
             |id, verdict| assert_eq!(told.insert(id, verdict), None, "each is reported once");
         let filter = Filter { statuses: vec![Status::Open], ..Filter::default() };
-        letters.replay(&SAMPLES, &filter, &Replay::default(), tell, pending()).await?;
+        letters.replay(&SAMPLES, &filter, &Replay::default(), tell, &Stop::new()).await?;
         assert_eq!(proxy.faults(), attempts);
         if attempts == 1 {
             assert_eq!(told[&1], Verdict::Replayed(Outcome::Inserted));
@@ -610,7 +608,13 @@ async fn settled(context: Context) -> Result<(), Failure> {
         told += 1;
     };
     let (filter, replay) = (Filter::default(), Replay::default());
-    let done = letters.replay(&SAMPLES, &filter, &replay, tell, proxy.has_broken(1)).await;
+    let stop = Stop::new();
+    let stopping = async {
+        proxy.has_broken(1).await;
+        stop.stop();
+    };
+    let replaying = letters.replay(&SAMPLES, &filter, &replay, tell, &stop);
+    let (done, ()) = tokio::join!(replaying, stopping);
     assert!(matches!(done, Err(Error::Interrupted { .. })), "{done:?}");
     let replayed = "select count(*) from dead_letters where status = 'replayed'";
     assert_eq!((bench.number(replayed).await?, told), (200, 200));
@@ -670,7 +674,8 @@ async fn frees(context: &Context, freeze: Freeze) -> Result<(), Failure> {
     fill(&bench, 200).await?;
     proxy.freeze_next(freeze);
     let (filter, replay) = (Filter::default(), Replay::default());
-    let replaying = letters.replay(&SAMPLES, &filter, &replay, |_, _| {}, pending());
+    let stop = Stop::new();
+    let replaying = letters.replay(&SAMPLES, &filter, &replay, |_, _| {}, &stop);
     let waiting = async {
         let froze = tokio::time::timeout(LIVENESS, proxy.has_broken(1)).await;
         froze.map_err(|_| "it never came to that")?;

@@ -9,7 +9,7 @@ use lambda_core::postgres::connection::{Connection, connect};
 use lambda_core::postgres::schema::migrate::PROTOCOL;
 use lambda_core::postgres::schema::roles::{Access, Change, Role, ensure};
 use lambda_core::postgres::schema::{registry, restore};
-use lambda_core::postgres::{DatabaseConfig, PostgresSink};
+use lambda_core::postgres::{Postgres, PostgresSink};
 use lambda_core::progress::{LaneName, Progress};
 use lambda_core::sink::{ClaimRequest, Durability, Sink};
 use lambda_core::testing::draft::{Draft, SAMPLE_DDL, SAMPLES, Sample};
@@ -48,10 +48,7 @@ fn role(database: &Database, access: Access) -> Role {
 }
 
 /// A database with the table of samples and one role, and how to log in as it.
-async fn set_up(
-    context: &Context,
-    access: Access,
-) -> Result<(Database, Role, DatabaseConfig), Failure> {
+async fn set_up(context: &Context, access: Access) -> Result<(Database, Role, Postgres), Failure> {
     let database = context.database().await?;
     database.connect().await?.batch_execute(SAMPLE_DDL).await?;
     registry::register(database.config(), &[&SAMPLES, &transaction::pipeline()]).await?;

@@ -9,13 +9,13 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lambda_core::Error;
 use lambda_core::health::Health;
-use lambda_core::kafka::KafkaConfig;
+use lambda_core::kafka::Kafka;
 use lambda_core::kafka::producer::{Delivered, Producer};
 use lambda_core::metrics;
 use lambda_core::record::checksum;
 use lambda_core::transaction::synthetic::Expectation;
+use lambda_core::{Error, Stop};
 use serde::Serialize;
 
 use self::input::{Input, Outgoing};
@@ -56,7 +56,7 @@ pub enum From {
 #[derive(Debug, Clone)]
 pub struct ProduceConfig {
     /// The topic; the group is not used.
-    pub kafka: KafkaConfig,
+    pub kafka: Kafka,
     /// Source of the messages.
     pub from: From,
     /// Messages per second; 0 for as many as the brokers take.
@@ -106,14 +106,14 @@ struct Tag {
 }
 
 /// Sends the messages, and waits for a topic or brokers that are missing. Blocks the thread.
-/// Calls `stopped` now and then. Once it returns true, nothing more is sent; messages
+/// Once `stop` is requested, nothing more is sent; messages
 /// already sent are still delivered and written to the ledger.
 ///
 /// # Errors
 /// `Fatal`; [`Error::Input`] for a file that cannot be read; `Transient` if messages could not
 /// be delivered; [`Error::Interrupted`] if it stopped before the end of the file or the count.
 /// The ledger holds what was delivered until then.
-pub fn produce(config: &ProduceConfig, stopped: impl Fn() -> bool) -> Result<Produced, Error> {
+pub fn produce(config: &ProduceConfig, stop: &Stop) -> Result<Produced, Error> {
     metrics::sends(&Expectation::ALL.map(Expectation::as_str));
     let producer = Producer::new(&config.kafka, &config.health)?;
     let mut run = Run {
@@ -125,9 +125,9 @@ pub fn produce(config: &ProduceConfig, stopped: impl Fn() -> bool) -> Result<Pro
         produced: Produced::default(),
     };
     let mut input = Input::open(&config.from)?;
-    let sent = if producer.wait_for_topic(&stopped)? {
+    let sent = if producer.wait_for_topic(|| stop.is_stopped())? {
         run.begun = Instant::now();
-        run.send_all(&mut input, &stopped)
+        run.send_all(&mut input, stop)
     } else {
         Ok(Sent::Stopped)
     };
@@ -159,12 +159,12 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn send_all(&mut self, input: &mut Input, stopped: impl Fn() -> bool) -> Result<Sent, Error> {
+    fn send_all(&mut self, input: &mut Input, stop: &Stop) -> Result<Sent, Error> {
         for number in 0..self.config.count.unwrap_or(u64::MAX) {
             if number % BURST == 0 {
                 self.collect()?;
             }
-            if !self.keep_pace(number, &stopped)? || (number % BURST == 0 && stopped()) {
+            if !self.keep_pace(number, stop)? || (number % BURST == 0 && stop.is_stopped()) {
                 return Ok(Sent::Stopped);
             }
             let Some(outgoing) = input.next()? else { break };
@@ -174,7 +174,7 @@ impl Run<'_> {
     }
 
     /// Waits until message `number` is due. False if the producer is to stop instead.
-    fn keep_pace(&mut self, number: u64, stopped: impl Fn() -> bool) -> Result<bool, Error> {
+    fn keep_pace(&mut self, number: u64, stop: &Stop) -> Result<bool, Error> {
         if self.config.rate == 0 {
             return Ok(true);
         }
@@ -185,7 +185,7 @@ impl Run<'_> {
             if early.is_zero() {
                 return Ok(true);
             }
-            if stopped() {
+            if stop.is_stopped() {
                 return Ok(false);
             }
             self.collect()?;

@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 use lambda_core::Error;
 use lambda_core::delivery::retry::Backoff;
 use lambda_core::error::Kind;
-use lambda_core::postgres::{
-    Connection, DatabaseConfig, connect, stream_lanes, stream_lanes_durably,
-};
+use lambda_core::postgres::{Connection, Postgres, connect, stream_lanes, stream_lanes_durably};
 use lambda_core::progress::{Counts, Progress};
 
 /// Required durability of the lanes that are read.
@@ -24,13 +22,13 @@ enum Read {
 /// Reads the lanes of one pipeline, over a connection of its own.
 #[derive(Debug)]
 pub(crate) struct Stored {
-    database: DatabaseConfig,
+    database: Postgres,
     pipeline: String,
     connection: Option<Connection>,
 }
 
 impl Stored {
-    pub(crate) fn new(database: DatabaseConfig, pipeline: &str) -> Self {
+    pub(crate) fn new(database: Postgres, pipeline: &str) -> Self {
         Self { database, pipeline: pipeline.to_owned(), connection: None }
     }
 

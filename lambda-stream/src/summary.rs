@@ -8,6 +8,7 @@ use serde::Serialize;
 
 /// Records of a topic that are stored, by all consumers together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[must_use]
 pub struct Summary {
     /// `<cluster id>/<topic>`; empty if the topic was never seen.
     pub source: String,

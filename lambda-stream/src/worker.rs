@@ -12,11 +12,10 @@ use lambda_core::metrics::{self, Outcomes};
 use lambda_core::outcome::Authority;
 use lambda_core::postgres::PostgresSink;
 use lambda_core::progress::{Counts, LaneId, Progress};
-use lambda_core::{Error, Pipeline};
-use tokio::sync::watch;
+use lambda_core::{Error, Pipeline, Stop};
 use tokio::time::MissedTickBehavior;
 
-use crate::config::StreamConfig;
+use crate::consume::Config;
 use crate::drain;
 use crate::stored::{Stored, total};
 use crate::summary::Summary;
@@ -34,25 +33,16 @@ const END_PATIENCE: Duration = Duration::from_secs(10);
 /// Commits run one at a time; the second connection reads progress.
 const CONNECTIONS: u32 = 2;
 
-/// Stores the records of a pipeline's topic until `stop` completes, or until the end that
-/// [`StreamConfig::exit_at_end`] asks for; then finishes the commit in flight and
-/// makes everything durable. Waits for servers that are away.
-///
-/// # Errors
-/// `Fatal`, with a remedy. [`Error::Interrupted`] if `stop` came before the requested
-/// end. `Transient` if the database was away at the stop; the next run reads what was
-/// not stored. A commit that outlasts the time a stop may take is given up, without an
-/// error.
-pub async fn consume(
+/// Runs a consumer (see [`crate::consume`]).
+pub(crate) async fn run(
     pipeline: &Pipeline,
-    config: &StreamConfig,
-    stop: impl Future<Output = ()>,
+    config: &Config,
+    stop: &Stop,
 ) -> Result<Summary, Error> {
-    tokio::pin!(stop);
     let begun = Instant::now();
     metrics::stores(pipeline.name());
     let prepared = tokio::select! {
-        () = &mut stop => None,
+        () = stop.stopped() => None,
         run = prepare(pipeline, config) => Some(run?),
     };
     let Some(mut run) = prepared else {
@@ -117,7 +107,7 @@ struct Run {
     pipeline: Pipeline,
 }
 
-async fn prepare(pipeline: &Pipeline, config: &StreamConfig) -> Result<Run, Error> {
+async fn prepare(pipeline: &Pipeline, config: &Config) -> Result<Run, Error> {
     let database = config.database.clone();
     // Reports a need until the flow and the source report their own.
     let _start = config.health.need("the start");
@@ -139,11 +129,7 @@ async fn prepare(pipeline: &Pipeline, config: &StreamConfig) -> Result<Run, Erro
 /// Lanes whose partitions no longer match what was read of them. Such a lane may be at or
 /// past the end without having read any of it. Lanes being read are checked when they are
 /// claimed; these may never be.
-async fn changed(
-    config: &StreamConfig,
-    stored: &mut Stored,
-    ends: &Ends,
-) -> Result<Vec<LaneId>, Error> {
+async fn changed(config: &Config, stored: &mut Stored, ends: &Ends) -> Result<Vec<LaneId>, Error> {
     let lanes = stored.lanes_waiting().await?;
     let there = |lane: &Progress| {
         lane.name.source == ends.source && ends.ends.contains_key(&lane.name.partition)
@@ -176,11 +162,7 @@ type Ran = (KafkaSource, Result<(), Error>);
 impl Run {
     /// Runs the flow until it ends by itself, `stop` completes, or everything is
     /// stored.
-    async fn until(
-        &mut self,
-        config: &StreamConfig,
-        stop: impl Future<Output = ()>,
-    ) -> Result<Ran, Error> {
+    async fn until(&mut self, config: &Config, stop: &Stop) -> Result<Ran, Error> {
         let options = SourceOptions {
             start: config.start,
             on_source_change: config.on_source_change,
@@ -201,15 +183,15 @@ impl Run {
             outcomes: Outcomes::default(),
         };
         let sink: Arc<PostgresSink> = Arc::clone(&self.sink);
-        let (stopper, halt) = watch::channel(false);
-        let flow = Flow::new(flow, source, sink).run(halt);
+        let halt = Stop::new();
+        let flow = Flow::new(flow, source, sink).run(halt.clone());
         let until = async {
             tokio::select! {
-                () = stop => {}
+                () = stop.stopped() => {}
                 () = self.watch() => {}
             }
             config.health.stop();
-            stopper.send_replace(true);
+            halt.stop();
             // From here on the flow ends by itself.
             std::future::pending::<Infallible>().await
         };

@@ -23,12 +23,12 @@ pub mod secured_kafka;
 pub mod shared;
 pub mod tools;
 
-pub use self::kafka::Kafka;
+pub use self::kafka::KafkaServer;
 #[cfg(feature = "tests")]
 pub use self::own::{OwnKafka, OwnPostgres, SmallDiskPostgres};
 #[cfg(feature = "tests")]
 pub use self::pgbouncer::PgBouncer;
-pub use self::postgres::{Database, Postgres};
+pub use self::postgres::{Database, PostgresServer};
 pub use self::scratch::Scratch;
 #[cfg(feature = "tests")]
 pub use self::secured_kafka::SecuredKafka;

@@ -9,7 +9,7 @@ use lambda_bins::{Failure, json, print};
 use lambda_core::delivery::batcher::FIRST_RECORDS;
 use lambda_core::kafka::{OnSourceChange, StartAt};
 use lambda_core::transaction;
-use lambda_stream::{StreamConfig, Summary, consume};
+use lambda_stream::{Summary, consume};
 
 /// Stores the transactions of a Kafka topic in PostgreSQL, each exactly once
 #[derive(Debug, Parser)]
@@ -42,26 +42,22 @@ struct Args {
     help: HelpArgs,
 }
 
-impl Args {
-    fn config(&self) -> Result<StreamConfig, Failure> {
-        let mut config = StreamConfig::new(self.kafka.config()?, self.database.config()?);
-        config.start = self.start;
-        config.on_source_change = self.on_source_change;
-        config.take_over = self.take_over;
-        config.limits.first_rejects = self.max_rejects;
-        config.exit_at_end = self.exit_at_end;
-        Ok(config)
-    }
-}
-
 fn main() -> ExitCode {
     let args = Args::parse();
-    lambda_bins::run("lambda-consumer", async |shutdown| {
-        let serving = Serving::start(&args.http, &shutdown).await?;
-        let config = StreamConfig { health: serving.health(), ..args.config()? };
+    lambda_bins::run("lambda-consumer", async |stop| {
+        let serving = Serving::start(&args.http, &stop).await?;
+        let (kafka, database) = (args.kafka.config()?, args.database.config()?);
         let pipeline = transaction::pipeline();
-        serving.watch(&config.database, pipeline.name());
-        let summary = consume(&pipeline, &config, shutdown.cancelled()).await?;
+        serving.watch(&database, pipeline.name());
+        let summary = consume(&pipeline, &kafka, &database)
+            .start(args.start)
+            .on_source_change(args.on_source_change)
+            .take_over(args.take_over)
+            .max_rejects(args.max_rejects)
+            .exit_at_end(args.exit_at_end)
+            .health(&serving.health())
+            .stop(stop)
+            .await?;
         report(&summary, args.output.output)
     })
 }

@@ -3,21 +3,15 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Parser;
-use lambda_batch::{FileReport, Options, Target, input};
+use lambda_batch::LoadReport;
 use lambda_bins::args::{DatabaseArgs, HelpArgs, HttpArgs, OutputArgs, moment};
 use lambda_bins::serving::Serving;
-use lambda_bins::{CancellationToken, Failure, loading};
-use lambda_core::postgres::{Jobs, PostgresSink};
-use lambda_core::{Error, transaction};
-use tokio::sync::watch;
+use lambda_bins::{Failure, Stop, loading};
+use lambda_core::transaction;
 
 const NAME: &str = "lambda-csv-batch";
-
-/// Longest wait for a server that is not up yet.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Loads CSV files (also .gz, .zst) into PostgreSQL, each exactly once. Safe to run again
 #[derive(Debug, Parser)]
@@ -59,14 +53,14 @@ const EXIT_CODES: &str =
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    lambda_bins::run(NAME, async |shutdown| {
-        let serving = Serving::start(&args.http, &shutdown).await?;
+    lambda_bins::run(NAME, async |stop| {
+        let serving = Serving::start(&args.http, &stop).await?;
         let watcher = Arc::new(loading::Watcher::default());
-        let reports = load(&args, &serving, &watcher, shutdown).await;
+        let report = load(&args, &serving, &watcher, stop).await;
         watcher.clear();
-        let reports = reports?;
-        loading::print(&reports, args.output.output)?;
-        loading::failure(NAME, reports).map_or(Ok(()), Err)
+        let report = report?;
+        loading::print(&report, args.output.output)?;
+        loading::failure(NAME, report).map_or(Ok(()), Err)
     })
 }
 
@@ -74,53 +68,27 @@ async fn load(
     args: &Args,
     serving: &Serving,
     watcher: &Arc<loading::Watcher>,
-    shutdown: CancellationToken,
-) -> Result<Vec<FileReport>, Failure> {
-    let inputs = input::resolve(&args.paths)?;
-    let watcher = Arc::clone(watcher);
-    let options = Options {
-        workers: usize::from(args.workers),
-        as_of_micros: args.as_of,
-        rejects_max: args.max_rejects,
-        rejects: args.rejects.clone(),
-        archive: args.archive.clone(),
-        watch: Arc::new(move |step| watcher.show(step)),
-        health: serving.health(),
-        ..Options::default()
-    };
-    let stop = stopping(shutdown.clone());
+    stop: Stop,
+) -> Result<LoadReport, Failure> {
     let pipeline = transaction::pipeline();
-    if args.dry_run {
-        return Ok(lambda_batch::check(&pipeline, &inputs, &options, stop).await?);
-    }
-    if inputs.is_empty() {
-        tracing::info!("nothing to load");
-        return Ok(Vec::new());
-    }
-    let database = args.database.config()?;
-    serving.watch(&database, pipeline.name());
-    let connections = u32::from(args.workers);
-    let sink =
-        PostgresSink::connect(database.clone(), &pipeline, "batch", connections, Some(PATIENCE));
-    let sink = tokio::select! {
-        sink = sink => sink?,
-        () = shutdown.cancelled() => {
-            let what = "stopped while waiting for the database".into();
-            return Err(Error::Interrupted { what }.into());
-        }
+    let load = if args.dry_run {
+        lambda_batch::check(&pipeline, &args.paths)
+    } else {
+        let database = args.database.config()?;
+        serving.watch(&database, pipeline.name());
+        lambda_batch::load(&pipeline, &args.paths, &database)
     };
-    let target = Target { sink: Arc::new(sink), jobs: Jobs::new(database) };
-    Ok(lambda_batch::load(&pipeline, &inputs, &target, &options, stop).await?)
-}
-
-/// Becomes true on a signal to stop.
-fn stopping(shutdown: CancellationToken) -> watch::Receiver<bool> {
-    let (stop, stopping) = watch::channel(false);
-    tokio::spawn(async move {
-        shutdown.cancelled().await;
-        stop.send_replace(true);
-    });
-    stopping
+    let watcher = Arc::clone(watcher);
+    let load = load
+        .workers(usize::from(args.workers))
+        .as_of_micros(args.as_of)
+        .max_rejects(args.max_rejects)
+        .rejects(args.rejects.clone())
+        .archive(args.archive.clone())
+        .watch(move |step| watcher.show(step))
+        .health(&serving.health())
+        .stop(stop);
+    Ok(load.await?)
 }
 
 #[cfg(test)]

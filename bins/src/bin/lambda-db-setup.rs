@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use lambda_bins::args::{DatabaseArgs, HelpArgs, Output, OutputArgs, secret_file};
-use lambda_bins::{CancellationToken, Failure, json, print};
+use lambda_bins::{Failure, Stop, json, print};
 use lambda_core::Error;
 use lambda_core::postgres::connection::connect_waiting;
 use lambda_core::postgres::schema::migrate::PROTOCOL;
@@ -46,8 +46,8 @@ fn main() -> ExitCode {
     })
 }
 
-async fn stop(shutdown: &CancellationToken) {
-    shutdown.cancelled().await;
+async fn stop(shutdown: &Stop) {
+    shutdown.stopped().await;
 }
 
 async fn set_up(args: &Args) -> Result<(), Failure> {

@@ -75,7 +75,7 @@ fn main() -> ExitCode {
         let serving = Serving::start(&args.http, &shutdown).await?;
         let config = args.config(serving.health())?;
         let topic = config.kafka.topic().to_owned();
-        let work = move || produce(&config, || shutdown.is_cancelled());
+        let work = move || produce(&config, &shutdown);
         let produced = tokio::task::spawn_blocking(work).await;
         // The panic continues on this thread, where its message is kept out of the log.
         let produced = produced.unwrap_or_else(|error| resume_unwind(error.into_panic()));

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::args::{DatabaseArgs, OutputArgs};
 use crate::operate::timeout::{TimeoutArgs, answered};
-use crate::{CancellationToken, Failure};
+use crate::{Failure, Stop};
 
 /// Arguments of `lambda dead-letters`.
 #[derive(Debug, Args)]
@@ -46,7 +46,7 @@ enum Command {
 pub async fn run(
     args: &DeadLettersArgs,
     timeout: TimeoutArgs,
-    shutdown: &CancellationToken,
+    shutdown: &Stop,
 ) -> Result<(), Failure> {
     match &args.command {
         Command::List(args) => unless_stopped(shutdown, list::run(args, timeout)).await,
@@ -64,7 +64,7 @@ pub async fn run(
 /// Runs `work` until a signal to stop. A transaction in progress is then rolled back, because
 /// its connection closes.
 async fn unless_stopped<T>(
-    shutdown: &CancellationToken,
+    shutdown: &Stop,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     let stopped = || {
@@ -73,7 +73,7 @@ async fn unless_stopped<T>(
     };
     tokio::select! {
         done = work => done,
-        () = shutdown.cancelled() => stopped(),
+        () = shutdown.stopped() => stopped(),
     }
 }
 

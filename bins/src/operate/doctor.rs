@@ -11,7 +11,7 @@ mod role;
 mod schema;
 
 use clap::{Args, ValueEnum};
-use lambda_core::kafka::KafkaConfig;
+use lambda_core::kafka::Kafka;
 use lambda_core::postgres::Connection;
 use serde_json::json;
 
@@ -88,7 +88,7 @@ async fn of_postgres(args: &DoctorArgs, deadline: Deadline) -> (Option<Connectio
 }
 
 /// Examines the cluster. Returns its configuration for further checks of the topic.
-async fn of_kafka(args: &DoctorArgs, deadline: Deadline) -> (Option<KafkaConfig>, Vec<Finding>) {
+async fn of_kafka(args: &DoctorArgs, deadline: Deadline) -> (Option<Kafka>, Vec<Finding>) {
     let mut findings = Vec::new();
     let examined = kafka::examine(args.kafka.config(), &mut findings);
     let Some(config) = deadline.until(examined).await else {

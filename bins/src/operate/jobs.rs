@@ -18,7 +18,7 @@ use crate::args::{DatabaseArgs, Output, OutputArgs};
 use crate::operate::short;
 use crate::operate::table::{Holds, fitted};
 use crate::operate::timeout::{TimeoutArgs, answered};
-use crate::{CancellationToken, Failure, json};
+use crate::{Failure, Stop, json};
 
 /// Arguments of `lambda jobs`.
 #[derive(Debug, Args)]
@@ -65,11 +65,7 @@ impl From<StatusArg> for Status {
 /// # Errors
 /// 69 or 78 if the database cannot be read, 65 if the job does not exist, 1 if standard
 /// output cannot be written.
-pub async fn run(
-    args: &JobsArgs,
-    timeout: TimeoutArgs,
-    shutdown: &CancellationToken,
-) -> Result<(), Failure> {
+pub async fn run(args: &JobsArgs, timeout: TimeoutArgs, shutdown: &Stop) -> Result<(), Failure> {
     let limit = timeout.reading();
     let jobs = Jobs::new(args.database.config()?).answering_within(limit);
     let look = async {
@@ -81,7 +77,7 @@ pub async fn run(
     tokio::select! {
         looked = look => looked,
         // The user has ended the command.
-        () = shutdown.cancelled() => Ok(()),
+        () = shutdown.stopped() => Ok(()),
     }
 }
 

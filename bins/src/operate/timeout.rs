@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use lambda_core::Error;
 use lambda_core::error::Kind;
-use lambda_core::postgres::{DatabaseConfig, connect};
+use lambda_core::postgres::{Postgres, connect};
 
 use crate::Failure;
 
@@ -55,7 +55,7 @@ impl TimeoutArgs {
     ///
     /// # Errors
     /// The last error once the time is over; any but a transient one at once.
-    pub async fn reach(self, database: &DatabaseConfig) -> Result<(), Error> {
+    pub async fn reach(self, database: &Postgres) -> Result<(), Error> {
         let (limit, begun) = (self.or(CHANGE), Instant::now());
         let mut said = false;
         loop {

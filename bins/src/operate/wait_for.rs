@@ -11,11 +11,10 @@ use lambda_core::postgres::connect;
 use lambda_core::postgres::schema::migrate::{LOADERS_NEED, PROTOCOL};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
 
-use crate::Failure;
 use crate::args::{DatabaseArgs, KafkaArgs};
 use crate::operate::timeout::TimeoutArgs;
+use crate::{Failure, Stop};
 
 /// Time between two attempts.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -84,11 +83,7 @@ impl From<Error> for Missing {
 ///
 /// # Errors
 /// 69 after the time limit, 75 on a signal to stop, 78 at once if the configuration is wrong.
-pub async fn run(
-    args: &WaitForArgs,
-    timeout: TimeoutArgs,
-    shutdown: &CancellationToken,
-) -> Result<(), Failure> {
+pub async fn run(args: &WaitForArgs, timeout: TimeoutArgs, shutdown: &Stop) -> Result<(), Failure> {
     let waiting = Waiting { timeout: timeout.waiting(), shutdown };
     match &args.what {
         What::Kafka(kafka) => {
@@ -133,7 +128,7 @@ pub async fn run(
 
 struct Waiting<'a> {
     timeout: Duration,
-    shutdown: &'a CancellationToken,
+    shutdown: &'a Stop,
 }
 
 impl Waiting<'_> {
@@ -145,7 +140,7 @@ impl Waiting<'_> {
     ) -> Result<(), Failure> {
         tokio::select! {
             there = self.look_until(what, look) => there,
-            () = self.shutdown.cancelled() => {
+            () = self.shutdown.stopped() => {
                 let what = format!("stopped while waiting for {what}");
                 Err(Error::Interrupted { what }.into())
             }

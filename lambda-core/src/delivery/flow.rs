@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -20,6 +20,7 @@ use crate::outcome::Authority;
 use crate::progress::Progress;
 use crate::sink::{ClaimRequest, Committed, Sink};
 use crate::source::{Event, Grant, Source};
+use crate::stop::Stop;
 
 /// Interval at which an idle flow compares its memory with what is stored (rule R9,
 /// docs/protocol.md), and at which a flow that waits for a commit beats its pulse.
@@ -156,14 +157,14 @@ impl<S: Source> Flow<S> {
         self
     }
 
-    /// Runs until the source ends or `stop` becomes true, then finishes the commit in
+    /// Runs until the source ends or the stop is requested, then finishes the commit in
     /// flight and makes everything durable. Returns the source for its counts.
     ///
     /// # Errors
     /// `Fatal`; `Fenced` when a job was taken over; `Transient` only when patience is over;
     /// [`Error::Interrupted`] when a commit took longer than a stop may, on a server that
     /// answers. Everything committed before stays.
-    pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> (S, Result<(), Error>) {
+    pub async fn run(mut self, stop: Stop) -> (S, Result<(), Error>) {
         let mut check = tokio::time::interval(CHECK_EVERY);
         check.reset();
         // Deadline of a stop, whatever the flow is doing.
@@ -175,7 +176,7 @@ impl<S: Source> Flow<S> {
             }
             tokio::select! {
                 biased;
-                () = stopped(&mut stop), if stop_by.is_none() => {
+                () = stop.stopped(), if stop_by.is_none() => {
                     stop_by = Some(Instant::now() + STOP_PATIENCE);
                     self.claims.abort_all();
                     self.backoff.reset();
@@ -456,13 +457,6 @@ fn unanswered() -> Error {
 /// Whether the error is [`Error::Interrupted`], which ends a flow instead of stalling it.
 fn is_interrupted(error: &Error) -> bool {
     matches!(error, Error::Interrupted { .. })
-}
-
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // A dropped sender can stop nothing any more.
-    if stop.wait_for(|stop| *stop).await.is_err() {
-        std::future::pending::<()>().await;
-    }
 }
 
 async fn wait_for<T>(running: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {

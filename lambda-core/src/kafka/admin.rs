@@ -15,7 +15,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 
 use crate::error::Error;
-use crate::kafka::config::{KafkaConfig, refused};
+use crate::kafka::config::{Kafka, refused};
 use crate::kafka::context::Asking;
 use crate::kafka::position::Watermarks;
 use crate::kafka::remedy;
@@ -88,8 +88,8 @@ pub struct Group {
 /// password or an untrusted certificate, the query itself only reports that no broker
 /// answered.
 async fn asking<T: Send + 'static>(
-    config: &KafkaConfig,
-    question: impl Fn(&KafkaConfig, &Observer) -> Result<T, Error> + Send + Sync + 'static,
+    config: &Kafka,
+    question: impl Fn(&Kafka, &Observer) -> Result<T, Error> + Send + Sync + 'static,
 ) -> Result<T, Error> {
     topic::ask(config, move |config| {
         let observer = topic::observer(config)?;
@@ -110,7 +110,7 @@ async fn asking<T: Send + 'static>(
 
 /// Names the brokers in an error that none of them answered, with the `failure` of the last
 /// connection if librdkafka reported one.
-fn unreachable(config: &KafkaConfig, failure: Option<String>, error: Error) -> Error {
+fn unreachable(config: &Kafka, failure: Option<String>, error: Error) -> Error {
     let Error::Unreachable { server, .. } = error else { return error };
     let asked = config.bootstrap();
     let why = failure.unwrap_or_else(|| format!("no answer within {ANSWER_TIMEOUT:?}"));
@@ -123,7 +123,7 @@ fn unreachable(config: &KafkaConfig, failure: Option<String>, error: Error) -> E
 /// # Errors
 /// `Transient` when no broker answers; `Fatal` for a login, a grant or untrusted
 /// certificates.
-pub async fn cluster(config: &KafkaConfig) -> Result<Cluster, Error> {
+pub async fn cluster(config: &Kafka) -> Result<Cluster, Error> {
     asking(config, |config, observer| {
         let metadata = observer
             .fetch_metadata(Some(config.topic()), ANSWER_TIMEOUT)
@@ -157,7 +157,7 @@ pub async fn cluster(config: &KafkaConfig) -> Result<Cluster, Error> {
 /// # Errors
 /// As for [`cluster`]; also `Fatal` when our user may not read them, and `Transient` when
 /// the topic does not exist.
-pub async fn settings(config: &KafkaConfig) -> Result<BTreeMap<String, Setting>, Error> {
+pub async fn settings(config: &Kafka) -> Result<BTreeMap<String, Setting>, Error> {
     let admin = Admin::new(config)?;
     Ok(topic_settings(&admin.describe().await?))
 }
@@ -167,7 +167,7 @@ pub async fn settings(config: &KafkaConfig) -> Result<BTreeMap<String, Setting>,
 ///
 /// # Errors
 /// As for [`cluster`]; also `Transient` when the topic does not exist.
-pub async fn offsets(config: &KafkaConfig) -> Result<(String, BTreeMap<i32, Watermarks>), Error> {
+pub async fn offsets(config: &Kafka) -> Result<(String, BTreeMap<i32, Watermarks>), Error> {
     asking(config, |config, observer| {
         let found = topic::describe(observer.client(), config.topic())?;
         let mut offsets = BTreeMap::new();
@@ -186,7 +186,7 @@ pub async fn offsets(config: &KafkaConfig) -> Result<(String, BTreeMap<i32, Wate
 ///
 /// # Errors
 /// As for [`cluster`].
-pub async fn group(config: &KafkaConfig) -> Result<Option<Group>, Error> {
+pub async fn group(config: &Kafka) -> Result<Option<Group>, Error> {
     asking(config, |config, observer| {
         let groups = match observer.fetch_group_list(Some(config.group_id()), ANSWER_TIMEOUT) {
             Err(KafkaError::GroupListFetch(RDKafkaErrorCode::UnsupportedFeature)) => {
@@ -277,11 +277,7 @@ impl fmt::Display for Change {
 /// `Fatal` when the topic has more partitions than wanted, which cannot be removed without
 /// losing messages, or when the brokers refuse a setting or our user; `Transient` when no
 /// broker answers.
-pub async fn ensure(
-    config: &KafkaConfig,
-    wanted: &Wanted,
-    dry_run: bool,
-) -> Result<Vec<Change>, Error> {
+pub async fn ensure(config: &Kafka, wanted: &Wanted, dry_run: bool) -> Result<Vec<Change>, Error> {
     let admin = Admin::new(config)?;
     let mut tries = 0;
     loop {
@@ -311,7 +307,7 @@ pub async fn ensure(
 
 /// Waits until brokers report all partitions and their leaders, which they do a moment
 /// after the creation. Callers that need them for longer wait further.
-async fn await_partitions(config: &KafkaConfig, wanted: i32) -> Result<(), Error> {
+async fn await_partitions(config: &Kafka, wanted: i32) -> Result<(), Error> {
     for _ in 0..TRIES {
         let found = cluster(config).await?;
         if found.partitions.len() as i32 >= wanted && found.without_leader().is_empty() {
@@ -353,12 +349,12 @@ fn same(one: &str, other: &str) -> bool {
 /// A client that makes changes.
 struct Admin {
     client: AdminClient<Asking>,
-    config: KafkaConfig,
+    config: Kafka,
     topic: String,
 }
 
 impl Admin {
-    fn new(config: &KafkaConfig) -> Result<Self, Error> {
+    fn new(config: &Kafka) -> Result<Self, Error> {
         let client = config.producer().create_with_context(Asking::default());
         let client = client.map_err(|error| refused(&error))?;
         Ok(Self { client, config: config.clone(), topic: config.topic().to_owned() })

@@ -11,7 +11,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::error::Error;
-use crate::kafka::config::KafkaConfig;
+use crate::kafka::config::Kafka;
 use crate::kafka::context::list;
 
 /// Interval at which the group's offsets are read.
@@ -26,7 +26,7 @@ const MARK: &str = "lambda";
 /// Committed offsets of one topic and one group.
 #[derive(Debug)]
 pub(super) struct Committed {
-    config: KafkaConfig,
+    config: Kafka,
     /// The database that stores this program's messages.
     database: String,
     /// The metadata of each partition when last read.
@@ -36,7 +36,7 @@ pub(super) struct Committed {
 
 impl Committed {
     /// Creates the offsets that a program with this `database` commits.
-    pub(super) fn new(config: &KafkaConfig, database: &str, now: Instant) -> Self {
+    pub(super) fn new(config: &Kafka, database: &str, now: Instant) -> Self {
         Self { config: config.clone(), database: database.to_owned(), seen: None, look_at: now }
     }
 
@@ -133,7 +133,7 @@ mod tests {
     }
 
     fn ours() -> Committed {
-        let config = KafkaConfig::new("kafka:9092", "t", "g", "").unwrap();
+        let config = Kafka::new("kafka:9092", "t").group("g");
         Committed::new(&config, "ours", Instant::now())
     }
 

@@ -107,42 +107,38 @@ const ELSEWHERE: &[(&str, &str)] = &[
 /// Which cluster, topic and group. Its `Debug` shows no value of `KAFKA_CONFIG`,
 /// which holds passwords.
 #[derive(Clone)]
-pub struct KafkaConfig {
+pub struct Kafka {
     bootstrap: String,
     topic: String,
     group_id: String,
     extra: BTreeMap<String, String>,
 }
 
-impl KafkaConfig {
-    /// A topic of the cluster behind `bootstrap` (`host:port`, several separated by
-    /// commas), to be read as the group `group_id`. `extra` are further librdkafka
-    /// settings, one `key=value` a line; blank lines and lines that start with `#`
-    /// are skipped.
-    ///
-    /// # Errors
-    /// [`Error::Misconfigured`] if a name is empty, a line is no `key=value`, a key
-    /// is unknown to librdkafka, or a setting contradicts the delivery protocol.
-    pub fn new(bootstrap: &str, topic: &str, group_id: &str, extra: &str) -> Result<Self, Error> {
-        let named = [
-            ("KAFKA_BOOTSTRAP_SERVERS", bootstrap),
-            ("KAFKA_TOPIC", topic),
-            ("KAFKA_GROUP_ID", group_id),
-        ];
-        for (variable, value) in named {
-            if value.trim().is_empty() || value.contains('\0') {
-                return Err(Error::misconfigured(
-                    format!("{variable} is empty or holds a NUL"),
-                    format!("set {variable}"),
-                ));
-            }
-        }
-        let config = Self {
+impl Kafka {
+    /// A topic of the cluster behind `bootstrap` (`host:port`, several separated by commas), to
+    /// be read as the group `lambda-consumer`.
+    pub fn new(bootstrap: &str, topic: &str) -> Self {
+        Self {
             bootstrap: bootstrap.trim().into(),
             topic: topic.trim().into(),
-            group_id: group_id.trim().into(),
-            extra: parse_extra(extra)?,
-        };
+            group_id: "lambda-consumer".into(),
+            extra: BTreeMap::new(),
+        }
+    }
+
+    /// The same topic, to be read as another group.
+    #[must_use]
+    pub fn group(self, group_id: &str) -> Self {
+        Self { group_id: group_id.trim().into(), ..self }
+    }
+
+    /// The same with further librdkafka settings, one `key=value` a line; blank lines and lines
+    /// that start with `#` are skipped.
+    ///
+    /// # Errors
+    /// [`Error::Misconfigured`] if a line is no `key=value`, and as for [`Self::check`].
+    pub fn settings(self, lines: &str) -> Result<Self, Error> {
+        let config = Self { extra: parse_extra(lines)?, ..self };
         config.check()?;
         Ok(config)
     }
@@ -270,7 +266,25 @@ impl KafkaConfig {
         }
     }
 
-    fn check(&self) -> Result<(), Error> {
+    /// Checks names and settings, which every client does before it connects.
+    ///
+    /// # Errors
+    /// [`Error::Misconfigured`] if a name is empty, a setting is unknown to librdkafka, or
+    /// one contradicts the delivery protocol.
+    pub fn check(&self) -> Result<(), Error> {
+        let named = [
+            ("KAFKA_BOOTSTRAP_SERVERS", &self.bootstrap),
+            ("KAFKA_TOPIC", &self.topic),
+            ("KAFKA_GROUP_ID", &self.group_id),
+        ];
+        for (variable, value) in named {
+            if value.is_empty() || value.contains('\0') {
+                return Err(Error::misconfigured(
+                    format!("{variable} is empty or holds a NUL"),
+                    format!("set {variable}"),
+                ));
+            }
+        }
         for (key, value) in &self.extra {
             if let Some((_, variable)) = ELSEWHERE.iter().find(|(other, _)| other == key) {
                 return Err(Error::misconfigured(
@@ -401,9 +415,9 @@ pub(crate) fn refused(error: &KafkaError) -> Error {
     }
 }
 
-impl fmt::Debug for KafkaConfig {
+impl fmt::Debug for Kafka {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KafkaConfig")
+        f.debug_struct("Kafka")
             .field("bootstrap", &self.bootstrap)
             .field("topic", &self.topic)
             .field("group_id", &self.group_id)
@@ -412,7 +426,7 @@ impl fmt::Debug for KafkaConfig {
     }
 }
 
-impl fmt::Display for KafkaConfig {
+impl fmt::Display for Kafka {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "topic {} at {}", self.topic, self.bootstrap)
     }
@@ -423,8 +437,8 @@ impl fmt::Display for KafkaConfig {
 mod tests {
     use super::*;
 
-    fn with(extra: &str) -> Result<KafkaConfig, Error> {
-        KafkaConfig::new("localhost:9092", "transactions", "lambda", extra)
+    fn with(extra: &str) -> Result<Kafka, Error> {
+        Kafka::new("localhost:9092", "transactions").group("lambda").settings(extra)
     }
 
     fn remedy_of(extra: &str) -> String {
@@ -484,7 +498,11 @@ mod tests {
         assert!(with("no.such.setting=1").unwrap_err().to_string().contains("no.such.setting"));
         assert!(with("a=b\nnonsense").unwrap_err().to_string().contains("line 2"));
         assert!(remedy_of("group.id=other").contains("KAFKA_GROUP_ID"));
-        assert_eq!(KafkaConfig::new("", "t", "g", "").unwrap_err().exit_code(), 78);
+        for unnamed in
+            [Kafka::new("", "t"), Kafka::new("k:1", " "), Kafka::new("k:1", "t").group("")]
+        {
+            assert_eq!(unnamed.check().unwrap_err().exit_code(), 78);
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::kafka::config::KafkaConfig;
+use crate::kafka::config::Kafka;
 use crate::kafka::position::Watermarks;
 
 /// Number of such answers in a test: a race decides what librdkafka then does, in an
@@ -61,9 +61,9 @@ impl Broker {
     }
 
     /// Settings of a client for it; `extra` as in `KAFKA_CONFIG`.
-    pub(super) fn config(&self, extra: &str) -> KafkaConfig {
+    pub(super) fn config(&self, extra: &str) -> Kafka {
         let address = format!("127.0.0.1:{}", self.port);
-        KafkaConfig::new(&address, TOPIC, "g", extra).expect("settings that are allowed")
+        Kafka::new(&address, TOPIC).group("g").settings(extra).expect("settings that are allowed")
     }
 
     /// Number of queries about its topic.

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::health::Pulse;
-use crate::kafka::config::KafkaConfig;
+use crate::kafka::config::Kafka;
 use crate::kafka::options::SourceOptions;
 use crate::kafka::shared::Shared;
 
 /// A member of the group.
 #[derive(Debug)]
 pub(super) struct Member {
-    pub(super) config: KafkaConfig,
+    pub(super) config: Kafka,
     pub(super) options: SourceOptions,
     pub(super) shared: Arc<Shared>,
     /// Heartbeat of the poll thread.

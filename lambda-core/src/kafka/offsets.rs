@@ -7,7 +7,7 @@ use std::thread;
 use rdkafka::consumer::Consumer;
 
 use crate::error::{Error, Server};
-use crate::kafka::config::KafkaConfig;
+use crate::kafka::config::Kafka;
 use crate::kafka::position::Watermarks;
 use crate::kafka::topic::{self, Observer};
 
@@ -19,7 +19,7 @@ const PATIENCE_MAX: u32 = 64;
 
 /// A client for queries.
 pub(super) struct Offsets {
-    config: KafkaConfig,
+    config: Kafka,
     observer: Observer,
     /// Number of queries since the last answer of a broker.
     unanswered: u32,
@@ -35,7 +35,7 @@ pub(super) struct Offsets {
 
 impl Offsets {
     /// Creates a client for the topic of `config`.
-    pub(super) fn new(config: &KafkaConfig) -> Result<Self, Error> {
+    pub(super) fn new(config: &Kafka) -> Result<Self, Error> {
         Ok(Self {
             config: config.clone(),
             observer: topic::observer(config)?,

@@ -26,7 +26,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use crate::delivery::retry::Backoff;
 use crate::error::{Error, Kind, Server};
 use crate::health::{Health, Need, Pulse};
-use crate::kafka::config::{KafkaConfig, refused};
+use crate::kafka::config::{Kafka, refused};
 use crate::kafka::context::{self, ClientErrors};
 use crate::kafka::remedy;
 use crate::kafka::statistics::{Statistics, Stranded};
@@ -69,7 +69,8 @@ impl<T: Send + Sync + 'static> Producer<T> {
     ///
     /// # Errors
     /// [`Error::Misconfigured`] when librdkafka refuses the settings.
-    pub fn new(config: &KafkaConfig, health: &Health) -> Result<Self, Error> {
+    pub fn new(config: &Kafka, health: &Health) -> Result<Self, Error> {
+        config.check()?;
         let client = config.producer().create_with_context(Reports::default());
         let client = client.map_err(|error| refused(&error))?;
         Ok(Self {
@@ -391,7 +392,7 @@ mod tests {
     /// A producer for a topic of one partition.
     fn producer_to(brokers: &MockCluster<'_, DefaultProducerContext>) -> Producer<i64> {
         brokers.create_topic("t", 1, 1).unwrap();
-        let config = KafkaConfig::new(&brokers.bootstrap_servers(), "t", "g", "").unwrap();
+        let config = Kafka::new(&brokers.bootstrap_servers(), "t").group("g");
         let producer = Producer::new(&config, &Health::default()).unwrap();
         assert!(producer.wait_for_topic(|| false).unwrap());
         producer

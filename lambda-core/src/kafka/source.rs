@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use crate::delivery::batcher::Batcher;
 use crate::error::{Error, Server};
 use crate::health::Health;
-use crate::kafka::config::KafkaConfig;
+use crate::kafka::config::Kafka;
 use crate::kafka::member::Member;
 use crate::kafka::options::SourceOptions;
 use crate::kafka::poll_thread;
@@ -41,14 +41,15 @@ impl KafkaSource {
     /// can be read from.
     ///
     /// # Errors
-    /// `Temporary` when the machine allows no more threads; [`Source::next`] returns all
+    /// `Fatal` as for [`Kafka::check`]; `Temporary` when the machine allows no more threads; [`Source::next`] returns all
     /// other errors.
     pub fn open(
-        config: KafkaConfig,
+        config: Kafka,
         pipeline: &Pipeline,
         options: SourceOptions,
         health: &Health,
     ) -> Result<Self, Error> {
+        config.check()?;
         let batcher = Batcher::new(pipeline.clone(), options.limits);
         let shared = Arc::new(Shared::new(batcher, health.need("Kafka")));
         let pulse = health.pulse("the poll thread of Kafka");

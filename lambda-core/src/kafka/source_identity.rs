@@ -21,7 +21,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 
 use crate::delivery::batcher::Received;
 use crate::error::{Error, Kind, Server};
-use crate::kafka::config::KafkaConfig;
+use crate::kafka::config::Kafka;
 use crate::kafka::context::list_from;
 use crate::kafka::offsets::Offsets;
 use crate::kafka::position::{Verdict, judge_message, judge_range, source_changed};
@@ -56,14 +56,11 @@ pub(super) fn as_read<'a>(message: &'a BorrowedMessage<'_>) -> Received<'a> {
 ///
 /// # Errors
 /// `Fatal` only.
-pub async fn changed(
-    config: &KafkaConfig,
-    lanes: Vec<Progress>,
-) -> Result<Vec<(LaneId, Error)>, Error> {
+pub async fn changed(config: &Kafka, lanes: Vec<Progress>) -> Result<Vec<(LaneId, Error)>, Error> {
     topic::asking(config, move |config| ask_changed(config, &lanes)).await
 }
 
-fn ask_changed(config: &KafkaConfig, lanes: &[Progress]) -> Result<Vec<(LaneId, Error)>, Error> {
+fn ask_changed(config: &Kafka, lanes: &[Progress]) -> Result<Vec<(LaneId, Error)>, Error> {
     if lanes.is_empty() {
         return Ok(Vec::new());
     }
@@ -101,7 +98,7 @@ fn ask_changed(config: &KafkaConfig, lanes: &[Progress]) -> Result<Vec<(LaneId, 
 /// Reads the first message at or after each lane's last one; none where the partition ends
 /// before.
 fn read(
-    config: &KafkaConfig,
+    config: &Kafka,
     reader: &topic::Observer,
     lanes: &[(&Progress, Fingerprint)],
 ) -> Result<BTreeMap<i32, Option<Fingerprint>>, Error> {

@@ -15,7 +15,7 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use crate::delivery::retry::Backoff;
 use crate::error::{Error, Kind, Server};
-use crate::kafka::config::{KafkaConfig, refused};
+use crate::kafka::config::{Kafka, refused};
 use crate::kafka::context::Asking;
 use crate::kafka::position::Watermarks;
 use crate::kafka::remedy;
@@ -55,7 +55,7 @@ pub struct Ends {
 pub(super) type Observer = BaseConsumer<Asking>;
 
 /// Creates an [`Observer`].
-pub(super) fn observer(config: &KafkaConfig) -> Result<Observer, Error> {
+pub(super) fn observer(config: &Kafka) -> Result<Observer, Error> {
     config.observer().create_with_context(Asking::default()).map_err(|error| refused(&error))
 }
 
@@ -203,7 +203,7 @@ pub(super) fn watermarks<C: ClientContext>(
 ///
 /// # Errors
 /// `Fatal` only.
-pub async fn ends(config: &KafkaConfig) -> Result<Ends, Error> {
+pub async fn ends(config: &Kafka) -> Result<Ends, Error> {
     asking(config, ask_ends).await
 }
 
@@ -212,8 +212,8 @@ pub async fn ends(config: &KafkaConfig) -> Result<Ends, Error> {
 /// # Errors
 /// `Fatal` only.
 pub(super) async fn asking<T: Send + 'static>(
-    config: &KafkaConfig,
-    question: impl Fn(&KafkaConfig) -> Result<T, Error> + Send + Sync + 'static,
+    config: &Kafka,
+    question: impl Fn(&Kafka) -> Result<T, Error> + Send + Sync + 'static,
 ) -> Result<T, Error> {
     let mut backoff = Backoff::default();
     let question = Arc::new(question);
@@ -235,8 +235,8 @@ pub(super) async fn asking<T: Send + 'static>(
 /// # Errors
 /// Those of `question`.
 pub(super) async fn ask<T: Send + 'static>(
-    config: &KafkaConfig,
-    question: impl FnOnce(&KafkaConfig) -> Result<T, Error> + Send + 'static,
+    config: &Kafka,
+    question: impl FnOnce(&Kafka) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let asked = config.clone();
     let answer = tokio::task::spawn_blocking(move || question(&asked)).await;
@@ -250,7 +250,7 @@ pub(super) async fn ask<T: Send + 'static>(
     })
 }
 
-fn ask_ends(config: &KafkaConfig) -> Result<Ends, Error> {
+fn ask_ends(config: &Kafka) -> Result<Ends, Error> {
     let client = observer(config)?;
     let topic =
         describe(client.client(), config.topic()).map_err(|error| reason(&client, error))?;

@@ -10,7 +10,7 @@ use rdkafka::message::Message as _;
 
 use crate::delivery::batcher::Received;
 use crate::error::Error;
-use crate::kafka::config::KafkaConfig;
+use crate::kafka::config::Kafka;
 use crate::kafka::context::list_from;
 use crate::kafka::remedy;
 use crate::kafka::topic::{self, Observer};
@@ -38,7 +38,7 @@ pub(super) fn is_unreadable(code: RDKafkaErrorCode) -> bool {
 /// # Errors
 /// `Transient` or `Fatal` when no client can be made.
 pub(super) fn find(
-    config: &KafkaConfig,
+    config: &Kafka,
     offsets: &[(i32, i64)],
     mut beat: impl FnMut(),
 ) -> Result<Option<Error>, Error> {
@@ -66,7 +66,7 @@ pub(super) fn find(
     Ok(None)
 }
 
-fn raise_limit(config: &KafkaConfig) -> String {
+fn raise_limit(config: &Kafka) -> String {
     format!(
         "raise {RECEIVE_BYTES_MAX} (now {}) in KAFKA_CONFIG, and the memory limit with it, as \
          docs/operating.md says",
@@ -77,7 +77,7 @@ fn raise_limit(config: &KafkaConfig) -> String {
 /// Advice about messages that cannot be read. librdkafka has the same code for a damaged
 /// response and for one that is too large; only the `failure` of the connection names the
 /// latter.
-fn what_to_do(config: &KafkaConfig, code: RDKafkaErrorCode, failure: Option<String>) -> String {
+fn what_to_do(config: &Kafka, code: RDKafkaErrorCode, failure: Option<String>) -> String {
     use RDKafkaErrorCode as Code;
     let raise = raise_limit(config);
     let damaged = "a broker's disk damaged them: let an undamaged replica lead the \
@@ -101,7 +101,7 @@ fn what_to_do(config: &KafkaConfig, code: RDKafkaErrorCode, failure: Option<Stri
 }
 
 /// The error for a message that was compressed to less than the limit.
-pub(super) fn too_large(config: &KafkaConfig, message: &Received<'_>, bytes: u64) -> Error {
+pub(super) fn too_large(config: &Kafka, message: &Received<'_>, bytes: u64) -> Error {
     Error::misconfigured(
         format!(
             "the message of partition {} of {} at offset {} has {bytes} bytes",
@@ -115,7 +115,7 @@ pub(super) fn too_large(config: &KafkaConfig, message: &Received<'_>, bytes: u64
 
 /// The error for messages that repeatedly could not be read, although each partition could be
 /// read alone.
-pub(super) fn unfound(config: &KafkaConfig) -> Error {
+pub(super) fn unfound(config: &Kafka) -> Error {
     Error::misconfigured(
         format!("messages of {} cannot be read", config.topic()),
         format!(

@@ -17,7 +17,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, RowStream, Statement};
 
-use self::config::DatabaseConfig;
+use self::config::Postgres;
 use self::logins::Login;
 use self::namespace::Schema;
 use crate::delivery::retry::Backoff;
@@ -244,7 +244,7 @@ impl Drop for Transaction<'_> {
 /// # Errors
 /// `Transient` when the server is not reachable or not ready; `Fatal` for a wrong password,
 /// user or database, and for a server that does not prove what the TLS settings require.
-pub async fn connect(config: &DatabaseConfig, purpose: &str) -> Result<Connection, Error> {
+pub async fn connect(config: &Postgres, purpose: &str) -> Result<Connection, Error> {
     let mut again = config.password_file();
     loop {
         let settings = config.for_purpose(purpose)?;
@@ -274,7 +274,7 @@ pub async fn connect(config: &DatabaseConfig, purpose: &str) -> Result<Connectio
 }
 
 /// Converts an error met while connecting.
-fn connecting(error: tokio_postgres::Error, config: &DatabaseConfig) -> Error {
+fn connecting(error: tokio_postgres::Error, config: &Postgres) -> Error {
     if let Some(refusal) = config.refusal(&error) {
         return refusal;
     }
@@ -303,7 +303,7 @@ fn connecting(error: tokio_postgres::Error, config: &DatabaseConfig) -> Error {
 }
 
 async fn log_in(
-    config: &DatabaseConfig,
+    config: &Postgres,
     settings: &tokio_postgres::Config,
 ) -> Result<Connection, tokio_postgres::Error> {
     let (client, connection) = settings.connect(config.tls().connector()).await?;
@@ -323,7 +323,7 @@ async fn log_in(
 /// # Errors
 /// The last error, when patience is over; any other than a transient one at once.
 pub async fn connect_waiting(
-    config: &DatabaseConfig,
+    config: &Postgres,
     purpose: &str,
     patience: Option<Duration>,
 ) -> Result<Connection, Error> {

@@ -12,7 +12,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::dead_letter::Status;
 use crate::error::Error;
-use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::config::Postgres;
 use crate::postgres::connection::request::{PREPARE, Request};
 use crate::postgres::connection::{Connection, Wait, connect_waiting};
 use crate::postgres::{progress, remedy, timing};
@@ -90,13 +90,13 @@ impl std::fmt::Debug for Content {
 /// The dead letters of one database.
 #[derive(Debug, Clone)]
 pub struct DeadLetters {
-    database: DatabaseConfig,
+    database: Postgres,
     wait: Wait,
 }
 
 impl DeadLetters {
     /// Opens the dead letters in `database`; connects on use.
-    pub fn new(database: DatabaseConfig) -> Self {
+    pub fn new(database: Postgres) -> Self {
         Self { database, wait: Wait::for_server(timing::SERVER_AWAY) }
     }
 

@@ -13,7 +13,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, SimpleQueryMessage};
 
 use crate::error::Error;
-use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::config::Postgres;
 use crate::postgres::connection::request::Request;
 use crate::postgres::connection::{Connection, connect};
 
@@ -61,7 +61,7 @@ pub async fn identity(connection: &Connection) -> Result<String, Error> {
 ///
 /// # Errors
 /// As for [`connect`].
-pub async fn is_pooled(config: &DatabaseConfig) -> Result<bool, Error> {
+pub async fn is_pooled(config: &Postgres) -> Result<bool, Error> {
     let mut connections = Vec::with_capacity(CONNECTIONS);
     for _ in 0..CONNECTIONS {
         connections.push(connect(config, "doctor").await?);
@@ -187,7 +187,7 @@ pub async fn skew(connection: &Connection) -> Result<Skew, Error> {
 ///
 /// # Errors
 /// `Transient` when there is no space, or the server is read-only.
-pub async fn try_disk(config: &DatabaseConfig, bytes: usize) -> Result<(), Error> {
+pub async fn try_disk(config: &Postgres, bytes: usize) -> Result<(), Error> {
     const WRITE: Request = Request::to("write a few MiB to PostgreSQL's disk").with_locks();
     let connection = connect(config, "doctor").await?;
     // Temporary tables could be on another disk.

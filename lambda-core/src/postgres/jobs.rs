@@ -13,7 +13,7 @@ use crate::delivery::retry::Backoff;
 use crate::error::{Error, Kind};
 use crate::job::{Chunk, JobRef, Status};
 use crate::metrics::{self, Retry};
-use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::config::Postgres;
 use crate::postgres::connection::request::{PREPARE, Request};
 use crate::postgres::connection::{Connection, Wait, connect_waiting};
 use crate::postgres::ownership::mark::Mark;
@@ -169,13 +169,13 @@ pub struct JobReject {
 /// depend on the state that an earlier one left.
 #[derive(Debug, Clone)]
 pub struct Jobs {
-    database: DatabaseConfig,
+    database: Postgres,
     wait: Wait,
 }
 
 impl Jobs {
     /// The jobs in `database`.
-    pub fn new(database: DatabaseConfig) -> Self {
+    pub fn new(database: Postgres) -> Self {
         Self { database, wait: Wait::for_server(timing::SERVER_AWAY) }
     }
 
@@ -187,7 +187,7 @@ impl Jobs {
     }
 
     /// The database.
-    pub fn database(&self) -> &DatabaseConfig {
+    pub fn database(&self) -> &Postgres {
         &self.database
     }
 

@@ -15,7 +15,7 @@ use crate::pipeline::Pipeline;
 use crate::postgres::commit::probe::JobCache;
 use crate::postgres::commit::session::SessionManager;
 use crate::postgres::commit::{self, Failure, Path};
-use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::config::Postgres;
 use crate::postgres::connection::request::Request;
 use crate::postgres::connection::{connect, connect_waiting};
 use crate::postgres::inspect;
@@ -35,7 +35,7 @@ const SETTLE: Request = Request::to("check in PostgreSQL whether a commit happen
 /// Stores batches of one pipeline in PostgreSQL.
 #[derive(Debug)]
 pub struct PostgresSink {
-    config: DatabaseConfig,
+    config: Postgres,
     identity: String,
     sessions: SessionManager,
     pool: Pool<SessionManager>,
@@ -57,7 +57,7 @@ impl PostgresSink {
     /// needs; `Fatal` for a wrong login, a pipeline that is not registered, or a table that does
     /// not fit.
     pub async fn connect(
-        config: DatabaseConfig,
+        config: Postgres,
         pipeline: &Pipeline,
         purpose: &str,
         connections: u32,
@@ -95,7 +95,7 @@ impl PostgresSink {
     }
 
     /// The database's configuration.
-    pub fn config(&self) -> &DatabaseConfig {
+    pub fn config(&self) -> &Postgres {
         &self.config
     }
 

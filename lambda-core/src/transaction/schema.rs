@@ -1,7 +1,7 @@
 //! The platform's own tables and views in a database: their migrations and what readers see.
 
 use crate::error::Error;
-use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::config::Postgres;
 use crate::postgres::connection::connect;
 use crate::postgres::connection::request::Request;
 use crate::postgres::inspect::schema::Objects;
@@ -58,7 +58,7 @@ pub const OBJECTS: Objects = Objects {
 /// # Errors
 /// `Fatal` when an application has a relation of one of our names; otherwise as for
 /// [`History::migrate`].
-pub async fn migrate(config: &DatabaseConfig) -> Result<Vec<String>, Error> {
+pub async fn migrate(config: &Postgres) -> Result<Vec<String>, Error> {
     const LOOK: Request = Request::to("look for tables of others in PostgreSQL");
     let connection = connect(config, "setup").await?;
     if PLATFORM.applied(&connection).await? == Some(0) {

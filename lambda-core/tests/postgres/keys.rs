@@ -18,7 +18,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::model::{self, Drawn};
-use crate::subject::{Postgres, Stored, cents};
+use crate::subject::{PostgresSubject, Stored, cents};
 
 pub(crate) fn tests(suite: &mut Suite) {
     suite.postgres("keys order as the server orders their columns", order);
@@ -320,7 +320,7 @@ async fn order(context: Context) -> Result<(), Failure> {
 
 async fn ordered<K: Key>(context: &Context, order: &str) -> Result<(), Failure> {
     let database = context.icu_database().await?;
-    let subject = Postgres::<Keyed<K>>::new(database.config(), 1).await;
+    let subject = PostgresSubject::<Keyed<K>>::new(database.config(), 1).await;
     let mut random = fastrand::Rng::with_seed(7);
     let table = K::pipeline().table();
     let request = crate::request_of(K::pipeline(), "g");
@@ -354,7 +354,7 @@ async fn ordered<K: Key>(context: &Context, order: &str) -> Result<(), Failure> 
 /// With 20,000 keys and a table that is larger, neither a scan nor a sort of the table.
 async fn plan(context: Context) -> Result<(), Failure> {
     let database = context.database().await?;
-    let subject = Postgres::<Keyed<Flight>>::new(database.config(), 1).await;
+    let subject = PostgresSubject::<Keyed<Flight>>::new(database.config(), 1).await;
     let fill = "insert into flights select 1, number::text, date '2026-01-01' + number % 300, \
                     null, 'STREAM', 1, number, 0, 1 from generate_series(1, 300000) number; \
                 analyze flights";

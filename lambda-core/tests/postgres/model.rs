@@ -10,14 +10,14 @@ use lambda_core::error::Error;
 use lambda_core::job::JobRef;
 use lambda_core::memory::Contents;
 use lambda_core::outcome::{Authority, Existing, Outcome, decide};
-use lambda_core::postgres::DatabaseConfig;
+use lambda_core::postgres::Postgres;
 use lambda_core::progress::{Counts, LaneName, Progress};
 use lambda_core::sink::{ClaimRequest, Durability, Sink};
 use lambda_core::testing::draft::{Draft, Sample};
 use lambda_core::testing::sink::Subject;
 
 use crate::evidence;
-use crate::subject::{Postgres, Stored};
+use crate::subject::{PostgresSubject, Stored};
 
 const WRITERS: i32 = 8;
 const ROUNDS: usize = 20;
@@ -70,8 +70,8 @@ type Transaction = Vec<Said>;
 
 /// Runs the model on a migrated database whose collation is ICU's.
 #[expect(clippy::print_stdout, reason = "a failure is repeated by its seed")]
-pub(crate) async fn outcomes_follow_from_a_serial_order<S: Drawn>(config: DatabaseConfig) {
-    let subject = Arc::new(Postgres::<S>::new(&config, WRITERS as u32).await);
+pub(crate) async fn outcomes_follow_from_a_serial_order<S: Drawn>(config: Postgres) {
+    let subject = Arc::new(PostgresSubject::<S>::new(&config, WRITERS as u32).await);
     let mut jobs = Vec::new();
     for as_of in [1_000, 2_000, 2_000, 3_000] {
         jobs.push(subject.job(as_of).await);
@@ -104,7 +104,7 @@ pub(crate) async fn outcomes_follow_from_a_serial_order<S: Drawn>(config: Databa
 }
 
 async fn write<S: Drawn>(
-    subject: Arc<Postgres<S>>,
+    subject: Arc<PostgresSubject<S>>,
     jobs: Vec<JobRef>,
     mut random: fastrand::Rng,
     writer: i32,

@@ -50,7 +50,8 @@ async fn closed(context: Context) -> Result<(), Failure> {
 }
 
 async fn busy(context: Context) -> Result<(), Failure> {
-    let subject = crate::Postgres::<Sample>::new(context.database().await?.config(), 1).await;
+    let subject =
+        crate::PostgresSubject::<Sample>::new(context.database().await?.config(), 1).await;
     let lane = subject.sink.claim(&request("g")).await?;
     let hold = "begin; insert into samples \
                 (id, amount, ingestion_type, lane, position, checksum, written_xid) \

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lambda_core::Stop;
 use lambda_core::delivery::{Flow, FlowConfig};
 use lambda_core::error::Error;
 use lambda_core::health::Health;
@@ -14,7 +15,6 @@ use lambda_core::testing::source::Lists;
 use lambda_lab::Failure;
 use lambda_lab::harness::{Context, Suite};
 use lambda_lab::liveness::until;
-use tokio::sync::watch;
 
 use crate::{request, subject};
 
@@ -110,7 +110,7 @@ async fn around(context: Context) -> Result<(), Failure> {
     };
     let sink = Arc::new(subject.sink);
     let flow = Flow::new(config, source, sink as Arc<dyn Sink>).halving_after(A_MOMENT);
-    let (_keep, stop) = watch::channel(false);
+    let stop = Stop::new();
     let flow = tokio::spawn(flow.run(stop));
     let client = &subject.client;
     let others = "select count(*) = 7 from samples";

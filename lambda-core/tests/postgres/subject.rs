@@ -10,7 +10,7 @@ use lambda_core::job::JobRef;
 use lambda_core::memory::{Contents, StoredCorrection, StoredDeadLetter, StoredRow};
 use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::postgres::schema::registry;
-use lambda_core::postgres::{Connection, DatabaseConfig, PostgresSink, connect};
+use lambda_core::postgres::{Connection, Postgres, PostgresSink, connect};
 use lambda_core::progress::{ClaimId, Counts, Fingerprint, LaneId, LaneName, Progress, Sums};
 use lambda_core::record::checksum::{self, Checksum};
 use lambda_core::record::{Record, RowWriter};
@@ -55,15 +55,15 @@ pub(crate) fn cents(row: &Row) -> i64 {
 }
 
 /// The sink on a database with the table of a record.
-pub(crate) struct Postgres<S = Sample> {
+pub(crate) struct PostgresSubject<S = Sample> {
     pub(crate) sink: PostgresSink,
     pub(crate) client: Connection,
     record: PhantomData<fn() -> S>,
 }
 
-impl<S: Stored> Postgres<S> {
+impl<S: Stored> PostgresSubject<S> {
     /// Creates the record's table in a migrated database.
-    pub(crate) async fn new(config: &DatabaseConfig, connections: u32) -> Self {
+    pub(crate) async fn new(config: &Postgres, connections: u32) -> Self {
         let client = connect(config, "test").await.expect("a connection");
         client.batch_execute(S::DDL).await.expect("the table");
         let pipeline = S::pipeline();
@@ -74,7 +74,7 @@ impl<S: Stored> Postgres<S> {
 }
 
 #[async_trait]
-impl<S: Stored> Subject for Postgres<S> {
+impl<S: Stored> Subject for PostgresSubject<S> {
     fn sink(&self) -> &dyn Sink {
         &self.sink
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::Failure;
 use crate::demo::{Options, Verdict};
 use crate::processes::{Ended, Program};
-use crate::servers::{Database, Kafka, Postgres, Scratch};
+use crate::servers::{Database, KafkaServer, PostgresServer, Scratch};
 
 /// Partitions of the demo's topic; the in-process broker keeps 5 MiB of each.
 const PARTITIONS: i32 = 12;
@@ -27,8 +27,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub(super) struct Stage {
     // Dropped in this order: servers before the folder they write to.
-    kafka: Kafka,
-    postgres: Postgres,
+    kafka: KafkaServer,
+    postgres: PostgresServer,
     database: Database,
     topic: String,
     programs: PathBuf,
@@ -47,12 +47,12 @@ impl Stage {
         };
         let scratch = Arc::new(Scratch::new()?);
         let postgres = match &options.database_url {
-            Some(url) => Postgres::at(url).await?,
-            None => Postgres::local(&scratch).await?,
+            Some(url) => PostgresServer::at(url).await?,
+            None => PostgresServer::local(&scratch).await?,
         };
         let kafka = match &options.bootstrap_servers {
-            Some(servers) => Kafka::at(servers),
-            None => Kafka::in_process()?,
+            Some(servers) => KafkaServer::at(servers),
+            None => KafkaServer::in_process()?,
         };
         let database = postgres.empty_database().await?;
         let topic = kafka.topic("transactions", PARTITIONS).await?;

@@ -10,28 +10,28 @@ use testcontainers_modules::testcontainers::{ContainerAsync, ContainerRequest, I
 use crate::Failure;
 use crate::servers::login::Login;
 use crate::servers::owner::{OWNER, owner};
-use crate::servers::{Kafka, Postgres, Scratch};
+use crate::servers::{KafkaServer, PostgresServer, Scratch};
 
 /// Starts a broker.
-pub(super) async fn start_kafka(scratch: &Scratch) -> Result<Kafka, Failure> {
+pub(super) async fn start_kafka(scratch: &Scratch) -> Result<KafkaServer, Failure> {
     scratch.watch_containers()?;
     let container = kafka().start().await?;
     let port = container.get_host_port_ipv4(KAFKA_PORT).await?;
-    Ok(Kafka::held(format!("127.0.0.1:{port}"), container))
+    Ok(KafkaServer::held(format!("127.0.0.1:{port}"), container))
 }
 
 /// Starts a server from `request`.
 pub(super) async fn start_postgres(
     scratch: &Scratch,
     request: ContainerRequest<PostgresImage>,
-) -> Result<Postgres, Failure> {
+) -> Result<PostgresServer, Failure> {
     scratch.watch_containers()?;
     let container: ContainerAsync<PostgresImage> = request.start().await?;
     let host = container.get_host().await?.to_string();
     let port = container.get_host_port_ipv4(5432).await?;
     let postgres = || "postgres".to_owned();
     let admin = Login { host, port, database: postgres(), user: postgres(), password: postgres() };
-    Ok(Postgres::held(admin, container))
+    Ok(PostgresServer::held(admin, container))
 }
 
 /// The container of a broker, to be started.

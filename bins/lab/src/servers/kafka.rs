@@ -16,7 +16,7 @@ use crate::Failure;
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 
 /// A broker, and how to get fresh topics from it.
-pub struct Kafka {
+pub struct KafkaServer {
     bootstrap: String,
     names: AtomicU32,
     broker: Broker,
@@ -28,13 +28,13 @@ enum Broker {
     InProcess(BaseProducer),
 }
 
-impl std::fmt::Debug for Kafka {
+impl std::fmt::Debug for KafkaServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Kafka({})", self.bootstrap)
     }
 }
 
-impl Kafka {
+impl KafkaServer {
     /// Uses an existing cluster.
     pub fn at(bootstrap: &str) -> Self {
         Self::of(bootstrap.to_owned(), Broker::Given)

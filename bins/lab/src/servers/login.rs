@@ -1,6 +1,6 @@
 //! Address of a database and its role, for this process and the programs it starts.
 
-use lambda_core::postgres::DatabaseConfig;
+use lambda_core::postgres::Postgres;
 use tokio_postgres::config::Host;
 
 use crate::Failure;
@@ -55,9 +55,9 @@ impl Login {
     }
 
     /// Configuration for the platform's libraries.
-    pub fn config(&self) -> DatabaseConfig {
+    pub fn config(&self) -> Postgres {
         let Self { host, port, database, user, password } = self;
-        DatabaseConfig::from_parts(host, *port, database, user, password)
+        Postgres::from_parts(host, *port, database, user, password)
     }
 
     /// Variables for the platform's programs.

@@ -18,12 +18,12 @@ use crate::Failure;
 use crate::servers::local_postgres::{LocalPostgres, free_port};
 use crate::servers::postgres::Collation;
 use crate::servers::scratch::Scratch;
-use crate::servers::{Database, Kafka, Postgres, containers};
+use crate::servers::{Database, KafkaServer, PostgresServer, containers};
 
 /// A test's own PostgreSQL.
 #[derive(Debug)]
 pub struct OwnPostgres {
-    databases: Postgres,
+    databases: PostgresServer,
     /// The server's processes.
     pub server: LocalPostgres,
 }
@@ -35,7 +35,7 @@ impl OwnPostgres {
         files: &[(&str, &str)],
     ) -> Result<Self, Failure> {
         let server = LocalPostgres::start(scratch, settings, files).await?;
-        Ok(Self { databases: Postgres::borrowed(server.admin().clone()), server })
+        Ok(Self { databases: PostgresServer::borrowed(server.admin().clone()), server })
     }
 
     /// A fresh database with the current schema.
@@ -50,7 +50,7 @@ impl OwnPostgres {
 /// A test's own PostgreSQL, in a container, with a small disk.
 #[derive(Debug)]
 pub struct SmallDiskPostgres {
-    databases: Postgres,
+    databases: PostgresServer,
 }
 
 impl SmallDiskPostgres {
@@ -94,7 +94,7 @@ const BATCH_HEAD: u64 = 12;
 pub struct OwnKafka {
     container: ContainerAsync<apache::Kafka>,
     port: u16,
-    topics: Kafka,
+    topics: KafkaServer,
     logs: PathBuf,
 }
 
@@ -116,7 +116,7 @@ impl OwnKafka {
             .with_mapped_port(port, KAFKA_PORT)
             .start()
             .await?;
-        Ok(Self { container, port, topics: Kafka::at(&format!("127.0.0.1:{port}")), logs })
+        Ok(Self { container, port, topics: KafkaServer::at(&format!("127.0.0.1:{port}")), logs })
     }
 
     /// Truncates a partition's log, as a power failure does with what was not yet on disk: at
@@ -156,7 +156,7 @@ impl OwnKafka {
     }
 
     /// The broker, for topics and clients.
-    pub fn broker(&self) -> &Kafka {
+    pub fn broker(&self) -> &KafkaServer {
         &self.topics
     }
 

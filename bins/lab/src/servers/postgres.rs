@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use lambda_core::postgres::DatabaseConfig;
+use lambda_core::postgres::Postgres;
 use lambda_core::postgres::connection::{Connection, connect};
 use lambda_core::postgres::schema::migrate::PROTOCOL;
 use lambda_core::transaction::schema;
@@ -22,7 +22,7 @@ const PREFIX: &str = "lambda_lab";
 
 /// A server, and how to get fresh databases from it.
 #[derive(Debug)]
-pub struct Postgres {
+pub struct PostgresServer {
     admin: Login,
     template: OnceCell<String>,
     icu_template: OnceCell<String>,
@@ -45,7 +45,7 @@ pub enum Collation {
     Icu,
 }
 
-impl Postgres {
+impl PostgresServer {
     /// Uses an existing server, and drops databases that killed processes left
     /// on it.
     ///
@@ -180,7 +180,7 @@ impl Postgres {
 pub struct Database {
     admin: Login,
     login: Login,
-    config: DatabaseConfig,
+    config: Postgres,
 }
 
 impl Database {
@@ -190,7 +190,7 @@ impl Database {
     }
 
     /// Configuration to connect as its owner.
-    pub fn config(&self) -> &DatabaseConfig {
+    pub fn config(&self) -> &Postgres {
         &self.config
     }
 

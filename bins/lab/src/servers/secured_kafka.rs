@@ -8,7 +8,7 @@ use testcontainers_modules::testcontainers::runners::AsyncRunner;
 use testcontainers_modules::testcontainers::{ContainerAsync, GenericImage, ImageExt};
 
 use crate::Failure;
-use crate::servers::Kafka;
+use crate::servers::KafkaServer;
 use crate::servers::certificates::Identity;
 use crate::servers::local_postgres::free_port;
 use crate::servers::owner::{OWNER, owner};
@@ -24,7 +24,7 @@ const SECURE: u16 = 9095;
 pub struct SecuredKafka {
     container: ContainerAsync<GenericImage>,
     port: u16,
-    topics: Kafka,
+    topics: KafkaServer,
 }
 
 impl SecuredKafka {
@@ -84,7 +84,7 @@ impl SecuredKafka {
             image = image.with_env_var(format!("KAFKA_{name}"), value);
         }
         let container = image.start().await?;
-        Ok(Self { container, port, topics: Kafka::at(&format!("127.0.0.1:{plain}")) })
+        Ok(Self { container, port, topics: KafkaServer::at(&format!("127.0.0.1:{plain}")) })
     }
 
     /// Its address for TLS.
@@ -93,7 +93,7 @@ impl SecuredKafka {
     }
 
     /// The broker, for topics.
-    pub fn broker(&self) -> &Kafka {
+    pub fn broker(&self) -> &KafkaServer {
         &self.topics
     }
 

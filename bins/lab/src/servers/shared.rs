@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 
 use crate::Failure;
-use crate::servers::{Kafka, Postgres, Scratch, containers, docker};
+use crate::servers::{KafkaServer, PostgresServer, Scratch, containers, docker};
 
 /// A cluster to use instead of starting one.
 pub const BOOTSTRAP_SERVERS: &str = "LAMBDA_TEST_BOOTSTRAP_SERVERS";
@@ -20,8 +20,8 @@ pub const DATABASE_URL: &str = "LAMBDA_TEST_DATABASE_URL";
 #[derive(Debug)]
 pub struct Servers {
     // Fields are dropped in this order: servers before the folder they write to.
-    postgres: OnceCell<Result<Postgres, String>>,
-    kafka: OnceCell<Result<Kafka, String>>,
+    postgres: OnceCell<Result<PostgresServer, String>>,
+    kafka: OnceCell<Result<KafkaServer, String>>,
     scratch: Arc<Scratch>,
 }
 
@@ -44,7 +44,7 @@ impl Servers {
     ///
     /// # Errors
     /// If none could be started; the same error at every call.
-    pub async fn postgres(&self) -> Result<&Postgres, Failure> {
+    pub async fn postgres(&self) -> Result<&PostgresServer, Failure> {
         let start = async || start_postgres(&self.scratch).await.map_err(|e| crate::chain(&*e));
         let started = self.postgres.get_or_init(start).await;
         started.as_ref().map_err(|error| format!("no PostgreSQL: {error}").into())
@@ -54,7 +54,7 @@ impl Servers {
     ///
     /// # Errors
     /// If none could be started; the same error at every call.
-    pub async fn kafka(&self) -> Result<&Kafka, Failure> {
+    pub async fn kafka(&self) -> Result<&KafkaServer, Failure> {
         let start = async || start_kafka(&self.scratch).await.map_err(|e| crate::chain(&*e));
         let started = self.kafka.get_or_init(start).await;
         started.as_ref().map_err(|error| format!("no Kafka: {error}").into())
@@ -78,23 +78,23 @@ pub async fn real_kafka_is_available() -> Result<bool, Failure> {
 
 /// The cluster of the environment; a container where a Docker engine answers; otherwise a
 /// broker in this process.
-async fn start_kafka(scratch: &Arc<Scratch>) -> Result<Kafka, Failure> {
+async fn start_kafka(scratch: &Arc<Scratch>) -> Result<KafkaServer, Failure> {
     if let Ok(bootstrap) = env::var(BOOTSTRAP_SERVERS) {
-        return Ok(Kafka::at(&bootstrap));
+        return Ok(KafkaServer::at(&bootstrap));
     }
     if docker::available().await? {
         return containers::start_kafka(scratch).await;
     }
-    Kafka::in_process()
+    KafkaServer::in_process()
 }
 
 /// The server of the environment; a container if a Docker engine answers; else a local one.
-async fn start_postgres(scratch: &Arc<Scratch>) -> Result<Postgres, Failure> {
+async fn start_postgres(scratch: &Arc<Scratch>) -> Result<PostgresServer, Failure> {
     if let Ok(url) = env::var(DATABASE_URL) {
-        return Postgres::at(&url).await;
+        return PostgresServer::at(&url).await;
     }
     if docker::available().await? {
         return containers::start_postgres(scratch, containers::postgres()).await;
     }
-    Postgres::local(scratch).await
+    PostgresServer::local(scratch).await
 }

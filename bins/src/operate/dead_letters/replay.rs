@@ -16,7 +16,7 @@ use crate::args::Output;
 use crate::loading::outcomes;
 use crate::operate::table::{Holds, fitted};
 use crate::operate::timeout::TimeoutArgs;
-use crate::{CancellationToken, Failure, json};
+use crate::{Failure, Stop, json};
 
 #[derive(Debug, Args)]
 pub(super) struct ReplayArgs {
@@ -32,7 +32,7 @@ pub(super) struct ReplayArgs {
 pub(super) async fn run(
     args: &ReplayArgs,
     timeout: TimeoutArgs,
-    shutdown: &CancellationToken,
+    shutdown: &Stop,
 ) -> Result<(), Failure> {
     args.selection.check();
     let dry_run = args.selection.consent.dry_run;
@@ -50,8 +50,8 @@ pub(super) async fn run(
     let mut results = Results::default();
     let filter = by_number(chosen.ids.clone());
     let note = |id, verdict| results.note(id, verdict);
-    let (pipeline, stop) = (transaction::pipeline(), shutdown.cancelled());
-    let done = letters.replay(&pipeline, &filter, &replay, note, stop).await;
+    let pipeline = transaction::pipeline();
+    let done = letters.replay(&pipeline, &filter, &replay, note, shutdown).await;
     // Records stored before an error or a stop remain stored, so they are reported.
     match args.common.output.output {
         Output::Human => results.print(&chosen, dry_run)?,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lambda_core::Error;
-use lambda_core::kafka::KafkaConfig;
+use lambda_core::kafka::Kafka;
 use lambda_core::kafka::admin::{self, Cluster, Group, Setting};
 
 use super::finding::{CONFIGURATION, Finding, TEMPORARY, mebibytes, of};
@@ -35,9 +35,9 @@ pub(super) fn checks() -> impl Iterator<Item = &'static str> {
 /// Checks the cluster and the topic. Returns the configuration, for further checks of the
 /// topic's offsets, if the topic exists.
 pub(super) async fn examine(
-    config: Result<KafkaConfig, Error>,
+    config: Result<Kafka, Error>,
     findings: &mut Vec<Finding>,
-) -> Option<KafkaConfig> {
+) -> Option<Kafka> {
     let asked = async {
         let config = config?;
         let cluster = admin::cluster(&config).await?;
@@ -89,7 +89,7 @@ fn skip(checks: &[&'static str], why: &str, findings: &mut Vec<Finding>) {
     findings.extend(checks.iter().map(|check| Finding::skipped(check, why)));
 }
 
-fn topic(config: &KafkaConfig, cluster: &Cluster) -> Finding {
+fn topic(config: &Kafka, cluster: &Cluster) -> Finding {
     let count = cluster.partitions.len();
     match cluster.without_leader().as_slice() {
         [] => Finding::ok(
@@ -183,7 +183,7 @@ fn retention(settings: &BTreeMap<String, Setting>) -> Finding {
     }
 }
 
-fn message_size(config: &KafkaConfig, settings: &BTreeMap<String, Setting>) -> Finding {
+fn message_size(config: &Kafka, settings: &BTreeMap<String, Setting>) -> Finding {
     let Some(largest) = number(settings, "max.message.bytes") else {
         return unreported("message-size");
     };
@@ -201,7 +201,7 @@ fn message_size(config: &KafkaConfig, settings: &BTreeMap<String, Setting>) -> F
     Finding::ok("message-size", found)
 }
 
-fn group(config: &KafkaConfig, group: Option<&Group>) -> Finding {
+fn group(config: &Kafka, group: Option<&Group>) -> Finding {
     let id = config.group_id();
     match group {
         Some(Group { state, protocol, members }) if *members > 0 => {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lambda_core::kafka::position::{Verdict, Watermarks, judge_range, source_changed};
-use lambda_core::kafka::{KafkaConfig, admin};
+use lambda_core::kafka::{Kafka, admin};
 use lambda_core::postgres::{Connection, inspect, stream_lanes};
 use lambda_core::progress::Progress;
 use lambda_core::{Error, transaction};
@@ -35,7 +35,7 @@ const MOMENT: Duration = Duration::from_secs(1);
 
 /// Checks how much of the topic is stored.
 pub(super) async fn examine(
-    kafka: &KafkaConfig,
+    kafka: &Kafka,
     database: Option<&Connection>,
     args: &DoctorArgs,
     findings: &mut Vec<Finding>,
@@ -58,7 +58,7 @@ pub(super) async fn examine(
     }
 }
 
-async fn compare(kafka: &KafkaConfig, database: &Connection) -> Result<Compared, Error> {
+async fn compare(kafka: &Kafka, database: &Connection) -> Result<Compared, Error> {
     let pipeline = transaction::pipeline();
     let pipeline = pipeline.name();
     // Reads positions before watermarks, so that a lane that moves in between is never ahead
@@ -100,7 +100,7 @@ impl Compared {
     }
 }
 
-fn positions(kafka: &KafkaConfig, compared: &Compared) -> Finding {
+fn positions(kafka: &Kafka, compared: &Compared) -> Finding {
     for (kept, lane) in compared.partitions.values() {
         let Some(lane) = lane else { continue };
         if let Some(Verdict::Other(what)) = judge_range(lane, *kept) {

@@ -1,7 +1,7 @@
 //! Checks of the database server.
 
 use lambda_core::postgres::inspect::{self, OpenTransaction, Server, Skew, Slot};
-use lambda_core::postgres::{Connection, DatabaseConfig, connect};
+use lambda_core::postgres::{Connection, Postgres, connect};
 use lambda_core::transaction::schema::READABLE;
 use lambda_core::{Error, transaction};
 
@@ -44,7 +44,7 @@ const TIMEOUTS: [(&str, i64); 3] = [
 /// Checks the server, the schema and our role. Returns a connection for further checks of
 /// the schema's tables, if they can be read.
 pub(super) async fn examine(
-    config: Result<DatabaseConfig, Error>,
+    config: Result<Postgres, Error>,
     age_max: i64,
     findings: &mut Vec<Finding>,
 ) -> Option<Connection> {
@@ -99,9 +99,7 @@ pub(super) async fn examine(
     readable.then_some(connection)
 }
 
-async fn log_in(
-    config: Result<DatabaseConfig, Error>,
-) -> Result<(DatabaseConfig, Connection), Error> {
+async fn log_in(config: Result<Postgres, Error>) -> Result<(Postgres, Connection), Error> {
     let config = config?;
     let connection = connect(&config, "doctor").await?;
     Ok((config, connection))
@@ -222,7 +220,7 @@ fn clock(skew: Skew) -> Finding {
     Finding::ok("clock", found)
 }
 
-async fn disk(config: &DatabaseConfig, server: &Server, temporary: bool) -> Finding {
+async fn disk(config: &Postgres, server: &Server, temporary: bool) -> Finding {
     let size = format!("the database takes {}", mebibytes(server.database_bytes));
     if server.read_only {
         return Finding::skipped(

@@ -6,7 +6,7 @@ use lambda_core::job::Status;
 use lambda_core::postgres::inspect::privileges::{OurRole, Standing};
 use lambda_core::postgres::inspect::schema;
 use lambda_core::postgres::schema::migrate::{LOADERS_NEED, PROTOCOL};
-use lambda_core::postgres::{Connection, DatabaseConfig, Job, Jobs, PostgresSink};
+use lambda_core::postgres::{Connection, Job, Jobs, Postgres, PostgresSink};
 use lambda_core::transaction::schema::OBJECTS;
 use lambda_core::{Error, transaction};
 
@@ -25,7 +25,7 @@ const SETUP: &str = "run lambda-db-setup of this version";
 
 /// Checks the schema. Returns whether its tables can be read.
 pub(super) async fn examine(
-    config: &DatabaseConfig,
+    config: &Postgres,
     connection: &Connection,
     role: Option<&OurRole>,
     findings: &mut Vec<Finding>,
@@ -71,7 +71,7 @@ fn judged(version: Option<i32>) -> Finding {
 
 /// Checks that what the migrations create exists, and that it fits the loaders' statements.
 async fn whole(
-    config: &DatabaseConfig,
+    config: &Postgres,
     connection: &Connection,
     version: Option<i32>,
 ) -> Result<Finding, Error> {
@@ -106,7 +106,7 @@ fn restored(restored: bool) -> Finding {
     Finding::ok("restored", "the transaction ids are this cluster's")
 }
 
-async fn jobs(config: &DatabaseConfig) -> Result<Finding, Error> {
+async fn jobs(config: &Postgres) -> Result<Finding, Error> {
     let jobs = Jobs::new(config.clone());
     let running = jobs.list(Some(Status::Running), JOBS_MAX).await?;
     let left: Vec<&Job> = running.iter().filter(|job| !job.leased).collect();

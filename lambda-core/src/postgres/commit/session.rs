@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use crate::error::Error;
 use crate::pipeline::Pipeline;
 use crate::postgres::commit::statements::Statements;
-use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::config::Postgres;
 use crate::postgres::connection::request::PREPARE;
 use crate::postgres::connection::{Connection, connect};
 use crate::postgres::ownership::backend::Backend;
@@ -101,7 +101,7 @@ impl Session {
 #[derive(Debug, Clone)]
 pub(crate) struct SessionManager {
     /// The database.
-    pub(crate) config: DatabaseConfig,
+    pub(crate) config: Postgres,
     /// Name shown in `pg_stat_activity`.
     pub(crate) purpose: String,
     /// Mark that decides whether others may terminate the session.

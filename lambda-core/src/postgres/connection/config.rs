@@ -1,4 +1,4 @@
-//! Address and login of a database.
+//! Address, login and settings of a database.
 
 use std::fmt;
 use std::fs;
@@ -21,7 +21,7 @@ pub const APPLICATION_PREFIX: &str = "lambda";
 /// A database's address, login and TLS settings. Its `Debug` and `Display` never show the
 /// password.
 #[derive(Clone)]
-pub struct DatabaseConfig {
+pub struct Postgres {
     config: tokio_postgres::Config,
     tls: Tls,
     /// The schema of the protocol's tables.
@@ -34,22 +34,22 @@ pub struct DatabaseConfig {
     copies: bool,
 }
 
-impl DatabaseConfig {
+impl Postgres {
     /// Reads a URL (`postgresql://user:password@host:port/database`) or a
     /// `key=value` string, `sslmode` and `sslrootcert` included.
     ///
     /// # Errors
     /// [`Error::Misconfigured`], without the text, which may hold a password.
-    pub fn from_url(url: &str) -> Result<Self, Error> {
-        Self::from_url_or(url, &TlsSettings::default())
+    pub fn new(url: &str) -> Result<Self, Error> {
+        Self::with_tls_or(url, &TlsSettings::default())
     }
 
-    /// Reads a URL as [`Self::from_url`] does; `tls` supplies the TLS settings that it
+    /// Reads a URL as [`Self::new`] does; `tls` supplies the TLS settings that it
     /// lacks.
     ///
     /// # Errors
-    /// As [`Self::from_url`].
-    pub fn from_url_or(url: &str, tls: &TlsSettings) -> Result<Self, Error> {
+    /// As [`Self::new`].
+    pub fn with_tls_or(url: &str, tls: &TlsSettings) -> Result<Self, Error> {
         let parted = url::part(url)?;
         let said = TlsSettings {
             mode: parted.mode.map_or(Ok(tls.mode), |mode| mode.parse())?,
@@ -202,7 +202,7 @@ pub fn secret_in(file: &Path) -> io::Result<String> {
     Ok(secret)
 }
 
-impl fmt::Display for DatabaseConfig {
+impl fmt::Display for Postgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = match self.config.get_hosts().first() {
             Some(Host::Tcp(host)) => host.clone(),
@@ -216,8 +216,8 @@ impl fmt::Display for DatabaseConfig {
     }
 }
 
-impl fmt::Debug for DatabaseConfig {
+impl fmt::Debug for Postgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DatabaseConfig({self})")
+        write!(f, "Postgres({self})")
     }
 }

@@ -42,6 +42,7 @@ use crate::postgres::jobs::attempt;
 use crate::postgres::timing;
 use crate::progress::LaneId;
 use crate::resolve::Resolution;
+use crate::stop::Stop;
 
 /// Maximum number of dead letters in one transaction: the answer with their existing rows
 /// arrives while locks are held.
@@ -149,7 +150,7 @@ impl DeadLetters {
     /// halves (rule R11, docs/protocol.md). Lanes keep their claims and positions, so
     /// running consumers and loads lose nothing. Only the schema's owner may.
     ///
-    /// Once `stop` is ready, the current transaction is ended and reported, and no other
+    /// Once the stop is requested, the current transaction is ended and reported, and no other
     /// one begins. After a COMMIT without an answer it first finds out what that has
     /// stored, which takes as long as the server is away, up to some minutes. Safe to
     /// repeat at any time: replayed dead letters are skipped.
@@ -163,9 +164,9 @@ impl DeadLetters {
         filter: &Filter,
         replay: &Replay,
         mut told: impl FnMut(i64, Verdict),
-        stop: impl Future<Output = ()>,
+        stop: &Stop,
     ) -> Result<(), Error> {
-        let mut stop = pin!(stop);
+        let mut stop = pin!(stop.stopped());
         let chosen = unless(stop.as_mut(), self.choose(filter, pipeline.name()));
         let (mut pieces, foreign) = chosen.await?;
         for id in foreign {

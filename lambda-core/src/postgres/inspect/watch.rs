@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::error::Error;
 use crate::health::Health;
 use crate::metrics;
-use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::config::Postgres;
 use crate::postgres::connection::request::Request;
 use crate::postgres::connection::{Connection, connect};
 use crate::postgres::timing;
@@ -21,7 +21,7 @@ const COUNT_OPEN: &str = "\
 
 /// Reports to `health` whether the database answers, and counts the open dead letters of
 /// `pipeline`, for as long as it is polled.
-pub async fn watch(config: &DatabaseConfig, pipeline: &str, health: &Health) -> Infallible {
+pub async fn watch(config: &Postgres, pipeline: &str, health: &Health) -> Infallible {
     let need = health.need("PostgreSQL");
     let mut kept = None;
     let mut count_at = Instant::now();
@@ -42,7 +42,7 @@ pub async fn watch(config: &DatabaseConfig, pipeline: &str, health: &Health) -> 
 }
 
 /// Checks over the existing connection, or opens another one. Returns it only if it works.
-async fn look(config: &DatabaseConfig, kept: Option<Connection>) -> Result<Connection, Error> {
+async fn look(config: &Postgres, kept: Option<Connection>) -> Result<Connection, Error> {
     let connection = match kept.filter(|kept| !kept.is_closed()) {
         Some(kept) => kept,
         None => connect(config, "health").await?,

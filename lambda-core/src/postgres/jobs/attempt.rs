@@ -14,7 +14,7 @@ use tokio_postgres::types::ToSql;
 use crate::error::Error;
 use crate::job::{self, Chunk, End, Found, Start, Status};
 use crate::metrics;
-use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::config::Postgres;
 use crate::postgres::connection::request::Request;
 use crate::postgres::connection::{Connection, connect};
 use crate::postgres::jobs::{self, Job, Jobs, Patience};
@@ -418,7 +418,7 @@ impl Attempt {
 
 /// Renews a lease, on its own connection, so that no commit delays it.
 struct Heartbeat {
-    database: DatabaseConfig,
+    database: Postgres,
     number: i64,
     attempt: i32,
     owner: String,

@@ -4,7 +4,7 @@
 use tokio_postgres::Error;
 
 use crate::metrics::{self, Eviction};
-use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::config::Postgres;
 use crate::postgres::connection::request::Request;
 use crate::postgres::connection::{Connection, connect};
 use crate::postgres::timing;
@@ -85,7 +85,7 @@ pub(crate) struct Silent;
 /// Runs `work`, which talks to `working`. Gives it up when that has waited for us at
 /// several looks in a row without progress.
 pub(crate) async fn unless_silent<T>(
-    config: &DatabaseConfig,
+    config: &Postgres,
     working: &Backend,
     work: impl Future<Output = T>,
 ) -> Result<T, Silent> {

@@ -13,7 +13,7 @@ use tokio_postgres::types::ToSql;
 
 use crate::error::Error;
 use crate::metrics::{self, Eviction};
-use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::config::Postgres;
 use crate::postgres::connection::request::Request;
 use crate::postgres::connection::{Connection, connect};
 use crate::postgres::ownership::backend::Backend;
@@ -139,7 +139,7 @@ fn ending(error: tokio_postgres::Error) -> Error {
 /// Runs `work`, which waits at `waiting`, and terminates the loaders that block it, by
 /// these `terms`.
 pub(crate) async fn ending_blockers<T>(
-    config: &DatabaseConfig,
+    config: &Postgres,
     waiting: &Backend,
     terms: Terms,
     seen: &Seen,

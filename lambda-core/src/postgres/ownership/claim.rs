@@ -9,7 +9,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::error::{Error, Server};
-use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::config::Postgres;
 use crate::postgres::connection::request::Request;
 use crate::postgres::connection::{Connection, connect};
 use crate::postgres::ownership::backend::Backend;
@@ -37,7 +37,7 @@ struct Session {
 }
 
 impl Session {
-    async fn open(config: &DatabaseConfig) -> Result<Self, Error> {
+    async fn open(config: &Postgres) -> Result<Self, Error> {
         let connection = connect(config, "claim").await?;
         let prepare = async {
             connection.batch_execute(&timing::durable_session(timing::CLAIM_LOCK)).await?;
@@ -87,7 +87,7 @@ fn failed(error: tokio_postgres::Error) -> Error {
 /// # Errors
 /// As for [`crate::sink::Sink::claim`].
 pub(crate) async fn claim(
-    config: &DatabaseConfig,
+    config: &Postgres,
     sessions: &Sessions,
     request: &ClaimRequest,
 ) -> Result<Progress, Error> {
@@ -105,7 +105,7 @@ pub(crate) async fn claim(
 }
 
 async fn try_claim(
-    config: &DatabaseConfig,
+    config: &Postgres,
     session: &mut Session,
     request: &ClaimRequest,
 ) -> Result<Progress, Error> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::Error;
 
-use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::config::Postgres;
 use crate::postgres::connection::request::Request;
 use crate::postgres::connection::{Connection, connect};
 use crate::postgres::ownership::backend::Backend;
@@ -65,7 +65,7 @@ pub(crate) struct Slow {
 /// server answers other sessions. Waits for a server that does not answer: callers judge
 /// that.
 pub(crate) async fn unless_slow<T>(
-    config: &DatabaseConfig,
+    config: &Postgres,
     working: &Backend,
     patience: Option<Duration>,
     work: impl Future<Output = T>,

@@ -10,7 +10,7 @@ use refinery::{Migration, Runner};
 use tokio_postgres::error::SqlState;
 
 use crate::error::{Error, Kind, Server};
-use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::config::Postgres;
 use crate::postgres::connection::request::{PREPARE, Request};
 use crate::postgres::connection::{Connection, connect};
 use crate::postgres::{remedy, timing};
@@ -130,7 +130,7 @@ impl History {
     ///
     /// # Errors
     /// `Transient` or `Fatal`, as for [`connect`]; `Fatal` when a migration fails.
-    pub async fn migrate(&self, config: &DatabaseConfig) -> Result<Vec<String>, Error> {
+    pub async fn migrate(&self, config: &Postgres) -> Result<Vec<String>, Error> {
         self.run(config, self.migrations(), None).await
     }
 
@@ -140,11 +140,7 @@ impl History {
     /// # Errors
     /// As for [`Self::migrate`].
     #[cfg(feature = "testing")]
-    pub async fn migrate_to(
-        &self,
-        config: &DatabaseConfig,
-        version: i32,
-    ) -> Result<Vec<String>, Error> {
+    pub async fn migrate_to(&self, config: &Postgres, version: i32) -> Result<Vec<String>, Error> {
         self.run(config, self.migrations(), Some(version)).await
     }
 
@@ -156,7 +152,7 @@ impl History {
     #[cfg(feature = "testing")]
     pub async fn migrate_beyond(
         &self,
-        config: &DatabaseConfig,
+        config: &Postgres,
         name: &str,
         sql: &str,
     ) -> Result<Vec<String>, Error> {
@@ -171,7 +167,7 @@ impl History {
 
     async fn run(
         &self,
-        config: &DatabaseConfig,
+        config: &Postgres,
         migrations: Vec<Migration>,
         last: Option<i32>,
     ) -> Result<Vec<String>, Error> {
@@ -243,7 +239,7 @@ fn creating(error: tokio_postgres::Error) -> Error {
 /// # Errors
 /// As for [`connect`].
 pub(crate) async fn connect_to_set_up(
-    config: &DatabaseConfig,
+    config: &Postgres,
     purpose: &str,
 ) -> Result<Connection, Error> {
     let connection = connect(config, purpose).await?;

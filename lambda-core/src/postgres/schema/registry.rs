@@ -6,7 +6,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::error::Error;
 use crate::pipeline::Pipeline;
-use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::config::Postgres;
 use crate::postgres::connection::request::Request;
 use crate::postgres::connection::{Connection, connect};
 use crate::record::table::quoted;
@@ -28,7 +28,7 @@ pub struct Registered {
 /// # Errors
 /// `Fatal` when another pipeline has the table, or the pipeline another table; otherwise as for
 /// [`connect`].
-pub async fn register(config: &DatabaseConfig, pipelines: &[&Pipeline]) -> Result<(), Error> {
+pub async fn register(config: &Postgres, pipelines: &[&Pipeline]) -> Result<(), Error> {
     const REGISTER: Request = Request::to("register a pipeline in PostgreSQL").with_locks();
     let mut connection = connect(config, "setup").await?;
     let failed = |error| REGISTER.failed(error);

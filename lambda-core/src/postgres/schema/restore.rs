@@ -2,7 +2,7 @@
 //! transaction ids are meaningless there until they are moved.
 
 use crate::error::Error;
-use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::config::Postgres;
 use crate::postgres::remedy;
 use crate::postgres::schema::migrate::connect_to_set_up;
 use crate::postgres::schema::registry::{self, Registered};
@@ -24,7 +24,7 @@ pub struct Adopted {
 /// # Errors
 /// As for [`connect`](crate::postgres::connection::connect); `Fatal` when the role lacks the
 /// privileges.
-pub async fn adopt(config: &DatabaseConfig) -> Result<Option<Adopted>, Error> {
+pub async fn adopt(config: &Postgres) -> Result<Option<Adopted>, Error> {
     let mut connection = connect_to_set_up(config, "setup").await?;
     let adopt = async {
         let transaction = connection.transaction().await?;

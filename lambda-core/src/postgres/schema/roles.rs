@@ -8,7 +8,7 @@ use postgres_protocol::password::scram_sha_256;
 
 use crate::error::Error;
 use crate::postgres::connection::Connection;
-use crate::postgres::connection::config::DatabaseConfig;
+use crate::postgres::connection::config::Postgres;
 use crate::postgres::ownership::blockers::END_LOADER;
 use crate::postgres::remedy;
 use crate::postgres::schema::TABLES;
@@ -76,7 +76,7 @@ pub enum Change {
 /// than log in, or when our role may not create roles. Otherwise as for
 /// [`connect`](crate::postgres::connection::connect).
 pub async fn ensure(
-    config: &DatabaseConfig,
+    config: &Postgres,
     roles: &[Role],
     readable: &[&str],
 ) -> Result<Vec<Change>, Error> {

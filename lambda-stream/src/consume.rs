@@ -1,0 +1,132 @@
+//! A consumer: what it reads, where it stores it, and how it ends.
+
+use std::future::IntoFuture;
+use std::pin::Pin;
+
+use lambda_core::delivery::batcher::Limits;
+use lambda_core::health::Health;
+use lambda_core::kafka::{Kafka, OnSourceChange, StartAt};
+use lambda_core::postgres::Postgres;
+use lambda_core::{Error, Pipeline, Stop};
+
+use crate::summary::Summary;
+use crate::worker;
+
+/// Stores the records of a pipeline's topic in its table, from the oldest message on, until the
+/// consumer is stopped or [`Consume::exit_at_end`] is reached. Waits for servers that are away.
+///
+/// Await the builder to run it.
+pub fn consume(pipeline: &Pipeline, kafka: &Kafka, database: &Postgres) -> Consume {
+    Consume {
+        pipeline: pipeline.clone(),
+        config: Config {
+            kafka: kafka.clone(),
+            database: database.clone(),
+            start: StartAt::default(),
+            on_source_change: OnSourceChange::default(),
+            take_over: false,
+            exit_at_end: false,
+            owner: owner(),
+            limits: Limits::default(),
+            health: Health::default(),
+        },
+        stop: Stop::default(),
+    }
+}
+
+/// Settings of a run.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) kafka: Kafka,
+    pub(crate) database: Postgres,
+    pub(crate) start: StartAt,
+    pub(crate) on_source_change: OnSourceChange,
+    pub(crate) take_over: bool,
+    pub(crate) exit_at_end: bool,
+    /// Label of this process, stored beside its claims for operators.
+    pub(crate) owner: String,
+    pub(crate) limits: Limits,
+    pub(crate) health: Health,
+}
+
+/// A consumer that does not run yet. It is a future's source: `.await` runs it, and
+/// `tokio::spawn(consumer.into_future())` runs it beside others.
+///
+/// Awaited, it returns the [`Summary`] once it is stopped, or at the end; then everything that it
+/// read is durable. Errors are `Fatal`, with a remedy; [`Error::Interrupted`] if it was stopped
+/// before the requested end; `Transient` if the database was away at the stop, and the next run
+/// then reads what was not stored. A commit that outlasts the time a stop may take is given up,
+/// without an error.
+#[derive(Debug, Clone)]
+#[must_use = "a consumer does nothing unless it is awaited"]
+pub struct Consume {
+    pipeline: Pipeline,
+    config: Config,
+    stop: Stop,
+}
+
+impl Consume {
+    /// Where to start in partitions that were never read before.
+    pub fn start(mut self, start: StartAt) -> Self {
+        self.config.start = start;
+        self
+    }
+
+    /// What to do about a partition that no longer matches what was read of it: its topic was
+    /// recreated, or its messages expired unread (rule R18 in docs/protocol.md).
+    pub fn on_source_change(mut self, reaction: OnSourceChange) -> Self {
+        self.config.on_source_change = reaction;
+        self
+    }
+
+    /// Whether to claim lanes even if another consumer group used them within the last 60 seconds
+    /// (rule R16 in docs/protocol.md).
+    pub fn take_over(mut self, take_over: bool) -> Self {
+        self.config.take_over = take_over;
+        self
+    }
+
+    /// Whether to stop once everything that was in the topic at the start is stored, by this
+    /// process or by others.
+    pub fn exit_at_end(mut self, exit_at_end: bool) -> Self {
+        self.config.exit_at_end = exit_at_end;
+        self
+    }
+
+    /// Most rejects among the first 1,000 records of a partition: more are no topic of this
+    /// pipeline's records.
+    pub fn max_rejects(mut self, most: i64) -> Self {
+        self.config.limits.first_rejects = most;
+        self
+    }
+
+    /// Health to which the consumer reports; without one it has its own.
+    pub fn health(mut self, health: &Health) -> Self {
+        self.config.health = health.clone();
+        self
+    }
+
+    /// The request that stops the consumer.
+    pub fn stop(mut self, stop: Stop) -> Self {
+        self.stop = stop;
+        self
+    }
+}
+
+impl IntoFuture for Consume {
+    type Output = Result<Summary, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { worker::run(&self.pipeline, &self.config, &self.stop).await })
+    }
+}
+
+/// Host name (in Kubernetes: pod) and process id.
+fn owner() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .or_else(|| std::env::var("HOSTNAME").ok())
+        .unwrap_or_default();
+    format!("{} pid {}", host.trim(), std::process::id()).trim_start().to_owned()
+}

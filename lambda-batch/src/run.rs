@@ -133,9 +133,13 @@ impl Load {
 
     async fn run(self) -> Result<LoadReport, Error> {
         let inputs = input::resolve(&self.paths)?;
+        if inputs.is_empty() {
+            tracing::info!("nothing to load");
+            return Ok(LoadReport { files: Vec::new() });
+        }
         let target = match &self.database {
-            Some(database) if !inputs.is_empty() => Some(self.target(database).await?),
-            _ => None,
+            Some(database) => Some(self.target(database).await?),
+            None => None,
         };
         if let Some(folder) = self.options.archive.as_ref().filter(|_| target.is_some()) {
             archive::prepare(folder, &inputs)?;

@@ -85,12 +85,27 @@ fn utf8(bytes: &[u8]) -> Result<&str, Reject> {
     })
 }
 
+/// Beginnings of serde's own messages, which end with the form that is expected.
+const OF_SERDE: [&str; 5] =
+    ["invalid type: ", "invalid value: ", "invalid length ", "unknown variant ", "unknown field "];
+
+/// Beginnings of the messages of our own types, which hold no value.
+const OF_OURS: [&str; 6] = [
+    "PostgreSQL's jsonb cannot",
+    "expected JSON",
+    "expected a decimal number of",
+    "expected each key of",
+    "expected numbers of at most",
+    "expected text without unpaired",
+];
+
 /// The form that serde expected, from its message, which may quote the value before that form.
+/// What the types of others say may hold values too.
 fn expectation(message: &str) -> String {
-    let expected = match message.rfind(", expected ") {
+    let begins = |with: &[&str]| with.iter().any(|begin| message.starts_with(begin));
+    let expected = match message.rfind(", expected ").filter(|_| begins(&OF_SERDE)) {
         Some(at) => &message[at + 2..],
-        // The texts of our own types.
-        None if message.starts_with("expected ") => message,
+        None if begins(&OF_OURS) => message,
         None => "a value does not fit the record's type",
     };
     expected.split(" at line ").next().unwrap_or(expected).to_owned()

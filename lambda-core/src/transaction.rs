@@ -108,8 +108,10 @@ impl Record for Transaction {
             account_id: AccountId::parse(&text(&mut row)?).map_err(field("account_id"))?,
             transaction_type: TransactionType::parse(&text(&mut row)?)
                 .map_err(field("transaction_type"))?,
-            amount: Amount::from_cents(amount(&mut row)?.unscaled as i64)
-                .map_err(field("amount"))?,
+            amount: Amount::from_cents(
+                i64::try_from(amount(&mut row)?.unscaled).unwrap_or(i64::MAX),
+            )
+            .map_err(field("amount"))?,
             timestamp: Timestamp::from_unix_micros(row.take::<UnixMicros>()?.0)
                 .map_err(field("timestamp"))?,
             merchant_category: row.take()?,
@@ -117,7 +119,9 @@ impl Record for Transaction {
             card_present: row.take()?,
             risk_score: row
                 .take::<Option<Decimal>>()?
-                .map(|score| RiskScore::from_hundredths(score.unscaled as u8))
+                .map(|score| {
+                    RiskScore::from_hundredths(u8::try_from(score.unscaled).unwrap_or(u8::MAX))
+                })
                 .transpose()
                 .map_err(field("risk_score"))?,
         })

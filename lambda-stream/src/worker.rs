@@ -40,6 +40,7 @@ pub(crate) async fn run(
     stop: &Stop,
 ) -> Result<Summary, Error> {
     let begun = Instant::now();
+    config.kafka.check()?;
     metrics::stores(pipeline.name());
     let prepared = tokio::select! {
         () = stop.stopped() => None,

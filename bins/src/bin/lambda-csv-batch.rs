@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use lambda_batch::LoadReport;
+use lambda_batch::{LoadReport, input};
 use lambda_bins::args::{DatabaseArgs, HelpArgs, HttpArgs, OutputArgs, moment};
 use lambda_bins::serving::Serving;
 use lambda_bins::{Failure, Stop, loading};
@@ -71,7 +71,8 @@ async fn load(
     stop: Stop,
 ) -> Result<LoadReport, Failure> {
     let pipeline = transaction::pipeline();
-    let load = if args.dry_run {
+    // Without files, no database is needed.
+    let load = if args.dry_run || input::resolve(&args.paths)?.is_empty() {
         lambda_batch::check(&pipeline, &args.paths)
     } else {
         let database = args.database.config()?;

@@ -3,7 +3,6 @@
 use std::fs;
 
 use lambda_core::Pipeline;
-use lambda_core::decode::Serde;
 use lambda_core::outcome::Authority;
 use lambda_core::postgres::schema::migrate::PROTOCOL;
 use lambda_core::postgres::schema::roles::{Access, Role, ensure};
@@ -12,7 +11,7 @@ use lambda_core::postgres::{Connection, PostgresSink};
 use lambda_core::progress::LaneName;
 use lambda_core::record::{Column, ColumnType, Table};
 use lambda_core::sink::{ClaimRequest, Durability, Sink as _};
-use lambda_core::testing::draft::{Draft, SAMPLE_DDL, SAMPLES, Sample};
+use lambda_core::testing::draft::{ByHand, Draft, SAMPLE_DDL, SAMPLES, Sample};
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
 use lambda_lab::processes::Program;
@@ -97,7 +96,7 @@ pub(crate) async fn application(context: Context) -> Result<(), Failure> {
     let elsewhere = Pipeline::builder(
         SAMPLES.name(),
         Table::new("reports.samples").column(Column::new("id", ColumnType::Text)),
-        Serde::<Sample>::json(),
+        ByHand,
         *SAMPLES.files(),
     )
     .build()?;

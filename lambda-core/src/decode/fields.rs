@@ -128,7 +128,14 @@ impl<'a> Text<'a> {
     ) -> Result<T, Error> {
         let mut json = serde_json::Deserializer::from_str(self.required()?);
         let value = read(&mut json).and_then(|value| json.end().map(|()| value));
-        value.map_err(de::Error::custom)
+        // Such a text names the expected token and the place, or is one of ours.
+        value.map_err(|error| {
+            if error.is_data() {
+                de::Error::custom(error)
+            } else {
+                de::Error::custom("expected JSON")
+            }
+        })
     }
 }
 
@@ -248,15 +255,31 @@ impl<'de> Deserializer<'de> for Text<'de> {
         self.deserialize_bytes(visitor)
     }
 
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_unit()
+    /// A column of the table that the record does not read would become null.
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
+        Err(Error::new(Reason::InvalidField, "expected a field that the record reads"))
     }
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.0 {
+            Some(text) => visitor.visit_borrowed_str(text),
+            None => visitor.visit_none(),
+        }
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         visitor.visit_borrowed_str(self.required()?)
     }
 
-    forward_to_deserialize_any! { str string unit unit_struct identifier }
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_str(visitor)
+    }
+
+    forward_to_deserialize_any! { unit unit_struct }
 }
 
 /// Parses a number at its own width: one that is too large for it is no infinity.
@@ -267,4 +290,39 @@ fn float<T: std::str::FromStr + Copy>(
     let spells_infinity = text.trim_start_matches(['+', '-']).starts_with(['i', 'I']);
     let number = text.parse().ok().filter(|number| spells_infinity || !is_infinite(*number));
     number.ok_or_else(|| Error::new(Reason::InvalidField, "expected a number in the type's range"))
+}
+
+/// The names of the fields that serde reads of a struct; nothing for another type, or one with
+/// its own way to be read.
+pub(super) fn known<R: de::DeserializeOwned>() -> Option<&'static [&'static str]> {
+    let mut found = None;
+    // It fails in any case: there is no value.
+    let _ = R::deserialize(Probe(&mut found));
+    found
+}
+
+/// Asks a type what it would read.
+struct Probe<'f>(&'f mut Option<&'static [&'static str]>);
+
+impl<'de> Deserializer<'de> for Probe<'_> {
+    type Error = Error;
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, Error> {
+        *self.0 = Some(fields);
+        Err(Error::new(Reason::InvalidField, "there is no value"))
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
+        Err(Error::new(Reason::InvalidField, "there is no value"))
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
 }

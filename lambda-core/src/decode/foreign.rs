@@ -14,7 +14,10 @@ const REGISTRY_HEADER_BYTES: usize = 5;
 /// Adds to a reject what its message looks like, if recognised.
 pub(super) fn explain(reject: Reject, payload: &[u8]) -> Reject {
     match describe(payload) {
-        Some(what) => Reject::new(reject.reason, format!("{}; {what}", reject.detail)),
+        Some(what) => {
+            let detail = format!("{}; {what}", reject.detail);
+            Reject { field: reject.field, ..Reject::new(reject.reason, detail) }
+        }
         None => reject,
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
+use serde_path_to_error::Segment;
 
 use crate::dead_letter::{Reason, Reject};
 use crate::decode::{Decode, Decoded, Message, foreign};
@@ -61,9 +62,12 @@ pub(super) fn located<T: DeserializeOwned>(json: &str) -> Reject {
     let mut deserializer = serde_json::Deserializer::from_str(json);
     match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
         Err(error) => {
-            let path = error.path().to_string();
-            let field = (path != ".").then_some(path);
-            reject_at(error.inner(), field.as_deref())
+            // Below the field, a path may hold keys of the message's own maps.
+            let field = match error.path().iter().next() {
+                Some(Segment::Map { key }) => Some(key.as_str()),
+                _ => None,
+            };
+            reject_at(error.inner(), field)
         }
         // The object is read; something follows it.
         Ok(_) => deserializer.end().map_or_else(
@@ -80,6 +84,9 @@ pub(crate) fn reject(error: &serde_json::Error) -> Reject {
 
 fn reject_at(error: &serde_json::Error, field: Option<&str>) -> Reject {
     let text = error.to_string();
+    if let (Some(field), true) = (field, text.starts_with("number out of range")) {
+        return Reject::field(Reason::InvalidField, field, text);
+    }
     if error.classify() != Category::Data {
         // Such a text names the expected token and the place, not a value.
         return Reject::new(Reason::InvalidJson, text);

@@ -10,10 +10,13 @@ use super::fields;
 use super::json::Json;
 use crate::dead_letter::{Reason, Reject};
 use crate::decode::{Decode, Decoded, Message, json};
-use crate::record::{Record, RowWriter};
+use crate::error::Error;
+use crate::record::{Column, Record, RowWriter, Table};
 
 /// Decodes records by serde: the struct is built, then written as a row. It takes any record that
-/// serde reads, and costs more time than a decoder that goes by the table alone.
+/// serde reads, and costs more time than a decoder that goes by the table alone. How a value is
+/// read is up to its type: jiff's types, for example, take second 60 for 59, and a `Value` of
+/// `serde_json` keeps large numbers as doubles.
 ///
 /// ```
 /// use lambda_core::decode::Serde;
@@ -63,6 +66,19 @@ impl<R> fmt::Debug for Serde<R> {
 impl<R: Record + DeserializeOwned> Decode for Serde<R> {
     fn format(&self) -> &str {
         Json::FORMAT
+    }
+
+    /// Checks that serde reads each of the table's fields: it would leave out one of another
+    /// name, and store null.
+    fn bind(&mut self, table: &Table) -> Result<(), Error> {
+        let Some(known) = fields::known::<R>() else { return Ok(()) };
+        match table.columns().iter().find(|column| !known.contains(&column.field.as_str())) {
+            None => Ok(()),
+            Some(Column { name, field, .. }) => Err(Error::misconfigured(
+                format!("serde reads no field {field} for the column {name} of {table}"),
+                "give the field this name in serde too (rename or alias)",
+            )),
+        }
     }
 
     fn decode(&self, message: &Message<'_>, row: &mut RowWriter<'_>) -> Result<Decoded, Reject> {
@@ -168,6 +184,48 @@ mod tests {
     }
 
     #[test]
+    fn a_float_is_the_nearest_one_in_both_formats() {
+        #[derive(Deserialize, Record)]
+        #[record(table = "floats", key(id))]
+        struct Floats {
+            id: i64,
+            single: f32,
+            double: f64,
+        }
+        let mut random = fastrand::Rng::with_seed(7);
+        let floats = crate::Pipeline::of::<Floats>("floats").build().unwrap();
+        let csv = Header::parse(b"id,single,double", floats.table()).unwrap();
+        let csv = floats.files().open(csv);
+        for id in 0..2_000 {
+            let (single, double) = (random.f32() * 1e3, random.f64() * 1e4);
+            let json = format!(r#"{{"id":{id},"single":{single},"double":{double}}}"#);
+            let row = format!("{id},{single},{double}");
+            for (decoder, payload) in [(&**floats.decoder(), json), (&csv as &dyn Decode, row)] {
+                let (mut out, mut scratch) = (Vec::new(), Scratch::default());
+                let mut row = RowWriter::new(floats.table(), &mut out).with_scratch(&mut scratch);
+                decoder.decode(&Message::of(Some(payload.as_bytes())), &mut row).unwrap();
+                let content = row.finish().unwrap().content;
+                let read = Floats::read(RowRef::new(floats.table(), &out[content])).unwrap();
+                assert_eq!((read.single, read.double), (single, double), "{payload}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_field_that_serde_does_not_read_is_refused() {
+        #[derive(Deserialize, Record)]
+        #[record(table = "renamed", key(id))]
+        struct Renamed {
+            id: i64,
+            #[record(path = "dep")]
+            departs: Option<i64>,
+        }
+        let refused = crate::Pipeline::of::<Renamed>("renamed").build().unwrap_err();
+        assert_eq!(refused.exit_code(), 78);
+        assert!(refused.chain().contains("serde reads no field dep"), "{}", refused.chain());
+    }
+
+    #[test]
     fn a_number_is_exact_whatever_its_digits() {
         let exact = "12345678901234567890.1234";
         let fare = |wide: Wide| wide.fare.unwrap().to_string();
@@ -210,6 +268,10 @@ mod tests {
                 assert!(rejected.contains(says), "{rejected} for {json}");
                 assert!(!rejected.contains("3000000000") && !rejected.contains("abcd"));
             }
+        }
+        for ratio in ["1e39", "-1e39"] {
+            let json = of_json(&format!(r#"{{"id":"a","ratio":{ratio}}}"#)).unwrap_err();
+            assert!(json.starts_with("invalid_field: ratio: number out of range"), "{json}");
         }
         let too_large = of_csv(",,,,,1e39,,a").unwrap_err();
         assert_eq!(too_large, "invalid_field: ratio: expected a number in the type's range");

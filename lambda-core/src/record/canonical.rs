@@ -2,6 +2,7 @@
 //! sent: this is applied to both, so that equal values have equal bytes.
 
 use crate::record::ColumnType;
+use crate::record::value::time;
 
 /// Rewrites a value in PostgreSQL's binary form into the one form that it has in a row. Its
 /// length stays.
@@ -23,9 +24,23 @@ pub(crate) fn make(kind: &ColumnType, value: &mut [u8]) {
             }
         }
         ColumnType::UnconstrainedNumeric => cut_zeros(value),
+        // A wider column may hold digits that the record does not have.
+        ColumnType::Time { precision }
+        | ColumnType::Timestamp { precision }
+        | ColumnType::Timestamptz { precision } => {
+            if let Ok(bytes) = <&mut [u8; 8]>::try_from(value) {
+                *bytes = time::cut(i64::from_be_bytes(*bytes), *precision).to_be_bytes();
+            }
+        }
         ColumnType::Array(element) => elements(element, value),
         _ => {}
     }
+}
+
+/// Whether a value that is not null in PostgreSQL is null as a record's: JSON has a null of its own.
+#[cfg(feature = "postgres")]
+pub(crate) fn is_null(kind: &ColumnType, value: &[u8]) -> bool {
+    *kind == ColumnType::Jsonb && value.get(1..) == Some(b"null")
 }
 
 /// Sets the display scale of a numeric to the digits of its fraction without zeros at the end.

@@ -101,8 +101,12 @@ fn is_between(value: CellRef<'_>, from: Decimal, to: Decimal) -> bool {
         ColumnType::Int4 => i32::read(value).map(i128::from),
         ColumnType::Int8 => i64::read(value).map(i128::from),
         ColumnType::Float4 | ColumnType::Float8 => {
-            let float = f32::read(value).map(f64::from).or_else(|| f64::read(value));
-            return float.is_some_and(|float| (from.to_f64()..=to.to_f64()).contains(&float));
+            // Bounds are taken at the column's own width, or 0.1 would be above 0.1.
+            let single = |bound: Decimal| bound.to_string().parse::<f32>().unwrap_or(f32::NAN);
+            let double = |bound: Decimal| bound.to_string().parse::<f64>().unwrap_or(f64::NAN);
+            let (one, other) = (f32::read(value), f64::read(value));
+            return one.is_some_and(|float| (single(from)..=single(to)).contains(&float))
+                || other.is_some_and(|float| (double(from)..=double(to)).contains(&float));
         }
         _ => None,
     };
@@ -172,7 +176,7 @@ mod tests {
         let texts = || Column::new("f", ColumnType::Text.array()).rule(Rule::length(1, 2));
         let cents = || number(ColumnType::Numeric { precision: 9, scale: 2 }, "-0.5", "10");
         let int = |kind| number(kind, "-3", "5");
-        let cases: [(Column, &dyn Value, &str); 19] = [
+        let cases: [(Column, &dyn Value, &str); 20] = [
             (text(Rule::length(1, 3)), &"äöü".to_owned(), ""),
             (text(Rule::length(1, 3)), &String::new(), "f: expected 1 to 3 characters"),
             (text(Rule::length(0, 3)), &"abcd".to_owned(), "f: expected at most 3 characters"),
@@ -187,6 +191,7 @@ mod tests {
             (int(ColumnType::Float8), &5.0_f64, ""),
             (int(ColumnType::Float8), &f64::NAN, "f: expected a number from -3 to 5"),
             (int(ColumnType::Float4), &5.1_f32, "f: expected a number from -3 to 5"),
+            (number(ColumnType::Float4, "0", "0.1"), &0.1_f32, ""),
             (cents(), &decimal("-0.50"), ""),
             (cents(), &decimal("-0.51"), "f: expected a number from -0.5 to 10"),
             (cents(), &decimal("10.01"), "f: expected a number from -0.5 to 10"),

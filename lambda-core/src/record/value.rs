@@ -400,5 +400,39 @@ pub(crate) fn array_elements(array: &[u8]) -> Option<Vec<Option<&[u8]>>> {
     Some(elements)
 }
 
+/// A text that the type's input function reads as this value; nothing if it is malformed, or an
+/// array or an enum.
+#[cfg(feature = "postgres")]
+pub(crate) fn text(kind: &ColumnType, value: &[u8]) -> Option<String> {
+    use std::fmt::Write as _;
+
+    let cell = CellRef::new(kind, Some(value));
+    Some(match kind {
+        ColumnType::Bool => bool::read(cell)?.to_string(),
+        ColumnType::Int2 => i16::read(cell)?.to_string(),
+        ColumnType::Int4 => i32::read(cell)?.to_string(),
+        ColumnType::Int8 => i64::read(cell)?.to_string(),
+        // The shortest text of which the same value is read.
+        ColumnType::Float4 => f32::read(cell)?.to_string(),
+        ColumnType::Float8 => f64::read(cell)?.to_string(),
+        ColumnType::Numeric { .. } | ColumnType::UnconstrainedNumeric => {
+            numeric::get(value)?.to_string()
+        }
+        ColumnType::Text | ColumnType::Varchar { .. } => String::read(cell)?,
+        ColumnType::Bytea => value.iter().fold(String::from("\\x"), |mut hex, byte| {
+            // A string takes any text.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        }),
+        ColumnType::Uuid => Uuid::read(cell)?.to_string(),
+        ColumnType::Date
+        | ColumnType::Time { .. }
+        | ColumnType::Timestamp { .. }
+        | ColumnType::Timestamptz { .. } => time::text(kind, value)?,
+        ColumnType::Jsonb => Jsonb::read(cell)?.as_str().to_owned(),
+        ColumnType::Enum { .. } | ColumnType::Array(_) => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::batch::{Batch, Body, Entry, Slice, Span};
 use crate::dead_letter::{Reason, Reject};
+use crate::decode::{Decode, Decoded, Message};
 use crate::outcome::Authority;
 use crate::pipeline::Pipeline;
 use crate::progress::{ClaimId, Progress};
@@ -72,6 +73,20 @@ pub const SAMPLE_DDL: &str = "\
 #[expect(clippy::expect_used, reason = "its table is the one above")]
 pub static SAMPLES: LazyLock<Pipeline> =
     LazyLock::new(|| Pipeline::of::<Sample>("samples").build().expect("a table that fits"));
+
+/// A decoder for pipelines whose batches are built by hand: it rejects every message.
+#[derive(Debug, Clone, Copy)]
+pub struct ByHand;
+
+impl Decode for ByHand {
+    fn format(&self) -> &'static str {
+        "json"
+    }
+
+    fn decode(&self, _: &Message<'_>, _: &mut RowWriter<'_>) -> Result<Decoded, Reject> {
+        Err(Reject::new(Reason::InvalidJson, "batches of this pipeline are built by hand"))
+    }
+}
 
 /// A builder of a batch.
 #[derive(Debug)]

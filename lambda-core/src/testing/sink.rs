@@ -2,11 +2,14 @@
 //! [`crate::testing::draft::SAMPLES`].
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::batch::Batch;
 use crate::dead_letter::Reason;
+use crate::error::Kind;
 use crate::job::JobRef;
 use crate::memory::Contents;
 use crate::outcome::{Authority, Outcome};
@@ -20,6 +23,9 @@ use crate::testing::draft::{Draft, SAMPLES, Sample};
 pub trait Subject: Send + Sync {
     /// The sink.
     fn sink(&self) -> &dyn Sink;
+
+    /// Opens another sink on the same store, as a process does that starts after a crash.
+    async fn reopen(&self) -> Arc<dyn Sink>;
 
     /// Creates a job with this effective time, known to the sink.
     async fn job(&self, as_of_micros: i64) -> JobRef;
@@ -55,6 +61,12 @@ pub const CASES: &[Case] = &[
     ("a skipped record is counted and stored nowhere", |s| Box::pin(skips(s))),
     ("an empty advance moves the position alone", |s| Box::pin(advances(s))),
     ("halves of a batch, in order, are the batch", |s| Box::pin(halves(s))),
+    ("a sink that is opened again has what was stored, and fences the one before", |s| {
+        Box::pin(reopens(s))
+    }),
+    ("concurrent commits of the same keys store each once", |s| Box::pin(concurrent(s))),
+    ("of two concurrent claims one holds the lane", |s| Box::pin(claims_at_once(s))),
+    ("a commit that is dropped is stored whole or not at all", |s| Box::pin(dropped(s))),
 ];
 
 fn request(partition: i32) -> ClaimRequest {
@@ -333,20 +345,109 @@ async fn halves(subject: &dyn Subject) {
     assert_eq!((one.position, one.counts.read), (50, 2));
 }
 
+async fn reopens(subject: &dyn Subject) {
+    let before = claim(subject, 0).await;
+    let draft = stream().lane(&before, 20).record(10, &Sample::new("a", 1)).build();
+    let done = subject.sink().commit(&draft, Durability::Durable).await.expect("a commit");
+    let again = subject.reopen().await;
+    assert_eq!(again.stored(&[before.lane]).await.expect("progress"), done.stored);
+    let after = again.claim(&request(0)).await.expect("a claim");
+    assert_eq!((after.position, after.counts), (20, done.stored[0].counts));
+    let late = stream().lane(&done.stored[0], 30).record(20, &Sample::new("late", 1)).build();
+    let late = subject.sink().commit(&late, Durability::Visible).await.expect("an answer");
+    assert_eq!(late.fenced, [before.lane], "the sink before has lost its lane");
+    let next = stream().lane(&after, 30).record(20, &Sample::new("a", 1)).build();
+    let next = again.commit(&next, Durability::Visible).await.expect("a commit");
+    assert_eq!(next.stored[0].counts[Outcome::Duplicate], 1);
+    let contents = subject.contents().await;
+    assert_eq!(contents.rows.keys().map(Vec::as_slice).collect::<Vec<_>>(), [b"a"]);
+}
+
+/// Two lanes with the same keys, in opposite orders.
+async fn concurrent(subject: &dyn Subject) {
+    const COMMITS: i64 = 20;
+    const KEYS: i64 = 30;
+    let write = async |partition: i32| {
+        let mut lane = claim(subject, partition).await;
+        for _ in 0..COMMITS {
+            let mut draft = stream().lane(&lane, lane.position + KEYS);
+            for offset in 0..KEYS {
+                let key = if partition == 0 { offset } else { KEYS - 1 - offset };
+                let sample = Sample::new(&format!("k{key:02}"), 1);
+                draft = draft.record(lane.position + offset, &sample);
+            }
+            let batch = draft.build();
+            lane = loop {
+                match subject.sink().commit(&batch, Durability::Visible).await {
+                    Ok(mut done) => break done.stored.remove(0),
+                    // The other one kept inserting the same keys.
+                    Err(error) => assert_eq!(error.kind(), Kind::Transient, "{}", error.chain()),
+                }
+            };
+        }
+        lane.counts
+    };
+    let (one, other) = tokio::join!(write(0), write(1));
+    let rows = subject.contents().await.rows;
+    assert_eq!(rows.len() as i64, KEYS);
+    assert_eq!(one[Outcome::Inserted] + other[Outcome::Inserted], KEYS, "each key once");
+    let repeats = one[Outcome::Duplicate] + other[Outcome::Duplicate];
+    assert_eq!(repeats, 2 * COMMITS * KEYS - KEYS);
+}
+
+async fn claims_at_once(subject: &dyn Subject) {
+    let (one, other) = tokio::join!(claim(subject, 0), claim(subject, 0));
+    assert_ne!(one.claim, other.claim);
+    let mut stored = 0;
+    for lane in [&one, &other] {
+        let batch = stream().lane(lane, 20).record(10, &Sample::new("a", 1)).build();
+        let done = subject.sink().commit(&batch, Durability::Visible).await.expect("an answer");
+        stored += done.stored.len();
+    }
+    assert_eq!(stored, 1, "one claim holds");
+}
+
+/// Commits are dropped at any moment. A claim makes sure that none lands afterwards.
+async fn dropped(subject: &dyn Subject) {
+    let mut position = claim(subject, 0).await.position;
+    let first = position;
+    for micros in (0..20).map(|number: u64| number * number * 50) {
+        let lane = claim(subject, 0).await;
+        assert!([position, position + 2].contains(&lane.position), "half of a batch is stored");
+        position = lane.position;
+        let id = |position: i64| Sample::new(&format!("p{position:03}"), 1);
+        let draft = stream().lane(&lane, position + 2).record(position, &id(position));
+        let batch = draft.rejected(position + 1, b"bad").build();
+        let commit = subject.sink().commit(&batch, Durability::Visible);
+        // The result is not used: the next claim shows what was stored.
+        let _ = tokio::time::timeout(Duration::from_micros(micros), commit).await;
+    }
+    let lane = claim(subject, 0).await;
+    let contents = subject.contents().await;
+    let commits = (lane.position - first) / 2;
+    assert_eq!(contents.rows.len() as i64, commits);
+    assert_eq!(contents.dead_letters.len() as i64, commits);
+    assert_eq!((lane.counts.read, lane.counts[Outcome::Inserted]), (2 * commits, commits));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::memory::MemorySink;
 
     struct Memory {
-        sink: MemorySink,
+        sink: Arc<MemorySink>,
         jobs: std::sync::atomic::AtomicI64,
     }
 
     #[async_trait]
     impl Subject for Memory {
         fn sink(&self) -> &dyn Sink {
-            &self.sink
+            &*self.sink
+        }
+
+        async fn reopen(&self) -> Arc<dyn Sink> {
+            Arc::clone(&self.sink) as Arc<dyn Sink>
         }
 
         async fn job(&self, as_of_micros: i64) -> JobRef {
@@ -362,7 +463,7 @@ mod tests {
     #[tokio::test]
     async fn the_sink_in_memory_conforms() {
         for (_, case) in CASES {
-            let subject = Memory { sink: MemorySink::new(), jobs: 0.into() };
+            let subject = Memory { sink: Arc::default(), jobs: 0.into() };
             case(&subject).await;
         }
     }

@@ -1,14 +1,13 @@
 //! A table that does not fit the record stores nothing.
 
 use lambda_core::Pipeline;
-use lambda_core::decode::Serde;
 use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::postgres::schema::migrate::PROTOCOL;
 use lambda_core::postgres::schema::registry;
 use lambda_core::postgres::{PostgresSink, connect};
 use lambda_core::record::{Column, ColumnType, Record as _};
 use lambda_core::sink::{Durability, Sink as _};
-use lambda_core::testing::draft::{Draft, SAMPLE_DDL, SAMPLES, Sample};
+use lambda_core::testing::draft::{ByHand, Draft, SAMPLE_DDL, SAMPLES, Sample};
 use lambda_lab::Failure;
 use lambda_lab::harness::{Context, Suite};
 use lambda_lab::servers::Database;
@@ -99,6 +98,11 @@ async fn differing(context: Context) -> Result<(), Failure> {
              create foreign table samples (id text) server elsewhere",
             "samples is a foreign table".into(),
         ),
+        ("alter table samples set unlogged", "samples is an unlogged table".into()),
+        (
+            "create table heir () inherits (samples)",
+            "samples is a table with others that inherit from it".into(),
+        ),
         ("alter table samples enable row level security, force row level security", String::new()),
     ];
     for (change, says) in cases {
@@ -130,8 +134,7 @@ async fn many_columns(context: Context) -> Result<(), Failure> {
     sql.batch_execute(&extra).await?;
     let column = |number| Column::new(&format!("c{number}"), ColumnType::Text).nullable();
     let table = numbers.fold(Sample::table(), |table, number| table.column(column(number)));
-    let wide =
-        Pipeline::builder("samples", table, Serde::<Sample>::json(), *SAMPLES.files()).build()?;
+    let wide = Pipeline::builder("samples", table, ByHand, *SAMPLES.files()).build()?;
     registry::register(database.config(), &[&wide]).await?;
     PostgresSink::connect(database.config().clone(), &wide, "sink", 1, None).await?;
     Ok(())

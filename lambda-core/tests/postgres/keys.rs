@@ -4,13 +4,12 @@ use std::sync::LazyLock;
 
 use lambda_core::Pipeline;
 use lambda_core::dead_letter::Reject;
-use lambda_core::decode::Serde;
 use lambda_core::outcome::Authority;
 use lambda_core::record::{
     Column, ColumnType, Decimal, Record, RowRef, RowWriter, Table, UnixDays, UnixMicros,
 };
 use lambda_core::sink::Durability;
-use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
+use lambda_core::testing::draft::{ByHand, Draft, SAMPLES};
 use lambda_core::testing::sink::Subject as _;
 use lambda_lab::Failure;
 use lambda_lab::harness::{Context, Suite};
@@ -118,7 +117,7 @@ impl<K: Key> Drawn for Keyed<K> {
 
 /// Its decoders are not used.
 fn pipeline<K: Key>(name: &str) -> Pipeline {
-    let samples = Serde::<Sample>::json();
+    let samples = ByHand;
     Pipeline::builder(name, Keyed::<K>::table(), samples, *SAMPLES.files())
         .build()
         .expect("a table that fits")

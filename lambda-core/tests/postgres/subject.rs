@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use lambda_core::Pipeline;
@@ -77,6 +78,12 @@ impl<S: Stored> PostgresSubject<S> {
 impl<S: Stored> Subject for PostgresSubject<S> {
     fn sink(&self) -> &dyn Sink {
         &self.sink
+    }
+
+    async fn reopen(&self) -> Arc<dyn Sink> {
+        let config = self.sink.config().clone();
+        let sink = PostgresSink::connect(config, S::pipeline(), "sink", 2, None);
+        Arc::new(sink.await.expect("a sink"))
     }
 
     async fn job(&self, as_of_micros: i64) -> JobRef {

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 
 use lambda_core::Pipeline;
 use lambda_core::dead_letter::Reject;
-use lambda_core::decode::Serde;
 use lambda_core::job::JobRef;
 use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::postgres::schema::registry;
@@ -16,7 +15,7 @@ use lambda_core::record::{
     Table, UnixDays, UnixMicros, Value,
 };
 use lambda_core::sink::{ClaimRequest, Durability, Sink as _};
-use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
+use lambda_core::testing::draft::{ByHand, Draft, SAMPLES};
 use lambda_lab::Failure;
 use lambda_lab::harness::{Context, Suite};
 use uuid::Uuid;
@@ -313,8 +312,7 @@ impl Stored {
         let client = database.connect().await?;
         client.batch_execute(&ddl()).await?;
         let table = Wide::table();
-        let pipeline =
-            Pipeline::builder("wide", table, Serde::<Sample>::json(), *SAMPLES.files()).build()?;
+        let pipeline = Pipeline::builder("wide", table, ByHand, *SAMPLES.files()).build()?;
         registry::register(database.config(), &[&pipeline]).await?;
         let sink = PostgresSink::connect(database.config().clone(), &pipeline, "sink", 1, None);
         Ok(Self { sink: sink.await?, client, pipeline })
@@ -413,6 +411,12 @@ async fn unchanged(wide: &Stored) -> Result<i64, Failure> {
 /// record has. A record of the same values is a duplicate.
 async fn as_written(context: Context) -> Result<(), Failure> {
     let wide = Stored::new(&context).await?;
+    let widened = Wide::table().columns().iter().find_map(|column| {
+        let millis = ColumnType::Timestamptz { precision: 3 };
+        (column.kind == millis)
+            .then(|| format!("alter table wide alter {} type timestamptz", column.sql()))
+    });
+    wide.client.batch_execute(&widened.ok_or("no such column")?).await?;
     let decimal = |unscaled, scale| Any::Decimal(Decimal { unscaled, scale });
     let cases: Vec<(ColumnType, &str, Any)> = vec![
         (ColumnType::Float4, "'-0'", Any::Float4(0.0)),
@@ -422,6 +426,12 @@ async fn as_written(context: Context) -> Result<(), Failure> {
         (ColumnType::UnconstrainedNumeric, "100.00", decimal(100, 0)),
         (ColumnType::UnconstrainedNumeric, "0.000", decimal(0, 0)),
         (ColumnType::Jsonb, r#"'{"b":1e2,"a":"\u00e4"}'"#, json_of(r#"{"a":"ä","b":100}"#)),
+        (ColumnType::Jsonb, "'null'", Any::Null),
+        (
+            ColumnType::Timestamptz { precision: 3 },
+            "'1999-12-31 23:59:59.1239+00'",
+            Any::Timestamptz(UnixMicros(946_684_799_123_000)),
+        ),
         (ColumnType::Int4.array(), "'[5:6]={1,2}'", Any::Array(vec![Any::Int4(1), Any::Int4(2)])),
         (
             ColumnType::Int4.array(),

@@ -116,6 +116,7 @@ impl Found {
         let content_start = self.bytes.len();
         for (index, column) in table.columns().iter().enumerate() {
             let RawValue(value) = row.try_get(index)?;
+            let value = value.filter(|value| !canonical::is_null(&column.kind, value));
             let from = self.bytes.len() + 4;
             put_field(&mut self.bytes, value);
             canonical::make(&column.kind, &mut self.bytes[from..]);

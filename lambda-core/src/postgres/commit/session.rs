@@ -22,7 +22,8 @@ use crate::postgres::schema::fit;
 /// keep values as texts, which must be exact; times have the session's offset in them.
 const SETTINGS: &str = "\
     set synchronous_commit = off; set plan_cache_mode = force_generic_plan; \
-    set lock_timeout = 0; set extra_float_digits = 1; set datestyle = 'ISO, YMD'";
+    set lock_timeout = 0; set extra_float_digits = 1; set datestyle = 'ISO, YMD'; \
+    set array_nulls = on";
 
 /// Query for the timeout in milliseconds; 0: none.
 const STATEMENT_TIMEOUT: &str =

@@ -66,7 +66,7 @@ const KEY_INDEXES: &str = "\
     with recursive part (oid) as ( \
         select $1::text::regclass::oid \
         union select inhrelid from pg_inherits join part on inhparent = part.oid) \
-    select c.relname::text \
+    select c.relname::text, i.indrelid = $1::text::regclass as whole \
     from part join pg_index i on i.indrelid = part.oid join pg_class c on c.oid = i.indexrelid \
     where i.indisunique and i.indimmediate and i.indisvalid \
       and i.indpred is null and i.indexprs is null \
@@ -77,13 +77,16 @@ const KEY_INDEXES: &str = "\
       and not exists (select from unnest(i.indcollation::oid[]) k \
                       join pg_collation p on p.oid = k where not p.collisdeterministic)";
 
-/// Reads the names again: a partition may have been added since.
+/// Reads their names: none if no index is on the whole table. A partition, with an index of its
+/// own, may be added at any time.
 pub(crate) async fn key_indexes(
     connection: &Connection,
     table: &Table,
 ) -> Result<Vec<String>, tokio_postgres::Error> {
     let rows = connection.query(KEY_INDEXES, &[&table.to_string(), &table.key_names()]).await?;
-    rows.iter().map(|row| row.try_get(0)).collect()
+    let whole = rows.iter().map(|row| row.try_get("whole")).collect::<Result<Vec<bool>, _>>()?;
+    let names = rows.iter().filter(|_| whole.contains(&true));
+    names.map(|row| row.try_get(0)).collect()
 }
 
 const JOBS: &str = "\
@@ -280,7 +283,7 @@ fn correct(pipeline: &Pipeline) -> String {
              update {name} t set {sets}, job_id = ${job}::text, ingestion_type = 'BATCH' \
              from n where {given_key} returning t.*) \
          insert into lambda.corrections (pipeline, key, job_id, before, after, before_xid, written_xid) \
-         select {pipeline}, {key}, ${job}::text, {before}, {after}, before.written_xid, ${xid}::bigint \
+         select {pipeline}, {key}, ${job}::text, {before}, {after}, coalesce(before.written_xid, 0), ${xid}::bigint \
          from before join after on {same_key} order by {order}",
         name = table.sql(),
         pipeline = escape_literal(pipeline.name()),

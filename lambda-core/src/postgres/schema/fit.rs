@@ -22,7 +22,12 @@ const OWN_TABLES: [&str; 5] = [
 /// Kind of relation behind each name, whether policies hide its rows from this role, and the
 /// encoding of the database.
 const RELATIONS: &str = "\
-    select t.name, c.relkind::text as kind, row_security_active(c.oid) as secured, \
+    select t.name, \
+           case when c.relpersistence <> 'p' then 'u' \
+                when c.relkind = 'r' and c.relhassubclass \
+                     and exists (select from pg_inherits where inhparent = c.oid) then 'i' \
+                else c.relkind::text end as kind, \
+           row_security_active(c.oid) as secured, \
            current_user::text as role, getdatabaseencoding()::text as encoding \
     from unnest($1::text[]) with ordinality t (name, number) \
     join pg_class c on c.oid = t.name::regclass order by t.number";
@@ -44,7 +49,9 @@ const COLUMNS: &str = "\
     select c.*, format_type(c.type, c.modifier) as shown, \
            n.nspname::text as type_schema, t.typname::text as type_name, \
            t.typtype = 'e' as is_enum, \
-           case when t.typcategory = 'A' then t.typelem else 0 end as element \
+           case when t.typcategory = 'A' and t.oid = (select typarray from pg_type e \
+                                                      where e.oid = t.typelem) \
+                then t.typelem else 0 end as element \
     from c join pg_type t on t.oid = c.type join pg_namespace n on n.oid = t.typnamespace \
     where t.typtype <> 'd'";
 
@@ -177,6 +184,8 @@ fn storable(name: &str, kind: &str) -> Result<(), Error> {
         "v" => "a view",
         "m" => "a materialized view",
         "f" => "a foreign table",
+        "u" => "an unlogged table, which a crash of the server empties",
+        "i" => "a table with others that inherit from it, which no index covers together",
         _ => "not a table",
     };
     Err(Error::misconfigured(

@@ -14,6 +14,10 @@ use crate::record::{ColumnType, Family};
 /// Most digits of a number when it is written without an exponent: enough for any double.
 const DIGITS_MAX: i64 = 1_000;
 
+/// Most digits that all exponents of a value add when they are written out: a short text must not
+/// become a large one.
+const DIGITS_IN_ALL: usize = 64 * 1024;
+
 /// Deepest nesting, which is that of `serde_json` too.
 const DEPTH_MAX: u32 = 127;
 
@@ -80,7 +84,7 @@ impl Jsonb {
         serde_json::from_str::<IgnoredAny>(text)
             .map_err(|error| JsonbError::Syntax(error.to_string()))?;
         let mut out = String::with_capacity(text.len() + text.len() / 8);
-        Printer { text, at: 0, depth: 0 }.value(&mut out)?;
+        Printer { text, at: 0, depth: 0, digits_left: DIGITS_IN_ALL }.value(&mut out)?;
         Ok(Self(out.into()))
     }
 
@@ -134,6 +138,8 @@ struct Printer<'a> {
     text: &'a str,
     at: usize,
     depth: u32,
+    /// Digits that numbers may still get when their exponents are written out.
+    digits_left: usize,
 }
 
 impl<'a> Printer<'a> {
@@ -150,7 +156,13 @@ impl<'a> Printer<'a> {
                 put_text(out, &self.string()?);
                 Ok(())
             }
-            b'-' | b'0'..=b'9' => put_number(out, self.word()),
+            b'-' | b'0'..=b'9' => {
+                let (number, before) = (self.word(), out.len());
+                put_number(out, number)?;
+                let more = (out.len() - before).saturating_sub(number.len());
+                self.digits_left = self.digits_left.checked_sub(more).ok_or(JsonbError::Digits)?;
+                Ok(())
+            }
             _ => {
                 out.push_str(self.word());
                 Ok(())

@@ -61,12 +61,6 @@ impl Decimal {
         }
     }
 
-    /// The nearest double.
-    #[expect(clippy::cast_precision_loss, reason = "it is compared with a double")]
-    pub(crate) fn to_f64(self) -> f64 {
-        self.unscaled as f64 / 10_f64.powi(i32::from(self.scale))
-    }
-
     /// The magnitude without its point, at another scale: nothing if digits would be lost.
     fn magnitude_at(self, scale: u8) -> Result<u128, &'static str> {
         const TOO_LONG: &str = "more digits than the column has";

@@ -147,7 +147,7 @@ fn a_value_that_its_column_cannot_hold_is_rejected() {
     let money = || ColumnType::Numeric { precision: 6, scale: 2 };
     let decimal = |unscaled, scale| Decimal { unscaled, scale };
     let varchar = || ColumnType::Varchar { length: 3 };
-    let cases: [(ColumnType, &dyn Value, &str); 15] = [
+    let cases: [(ColumnType, &dyn Value, &str); 16] = [
         (money(), &decimal(1_000_000, 2), "invalid_field: f: more digits"),
         (money(), &decimal(10_000, 0), "invalid_field: f: more digits"),
         (money(), &decimal(i128::MAX, 0), "invalid_field: f: more digits"),
@@ -161,6 +161,11 @@ fn a_value_that_its_column_cannot_hold_is_rejected() {
         (ColumnType::Date, &UnixDays(i32::MIN), "invalid_field: f: expected a date"),
         (ColumnType::TIMESTAMPTZ, &UnixMicros(i64::MIN), "invalid_field: f: expected a time"),
         (ColumnType::TIMESTAMP, &CivilMicros(i64::MIN), "invalid_field: f: expected a time"),
+        (
+            ColumnType::Timestamp { precision: 0 },
+            &CivilMicros(i64::MIN),
+            "invalid_field: f: expected a time",
+        ),
         (ColumnType::TIME, &DayMicros(86_400_000_000), "invalid_field: f: expected a time"),
         (ColumnType::Int8, &7_i32, "invalid_field: f: the record gives integer for bigint"),
     ];
@@ -228,6 +233,8 @@ fn json_is_as_postgresql_prints_it() {
     for (text, error) in refused {
         assert_eq!(Jsonb::parse(text), Err(error), "{text}");
     }
+    let short = format!("[{}1]", "1e999,".repeat(1_000));
+    assert_eq!(Jsonb::parse(&short), Err(JsonbError::Digits), "a hundred times as long");
     let deep = |depth| "[".repeat(depth) + &"]".repeat(depth);
     assert_eq!(Jsonb::parse(&deep(127)).unwrap().as_str(), deep(127));
     for depth in [128, 1_000_000] {

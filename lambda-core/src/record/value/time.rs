@@ -28,9 +28,9 @@ pub(crate) fn postgres_micros(unix_micros: i64) -> Option<i64> {
 
 /// Cuts digits of a second's fraction that a column does not have, as the server would round
 /// them.
-fn cut(micros: i64, precision: u8) -> i64 {
+pub(crate) fn cut(micros: i64, precision: u8) -> i64 {
     let unit = 10_i64.pow(u32::from(FRACTION_DIGITS_MAX.saturating_sub(precision)));
-    micros.div_euclid(unit) * unit
+    micros.saturating_sub(micros.rem_euclid(unit))
 }
 
 /// A day, in days since the Unix epoch, for a `date` column.
@@ -153,5 +153,30 @@ impl Field for DayMicros {
     fn read(cell: CellRef<'_>) -> Option<Self> {
         let bytes = cell.bytes().filter(|_| matches!(cell.kind(), ColumnType::Time { .. }))?;
         Some(Self(i64::from_be_bytes(bytes.try_into().ok()?)))
+    }
+}
+
+/// Julian day of PostgreSQL's epoch.
+#[cfg(feature = "postgres")]
+const EPOCH_JULIAN_DAY: i64 = 2_451_545;
+
+/// A text that the server reads as this value. A day is given by its Julian day, which needs no
+/// calendar.
+#[cfg(feature = "postgres")]
+pub(super) fn text(kind: &ColumnType, value: &[u8]) -> Option<String> {
+    let day = |days: i64| format!("J{}", days + EPOCH_JULIAN_DAY);
+    if *kind == ColumnType::Date {
+        return Some(day(i64::from(i32::from_be_bytes(value.try_into().ok()?))));
+    }
+    let micros = i64::from_be_bytes(value.try_into().ok()?);
+    let (days, micros) = (micros.div_euclid(MICROS_PER_DAY), micros.rem_euclid(MICROS_PER_DAY));
+    let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let time = format!("{hours:02}:{minutes:02}:{seconds:02}.{fraction:06}");
+    match kind {
+        ColumnType::Time { .. } => Some(time),
+        ColumnType::Timestamp { .. } => Some(format!("{} {time}", day(days))),
+        ColumnType::Timestamptz { .. } => Some(format!("{} {time}+00", day(days))),
+        _ => None,
     }
 }

@@ -135,8 +135,10 @@ async fn compile(context: &Context) -> Result<PathBuf, Failure> {
     let build = context.program(cargo).args(["build", "--offline", "--quiet", "--config"]);
     let build = build.arg(config).arg("--manifest-path").arg(outside.join("Cargo.toml"));
     let build = build.arg("--target-dir").arg(target);
-    let inherited = ["CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"];
-    let inherited = inherited.iter().filter_map(|name| Some((*name, std::env::var(name).ok()?)));
+    // Where crates and compilers are may be set by the environment.
+    let prefixes = ["CARGO_HOME", "CARGO_SOURCE_", "CARGO_REGISTR", "RUSTUP_"];
+    let inherited =
+        std::env::vars().filter(|(name, _)| prefixes.iter().any(|it| name.starts_with(it)));
     build.envs(inherited).run(COMPILING).await?.expect_code(0)?;
     Ok(programs.join("outside"))
 }

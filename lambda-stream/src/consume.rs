@@ -3,12 +3,12 @@
 use std::future::IntoFuture;
 use std::pin::Pin;
 
-use lambda_core::delivery::batcher::Limits;
 use lambda_core::health::Health;
 use lambda_core::kafka::{Kafka, OnSourceChange, StartAt};
 use lambda_core::postgres::Postgres;
 use lambda_core::{Error, Pipeline, Stop};
 
+use crate::config::Config;
 use crate::summary::Summary;
 use crate::worker;
 
@@ -19,34 +19,9 @@ use crate::worker;
 pub fn consume(pipeline: &Pipeline, kafka: &Kafka, database: &Postgres) -> Consume {
     Consume {
         pipeline: pipeline.clone(),
-        config: Config {
-            kafka: kafka.clone(),
-            database: database.clone(),
-            start: StartAt::default(),
-            on_source_change: OnSourceChange::default(),
-            take_over: false,
-            exit_at_end: false,
-            owner: owner(),
-            limits: Limits::default(),
-            health: Health::default(),
-        },
+        config: Config::new(kafka, database),
         stop: Stop::default(),
     }
-}
-
-/// Settings of a run.
-#[derive(Debug, Clone)]
-pub(crate) struct Config {
-    pub(crate) kafka: Kafka,
-    pub(crate) database: Postgres,
-    pub(crate) start: StartAt,
-    pub(crate) on_source_change: OnSourceChange,
-    pub(crate) take_over: bool,
-    pub(crate) exit_at_end: bool,
-    /// Label of this process, stored beside its claims for operators.
-    pub(crate) owner: String,
-    pub(crate) limits: Limits,
-    pub(crate) health: Health,
 }
 
 /// A consumer that does not run yet. It is a future's source: `.await` runs it, and
@@ -120,13 +95,4 @@ impl IntoFuture for Consume {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move { worker::run(&self.pipeline, &self.config, &self.stop).await })
     }
-}
-
-/// Host name (in Kubernetes: pod) and process id.
-fn owner() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .ok()
-        .or_else(|| std::env::var("HOSTNAME").ok())
-        .unwrap_or_default();
-    format!("{} pid {}", host.trim(), std::process::id()).trim_start().to_owned()
 }

@@ -24,6 +24,7 @@
 
 pub mod produce;
 
+mod config;
 mod consume;
 mod drain;
 mod stored;

@@ -15,7 +15,7 @@ use lambda_core::progress::{Counts, LaneId, Progress};
 use lambda_core::{Error, Pipeline, Stop};
 use tokio::time::MissedTickBehavior;
 
-use crate::consume::Config;
+use crate::config::Config;
 use crate::drain;
 use crate::stored::{Stored, total};
 use crate::summary::Summary;

@@ -8,7 +8,8 @@ use quote::quote;
 use syn::parse::{Parse, ParseStream};
 use syn::{Error, Lit, LitInt, Token};
 
-use crate::options::NUMERIC_DIGITS_MAX;
+/// Most digits of a numeric, as in `lambda-core`.
+pub(crate) const NUMERIC_DIGITS_MAX: u8 = 38;
 
 /// The number that a literal has, if it is in `range`. `what` names it in the error.
 pub(crate) fn within<N>(literal: &LitInt, range: RangeInclusive<N>, what: &str) -> syn::Result<N>

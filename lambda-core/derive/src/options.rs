@@ -5,10 +5,9 @@ use quote::quote;
 use syn::{Ident, LitInt, LitStr};
 
 use crate::attributes::{Known, Name, Setting};
-use crate::literal::{Counts, Number, interval, within};
+use crate::literal::{Counts, NUMERIC_DIGITS_MAX, Number, interval, within};
 
 // The limits that columns have in `lambda-core`.
-pub(crate) const NUMERIC_DIGITS_MAX: u8 = 38;
 const VARCHAR_LENGTH_MAX: u32 = 10_485_760;
 const FRACTION_DIGITS_MAX: u8 = 6;
 

@@ -7,17 +7,16 @@
 
 use std::ops::Range;
 
-use crate::record::row::Row;
 use crate::record::{ColumnType, Table};
 
-/// Locates a row whose fields end `out`, and its key. Appends the key, unless the row has it in
-/// this form already, as most rows do.
-pub(crate) fn locate(table: &Table, out: &mut Vec<u8>, start: usize) -> Row {
-    let content = start..out.len();
+/// Locates the key of a row whose fields begin at `start` and end `out`. Appends the key, unless
+/// the row has it in this form already, as most rows do.
+pub(crate) fn locate(table: &Table, out: &mut Vec<u8>, start: usize) -> Range<usize> {
+    let end = out.len();
     if let [index] = table.key_indexes()
         && is_as_sent(&table.columns()[*index].kind)
     {
-        return Row { key: value(out, start, *index), content };
+        return value(out, start, *index);
     }
     for (number, index) in table.key_indexes().iter().enumerate() {
         let (from, value) = (out.len(), value(out, start, *index));
@@ -32,7 +31,7 @@ pub(crate) fn locate(table: &Table, out: &mut Vec<u8>, start: usize) -> Row {
             }
         }
     }
-    Row { key: content.end..out.len(), content }
+    end..out.len()
 }
 
 /// Whether a value's binary form orders as the value does.

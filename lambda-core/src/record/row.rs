@@ -106,7 +106,10 @@ impl<'a> RowWriter<'a> {
             (found != expected).then(|| Reject::new(Reason::InvalidField, detail()))
         });
         match defect {
-            None => Ok(key::locate(self.table, self.out, self.start)),
+            None => {
+                let content = self.start..self.out.len();
+                Ok(Row { key: key::locate(self.table, self.out, self.start), content })
+            }
             Some(defect) => {
                 self.out.truncate(self.start);
                 Err(defect)

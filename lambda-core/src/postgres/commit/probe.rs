@@ -14,7 +14,7 @@ use crate::postgres::wire::raw::{RawValue, put_field};
 use crate::postgres::wire::rows::KeyColumns;
 use crate::progress::LaneId;
 use crate::record::checksum::{Checksum, ContentHash};
-use crate::record::{Row, Table, canonical, key};
+use crate::record::{Table, canonical, key};
 use crate::resolve::{ExistingRow, Keys};
 
 const LOOK_UP: Request = Request::to("look up ids in PostgreSQL");
@@ -121,7 +121,8 @@ impl Found {
             put_field(&mut self.bytes, value);
             canonical::make(&column.kind, &mut self.bytes[from..]);
         }
-        let Row { content, key } = key::locate(table, &mut self.bytes, content_start);
+        let content = content_start..self.bytes.len();
+        let key = key::locate(table, &mut self.bytes, content_start);
         let evidence = table.columns().len();
         self.rows.push(FoundRow {
             key,

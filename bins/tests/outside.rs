@@ -136,7 +136,7 @@ async fn compile(context: &Context) -> Result<PathBuf, Failure> {
     let build = build.arg(config).arg("--manifest-path").arg(outside.join("Cargo.toml"));
     let build = build.arg("--target-dir").arg(target);
     // Where crates and compilers are may be set by the environment.
-    let prefixes = ["CARGO_HOME", "CARGO_SOURCE_", "CARGO_REGISTR", "RUSTUP_"];
+    let prefixes = ["CARGO_HOME", "CARGO_INCREMENTAL", "CARGO_SOURCE_", "CARGO_REGISTR", "RUSTUP_"];
     let inherited =
         std::env::vars().filter(|(name, _)| prefixes.iter().any(|it| name.starts_with(it)));
     build.envs(inherited).run(COMPILING).await?.expect_code(0)?;

@@ -604,7 +604,7 @@ async fn deadlock(context: Context) -> Result<(), Failure> {
     bench.until_blocked("batch").await?;
     // The loader has inserted id 1 before it came to id 2.
     hold_id(&foreign, 1).await?;
-    process.says("concurrent transactions collided", DEADLINE).await?;
+    process.says("locked the same rows in another order", DEADLINE).await?;
     assert_eq!(bench.number("select count(*) from transactions").await?, 0);
     foreign.batch_execute("rollback").await?;
     process.wait(DEADLINE).await?.expect_code(0)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use lambda_bins::args::{DatabaseArgs, HelpArgs, Output, OutputArgs, secret_file};
-use lambda_bins::{Failure, Stop, json, print};
+use lambda_bins::{Failure, json, print};
 use lambda_core::Error;
 use lambda_core::postgres::connection::connect_waiting;
 use lambda_core::postgres::schema::migrate::PROTOCOL;
@@ -41,13 +41,9 @@ fn main() -> ExitCode {
     lambda_bins::run("lambda-db-setup", async |shutdown| {
         tokio::select! {
             done = set_up(&args) => done,
-            () = stop(&shutdown) => Err(Error::Interrupted { what: "the setup".into() }.into()),
+            () = shutdown.stopped() => Err(Error::Interrupted { what: "the setup".into() }.into()),
         }
     })
-}
-
-async fn stop(shutdown: &Stop) {
-    shutdown.stopped().await;
 }
 
 async fn set_up(args: &Args) -> Result<(), Failure> {

@@ -311,10 +311,10 @@ impl<'de> Deserializer<'de> for Probe<'_> {
         self,
         _: &'static str,
         fields: &'static [&'static str],
-        _: V,
+        visitor: V,
     ) -> Result<V::Value, Error> {
         *self.0 = Some(fields);
-        Err(Error::new(Reason::InvalidField, "there is no value"))
+        self.deserialize_any(visitor)
     }
 
     fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {

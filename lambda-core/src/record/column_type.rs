@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::record::Family;
 use crate::record::table::quoted;
 
 /// Most digits of a `numeric`, as columns of records have it.
@@ -125,20 +126,28 @@ impl ColumnType {
         })
     }
 
-    /// Whether a column of this type may be part of a key.
+    /// The family of its values, which decides what keys and rules a column may have.
+    pub(crate) fn family(&self) -> Family {
+        match self {
+            Self::Bool => Family::BOOL,
+            Self::Int2 | Self::Int4 | Self::Int8 => Family::INTEGER,
+            Self::Float4 | Self::Float8 => Family::FLOAT,
+            Self::Numeric { .. } | Self::UnconstrainedNumeric => Family::NUMERIC,
+            Self::Text | Self::Varchar { .. } | Self::Enum { .. } => Family::TEXT,
+            Self::Bytea => Family::BYTES,
+            Self::Uuid => Family::UUID,
+            Self::Date => Family::DATE,
+            Self::Time { .. } | Self::Timestamp { .. } => Family::TIME,
+            Self::Timestamptz { .. } => Family::TIMESTAMPTZ,
+            Self::Jsonb => Family::JSON,
+            Self::Array(element) => element.family().array(),
+        }
+    }
+
+    /// Whether a column of this type may be part of a key. Labels of an enum have an order of their
+    /// own.
     pub(crate) fn is_key(&self) -> bool {
-        matches!(
-            self,
-            Self::Bool
-                | Self::Int2
-                | Self::Int4
-                | Self::Int8
-                | Self::Text
-                | Self::Varchar { .. }
-                | Self::Uuid
-                | Self::Date
-                | Self::Timestamptz { .. }
-        )
+        self.family().is_key() && !matches!(self, Self::Enum { .. })
     }
 
     /// Whether its values are text, whose order depends on a collation.

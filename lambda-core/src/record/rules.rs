@@ -52,11 +52,11 @@ impl Rule {
     /// Describes why a column of this type cannot have the rule, if it cannot.
     pub(crate) fn defect(&self, kind: &ColumnType) -> Option<String> {
         let kind = element(kind);
-        let is_text = kind.is_text() || matches!(kind, ColumnType::Enum { .. });
+        let (is_text, is_number) = (kind.family().is_text(), kind.family().is_number());
         let (fits, is_empty) = match self {
             Self::Length(least, most) | Self::Bytes(least, most) => (is_text, least > most),
             Self::OneOf(texts) => (is_text, texts.is_empty()),
-            Self::Between(from, to) => (is_number(kind), from.compare(*to) == Ordering::Greater),
+            Self::Between(from, to) => (is_number, from.compare(*to) == Ordering::Greater),
         };
         if fits {
             is_empty.then(|| format!("no value satisfies \"{self}\""))
@@ -88,11 +88,6 @@ fn element(kind: &ColumnType) -> &ColumnType {
         ColumnType::Array(element) => element,
         kind => kind,
     }
-}
-
-fn is_number(kind: &ColumnType) -> bool {
-    use ColumnType::{Float4, Float8, Int2, Int4, Int8, Numeric, UnconstrainedNumeric};
-    matches!(kind, Int2 | Int4 | Int8 | Float4 | Float8 | Numeric { .. } | UnconstrainedNumeric)
 }
 
 fn is_between(value: CellRef<'_>, from: Decimal, to: Decimal) -> bool {

@@ -273,7 +273,8 @@ impl Field for String {
     }
 
     fn read(cell: CellRef<'_>) -> Option<Self> {
-        let is_text = cell.kind.is_text() || matches!(cell.kind, ColumnType::Enum { .. });
+        let family = cell.kind.family();
+        let is_text = family.is_text() && !family.is_array();
         String::from_utf8(cell.bytes.filter(|_| is_text)?.to_vec()).ok()
     }
 }

@@ -127,20 +127,16 @@ impl Found {
         self.rows.push(FoundRow {
             key,
             content,
-            lane: LaneId(number(row.try_get(evidence)?)),
-            position: number(row.try_get(evidence + 1)?),
+            // A row from before its table had a pipeline has none.
+            lane: LaneId(row.try_get::<_, Option<i32>>(evidence)?.unwrap_or_default()),
+            position: row.try_get::<_, Option<i64>>(evidence + 1)?.unwrap_or_default(),
             checksum: row.try_get::<_, Option<i64>>(evidence + 2)?.map(Checksum),
-            written_xid: number(row.try_get(evidence + 3)?),
+            written_xid: row.try_get::<_, Option<i64>>(evidence + 3)?.unwrap_or_default(),
             job_id: row.try_get(evidence + 4)?,
             authority: Authority::Stream,
         });
         Ok(())
     }
-}
-
-/// A number of a row's evidence, which a row from before its pipeline lacks.
-fn number<T: Default>(stored: Option<T>) -> T {
-    stored.unwrap_or_default()
 }
 
 /// Sets the authority of each row from its job. A separate statement reads the jobs, later

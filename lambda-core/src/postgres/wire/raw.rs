@@ -5,6 +5,8 @@ use std::error::Error;
 use bytes::BytesMut;
 use postgres_types::{FromSql, IsNull, Kind, ToSql, Type, to_sql_checked};
 
+use crate::record::value::split_field;
+
 /// A value of any type as the server sent it.
 #[derive(Debug)]
 pub(crate) struct RawValue<'a>(pub(crate) Option<&'a [u8]>);
@@ -37,9 +39,8 @@ pub(crate) fn put_field(out: &mut Vec<u8>, value: Option<&[u8]>) {
 /// The fields of an encoded row, each with its length.
 pub(crate) fn fields(mut row: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
-        let length = i32::from_be_bytes(*row.first_chunk::<4>()?);
-        let end = 4 + usize::try_from(length).unwrap_or(0);
-        let (field, rest) = row.split_at_checked(end)?;
+        let (_, rest) = split_field(row)?;
+        let field = &row[..row.len() - rest.len()];
         row = rest;
         Some(field)
     })

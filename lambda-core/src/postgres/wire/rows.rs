@@ -11,29 +11,19 @@ use crate::record::{ColumnType, Table};
 /// Rows and the first part of their evidence: the parameters for given rows in
 /// [`crate::postgres::commit::statements`].
 #[derive(Debug)]
-pub(crate) struct Rows {
+pub(crate) struct Rows<'t> {
+    table: &'t Table,
     columns: Vec<RawArray>,
-    /// Type of the elements of each column of arrays, which is given as texts.
-    elements: Vec<Option<ColumnType>>,
     lanes: Vec<i32>,
     positions: Vec<i64>,
     checksums: Vec<i64>,
 }
 
-impl Rows {
+impl<'t> Rows<'t> {
     /// Creates an empty set of rows of `table`.
-    pub(crate) fn new(table: &Table) -> Self {
-        let element = |kind: &ColumnType| match kind {
-            ColumnType::Array(element) => Some((**element).clone()),
-            _ => None,
-        };
-        Self {
-            columns: table.columns().iter().map(|_| RawArray::default()).collect(),
-            elements: table.columns().iter().map(|column| element(&column.kind)).collect(),
-            lanes: Vec::new(),
-            positions: Vec::new(),
-            checksums: Vec::new(),
-        }
+    pub(crate) fn new(table: &'t Table) -> Self {
+        let columns = table.columns().iter().map(|_| RawArray::default()).collect();
+        Self { table, columns, lanes: Vec::new(), positions: Vec::new(), checksums: Vec::new() }
     }
 
     /// Appends a row's `content`, read at `position` of `lane`, inserted by `written_xid` and
@@ -45,17 +35,17 @@ impl Rows {
         written_xid: i64,
         job_id: Option<&str>,
     ) -> (ContentHash, Checksum) {
-        let columns = self.columns.iter_mut().zip(&self.elements);
-        for ((column, element), field) in columns.zip(fields(content)) {
-            match (element, field.get(4..)) {
-                (Some(element), Some(array)) if !array.is_empty() => {
-                    // The server refuses an empty text: it is no array.
+        let columns = self.columns.iter_mut().zip(self.table.columns());
+        for ((given, column), field) in columns.zip(fields(content)) {
+            match (&column.kind, field.get(4..)) {
+                // Arrays are given as texts; the server refuses an empty one.
+                (ColumnType::Array(element), Some(array)) if !array.is_empty() => {
                     let literal = literal::of_array(element, array).unwrap_or_default();
                     let mut field = Vec::with_capacity(literal.len() + 4);
                     put_field(&mut field, Some(literal.as_bytes()));
-                    column.push_field(&field);
+                    given.push_field(&field);
                 }
-                _ => column.push_field(field),
+                _ => given.push_field(field),
             }
         }
         let hash = ContentHash::of(content, lane, position);

@@ -17,6 +17,9 @@ const DIGITS_MAX: u32 = 38;
 /// The first number with more digits.
 const END: i128 = 10_i128.pow(DIGITS_MAX);
 
+/// Reason why a value is rejected.
+const TOO_LONG: &str = "more digits than the column has";
+
 /// `unscaled` / 10^`scale`, for a numeric column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Decimal {
@@ -63,7 +66,6 @@ impl Decimal {
 
     /// The magnitude without its point, at another scale: nothing if digits would be lost.
     fn magnitude_at(self, scale: u8) -> Result<u128, &'static str> {
-        const TOO_LONG: &str = "more digits than the column has";
         let magnitude = self.unscaled.unsigned_abs();
         if self.scale <= scale {
             let factor = 10_u128.checked_pow(u32::from(scale - self.scale));
@@ -172,7 +174,7 @@ impl Value for Decimal {
         let magnitude = self.magnitude_at(scale).and_then(|magnitude| {
             let end = 10_u128.checked_pow(precision).unwrap_or(u128::MAX);
             let fits = magnitude < end && u32::from(scale) <= DIGITS_MAX;
-            if fits { Ok(magnitude) } else { Err("more digits than the column has") }
+            if fits { Ok(magnitude) } else { Err(TOO_LONG) }
         });
         match magnitude {
             Ok(magnitude) => put(cell, self.unscaled < 0, magnitude, scale),

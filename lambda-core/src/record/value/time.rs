@@ -59,9 +59,9 @@ impl Field for UnixDays {
     }
 }
 
-/// Microseconds since the Unix epoch in PostgreSQL's range, cut to the column's precision.
-fn put_moment(cell: &mut Cell<'_>, micros: i64, precision: u8) {
-    match postgres_micros(cut(micros, precision)) {
+/// Puts microseconds since the Unix epoch, if they are in PostgreSQL's range.
+fn put_moment(cell: &mut Cell<'_>, micros: i64) {
+    match postgres_micros(micros) {
         Some(micros) => cell.put(&micros.to_be_bytes()),
         None => cell.reject(Reason::InvalidField, "expected a time from 4713 BC to 294276 AD"),
     }
@@ -80,7 +80,7 @@ pub struct UnixMicros(pub i64);
 impl Value for UnixMicros {
     fn write(&self, cell: &mut Cell<'_>) {
         match *cell.kind() {
-            ColumnType::Timestamptz { precision } => put_moment(cell, self.0, precision),
+            ColumnType::Timestamptz { .. } => put_moment(cell, self.0),
             _ => cell.misfit("a moment"),
         }
     }
@@ -106,7 +106,7 @@ pub struct CivilMicros(pub i64);
 impl Value for CivilMicros {
     fn write(&self, cell: &mut Cell<'_>) {
         match *cell.kind() {
-            ColumnType::Timestamp { precision } => put_moment(cell, self.0, precision),
+            ColumnType::Timestamp { .. } => put_moment(cell, self.0),
             _ => cell.misfit("a time without a zone"),
         }
     }
@@ -132,8 +132,8 @@ pub struct DayMicros(pub i64);
 impl Value for DayMicros {
     fn write(&self, cell: &mut Cell<'_>) {
         match *cell.kind() {
-            ColumnType::Time { precision } if (0..MICROS_PER_DAY).contains(&self.0) => {
-                cell.put(&cut(self.0, precision).to_be_bytes());
+            ColumnType::Time { .. } if (0..MICROS_PER_DAY).contains(&self.0) => {
+                cell.put(&self.0.to_be_bytes());
             }
             ColumnType::Time { .. } => {
                 cell.reject(Reason::InvalidField, "expected a time from 00:00 to before 24:00");

@@ -80,7 +80,7 @@ def upgraded():
     """Upgrades as README.md says: another tag, and new setup Jobs."""
     # Retention cut the topic above, but sets are compared from its beginning.
     from_nothing()
-    schema = "select max(version) from lambda.migrations"
+    schema = "select max(version) from lambda.platform_migrations"
     before = number(schema)
     traffic = beside(lambda: produce(20_000, rate=400))
     time.sleep(5)

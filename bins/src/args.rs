@@ -11,7 +11,7 @@ use lambda_core::Error;
 use lambda_core::kafka::Kafka;
 use lambda_core::postgres::connection::config::secret_in;
 use lambda_core::postgres::{Postgres, SslMode, TlsSettings};
-use lambda_core::transaction::time::Timestamp;
+use lambda_core::record::UnixMicros;
 
 /// Heading of the database options.
 const DATABASE: &str =
@@ -222,9 +222,9 @@ pub fn secret_file(path: &std::path::Path, setting: &str) -> Result<String, Erro
 /// # Errors
 /// The expected format of a time.
 pub fn moment(text: &str) -> Result<i64, String> {
-    let time = Timestamp::parse(text)
-        .map_err(|_| "write 2025-06-19T00:00:00Z, or 2025-06-19 00:00:00 for UTC".to_owned())?;
-    Ok(time.unix_micros())
+    let time = text.parse::<UnixMicros>();
+    time.map(|time| time.0)
+        .map_err(|_| "write 2025-06-19T00:00:00Z, or 2025-06-19 00:00:00 for UTC".to_owned())
 }
 
 fn required<'a>(value: Option<&'a str>, name: &str) -> Result<&'a str, Error> {

@@ -333,7 +333,6 @@ impl Source for ChunkSource {
 #[expect(clippy::unwrap_used, reason = "a test")]
 mod tests {
     use lambda_core::dead_letter::{Reason, Reject};
-    use lambda_core::decode::csv::Header;
     use lambda_core::transaction;
     use lambda_core::transaction::CSV_HEADER;
     use proptest::prelude::*;
@@ -346,8 +345,7 @@ mod tests {
     /// Records of a file, without its header.
     fn decoded(content: &str) -> Result<Vec<Decoded>, Endless> {
         let pipeline = transaction::pipeline();
-        let header = Header::parse(CSV_HEADER.as_bytes(), pipeline.table()).unwrap();
-        let decoder = pipeline.files().open(header);
+        let decoder = pipeline.files().open(CSV_HEADER.as_bytes(), pipeline.table()).unwrap();
         let mut scratch = Scratch::default();
         let (mut framer, window) = (Framer::new(), Window::new(content.as_bytes(), 0));
         let mut found = Vec::new();

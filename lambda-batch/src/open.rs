@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use lambda_core::decode::csv::Header;
 use lambda_core::{Error, Pipeline, Stop};
 
 use crate::chunk::Rows;
@@ -52,9 +51,9 @@ pub(crate) async fn open(
             if stop.is_stopped() { Err(stopped(&input)) } else { Ok(()) }
         })?;
         let Some(plan) = plan else { return Ok(Opened::Nothing(Outcome::Empty)) };
-        let header = Header::parse(plan.header.as_bytes(), pipeline.table())
-            .map_err(|error| Error::Input { what: format!("{file}: {error}") })?;
-        let rows = Rows { decoder: Arc::new(pipeline.files().open(header)), pipeline };
+        let decoder = pipeline.files().open(plan.header.as_bytes(), pipeline.table());
+        let decoder = decoder.map_err(|error| Error::Input { what: format!("{file}: {error}") })?;
+        let rows = Rows { decoder: Arc::new(decoder), pipeline };
         Ok(Opened::Planned(Box::new(Planned { content: Arc::new(content), plan, rows })))
     };
     tokio::select! {

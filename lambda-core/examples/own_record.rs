@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use lambda_core::batch::{Batch, Body, Entry, Slice, Span};
 use lambda_core::decode::Message;
-use lambda_core::decode::csv::Header;
 use lambda_core::memory::MemorySink;
 use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::progress::{Counts, LaneName};
@@ -27,8 +26,7 @@ struct Reading {
 pub async fn run() -> Result<Counts, Box<dyn std::error::Error>> {
     let readings = Pipeline::of::<Reading>("readings").build()?;
     let table = readings.table();
-    let header = Header::parse(b"millidegrees,note,id\n", table)?;
-    let csv = readings.files().open(header);
+    let csv = readings.files().open(b"millidegrees,note,id\n", table)?;
     let message = Message::of(Some(br#"{"id":"R-1","millidegrees":21500,"note":null}"#));
     let row = Message::of(Some(b"21500,,R-1\n"));
     let (mut rows, mut scratch) = (Vec::new(), Scratch::default());

@@ -107,7 +107,7 @@ impl Body {
         scratch: &mut Scratch,
     ) -> Self {
         let start = rows.len();
-        let mut row = RowWriter::new(table, rows).with_scratch(scratch);
+        let mut row = RowWriter::new(table, rows, scratch);
         let written = match decoder.decode(message, &mut row) {
             Ok(Decoded::Row) => row.finish().map(Some),
             Ok(Decoded::Skip(_)) => Ok(None),

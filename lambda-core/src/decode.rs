@@ -1,18 +1,22 @@
 //! From the bytes of a message or of a file's row to the columns of a row.
 
 pub mod csv;
-pub mod decimal;
-pub mod json;
 
-mod fields;
+mod bytes;
 mod foreign;
+mod json;
+mod record;
 mod serde;
+mod spelled;
 
+pub use self::csv::Csv;
+pub use self::json::Json;
+pub use self::record::Record;
 pub use self::serde::Serde;
 
 use crate::dead_letter::{Reason, Reject};
 use crate::error::Error;
-use crate::record::{RowWriter, Table};
+use crate::record::{Column, RowWriter, Table};
 
 /// A message, or a row of a file.
 #[derive(Debug, Clone, Copy, Default)]
@@ -22,16 +26,32 @@ pub struct Message<'a> {
     pub payload: Option<&'a [u8]>,
     /// The message's key.
     pub key: Option<&'a [u8]>,
+    /// The message's headers, in their order; messages only.
+    pub headers: &'a [Header<'a>],
     /// Time at which it was produced, milliseconds since the Unix epoch; messages only.
     pub timestamp_ms: Option<i64>,
     /// Line on which it begins, counted from 1; files only.
     pub line: Option<u64>,
 }
 
+/// A header of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header<'a> {
+    /// Its name; several headers may have the same.
+    pub name: &'a str,
+    /// Its value, which may be null.
+    pub value: Option<&'a [u8]>,
+}
+
 impl<'a> Message<'a> {
     /// A message of which only the bytes are known.
     pub fn of(payload: Option<&'a [u8]>) -> Self {
         Self { payload, ..Self::default() }
+    }
+
+    /// The value of the last header of this name, which may be null; nothing without one.
+    pub fn header(&self, name: &str) -> Option<Option<&'a [u8]>> {
+        self.headers.iter().rev().find(|header| header.name == name).map(|header| header.value)
     }
 
     /// The same, which begins on this line of its file.
@@ -77,40 +97,33 @@ pub trait Decode: Send + Sync + 'static {
     fn decode(&self, message: &Message<'_>, row: &mut RowWriter<'_>) -> Result<Decoded, Reject>;
 }
 
+impl Decode for Box<dyn Decode> {
+    fn format(&self) -> &str {
+        (**self).format()
+    }
+
+    fn bind(&mut self, table: &Table) -> Result<(), Error> {
+        (**self).bind(table)
+    }
+
+    fn decode(&self, message: &Message<'_>, row: &mut RowWriter<'_>) -> Result<Decoded, Reject> {
+        (**self).decode(message, row)
+    }
+}
+
+/// Encodes a column's default as the field of a row.
+pub(crate) fn encode_default(column: &mut Column) -> Result<(), Reject> {
+    let Some(text) = &column.default else { return Ok(()) };
+    let mut field = Vec::new();
+    column.put(&mut field, &spelled::Spelled::Field(text))?;
+    column.default_field = Some(field);
+    Ok(())
+}
+
 /// The bytes as text.
 fn utf8(bytes: &[u8]) -> Result<&str, Reject> {
     std::str::from_utf8(bytes).map_err(|error| {
         let at = error.valid_up_to();
         Reject::new(Reason::InvalidUtf8, format!("invalid UTF-8 at byte {at} of the record"))
     })
-}
-
-/// Beginnings of serde's own messages, which end with the form that is expected.
-const OF_SERDE: [&str; 5] =
-    ["invalid type: ", "invalid value: ", "invalid length ", "unknown variant ", "unknown field "];
-
-/// Beginnings of the messages of our own types, which hold no value.
-const OF_OURS: [&str; 6] = [
-    "PostgreSQL's jsonb cannot",
-    "expected JSON",
-    "expected a decimal number of",
-    "expected each key of",
-    "expected numbers of at most",
-    "expected text without unpaired",
-];
-
-/// The form that serde expected, from its message, which may quote the value before that form.
-/// What the types of others say may hold values too.
-fn expectation(message: &str) -> String {
-    let begins = |with: &[&str]| with.iter().any(|begin| message.starts_with(begin));
-    let expected = match message.rfind(", expected ").filter(|_| begins(&OF_SERDE)) {
-        Some(at) => &message[at + 2..],
-        None if begins(&OF_OURS) => message,
-        None => "a value does not fit the record's type",
-    };
-    expected.split(" at line ").next().unwrap_or(expected).to_owned()
-}
-
-fn named<'a>(message: &'a str, prefix: &str) -> Option<&'a str> {
-    message.strip_prefix(prefix)?.split('`').next()
 }

@@ -5,7 +5,6 @@
 //! lane that they cover; a [`sink::Sink`] makes a batch durable in one
 //! transaction, progress included; [`delivery::flow`] joins the two.
 
-#[cfg(feature = "derive")]
 extern crate self as lambda_core;
 
 pub mod batch;
@@ -37,12 +36,12 @@ pub mod stop;
 pub mod testing;
 pub mod transaction;
 
+pub use self::decode::Record;
 pub use self::error::Error;
 #[cfg(feature = "kafka")]
 pub use self::kafka::Kafka;
 pub use self::pipeline::Pipeline;
 #[cfg(feature = "postgres")]
 pub use self::postgres::Postgres;
-pub use self::record::Record;
 pub use self::stop::Stop;
 pub use self::transaction::Transaction;

@@ -3,13 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
-
-use crate::decode::csv::Csv;
-use crate::decode::{Decode, Serde};
+use crate::decode::{Csv, Decode, Json, Record, encode_default};
 use crate::error::Error;
+use crate::record::Table;
 use crate::record::table::evidence;
-use crate::record::{Record, Table};
 
 /// Longest name that PostgreSQL keeps, in bytes.
 const NAME_BYTES_MAX: usize = 63;
@@ -31,15 +28,17 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Starts the pipeline of a record, which serde reads: from messages in JSON and from files
-    /// in CSV, unless they are set otherwise.
-    pub fn of<R: Record + DeserializeOwned>(name: &str) -> Builder {
-        Self::builder(name, R::table(), Serde::<R>::json(), Serde::<R>::csv())
+    /// Starts the pipeline of a record, from messages in JSON and from files in CSV, unless they
+    /// are set otherwise.
+    pub fn of<R: Record>(name: &str) -> Builder {
+        Self::builder(name, R::table()).messages(R::messages()).files(R::files())
     }
 
-    /// Starts the pipeline of a table, from messages and files that these decode.
-    pub fn builder(name: &str, table: Table, messages: impl Decode, files: Csv) -> Builder {
-        Builder { name: name.to_owned(), table, messages: Box::new(messages), files }
+    /// Starts the pipeline of a table, from messages in JSON and from files in CSV, unless they
+    /// are set otherwise.
+    pub fn builder(name: &str, table: Table) -> Builder {
+        let (messages, files) = (Box::new(Json::new()), Csv::new());
+        Builder { name: name.to_owned(), table, messages, files }
     }
 
     /// Its name: unique in a database.
@@ -100,8 +99,14 @@ impl Builder {
     /// rules out of range, or with names that PostgreSQL would cut or that evidence columns
     /// have; and for a decoder that cannot fill the table.
     pub fn build(self) -> Result<Pipeline, Error> {
-        let Self { name, table, mut messages, files } = self;
+        let Self { name, mut table, mut messages, files } = self;
         check(&name, &table)?;
+        table.try_map_columns(encode_default).map_err(|reject| {
+            Error::misconfigured(
+                format!("pipeline {name}: the default of {reject}"),
+                "give a default that the column can have",
+            )
+        })?;
         messages.bind(&table)?;
         let (name, table) = (name.as_str().into(), Arc::new(table));
         Ok(Pipeline { name, table, messages: messages.into(), files })

@@ -11,7 +11,7 @@ use lambda_core::postgres::{Connection, PostgresSink};
 use lambda_core::progress::LaneName;
 use lambda_core::record::{Column, ColumnType, Table};
 use lambda_core::sink::{ClaimRequest, Durability, Sink as _};
-use lambda_core::testing::draft::{ByHand, Draft, SAMPLE_DDL, SAMPLES, Sample};
+use lambda_core::testing::draft::{Draft, SAMPLE_DDL, SAMPLES, Sample};
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
 use lambda_lab::processes::Program;
@@ -96,8 +96,6 @@ pub(crate) async fn application(context: Context) -> Result<(), Failure> {
     let elsewhere = Pipeline::builder(
         SAMPLES.name(),
         Table::new("reports.samples").column(Column::new("id", ColumnType::Text)),
-        ByHand,
-        *SAMPLES.files(),
     )
     .build()?;
     let moved = registry::register(config, &[&elsewhere]).await.expect_err("it has a table");

@@ -53,6 +53,11 @@ impl Setting {
         assigned::<T>.parse2(self.value.clone()).map_err(|_| self.misused())
     }
 
+    /// Checks that there is nothing after the name.
+    pub(crate) fn flag(&self) -> syn::Result<()> {
+        if self.value.is_empty() { Ok(()) } else { Err(self.misused()) }
+    }
+
     /// The values in `name(value, …)`, at least one.
     pub(crate) fn list<T: Parse>(&self) -> syn::Result<Vec<T>> {
         let values = parenthesized_list::<T>.parse2(self.value.clone());
@@ -64,7 +69,8 @@ impl Setting {
         <[T; N]>::try_from(self.list()?).map_err(|_| self.misused())
     }
 
-    fn misused(&self) -> Error {
+    /// The error for another form than the usage.
+    pub(crate) fn misused(&self) -> Error {
         let Self { name, value, usage } = self;
         Error::new_spanned(quote!(#name #value), format!("expected `{usage}`"))
     }

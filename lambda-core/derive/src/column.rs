@@ -19,6 +19,7 @@ pub(crate) struct Column<'a> {
     path: Option<LitStr>,
     types: Vec<Call>,
     rules: Vec<Call>,
+    plain: Vec<TokenStream>,
 }
 
 impl<'a> Column<'a> {
@@ -26,13 +27,14 @@ impl<'a> Column<'a> {
     pub(crate) fn of(field: &'a Field, errors: &mut Errors) -> Option<Self> {
         let (ident, ty) = (field.ident.as_ref()?, &field.ty);
         let (mut name, mut path) = (Name::of(ident), None);
-        let (mut types, mut rules) = (Vec::new(), Vec::new());
+        let (mut types, mut rules, mut plain) = (Vec::new(), Vec::new(), Vec::new());
         for part in attributes::read(&field.attrs, ident, &OPTIONS, errors) {
             match part {
                 Part::Column(column) => name = column,
                 Part::Path(text) => path = Some(text),
                 Part::Type(call) => types.push(call),
                 Part::Rule(call) => rules.push(call),
+                Part::Plain(call) => plain.push(call),
             }
         }
         if let [first, second, ..] = &types[..] {
@@ -40,14 +42,14 @@ impl<'a> Column<'a> {
             let message = format!("`{first}` and `{second}` both set the column's type; keep one");
             errors.push(Error::new(second.span(), message));
         }
-        Some(Self { name, field: ident, ty, path, types, rules })
+        Some(Self { name, field: ident, ty, path, types, rules, plain })
     }
 
     /// The expression that makes the column.
     pub(crate) fn definition(&self) -> TokenStream {
         let (at, ty, name) = (self.at(), self.ty, &self.name.text);
         let from_field = self.path.as_ref().map(|path| quote_spanned!(at=> .from_field(#path)));
-        let calls = self.calls().map(|call| &call.tokens);
+        let calls = self.calls().map(|call| &call.tokens).chain(&self.plain);
         quote_spanned!(at=> ::lambda_core::record::Column::of::<#ty>(#name) #from_field #(#calls)*)
     }
 

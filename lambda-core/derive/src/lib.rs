@@ -36,12 +36,13 @@ use syn::{DeriveInput, parse_macro_input};
 ///
 /// # Options of the struct
 ///
-/// Both are required.
+/// `table` and `key` are required.
 ///
 /// | Option | Meaning |
 /// |---|---|
 /// | `table = "ops.flights"` | Table, with its schema; without one, the schema is `public` |
 /// | `key(flight_id, day)` | Columns of the key, in its order, as identifiers or strings |
+/// | `serde` | Decodes messages and files by serde, not by the columns alone |
 ///
 /// The key names columns: if a field has the option `column`, use that name.
 ///
@@ -61,6 +62,10 @@ use syn::{DeriveInput, parse_macro_input};
 /// | `bytes = 1..=64` | text | Rule: number of bytes |
 /// | `one_of("a", "b")` | text | Rule: the values allowed |
 /// | `between(0, "99.5")` | numbers | Rule: least and greatest value |
+/// | `round = "half_away"` | decimals | Decimals that the column lacks are rounded, after `between` |
+/// | `empty_is_null` | any type | An empty text is null |
+/// | `default = "0"` | any type | Value of records that lack the field; a null stays null |
+/// | `from = "key"` | any type | Read from the message's key; also `"message"`, `"timestamp"`, `"header:NAME"` |
 ///
 /// `length` and `bytes` may leave out one end: `..=20`, `1..`. A record that breaks a rule is
 /// rejected.

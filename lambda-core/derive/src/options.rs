@@ -1,8 +1,8 @@
 //! The options of a record's field, and the methods of a column that they call.
 
 use proc_macro2::TokenStream;
-use quote::quote;
-use syn::{Ident, LitInt, LitStr};
+use quote::{ToTokens as _, quote};
+use syn::{Ident, Lit, LitInt, LitStr};
 
 use crate::attributes::{Known, Name, Setting};
 use crate::literal::{Counts, NUMERIC_DIGITS_MAX, Number, interval, within};
@@ -21,6 +21,8 @@ pub(crate) enum Part {
     Type(Call),
     /// A rule for the values.
     Rule(Call),
+    /// A call for a column of any type.
+    Plain(TokenStream),
 }
 
 /// A method that is called on the column.
@@ -65,7 +67,7 @@ impl Family {
 }
 
 /// Every option that a field may have.
-pub(crate) const OPTIONS: [Known<Part>; 10] = [
+pub(crate) const OPTIONS: [Known<Part>; 14] = [
     Known::optional("column", r#"column = "name""#, column),
     Known::optional("path", r#"path = "times.departure""#, path),
     Known::optional("numeric", "numeric(12, 4)", numeric),
@@ -76,6 +78,10 @@ pub(crate) const OPTIONS: [Known<Part>; 10] = [
     Known::optional("bytes", "bytes = 1..=64", bytes),
     Known::optional("one_of", r#"one_of("a", "b")"#, one_of),
     Known::optional("between", "between(0, 100)", between),
+    Known::optional("round", r#"round = "half_away""#, round),
+    Known::optional("empty_is_null", "empty_is_null", empty_is_null),
+    Known::optional("default", r#"default = "0""#, default),
+    Known::optional("from", r#"from = "key" (or "message", "timestamp", "header:NAME")"#, from),
 ];
 
 fn column(setting: &Setting) -> syn::Result<Part> {
@@ -130,6 +136,42 @@ fn between(setting: &Setting) -> syn::Result<Part> {
     // `literal` panics for no text that `interval` lets through.
     let decimal = quote!(::lambda_core::record::Decimal::literal);
     Ok(rule(setting, Family::Number, &quote!(between(#decimal(#first), #decimal(#last)))))
+}
+
+fn round(setting: &Setting) -> syn::Result<Part> {
+    if setting.assigned::<LitStr>()?.value() != "half_away" {
+        return Err(setting.misused());
+    }
+    let rounding = quote!(::lambda_core::record::Rounding::HalfAway);
+    let tokens = quote!(.rounded(#rounding));
+    Ok(Part::Rule(Call { option: setting.name.clone(), family: Family::Decimal, tokens }))
+}
+
+fn empty_is_null(setting: &Setting) -> syn::Result<Part> {
+    setting.flag()?;
+    Ok(Part::Plain(quote!(.empty_is_null())))
+}
+
+fn default(setting: &Setting) -> syn::Result<Part> {
+    let text = match setting.assigned::<Lit>()? {
+        Lit::Str(text) => text.value(),
+        Lit::Bool(value) => value.value.to_string(),
+        literal => literal.to_token_stream().to_string(),
+    };
+    Ok(Part::Plain(quote!(.or_default(#text))))
+}
+
+fn from(setting: &Setting) -> syn::Result<Part> {
+    let origin = match setting.assigned::<LitStr>()?.value().as_str() {
+        "key" => quote!(Key),
+        "message" => quote!(Message),
+        "timestamp" => quote!(Timestamp),
+        origin => match origin.strip_prefix("header:") {
+            Some(name) => quote!(Header(::std::string::String::from(#name))),
+            None => return Err(setting.misused()),
+        },
+    };
+    Ok(Part::Plain(quote!(.from_origin(::lambda_core::record::Origin::#origin))))
 }
 
 fn typed(setting: &Setting, family: Family, tokens: TokenStream) -> Part {

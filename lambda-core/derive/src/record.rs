@@ -2,7 +2,7 @@
 
 use proc_macro2::TokenStream;
 use quote::quote;
-use syn::{Data, DataStruct, DeriveInput, Error, Fields, FieldsNamed, Ident, LitStr};
+use syn::{Attribute, Data, DataStruct, DeriveInput, Error, Fields, FieldsNamed, Ident, LitStr};
 
 use crate::attributes::{self, Known, Name, Setting};
 use crate::column::Column;
@@ -12,12 +12,14 @@ use crate::errors::{self, Errors, refuse_generics};
 enum Part {
     Table(LitStr),
     Key(Vec<Name>),
+    Serde,
 }
 
 /// Every option that the struct has.
-const OPTIONS: [Known<Part>; 2] = [
+const OPTIONS: [Known<Part>; 3] = [
     Known::required("table", r#"table = "ops.flights""#, table),
     Known::required("key", "key(flight_id, day)", key),
+    Known::optional("serde", "serde", serde),
 ];
 
 fn table(setting: &Setting) -> syn::Result<Part> {
@@ -28,6 +30,10 @@ fn key(setting: &Setting) -> syn::Result<Part> {
     Ok(Part::Key(setting.list()?))
 }
 
+fn serde(setting: &Setting) -> syn::Result<Part> {
+    setting.flag().map(|()| Part::Serde)
+}
+
 /// Implements `Record` for the struct.
 pub(crate) fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     let fields = named_fields(input)?;
@@ -36,23 +42,37 @@ pub(crate) fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
         &input.generics,
         "a record cannot be generic, since its table has fixed columns: remove the parameters",
     ));
-    let (mut table, mut key) = (None, Vec::new());
+    let (mut table, mut key, mut by_serde) = (None, Vec::new(), false);
     for part in attributes::read(&input.attrs, &input.ident, &OPTIONS, &mut errors) {
         match part {
             Part::Table(name) => table = Some(name),
             Part::Key(names) => key = names,
+            Part::Serde => by_serde = true,
         }
+    }
+    if !by_serde {
+        refuse_serde(&input.attrs, &mut errors);
+        fields.named.iter().for_each(|field| refuse_serde(&field.attrs, &mut errors));
     }
     let columns: Vec<_> =
         fields.named.iter().filter_map(|field| Column::of(field, &mut errors)).collect();
     check_names(&columns, &key, &mut errors);
     errors.into_result()?;
     // The table is there: a missing one is among the errors.
-    let record = implementation(&input.ident, table.as_ref(), &columns, &key);
+    let record = implementation(&input.ident, table.as_ref(), &columns, &key, by_serde);
     let options = columns.iter().flat_map(Column::option_checks);
     let in_key = columns.iter().filter(|column| key.contains(&column.name));
     let keys = in_key.flat_map(Column::key_checks);
     Ok(quote!(#record #(#options)* #(#keys)*))
+}
+
+/// Refuses attributes that a decoder by the columns alone would ignore.
+fn refuse_serde(attributes: &[Attribute], errors: &mut Errors) {
+    for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("serde")) {
+        let message = "serde does not decode this record, so its attributes have no effect: use \
+                       options of `#[record(…)]`, or add `#[record(serde)]` to the struct";
+        errors.push(Error::new_spanned(attribute, message));
+    }
 }
 
 fn named_fields(input: &DeriveInput) -> syn::Result<&FieldsNamed> {
@@ -91,7 +111,20 @@ fn implementation(
     table: Option<&LitStr>,
     columns: &[Column<'_>],
     key: &[Name],
+    by_serde: bool,
 ) -> TokenStream {
+    let decode = quote!(::lambda_core::decode);
+    let decoders = by_serde.then(|| {
+        quote! {
+            fn messages() -> ::std::boxed::Box<dyn #decode::Decode> {
+                ::std::boxed::Box::new(#decode::Serde::<Self>::json())
+            }
+
+            fn files() -> #decode::Csv {
+                #decode::Serde::<Self>::csv()
+            }
+        }
+    });
     let definitions = columns.iter().map(Column::definition);
     let puts = columns.iter().map(Column::put);
     let takes = columns.iter().map(Column::take);
@@ -114,6 +147,8 @@ fn implementation(
             ) -> ::core::result::Result<Self, ::lambda_core::dead_letter::Reject> {
                 ::core::result::Result::Ok(Self { #(#takes),* })
             }
+
+            #decoders
         }
     }
 }

@@ -1,37 +1,51 @@
 //! JSON messages.
 
-use std::fmt;
+mod object;
+mod paths;
+mod scan;
 
-use serde::de::DeserializeOwned;
-use serde_json::error::Category;
-use serde_path_to_error::Segment;
-
+use self::object::Reading;
+use self::paths::Paths;
+use self::scan::Scanner;
+use super::spelled::Spelled;
 use crate::dead_letter::{Reason, Reject};
 use crate::decode::{Decode, Decoded, Message, foreign};
-use crate::record::RowWriter;
+use crate::error::Error;
+use crate::record::{ColumnType, Origin, RowWriter, Table, UnixMicros};
 
-/// Decodes one JSON object into a row.
-type DecodeObject = fn(&str, &mut RowWriter<'_>) -> Result<(), Reject>;
-
-/// Messages whose values are JSON objects.
-#[derive(Clone, Copy)]
+/// Messages whose values are JSON objects. A column reads the field of its name, or of its path
+/// into nested objects; other fields are ignored, and a key that an object has twice rejects the
+/// record.
+///
+/// ```
+/// use lambda_core::decode::Json;
+///
+/// // All other messages are skipped.
+/// let flights = Json::new().only("type", "flight");
+/// ```
+#[derive(Debug, Clone, Default)]
 pub struct Json {
-    decode: DecodeObject,
+    only: Vec<(String, String)>,
+    paths: Paths,
+    /// Columns that are read from the rest of the message.
+    beside: Vec<(usize, Origin)>,
 }
 
 impl Json {
     /// The format's name.
     pub const FORMAT: &str = "json";
 
-    /// Objects that a function decodes.
-    pub(crate) fn by(decode: DecodeObject) -> Self {
-        Self { decode }
+    /// Objects, all of which are records.
+    pub fn new() -> Self {
+        Self::default()
     }
-}
 
-impl fmt::Debug for Json {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Json")
+    /// The same, but only objects are records in which the field at `path` is this text, number
+    /// or boolean. The others are skipped.
+    #[must_use]
+    pub fn only(mut self, path: &str, value: &str) -> Self {
+        self.only.push((path.to_owned(), value.to_owned()));
+        self
     }
 }
 
@@ -40,67 +54,79 @@ impl Decode for Json {
         Self::FORMAT
     }
 
+    fn bind(&mut self, table: &Table) -> Result<(), Error> {
+        self.paths = Paths::of(table, &self.only)?;
+        let columns = table.columns().iter().enumerate();
+        let beside = columns.filter(|(_, column)| column.origin != Origin::Field);
+        self.beside = beside.map(|(index, column)| (index, column.origin.clone())).collect();
+        Ok(())
+    }
+
     fn decode(&self, message: &Message<'_>, row: &mut RowWriter<'_>) -> Result<Decoded, Reject> {
-        decode_object(message, |object| (self.decode)(object, row)).map(|()| Decoded::Row)
+        let payload = message.payload.filter(|payload| !payload.is_empty()).ok_or_else(|| {
+            Reject::new(Reason::EmptyPayload, "expected a JSON object, found nothing")
+        })?;
+        let decoded = super::utf8(payload).and_then(|json| {
+            let matching = Reading::new(json, row).message(&self.paths)?;
+            if matching < self.only.len() {
+                return Ok(Decoded::Skip("a field has another value than records have"));
+            }
+            for (index, origin) in &self.beside {
+                match origin {
+                    Origin::Message => row.set(*index, Spelled::Json(json)),
+                    Origin::Key => put_bytes(row, *index, message.key),
+                    Origin::Header(name) => match message.header(name) {
+                        Some(value) => put_bytes(row, *index, value),
+                        None => row,
+                    },
+                    Origin::Timestamp => {
+                        let micros = message.timestamp_ms.map(|ms| ms.saturating_mul(1_000));
+                        row.set(*index, micros.map(UnixMicros))
+                    }
+                    Origin::Field => row,
+                };
+            }
+            row.complete().map(|()| Decoded::Row)
+        });
+        decoded.map_err(|reject| foreign::explain(reject, payload))
     }
 }
 
-/// Decodes the object of a message. A payload that is something else is named.
-pub(super) fn decode_object<T>(
-    message: &Message<'_>,
-    decode: impl FnOnce(&str) -> Result<T, Reject>,
-) -> Result<T, Reject> {
-    let payload = message.payload.filter(|payload| !payload.is_empty()).ok_or_else(|| {
-        Reject::new(Reason::EmptyPayload, "expected a JSON object, found nothing")
-    })?;
-    let json = super::utf8(payload).map_err(|reject| foreign::explain(reject, payload))?;
-    decode(json).map_err(|reject| foreign::explain(reject, payload))
-}
-
-/// The reject for an object that serde cannot read as `T`. Reads it again to find the field.
-pub(super) fn located<T: DeserializeOwned>(json: &str) -> Reject {
-    let mut deserializer = serde_json::Deserializer::from_str(json);
-    match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
-        Err(error) => {
-            // Below the field, a path may hold keys of the message's own maps.
-            let field = match error.path().iter().next() {
-                Some(Segment::Map { key }) => Some(key.as_str()),
-                _ => None,
-            };
-            reject_at(error.inner(), field)
+/// Puts a part of the message that is not JSON: a text, or the bytes of a column of bytes.
+fn put_bytes<'w, 't>(
+    row: &'w mut RowWriter<'t>,
+    index: usize,
+    bytes: Option<&[u8]>,
+) -> &'w mut RowWriter<'t> {
+    let kind = row.table().columns().get(index).map(|column| &column.kind);
+    match bytes.map(|bytes| (std::str::from_utf8(bytes), bytes)) {
+        Some((_, bytes)) if kind == Some(&ColumnType::Bytea) => row.set(index, bytes),
+        Some((Ok(text), _)) => row.set(index, Spelled::Field(text)),
+        Some((Err(_), _)) => {
+            row.reject(index, "expected UTF-8");
+            row
         }
-        // The object is read; something follows it.
-        Ok(_) => deserializer.end().map_or_else(
-            |error| reject(&error),
-            |()| Reject::new(Reason::InvalidJson, "expected a JSON object"),
-        ),
+        None => row.set(index, Spelled::Null),
     }
 }
 
-/// The reject for an error of `serde_json`.
-pub(crate) fn reject(error: &serde_json::Error) -> Reject {
-    reject_at(error, None)
+/// The elements of an array; nothing if the text is no array. Elements for a column of `jsonb` stay
+/// JSON.
+pub(super) fn elements(json: &str, is_json: bool) -> Option<Vec<Spelled<'_>>> {
+    let mut scanner = Scanner::new(json);
+    let mut elements = Vec::new();
+    if !scanner.skip(b'[') {
+        return None;
+    }
+    let mut more = !scanner.skip(b']');
+    while more {
+        let element = if is_json { scanner.raw().map(Spelled::Json) } else { scanner.value() };
+        elements.push(element.ok()?);
+        more = scanner.more(b']').ok()?;
+    }
+    scanner.end().ok()?;
+    Some(elements)
 }
 
-fn reject_at(error: &serde_json::Error, field: Option<&str>) -> Reject {
-    let text = error.to_string();
-    if let (Some(field), true) = (field, text.starts_with("number out of range")) {
-        return Reject::field(Reason::InvalidField, field, text);
-    }
-    if error.classify() != Category::Data {
-        // Such a text names the expected token and the place, not a value.
-        return Reject::new(Reason::InvalidJson, text);
-    }
-    if let Some(field) = super::named(&text, "missing field `") {
-        return Reject::field(Reason::MissingField, field, "a value is required");
-    }
-    if let Some(field) = super::named(&text, "duplicate field `") {
-        return Reject::field(Reason::DuplicateKey, field, "expected once");
-    }
-    let (line, column) = (error.line(), error.column());
-    let expected = format!("{}, at line {line} column {column}", super::expectation(&text));
-    match field {
-        Some(field) => Reject::field(Reason::InvalidField, field, expected),
-        None => Reject::new(Reason::InvalidField, expected),
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,17 +1,20 @@
 //! Records that serde reads.
 
+mod json;
+mod row;
+
 use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::DeserializeOwned;
 
 use super::csv::{Csv, CsvFields};
-use super::fields;
 use super::json::Json;
+use super::record::Record;
 use crate::dead_letter::{Reason, Reject};
-use crate::decode::{Decode, Decoded, Message, json};
+use crate::decode::{Decode, Decoded, Message};
 use crate::error::Error;
-use crate::record::{Column, Record, RowWriter, Table};
+use crate::record::{Column, RowWriter, Table};
 
 /// Decodes records by serde: the struct is built, then written as a row. It takes any record that
 /// serde reads, and costs more time than a decoder that goes by the table alone. How a value is
@@ -23,14 +26,14 @@ use crate::record::{Column, Record, RowWriter, Table};
 /// use lambda_core::{Pipeline, Record};
 ///
 /// #[derive(Record, serde::Deserialize)]
-/// #[record(table = "ops.readings", key(id))]
+/// #[record(table = "ops.readings", key(id), serde)]
 /// struct Reading {
 ///     id: String,
 ///     #[serde(alias = "temperature")]
 ///     millidegrees: i64,
 /// }
 ///
-/// let readings = Pipeline::of::<Reading>("readings").messages(Serde::<Reading>::json()).build()?;
+/// let readings = Pipeline::of::<Reading>("readings").build()?;
 /// # Ok::<(), lambda_core::Error>(())
 /// ```
 pub struct Serde<R> {
@@ -53,8 +56,8 @@ impl<R: Record + DeserializeOwned> Serde<R> {
     }
 }
 
-fn decode_fields<R: DeserializeOwned>(row: &CsvFields<'_>) -> Result<R, Reject> {
-    R::deserialize(fields::Row::new(*row)).map_err(fields::Error::into_reject)
+fn decode_fields<R: DeserializeOwned>(fields: &CsvFields<'_>) -> Result<R, Reject> {
+    R::deserialize(row::Row::new(*fields)).map_err(row::Error::into_reject)
 }
 
 impl<R> fmt::Debug for Serde<R> {
@@ -71,7 +74,7 @@ impl<R: Record + DeserializeOwned> Decode for Serde<R> {
     /// Checks that serde reads each of the table's fields: it would leave out one of another
     /// name, and store null.
     fn bind(&mut self, table: &Table) -> Result<(), Error> {
-        let Some(known) = fields::known::<R>() else { return Ok(()) };
+        let Some(known) = row::known::<R>() else { return Ok(()) };
         match table.columns().iter().find(|column| !known.contains(&column.field.as_str())) {
             None => Ok(()),
             Some(Column { name, field, .. }) => Err(Error::misconfigured(
@@ -82,7 +85,7 @@ impl<R: Record + DeserializeOwned> Decode for Serde<R> {
     }
 
     fn decode(&self, message: &Message<'_>, row: &mut RowWriter<'_>) -> Result<Decoded, Reject> {
-        let written = json::decode_object(message, |object| {
+        let written = json::object(message, |object| {
             // Serde would read the fields of a struct from an array too.
             if !object.trim_start().starts_with('{') {
                 return Err(Reject::new(Reason::InvalidJson, "expected a JSON object"));
@@ -95,23 +98,50 @@ impl<R: Record + DeserializeOwned> Decode for Serde<R> {
     }
 }
 
-#[cfg(all(test, feature = "derive"))]
+/// Beginnings of serde's own messages, which end with the form that is expected.
+const OF_SERDE: [&str; 5] =
+    ["invalid type: ", "invalid value: ", "invalid length ", "unknown variant ", "unknown field "];
+
+/// Beginnings of the messages of our own types, which hold no value.
+const OF_OURS: [&str; 6] = [
+    "PostgreSQL's jsonb cannot",
+    "expected JSON",
+    "expected a decimal number of",
+    "expected each key of",
+    "expected numbers of at most",
+    "expected text without unpaired",
+];
+
+/// The form that serde expected, from its message, which may quote the value before that form.
+/// What the types of others say may hold values too.
+fn expectation(message: &str) -> String {
+    let begins = |with: &[&str]| with.iter().any(|begin| message.starts_with(begin));
+    let expected = match message.rfind(", expected ").filter(|_| begins(&OF_SERDE)) {
+        Some(at) => &message[at + 2..],
+        None if begins(&OF_OURS) => message,
+        None => "a value does not fit the record's type",
+    };
+    expected.split(" at line ").next().unwrap_or(expected).to_owned()
+}
+
+fn named<'a>(message: &'a str, prefix: &str) -> Option<&'a str> {
+    message.strip_prefix(prefix)?.split('`').next()
+}
+
+#[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test")]
-
-    use std::sync::Arc;
 
     use serde::Deserialize;
 
     use super::*;
-    use crate::decode::csv::Header;
     use crate::record::{Decimal, Field, Jsonb, Label, RowRef, Scratch};
 
     #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Field)]
     struct Seat(i32);
 
     #[derive(Debug, PartialEq, Deserialize, Record)]
-    #[record(table = "ops.wide", key(id))]
+    #[record(table = "ops.wide", key(id), serde)]
     struct Wide {
         #[record(length = 1..=3)]
         id: String,
@@ -133,7 +163,7 @@ mod tests {
 
     fn decode(decoder: &dyn Decode, payload: &str) -> Result<Wide, Reject> {
         let (pipeline, mut out, mut scratch) = (pipeline(), Vec::new(), Scratch::default());
-        let mut row = RowWriter::new(pipeline.table(), &mut out).with_scratch(&mut scratch);
+        let mut row = RowWriter::new(pipeline.table(), &mut out, &mut scratch);
         decoder.decode(&Message::of(Some(payload.as_bytes())), &mut row)?;
         let content = row.finish()?.content;
         Wide::read(RowRef::new(pipeline.table(), &out[content]))
@@ -145,8 +175,8 @@ mod tests {
 
     fn of_csv(row: &str) -> Result<Wide, String> {
         let header = b"meta,tags,open,cabin,fare,ratio,seat,id";
-        let header = Header::parse(header, &Arc::clone(pipeline().table())).unwrap();
-        decode(&pipeline().files().open(header), row).map_err(|reject| reject.to_string())
+        let rows = pipeline().files().open(header, pipeline().table()).unwrap();
+        decode(&rows, row).map_err(|reject| reject.to_string())
     }
 
     fn full() -> Wide {
@@ -186,7 +216,7 @@ mod tests {
     #[test]
     fn a_float_is_the_nearest_one_in_both_formats() {
         #[derive(Deserialize, Record)]
-        #[record(table = "floats", key(id))]
+        #[record(table = "floats", key(id), serde)]
         struct Floats {
             id: i64,
             single: f32,
@@ -194,15 +224,14 @@ mod tests {
         }
         let mut random = fastrand::Rng::with_seed(7);
         let floats = crate::Pipeline::of::<Floats>("floats").build().unwrap();
-        let csv = Header::parse(b"id,single,double", floats.table()).unwrap();
-        let csv = floats.files().open(csv);
+        let csv = floats.files().open(b"id,single,double", floats.table()).unwrap();
         for id in 0..2_000 {
             let (single, double) = (random.f32() * 1e3, random.f64() * 1e4);
             let json = format!(r#"{{"id":{id},"single":{single},"double":{double}}}"#);
             let row = format!("{id},{single},{double}");
             for (decoder, payload) in [(&**floats.decoder(), json), (&csv as &dyn Decode, row)] {
                 let (mut out, mut scratch) = (Vec::new(), Scratch::default());
-                let mut row = RowWriter::new(floats.table(), &mut out).with_scratch(&mut scratch);
+                let mut row = RowWriter::new(floats.table(), &mut out, &mut scratch);
                 decoder.decode(&Message::of(Some(payload.as_bytes())), &mut row).unwrap();
                 let content = row.finish().unwrap().content;
                 let read = Floats::read(RowRef::new(floats.table(), &out[content])).unwrap();
@@ -214,7 +243,7 @@ mod tests {
     #[test]
     fn a_field_that_serde_does_not_read_is_refused() {
         #[derive(Deserialize, Record)]
-        #[record(table = "renamed", key(id))]
+        #[record(table = "renamed", key(id), serde)]
         struct Renamed {
             id: i64,
             #[record(path = "dep")]

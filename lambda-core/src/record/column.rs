@@ -1,21 +1,60 @@
-//! A column: its name, the field it is read from, and its type.
+//! A column: its name, where its value is in a message, and its type.
 
+use crate::dead_letter::{Reason, Reject};
 use crate::record::table::quoted;
-use crate::record::{ColumnType, Field, Rule};
+use crate::record::{Cell, ColumnType, Field, Rule, Value, rules};
 
 /// A column of a [`Table`](crate::record::Table).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Column {
     /// The name in the table.
     pub name: String,
-    /// The name in messages and file headers.
+    /// The name in file headers, and the path into a message: names of nested objects, separated
+    /// by points. Rejects name it.
     pub field: String,
+    /// Where a message has the value.
+    pub origin: Origin,
     /// The type in PostgreSQL.
     pub kind: ColumnType,
     /// Whether the value may be null.
     pub nullable: bool,
     /// Rules that every value satisfies, or its record is rejected.
     pub rules: Vec<Rule>,
+    /// How decimals that the column does not have are rounded, after the rules; without it, their
+    /// record is rejected.
+    pub rounding: Option<Rounding>,
+    /// Whether an empty text is null. CSV cannot distinguish them, unless it spells null.
+    pub empty_is_null: bool,
+    /// The value of records that lack the field, as a file spells it; a null stays null.
+    pub default: Option<String>,
+    /// The default as the field of a row.
+    pub(crate) default_field: Option<Vec<u8>>,
+}
+
+/// Where a message has the value of a column. In files it is in the column of the field's name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Origin {
+    /// The field.
+    #[default]
+    Field,
+    /// The whole message.
+    Message,
+    /// The message's key.
+    Key,
+    /// The last header of this name.
+    Header(String),
+    /// The time at which the message was produced.
+    Timestamp,
+}
+
+/// How a number is rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Rounding {
+    /// To the nearest number, and away from zero halfway between two.
+    HalfAway,
 }
 
 impl Column {
@@ -24,9 +63,14 @@ impl Column {
         Self {
             name: name.to_owned(),
             field: name.to_owned(),
+            origin: Origin::Field,
             kind,
             nullable: false,
             rules: Vec::new(),
+            rounding: None,
+            empty_is_null: false,
+            default: None,
+            default_field: None,
         }
     }
 
@@ -90,6 +134,47 @@ impl Column {
     #[must_use]
     pub fn nullable(self) -> Self {
         Self { nullable: true, ..self }
+    }
+
+    /// The same column, read from another part of a message than a field.
+    #[must_use]
+    pub fn from_origin(self, origin: Origin) -> Self {
+        Self { origin, ..self }
+    }
+
+    /// The same column, with numbers rounded instead of rejected.
+    #[must_use]
+    pub fn rounded(self, rounding: Rounding) -> Self {
+        Self { rounding: Some(rounding), ..self }
+    }
+
+    /// The same column, with an empty text as null.
+    #[must_use]
+    pub fn empty_is_null(self) -> Self {
+        Self { empty_is_null: true, ..self }
+    }
+
+    /// The same column, with a value for records that lack the field, as a file spells it. A null
+    /// stays null.
+    #[must_use]
+    pub fn or_default(self, text: &str) -> Self {
+        Self { default: Some(text.to_owned()), ..self }
+    }
+
+    /// Appends a value to `out` as the field of a row.
+    #[inline]
+    pub(crate) fn put(&self, out: &mut Vec<u8>, value: &impl Value) -> Result<(), Reject> {
+        let from = out.len() + 4;
+        match Cell::fill(self, &self.kind, out, value)? {
+            true if self.nullable => Ok(()),
+            true => Err(self.missing()),
+            false => rules::check(self, &out[from..]),
+        }
+    }
+
+    /// The reject of a record without a value for the column.
+    pub(crate) fn missing(&self) -> Reject {
+        Reject::field(Reason::MissingField, &self.field, "a value is required")
     }
 
     /// The column as SQL names it.

@@ -56,6 +56,14 @@ impl Table {
         self
     }
 
+    /// Changes each column.
+    pub(crate) fn try_map_columns<E>(
+        &mut self,
+        change: impl FnMut(&mut Column) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.columns.iter_mut().try_for_each(change)
+    }
+
     /// Its schema.
     pub fn schema(&self) -> &str {
         &self.schema

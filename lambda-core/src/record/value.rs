@@ -11,11 +11,11 @@ pub(crate) mod time;
 use uuid::Uuid;
 
 use crate::dead_letter::{Reason, Reject};
-use crate::record::{ColumnType, Family, canonical};
+use crate::record::{Column, ColumnType, Family, canonical};
 
 pub use self::jsonb::{Jsonb, JsonbError};
 pub use self::numeric::{Decimal, DecimalError};
-pub use self::time::{CivilMicros, DayMicros, UnixDays, UnixMicros};
+pub use self::time::{CivilMicros, DayMicros, TimeError, UnixDays, UnixMicros};
 
 /// A value that can be written into a column.
 pub trait Value {
@@ -67,24 +67,27 @@ pub trait Field: Value + Sized {
 /// The destination of a [`Value`].
 #[derive(Debug)]
 pub struct Cell<'a> {
-    kind: &'a ColumnType,
-    /// The field's name, for rejects.
-    field: &'a str,
+    pub(crate) column: &'a Column,
+    /// The column's type, or that of its elements.
+    pub(crate) kind: &'a ColumnType,
     out: &'a mut Vec<u8>,
     null: bool,
     defect: Option<Reject>,
 }
 
 impl<'a> Cell<'a> {
-    /// Appends a value with its length to `out`. Returns whether it is null.
+    /// Appends a value of the column, or an element of it, with its length to `out`. Returns
+    /// whether it is null.
+    #[inline]
     pub(crate) fn fill(
-        (kind, field): (&'a ColumnType, &'a str),
+        column: &'a Column,
+        kind: &'a ColumnType,
         out: &'a mut Vec<u8>,
         value: &(impl Value + ?Sized),
     ) -> Result<bool, Reject> {
         let from = out.len() + 4;
         out.extend_from_slice(&(-1_i32).to_be_bytes());
-        let mut cell = Cell { kind, field, out, null: true, defect: None };
+        let mut cell = Cell { column, kind, out, null: true, defect: None };
         value.write(&mut cell);
         let Cell { out, null, defect, .. } = cell;
         if let Some(defect) = defect {
@@ -103,16 +106,51 @@ impl<'a> Cell<'a> {
         self.kind
     }
 
+    /// Whether the column takes this text for null.
+    #[inline]
+    pub(crate) fn is_null(&self, text: &str) -> bool {
+        text.is_empty() && self.column.empty_is_null && *self.kind == self.column.kind
+    }
+
     /// Rejects the record for this value. `expected` describes the form that is expected.
     pub fn reject(&mut self, reason: Reason, expected: impl std::fmt::Display) {
         if self.defect.is_none() {
-            self.defect = Some(Reject::field(reason, self.field, expected));
+            self.defect = Some(Reject::field(reason, &self.column.field, expected));
         }
     }
 
+    #[inline]
     fn put(&mut self, bytes: &[u8]) {
         self.null = false;
         self.out.extend_from_slice(bytes);
+    }
+
+    /// Puts a text without a NUL character.
+    #[inline]
+    pub(crate) fn put_text(&mut self, text: &str) {
+        if matches!(self.kind, ColumnType::Text) && !text.is_empty() {
+            return self.put(text.as_bytes());
+        }
+        self.put_other_text(text);
+    }
+
+    fn put_other_text(&mut self, text: &str) {
+        if self.is_null(text) {
+            return;
+        }
+        match self.kind {
+            ColumnType::Text | ColumnType::Enum { .. } => {}
+            // PostgreSQL cuts spaces at the end instead of refusing them.
+            ColumnType::Varchar { length } => {
+                let most = *length as usize;
+                if text.len() > most && text.chars().count() > most {
+                    let expected = format_args!("expected at most {most} characters");
+                    self.reject(Reason::InvalidField, expected);
+                }
+            }
+            _ => return self.misfit("text"),
+        }
+        self.put(text.as_bytes());
     }
 
     /// Puts the bytes of a value if the column is of its type.
@@ -238,24 +276,10 @@ impl Field for bool {
 impl Value for str {
     /// Text goes into columns of text, and into those of an enum as its label.
     fn write(&self, cell: &mut Cell<'_>) {
-        match cell.kind {
-            ColumnType::Text | ColumnType::Enum { .. } => {}
-            // PostgreSQL cuts spaces at the end instead of refusing them.
-            ColumnType::Varchar { length } => {
-                let most = *length as usize;
-                if self.len() > most && self.chars().count() > most {
-                    cell.reject(
-                        Reason::InvalidField,
-                        format!("expected at most {most} characters"),
-                    );
-                }
-            }
-            _ => return cell.misfit("text"),
-        }
         if self.as_bytes().contains(&0) {
             cell.reject(Reason::NulCharacter, "PostgreSQL's text cannot hold a NUL character");
         }
-        cell.put(self.as_bytes());
+        cell.put_text(self);
     }
 }
 
@@ -344,7 +368,7 @@ impl<T: Value> Value for [T] {
             cell.put(&1_i32.to_be_bytes());
         }
         for value in self {
-            if let Err(defect) = Cell::fill((element, cell.field), cell.out, value) {
+            if let Err(defect) = Cell::fill(cell.column, element, cell.out, value) {
                 cell.defect.get_or_insert(defect);
                 return;
             }
@@ -433,6 +457,17 @@ pub(crate) fn text(kind: &ColumnType, value: &[u8]) -> Option<String> {
         ColumnType::Jsonb => Jsonb::read(cell)?.as_str().to_owned(),
         ColumnType::Enum { .. } | ColumnType::Array(_) => return None,
     })
+}
+
+/// Writes a value into a column of this type, whose field is called `f`.
+#[cfg(test)]
+fn fill(
+    kind: ColumnType,
+    out: &mut Vec<u8>,
+    value: &(impl Value + ?Sized),
+) -> Result<bool, Reject> {
+    let column = Column::new("f", kind);
+    Cell::fill(&column, &column.kind, out, value)
 }
 
 #[cfg(test)]

@@ -6,11 +6,11 @@ use serde::Deserialize;
 
 use crate::batch::{Batch, Body, Entry, Slice, Span};
 use crate::dead_letter::{Reason, Reject};
-use crate::decode::{Decode, Decoded, Message};
+use crate::decode::{Decode, Decoded, Message, Record, Serde};
 use crate::outcome::Authority;
 use crate::pipeline::Pipeline;
 use crate::progress::{ClaimId, Progress};
-use crate::record::{Column, ColumnType, Decimal, Record, RowRef, RowWriter, Table};
+use crate::record::{Column, ColumnType, Decimal, RowRef, RowWriter, Scratch, Table};
 
 /// A small record with a column of each type that needs no special value.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -71,8 +71,11 @@ pub const SAMPLE_DDL: &str = "\
 
 /// The pipeline of [`Sample`].
 #[expect(clippy::expect_used, reason = "its table is the one above")]
-pub static SAMPLES: LazyLock<Pipeline> =
-    LazyLock::new(|| Pipeline::of::<Sample>("samples").build().expect("a table that fits"));
+pub static SAMPLES: LazyLock<Pipeline> = LazyLock::new(|| {
+    let samples = Pipeline::of::<Sample>("samples");
+    let samples = samples.messages(Serde::<Sample>::json()).files(Serde::<Sample>::csv());
+    samples.build().expect("a table that fits")
+});
 
 /// A decoder for pipelines whose batches are built by hand: it rejects every message.
 #[derive(Debug, Clone, Copy)]
@@ -127,7 +130,8 @@ impl Draft {
     /// If the record cannot be a row, or no lane was started.
     #[must_use]
     pub fn record(mut self, position: i64, record: &impl Record) -> Self {
-        let mut writer = RowWriter::new(&self.table, &mut self.rows);
+        let mut scratch = Scratch::default();
+        let mut writer = RowWriter::new(&self.table, &mut self.rows, &mut scratch);
         record.write(&mut writer);
         let row = writer.finish().expect("a record that can be a row");
         let payload = self.rows[row.key.clone()].to_vec();

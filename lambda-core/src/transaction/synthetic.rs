@@ -7,14 +7,21 @@ use std::collections::VecDeque;
 
 use fastrand::Rng;
 
+use super::Transaction;
 use super::wire::{CSV_HEADER, put_row};
-use super::{AccountId, Amount, RiskScore, Timestamp, Transaction, TransactionId, TransactionType};
+use crate::record::{Decimal, UnixMicros};
 
 /// Number of recent valid records among which repetitions are chosen.
 const RECENT: usize = 1024;
 
 /// 2026-01-01 00:00:00 UTC, in microseconds since the Unix epoch.
 const START_MICROS: i64 = 1_767_225_600_000_000;
+
+/// The same of 10000-01-01, which no record has.
+const END_MICROS: i64 = 253_402_300_800_000_000;
+
+/// The type of transaction that has a merchant.
+const PURCHASE: &str = "purchase";
 
 const MERCHANTS: [(&str, i64); 8] = [
     // Lines of business, each with a usual amount in cents.
@@ -79,9 +86,9 @@ pub struct Line {
     /// Its bytes, on one line and without a line end.
     pub payload: Vec<u8>,
     /// Its id; for an invalid record, the id that it might have had.
-    pub id: TransactionId,
+    pub id: String,
     /// Its account: the message's key.
-    pub key: AccountId,
+    pub key: String,
     /// Its required outcome.
     pub expectation: Expectation,
 }
@@ -135,21 +142,21 @@ impl Synthetic {
 
     /// Sets the start of its time.
     #[must_use]
-    pub fn starting(self, start: Timestamp) -> Self {
-        Self { clock_micros: start.unix_micros(), ..self }
+    pub fn starting(self, start: UnixMicros) -> Self {
+        Self { clock_micros: start.0, ..self }
     }
 
     /// Generates the next transaction, at the caller's `timestamp`.
-    pub fn transaction_at(&mut self, timestamp: Timestamp) -> Transaction {
+    pub fn transaction_at(&mut self, timestamp: UnixMicros) -> Transaction {
         self.sequence = self.sequence.wrapping_add(1);
         let rng = &mut self.rng;
         let (merchant, usual_cents) = MERCHANTS[rng.usize(..MERCHANTS.len())];
         let transaction_type = match rng.u8(..100) {
-            0..70 => TransactionType::Purchase,
-            70..80 => TransactionType::Withdrawal,
-            80..88 => TransactionType::Transfer,
-            88..93 => TransactionType::Refund,
-            _ => TransactionType::Deposit,
+            0..70 => PURCHASE,
+            70..80 => "withdrawal",
+            80..88 => "transfer",
+            88..93 => "refund",
+            _ => "deposit",
         };
         let account = rng.u32(..self.options.accounts.max(1));
         // The product of two uniform numbers: many small amounts, few large ones.
@@ -157,22 +164,21 @@ impl Synthetic {
         let card_present = rng.u8(..100) < 80;
         Transaction {
             transaction_id: transaction_id(timestamp, self.sequence, rng),
-            account_id: valid(AccountId::parse(&format!("ACC-{account:06}"))),
-            transaction_type,
-            amount: valid(Amount::from_cents(cents)),
+            account_id: format!("ACC-{account:06}"),
+            transaction_type: transaction_type.to_owned(),
+            amount: hundredths(cents),
             timestamp,
-            merchant_category: (transaction_type == TransactionType::Purchase)
-                .then(|| merchant.to_owned()),
+            merchant_category: (transaction_type == PURCHASE).then(|| merchant.to_owned()),
             location: (rng.u8(..100) < 97).then(|| PLACES[rng.usize(..PLACES.len())].to_owned()),
             card_present: (rng.u8(..100) < 98).then_some(card_present),
             risk_score: (rng.u8(..100) < 98)
-                .then(|| valid(RiskScore::from_hundredths(rng.u8(0..=100) / rng.u8(1..=10)))),
+                .then(|| hundredths(i64::from(rng.u8(0..=100) / rng.u8(1..=10)))),
         }
     }
 
     /// Generates the next line, at the caller's `timestamp`: a valid, repeated or invalid
     /// record, by the ratios of the options.
-    pub fn line_at(&mut self, timestamp: Timestamp, format: Format) -> Line {
+    pub fn line_at(&mut self, timestamp: UnixMicros, format: Format) -> Line {
         let chance = self.rng.f64();
         let Options { invalid_ratio, duplicate_ratio, .. } = self.options;
         let repeat = (invalid_ratio..invalid_ratio + duplicate_ratio).contains(&chance);
@@ -209,12 +215,12 @@ impl Synthetic {
         self.line_at(timestamp, format)
     }
 
-    fn tick(&mut self) -> Timestamp {
+    fn tick(&mut self) -> UnixMicros {
         self.clock_micros += self.rng.i64(1..=20_000);
-        Timestamp::from_unix_micros(self.clock_micros).unwrap_or_else(|_| {
+        if self.clock_micros >= END_MICROS {
             self.clock_micros = START_MICROS;
-            valid(Timestamp::from_unix_micros(START_MICROS))
-        })
+        }
+        UnixMicros(self.clock_micros)
     }
 }
 
@@ -227,23 +233,22 @@ impl Iterator for Synthetic {
     }
 }
 
-/// Unwraps a value that the generator's own constants make valid.
-fn valid<T, E: std::fmt::Debug>(value: Result<T, E>) -> T {
-    value.expect("the generator's constants are in range")
+fn hundredths(unscaled: i64) -> Decimal {
+    Decimal { unscaled: unscaled.into(), scale: 2 }
 }
 
 /// Builds `TXN-` and a UUID of version 7 (RFC 9562, section 6.2, method 1): milliseconds,
 /// then the record's number, then random bits, so ids of one generator ascend and those of
 /// two differ.
-fn transaction_id(timestamp: Timestamp, sequence: u32, rng: &mut Rng) -> TransactionId {
-    let millis = u64::try_from(timestamp.unix_micros() / 1000).unwrap_or_default();
+fn transaction_id(timestamp: UnixMicros, sequence: u32, rng: &mut Rng) -> String {
+    let millis = u64::try_from(timestamp.0 / 1000).unwrap_or_default();
     // The version takes the upper half of byte 0, the variant the two upper bits of byte 2:
     // the number's 32 bits go into the 4 + 8 + 6 + 16 around them.
     let [b4, b3, b2, b1] = sequence.to_be_bytes();
     let mut behind = [b4 >> 6, b4 << 2 | b3 >> 6, b3 & 0x3f, b2, b1, 0, 0, 0, 0, 0];
     rng.fill(&mut behind[5..]);
     let uuid = uuid::Builder::from_unix_timestamp_millis(millis, &behind).into_uuid();
-    valid(TransactionId::parse(&format!("TXN-{uuid}")))
+    format!("TXN-{uuid}")
 }
 
 /// Field texts that the rules refuse in both formats: field and text.

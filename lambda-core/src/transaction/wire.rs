@@ -15,9 +15,9 @@ impl Serialize for Transaction {
         let number = |text: String| RawValue::from_string(text).map_err(S::Error::custom);
         let risk_score = self.risk_score.map(|score| number(score.to_string())).transpose()?;
         let mut object = serializer.serialize_struct("Transaction", 9)?;
-        object.serialize_field("transaction_id", self.transaction_id.as_str())?;
-        object.serialize_field("account_id", self.account_id.as_str())?;
-        object.serialize_field("transaction_type", self.transaction_type.as_str())?;
+        object.serialize_field("transaction_id", &self.transaction_id)?;
+        object.serialize_field("account_id", &self.account_id)?;
+        object.serialize_field("transaction_type", &self.transaction_type)?;
         object.serialize_field("amount", &number(self.amount.to_string())?)?;
         object.serialize_field("timestamp", &self.timestamp.to_string())?;
         object.serialize_field("merchant_category", &self.merchant_category)?;
@@ -45,9 +45,9 @@ impl Transaction {
     pub(super) fn texts(&self) -> [String; 9] {
         let optional = |text: &Option<String>| text.clone().unwrap_or_default();
         [
-            self.transaction_id.to_string(),
-            self.account_id.to_string(),
-            self.transaction_type.to_string(),
+            self.transaction_id.clone(),
+            self.account_id.clone(),
+            self.transaction_type.clone(),
             self.amount.to_string(),
             self.timestamp.to_string(),
             optional(&self.merchant_category),

@@ -1,11 +1,12 @@
 //! A table that does not fit the record stores nothing.
 
 use lambda_core::Pipeline;
+use lambda_core::Record as _;
 use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::postgres::schema::migrate::PROTOCOL;
 use lambda_core::postgres::schema::registry;
 use lambda_core::postgres::{PostgresSink, connect};
-use lambda_core::record::{Column, ColumnType, Record as _};
+use lambda_core::record::{Column, ColumnType};
 use lambda_core::sink::{Durability, Sink as _};
 use lambda_core::testing::draft::{ByHand, Draft, SAMPLE_DDL, SAMPLES, Sample};
 use lambda_lab::Failure;
@@ -134,7 +135,7 @@ async fn many_columns(context: Context) -> Result<(), Failure> {
     sql.batch_execute(&extra).await?;
     let column = |number| Column::new(&format!("c{number}"), ColumnType::Text).nullable();
     let table = numbers.fold(Sample::table(), |table, number| table.column(column(number)));
-    let wide = Pipeline::builder("samples", table, ByHand, *SAMPLES.files()).build()?;
+    let wide = Pipeline::builder("samples", table).messages(ByHand).build()?;
     registry::register(database.config(), &[&wide]).await?;
     PostgresSink::connect(database.config().clone(), &wide, "sink", 1, None).await?;
     Ok(())

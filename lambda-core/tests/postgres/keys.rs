@@ -2,15 +2,15 @@
 
 use std::sync::LazyLock;
 
-use lambda_core::Pipeline;
 use lambda_core::dead_letter::Reject;
 use lambda_core::outcome::Authority;
 use lambda_core::record::{
-    Column, ColumnType, Decimal, Record, RowRef, RowWriter, Table, UnixDays, UnixMicros,
+    Column, ColumnType, Decimal, RowRef, RowWriter, Scratch, Table, UnixDays, UnixMicros,
 };
 use lambda_core::sink::Durability;
-use lambda_core::testing::draft::{ByHand, Draft, SAMPLES};
+use lambda_core::testing::draft::{ByHand, Draft};
 use lambda_core::testing::sink::Subject as _;
+use lambda_core::{Pipeline, Record};
 use lambda_lab::Failure;
 use lambda_lab::harness::{Context, Suite};
 use tokio_postgres::Row;
@@ -117,8 +117,8 @@ impl<K: Key> Drawn for Keyed<K> {
 
 /// Its decoders are not used.
 fn pipeline<K: Key>(name: &str) -> Pipeline {
-    let samples = ByHand;
-    Pipeline::builder(name, Keyed::<K>::table(), samples, *SAMPLES.files())
+    Pipeline::builder(name, Keyed::<K>::table())
+        .messages(ByHand)
         .build()
         .expect("a table that fits")
 }
@@ -339,7 +339,8 @@ async fn ordered<K: Key>(context: &Context, order: &str) -> Result<(), Failure> 
         .iter()
         .map(|row| {
             let mut bytes = Vec::new();
-            let mut writer = RowWriter::new(table, &mut bytes);
+            let mut scratch = Scratch::default();
+            let mut writer = RowWriter::new(table, &mut bytes, &mut scratch);
             Keyed::<K>::of_row(row).write(&mut writer);
             let row = writer.finish().expect("a stored row is a row");
             bytes[row.key].to_vec()

@@ -4,12 +4,13 @@
 
 use std::collections::BTreeMap;
 
+use lambda_core::Record;
 use lambda_core::dead_letter::{Reason, Status};
 use lambda_core::job::JobRef;
 use lambda_core::outcome::{Authority, Existing, Outcome, decide};
 use lambda_core::postgres::dead_letters::{Filter, Replay, Skip, Verdict};
 use lambda_core::progress::{Counts, LaneId, Progress};
-use lambda_core::record::{Record, RowWriter};
+use lambda_core::record::{RowWriter, Scratch};
 use lambda_core::sink::Sink;
 use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
 use lambda_core::testing::sink::Subject;
@@ -297,7 +298,8 @@ async fn is_as_modelled(bench: &Bench, model: &Model, lanes: &[Lane]) -> Result<
         let row = &contents.rows[id.as_bytes()];
         let lane: LaneId = lanes[*lane].progress.lane;
         let mut content = Vec::new();
-        let mut writer = RowWriter::new(SAMPLES.table(), &mut content);
+        let mut scratch = Scratch::default();
+        let mut writer = RowWriter::new(SAMPLES.table(), &mut content, &mut scratch);
         Sample::new(id, *amount).write(&mut writer);
         writer.finish().expect("a sample is a row");
         assert_eq!((row.authority, &row.content), (*authority, &content), "{id}");

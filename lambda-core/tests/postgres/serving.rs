@@ -71,7 +71,7 @@ pub(crate) async fn view_is_the_sum_of_the_rows(context: Context) -> Result<(), 
     let others = transactions.iter().step_by(3);
     for (transaction, other) in corrected.iter_mut().zip(others) {
         transaction.amount = other.amount;
-        transaction.account_id = other.account_id.clone();
+        transaction.account_id.clone_from(&other.account_id);
         transaction.timestamp = other.timestamp;
         transaction.card_present = other.card_present;
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use lambda_core::Pipeline;
+use lambda_core::Record;
 use lambda_core::dead_letter::{Reason, Reject};
 use lambda_core::job::JobRef;
 use lambda_core::memory::{Contents, StoredCorrection, StoredDeadLetter, StoredRow};
@@ -14,7 +15,7 @@ use lambda_core::postgres::schema::registry;
 use lambda_core::postgres::{Connection, Postgres, PostgresSink, connect};
 use lambda_core::progress::{ClaimId, Counts, Fingerprint, LaneId, LaneName, Progress, Sums};
 use lambda_core::record::checksum::{self, Checksum};
-use lambda_core::record::{Record, RowWriter};
+use lambda_core::record::{RowWriter, Scratch};
 use lambda_core::sink::Sink;
 use lambda_core::testing::draft::{SAMPLE_DDL, SAMPLES, Sample};
 use lambda_core::testing::sink::Subject;
@@ -181,7 +182,8 @@ async fn corrections<S: Stored>(
 /// A row with its key.
 fn stored_row<S: Stored>(row: &Row, jobs: &BTreeMap<String, JobRef>) -> (Vec<u8>, StoredRow) {
     let mut bytes = Vec::new();
-    let mut writer = RowWriter::new(S::pipeline().table(), &mut bytes);
+    let mut scratch = Scratch::default();
+    let mut writer = RowWriter::new(S::pipeline().table(), &mut bytes, &mut scratch);
     S::of_row(row).write(&mut writer);
     let place = writer.finish().expect("a stored row can be a row");
     let (job_id, kind): (Option<String>, String) = (row.get("job_id"), row.get("ingestion_type"));

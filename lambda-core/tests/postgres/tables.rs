@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use lambda_core::Pipeline;
+use lambda_core::Record;
 use lambda_core::batch::Batch;
 use lambda_core::dead_letter::Reject;
 use lambda_core::delivery::bisect::{Parts, take_apart};
@@ -14,9 +15,9 @@ use lambda_core::outcome::Authority;
 use lambda_core::postgres::schema::registry;
 use lambda_core::postgres::{Connection, PostgresSink};
 use lambda_core::progress::{LaneName, Progress};
-use lambda_core::record::{Column, ColumnType, Decimal, Record, RowRef, RowWriter, Table};
+use lambda_core::record::{Column, ColumnType, Decimal, RowRef, RowWriter, Table};
 use lambda_core::sink::{ClaimRequest, Durability, Sink as _};
-use lambda_core::testing::draft::{ByHand, Draft, SAMPLES};
+use lambda_core::testing::draft::{ByHand, Draft};
 use lambda_lab::Failure;
 use lambda_lab::harness::{Context, Suite};
 use lambda_lab::servers::Database;
@@ -140,7 +141,7 @@ fn keyed(name: &str, key: &[(&str, ColumnType)]) -> Table {
 
 /// A pipeline into a table. Its decoders are not used.
 fn pipeline(name: &str, table: Table) -> Result<Pipeline, Error> {
-    Pipeline::builder(name, table, ByHand, *SAMPLES.files()).build()
+    Pipeline::builder(name, table).messages(ByHand).build()
 }
 
 /// A sink on a table.

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use lambda_core::Pipeline;
+use lambda_core::Record;
 use lambda_core::dead_letter::Reject;
 use lambda_core::job::JobRef;
 use lambda_core::outcome::{Authority, Outcome};
@@ -11,11 +12,11 @@ use lambda_core::postgres::schema::registry;
 use lambda_core::postgres::{Connection, PostgresSink};
 use lambda_core::progress::{LaneName, Progress};
 use lambda_core::record::{
-    Cell, CivilMicros, Column, ColumnType, DayMicros, Decimal, Jsonb, Record, RowRef, RowWriter,
-    Table, UnixDays, UnixMicros, Value,
+    Cell, CivilMicros, Column, ColumnType, DayMicros, Decimal, Jsonb, RowRef, RowWriter, Table,
+    UnixDays, UnixMicros, Value,
 };
 use lambda_core::sink::{ClaimRequest, Durability, Sink as _};
-use lambda_core::testing::draft::{ByHand, Draft, SAMPLES};
+use lambda_core::testing::draft::{ByHand, Draft};
 use lambda_lab::Failure;
 use lambda_lab::harness::{Context, Suite};
 use uuid::Uuid;
@@ -312,7 +313,7 @@ impl Stored {
         let client = database.connect().await?;
         client.batch_execute(&ddl()).await?;
         let table = Wide::table();
-        let pipeline = Pipeline::builder("wide", table, ByHand, *SAMPLES.files()).build()?;
+        let pipeline = Pipeline::builder("wide", table).messages(ByHand).build()?;
         registry::register(database.config(), &[&pipeline]).await?;
         let sink = PostgresSink::connect(database.config().clone(), &pipeline, "sink", 1, None);
         Ok(Self { sink: sink.await?, client, pipeline })

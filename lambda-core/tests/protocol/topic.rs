@@ -7,7 +7,7 @@ use std::fmt;
 use lambda_core::memory::Contents;
 use lambda_core::outcome::{Authority, Outcome};
 use lambda_core::progress::{Counts, LaneId};
-use lambda_core::record::RowWriter;
+use lambda_core::record::{RowWriter, Scratch};
 use lambda_core::testing::draft::{SAMPLES, Sample};
 use lambda_core::{Record, dead_letter::Reason};
 use proptest::prelude::*;
@@ -228,7 +228,8 @@ fn written(contents: &Contents, lane: LaneId) -> i64 {
 
 fn encoded(sample: &Sample) -> Vec<u8> {
     let mut buffer = Vec::new();
-    let mut writer = RowWriter::new(SAMPLES.table(), &mut buffer);
+    let mut scratch = Scratch::default();
+    let mut writer = RowWriter::new(SAMPLES.table(), &mut buffer, &mut scratch);
     sample.write(&mut writer);
     match writer.finish() {
         Ok(row) => buffer[row.content].to_vec(),

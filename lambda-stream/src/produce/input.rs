@@ -7,9 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use lambda_core::batch::Body;
 use lambda_core::decode::Message;
-use lambda_core::record::Scratch;
+use lambda_core::record::{Scratch, UnixMicros};
+use lambda_core::transaction;
 use lambda_core::transaction::synthetic::{Expectation, Format, Line, Options, Synthetic};
-use lambda_core::transaction::{self, Timestamp};
 use lambda_core::{Error, Pipeline};
 use serde::Deserialize;
 use uuid::Uuid;
@@ -32,7 +32,7 @@ pub(super) enum Input {
     Seeded(Box<Synthetic>),
     /// Traffic that carries the current time.
     Live(Box<Synthetic>),
-    Json(JsonLines),
+    Json(Box<JsonLines>),
     Csv(Box<CsvRows>),
 }
 
@@ -54,7 +54,7 @@ impl Input {
             From::File(path) if path.extension().is_some_and(|extension| extension == "csv") => {
                 CsvRows::open(path).map(|rows| Self::Csv(Box::new(rows)))
             }
-            From::File(path) => JsonLines::open(path).map(Self::Json),
+            From::File(path) => JsonLines::open(path).map(|lines| Self::Json(Box::new(lines))),
         }
     }
 
@@ -70,18 +70,13 @@ impl Input {
 }
 
 fn generated(line: Line) -> Outgoing {
-    Outgoing {
-        key: line.key.as_str().into(),
-        payload: line.payload,
-        id: line.id.as_str().into(),
-        kind: line.expectation,
-    }
+    Outgoing { key: line.key.into(), payload: line.payload, id: line.id, kind: line.expectation }
 }
 
-fn now() -> Result<Timestamp, Error> {
+fn now() -> Result<UnixMicros, Error> {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let micros = i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX);
-    Timestamp::from_unix_micros(micros)
+    let micros = i64::try_from(since_epoch.as_micros()).map(UnixMicros);
+    micros
         .map_err(|_| Error::misconfigured("this machine's clock is out of range", "set the clock"))
 }
 

@@ -90,6 +90,20 @@ fn an_option_is_a_call_on_the_column() {
                 rule(&format!("length(1u32, {max}u32)"))
             ),
         ),
+        (r#"round = "half_away""#, ".rounded(::lambda_core::record::Rounding::HalfAway)".to_owned()),
+        ("empty_is_null", ".empty_is_null()".to_owned()),
+        (r#"default = "a b""#, r#".or_default("a b")"#.to_owned()),
+        ("default = -5", r#".or_default("-5")"#.to_owned()),
+        ("default = true", r#".or_default("true")"#.to_owned()),
+        (
+            r#"from = "timestamp""#,
+            ".from_origin(::lambda_core::record::Origin::Timestamp)".to_owned(),
+        ),
+        (
+            r#"from = "header:trace""#,
+            r#".from_origin(::lambda_core::record::Origin::Header(::std::string::String::from("trace")))"#
+                .to_owned(),
+        ),
     ];
     for (options, calls) in cases {
         let source = format!(
@@ -176,7 +190,8 @@ fn a_wrong_option_of_a_field_is_refused() {
         (
             "lenght = 1..=20",
             "unknown option `lenght`; the options here are `column`, `path`, `numeric`, `varchar`, \
-             `precision`, `sql`, `length`, `bytes`, `one_of`, `between`",
+             `precision`, `sql`, `length`, `bytes`, `one_of`, `between`, `round`, `empty_is_null`, \
+             `default`, `from`",
         ),
         ("5", "expected the name of an option"),
         ("precision = 3, precision = 3", "the option `precision` is given twice"),
@@ -230,6 +245,14 @@ fn a_wrong_option_of_a_field_is_refused() {
             "`varchar` and `sql` both set the column's type; keep one",
         ),
         (r#"column = "id""#, "two fields have the column `id`"),
+        ("round", r#"expected `round = "half_away"`"#),
+        (r#"round = "up""#, r#"expected `round = "half_away"`"#),
+        ("empty_is_null = true", "expected `empty_is_null`"),
+        ("default", r#"expected `default = "0"`"#),
+        (
+            r#"from = "value""#,
+            r#"expected `from = "key" (or "message", "timestamp", "header:NAME")`"#,
+        ),
     ];
     for (options, expected) in cases {
         assert_eq!(
@@ -239,6 +262,9 @@ fn a_wrong_option_of_a_field_is_refused() {
         );
     }
 }
+
+const BY_SERDE: &str = "serde does not decode this record, so its attributes have no effect: use \
+                        options of `#[record(…)]`, or add `#[record(serde)]` to the struct";
 
 #[test]
 fn a_wrong_struct_is_refused() {
@@ -275,7 +301,19 @@ fn a_wrong_struct_is_refused() {
         ),
         (
             r#"#[record(table = "t", key(a), schema = "s")] struct R { a: i32 }"#,
-            "unknown option `schema`; the options here are `table`, `key`".to_owned(),
+            "unknown option `schema`; the options here are `table`, `key`, `serde`".to_owned(),
+        ),
+        (
+            r#"#[record(table = "t", key(a), serde = "yes")] struct R { a: i32 }"#,
+            "expected `serde`".to_owned(),
+        ),
+        (
+            r#"#[record(table = "t", key(a))] #[serde(default)] struct R { a: i32 }"#,
+            BY_SERDE.to_owned(),
+        ),
+        (
+            r#"#[record(table = "t", key(a))] struct R { #[serde(alias = "b")] a: i32 }"#,
+            BY_SERDE.to_owned(),
         ),
         (
             r#"#[record(table = "t", key(a, c))] struct R { a: i32, b: i32 }"#,

@@ -1,73 +1,60 @@
 //! The header line: which column of a file is which column of the table.
 
-use std::iter;
 use std::sync::Arc;
 
-use super::BOM;
-use super::split::{self, Defect};
+use super::split::{self, Defect, split};
+use super::{BOM, Dialect};
 use crate::error::Error;
-use crate::record::{Scratch, Table};
+use crate::record::Table;
 
-/// A file's header: the position of each of the table's columns.
+/// A file's header: which column of the table each field of a row is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Header {
+pub(super) struct Header {
     pub(super) table: Arc<Table>,
-    /// Index in a row of each of the table's columns.
-    pub(super) columns: Vec<usize>,
-    /// Fields in a row.
-    pub(super) width: usize,
+    /// Index of the table's column of each field.
+    pub(super) columns: Vec<Option<usize>>,
 }
 
 impl Header {
-    /// Reads the header line, with or without byte order mark and line end. The
-    /// columns of `table` are found by name, in any order; others are ignored.
-    ///
-    /// # Errors
-    /// [`Error::Input`] for a line that is not text or has a misplaced quote, or that lacks
-    /// a column or has it twice; the error names the column. It quotes no other text of the
-    /// line: in a file without a header, that line is a record.
-    pub fn parse(line: &[u8], table: &Arc<Table>) -> Result<Self, Error> {
+    /// Reads the header line.
+    pub(super) fn parse(line: &[u8], dialect: Dialect, table: &Arc<Table>) -> Result<Self, Error> {
         let input = |what: String| Error::Input { what: format!("the header line {what}") };
         let line = line.strip_prefix(BOM).unwrap_or(line);
         let text = std::str::from_utf8(line);
         let text = text.map_err(|_| input("is not UTF-8: convert the file".into()))?;
         let separated = |what: String| input(other_delimiter(table, text).unwrap_or(what));
-        let names = names(line).map_err(separated)?;
-        let mut columns = Vec::with_capacity(table.columns().len());
-        for column in table.columns() {
+        let names = names(text, dialect).map_err(separated)?;
+        let mut columns = vec![None; names.len()];
+        for (index, column) in table.columns().iter().enumerate() {
             let field = &*column.field;
             let mut places = names.iter().enumerate().filter(|(_, name)| *name == field);
             let Some((place, _)) = places.next() else {
+                if column.default.is_some() {
+                    continue;
+                }
                 return Err(separated(missing(field, &names)));
             };
             if places.next().is_some() {
                 return Err(input(format!("has the column {field} twice")));
             }
-            columns.push(place);
+            columns[place] = Some(index);
         }
-        Ok(Self { table: Arc::clone(table), columns, width: names.len() })
-    }
-
-    /// Number of fields that every row must have.
-    pub fn width(&self) -> usize {
-        self.width
+        Ok(Self { table: Arc::clone(table), columns })
     }
 }
 
 /// The names in a header line, or what is wrong with it.
-fn names(line: &[u8]) -> Result<Vec<String>, String> {
-    let mut fields = Scratch::default();
-    match fields.split(line) {
-        Ok(()) | Err(Defect::Blank) => {}
-        Err(Defect::More) => return Err("has another line after it".into()),
+fn names(text: &str, dialect: Dialect) -> Result<Vec<String>, String> {
+    let mut names = Vec::new();
+    let found = split(text, dialect, &mut String::new(), |_, name| names.push(name.to_owned()));
+    match found {
+        Ok(_) | Err(Defect::Blank) => Ok(names),
+        Err(Defect::More) => Err("has another line after it".into()),
         Err(Defect::Quote { at, misplaced }) => {
-            let (line, column) = split::place(line, at, 1);
-            return Err(format!("is malformed at line {line} column {column}: {misplaced}"));
+            let (line, column) = split::place(text.as_bytes(), at, 1);
+            Err(format!("is malformed at line {line} column {column}: {misplaced}"))
         }
     }
-    let starts = iter::once(0).chain(fields.ends.iter().copied());
-    let name = |(start, end): (usize, &usize)| String::from_utf8_lossy(&fields.text[start..*end]);
-    Ok(starts.zip(&fields.ends).map(|place| name(place).into_owned()).collect())
 }
 
 /// Describes the missing `field`, and the name that was probably meant.

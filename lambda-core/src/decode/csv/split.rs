@@ -1,5 +1,5 @@
 //! Splits one record into its fields, by RFC 4180 and nothing more lenient: after a
-//! closing quote only a comma or a line end is allowed, and a quote inside a field that
+//! closing quote only a delimiter or a line end is allowed, and a quote inside a field that
 //! is not in quotes is an error.
 //!
 //! A more lenient reader takes `"Memphis,true` and the rows after it for one field, and
@@ -7,7 +7,10 @@
 
 use std::fmt;
 
-use crate::record::Scratch;
+use memchr::{memchr_iter, memchr3};
+
+use super::Dialect;
+use crate::decode::bytes::{self, Word};
 
 /// Reason why a record cannot be split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,66 +42,111 @@ pub(super) enum Misplaced {
 impl fmt::Display for Misplaced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Followed => "expected a comma or the line's end after a closing quote",
+            Self::Followed => "expected a delimiter or the line's end after a closing quote",
             Self::InText => "a quote in a field that does not begin with one",
             Self::Open => "the quote that opens here is not closed",
         })
     }
 }
 
-impl Scratch {
-    /// Splits a record into its fields, unquoted; the record may have a line end.
-    ///
-    /// # Errors
-    /// The first [`Defect`]; the fields are then invalid.
-    pub(super) fn split(&mut self, record: &[u8]) -> Result<(), Defect> {
-        self.text.clear();
-        self.ends.clear();
-        let mut at = record.iter().position(|byte| !is_line_end(*byte)).ok_or(Defect::Blank)?;
+/// A record while it is split.
+#[derive(Debug)]
+struct Split<'r, 'u> {
+    record: &'r str,
+    dialect: Dialect,
+    at: usize,
+    /// The text of a field that has quotes in it.
+    unquoted: &'u mut String,
+}
+
+/// Gives each field of a record, unquoted and with its number, to `field`; the record may have a
+/// line end. Returns the number of fields.
+///
+/// # Errors
+/// The first [`Defect`]; fields before it were given.
+#[inline]
+pub(super) fn split(
+    record: &str,
+    dialect: Dialect,
+    unquoted: &mut String,
+    mut field: impl FnMut(usize, &str),
+) -> Result<usize, Defect> {
+    let fields = record.trim_matches(['\r', '\n']);
+    if fields.is_empty() {
+        return Err(Defect::Blank);
+    }
+    if memchr3(dialect.quote, b'\r', b'\n', fields.as_bytes()).is_none() {
+        let (mut begin, mut count) = (0, 0);
+        for end in memchr_iter(dialect.delimiter, fields.as_bytes()).chain([fields.len()]) {
+            field(count, fields.get(begin..end).unwrap_or_default());
+            (begin, count) = (end + 1, count + 1);
+        }
+        return Ok(count);
+    }
+    let at = record.bytes().take_while(|byte| is_line_end(*byte)).count();
+    let mut split = Split { record, dialect, at, unquoted };
+    let mut count = 0;
+    loop {
+        let is_quoted = split.is(dialect.quote);
+        let text = if is_quoted { split.quoted()? } else { split.plain()? };
+        field(count, text);
+        count += 1;
+        if !split.is(dialect.delimiter) {
+            break;
+        }
+        split.at += 1;
+    }
+    let rest = record.as_bytes().get(split.at..).unwrap_or_default();
+    if rest.iter().all(|byte| is_line_end(*byte)) { Ok(count) } else { Err(Defect::More) }
+}
+
+impl Split<'_, '_> {
+    #[inline]
+    fn is(&self, byte: u8) -> bool {
+        self.record.as_bytes().get(self.at) == Some(&byte)
+    }
+
+    /// Reads the field that begins here.
+    #[inline]
+    fn plain(&mut self) -> Result<&str, Defect> {
+        let (begin, Dialect { delimiter, quote }) = (self.at, self.dialect);
+        self.at = bytes::find(self.record.as_bytes(), begin, |word: Word| {
+            word.equals(delimiter) | word.equals(quote) | word.equals(b'\n') | word.equals(b'\r')
+        });
+        if self.is(quote) {
+            return Err(Defect::Quote { at: self.at, misplaced: Misplaced::InText });
+        }
+        Ok(self.record.get(begin..self.at).unwrap_or_default())
+    }
+
+    /// Reads the field whose quote opens here.
+    fn quoted(&mut self) -> Result<&str, Defect> {
+        let (open, Dialect { delimiter, quote }) = (self.at, self.dialect);
+        let mut begin = open + 1;
+        let mut has_quotes = false;
+        self.unquoted.clear();
         loop {
-            at = match record.get(at) {
-                Some(b'"') => self.quoted(record, at)?,
-                _ => self.plain(record, at)?,
-            };
-            self.ends.push(self.text.len());
-            if record.get(at) != Some(&b',') {
-                break;
+            let end = bytes::find(self.record.as_bytes(), begin, |word: Word| word.equals(quote));
+            if end == self.record.len() {
+                return Err(Defect::Quote { at: open, misplaced: Misplaced::Open });
             }
-            at += 1;
-        }
-        if record[at..].iter().all(|byte| is_line_end(*byte)) { Ok(()) } else { Err(Defect::More) }
-    }
-
-    /// Reads the field that begins at `from`; returns its end.
-    fn plain(&mut self, record: &[u8], from: usize) -> Result<usize, Defect> {
-        let ends = |byte: &u8| matches!(byte, b',' | b'"') || is_line_end(*byte);
-        let end = record[from..].iter().position(ends).map_or(record.len(), |length| from + length);
-        if record.get(end) == Some(&b'"') {
-            return Err(Defect::Quote { at: end, misplaced: Misplaced::InText });
-        }
-        self.text.extend_from_slice(&record[from..end]);
-        Ok(end)
-    }
-
-    /// Reads the field whose quote opens at `open`; returns the position after its closing
-    /// quote.
-    fn quoted(&mut self, record: &[u8], open: usize) -> Result<usize, Defect> {
-        let mut at = open + 1;
-        loop {
-            let length = record[at..].iter().position(|byte| *byte == b'"');
-            let unclosed = Defect::Quote { at: open, misplaced: Misplaced::Open };
-            let quote = at + length.ok_or(unclosed)?;
-            self.text.extend_from_slice(&record[at..quote]);
-            at = quote + 1;
-            match record.get(at) {
-                Some(b'"') => {
-                    self.text.push(b'"');
-                    at += 1;
+            let text = self.record.get(begin..end).unwrap_or_default();
+            self.at = end + 1;
+            match self.record.as_bytes().get(self.at) {
+                Some(byte) if *byte == quote => {
+                    self.unquoted.push_str(text);
+                    self.unquoted.push(char::from(quote));
+                    has_quotes = true;
+                    begin = self.at + 1;
                 }
-                Some(byte) if *byte != b',' && !is_line_end(*byte) => {
-                    return Err(Defect::Quote { at, misplaced: Misplaced::Followed });
+                Some(byte) if *byte != delimiter && !is_line_end(*byte) => {
+                    return Err(Defect::Quote { at: self.at, misplaced: Misplaced::Followed });
                 }
-                _ => return Ok(at),
+                _ if !has_quotes => return Ok(text),
+                _ => {
+                    self.unquoted.push_str(text);
+                    return Ok(self.unquoted);
+                }
             }
         }
     }
@@ -127,11 +175,15 @@ mod tests {
     use super::*;
 
     fn split(record: &[u8]) -> Result<Vec<Vec<u8>>, Defect> {
-        let mut fields = Scratch::default();
-        fields.split(record)?;
-        let starts = std::iter::once(0).chain(fields.ends.iter().copied());
-        let fields = starts.zip(&fields.ends).map(|(start, end)| fields.text[start..*end].to_vec());
-        Ok(fields.collect())
+        let record = std::str::from_utf8(record).expect("text");
+        let mut fields = Vec::new();
+        let count =
+            super::split(record, Dialect::default(), &mut String::new(), |number, field| {
+                assert_eq!(number, fields.len());
+                fields.push(field.as_bytes().to_vec());
+            })?;
+        assert_eq!(count, fields.len());
+        Ok(fields)
     }
 
     /// The records that a lenient reader finds.

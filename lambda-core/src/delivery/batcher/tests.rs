@@ -2,9 +2,9 @@ use proptest::prelude::*;
 use serde::Deserialize;
 
 use super::*;
-use crate::decode::{Decode, Decoded, Serde};
+use crate::decode::{Decode, Decoded, Record, Serde};
 use crate::outcome::Outcome;
-use crate::record::{Column, ColumnType, Record, RowRef, RowWriter, Table};
+use crate::record::{Column, ColumnType, RowRef, RowWriter, Table};
 
 #[derive(Debug, Deserialize)]
 struct Note {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::batch::{Batch, Body, Entry, Slice, Span};
 use crate::dead_letter::Reject;
-use crate::decode::csv::Header;
 use crate::decode::{Decode, Message};
 use crate::error::Error;
 use crate::job::JobRef;
@@ -90,8 +89,7 @@ impl Origin {
     /// The decoder of the format that the lanes had.
     fn decoder(&self, pipeline: &Pipeline) -> Result<Arc<dyn Decode>, Error> {
         if let Some((_, header)) = &self.file {
-            let header = Header::parse(header.as_bytes(), pipeline.table())?;
-            return Ok(Arc::new(pipeline.files().open(header)));
+            return Ok(Arc::new(pipeline.files().open(header.as_bytes(), pipeline.table())?));
         }
         let decoder = pipeline.decoder();
         match &self.format {

@@ -123,11 +123,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::record::value::fill;
     use crate::record::{UnixDays, UnixMicros};
 
     fn bytes<T: Field>(value: &T) -> Vec<u8> {
         let mut out = Vec::new();
-        assert!(!Cell::fill((&T::column_type(), "f"), &mut out, value).unwrap());
+        assert!(!fill(T::column_type(), &mut out, value).unwrap());
         out.split_off(4)
     }
 
@@ -168,7 +169,7 @@ mod tests {
     #[test]
     fn json_that_postgresql_cannot_hold_is_rejected() {
         let mut out = Vec::new();
-        let reject = Cell::fill((&ColumnType::Jsonb, "f"), &mut out, &json!("a\0")).unwrap_err();
+        let reject = fill(ColumnType::Jsonb, &mut out, &json!("a\0")).unwrap_err();
         assert_eq!(reject.reason.as_str(), "nul_character");
     }
 }

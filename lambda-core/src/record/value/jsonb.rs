@@ -7,7 +7,6 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::{Cell, CellRef, Field, Value};
-#[cfg(feature = "serde_json")]
 use crate::dead_letter::Reason;
 use crate::record::{ColumnType, Family};
 
@@ -50,7 +49,6 @@ pub enum JsonbError {
 
 impl JsonbError {
     /// The reason of a record that is rejected for it.
-    #[cfg(feature = "serde_json")]
     pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::DuplicateKey => Reason::DuplicateKey,

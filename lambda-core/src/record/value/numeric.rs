@@ -9,16 +9,29 @@ use serde_json::value::RawValue;
 
 use super::{Cell, CellRef, Field, Value};
 use crate::dead_letter::Reason;
-use crate::record::{ColumnType, Family};
+use crate::record::{ColumnType, Family, Rounding, Rule};
 
 /// Most digits.
 const DIGITS_MAX: u32 = 38;
 
 /// The first number with more digits.
-const END: i128 = 10_i128.pow(DIGITS_MAX);
+const END: i128 = POWERS[DIGITS_MAX as usize];
 
-/// Reason why a value is rejected.
-const TOO_LONG: &str = "more digits than the column has";
+/// Powers of ten.
+const POWERS: [i128; DIGITS_MAX as usize + 1] = {
+    let mut powers = [1; DIGITS_MAX as usize + 1];
+    let mut exponent = 1;
+    while exponent < powers.len() {
+        powers[exponent] = powers[exponent - 1] * 10;
+        exponent += 1;
+    }
+    powers
+};
+
+/// 10^`exponent`, if it is in range.
+fn power(exponent: u32) -> Option<i128> {
+    POWERS.get(exponent as usize).copied()
+}
 
 /// `unscaled` / 10^`scale`, for a numeric column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,11 +64,17 @@ impl Decimal {
 
     /// Compares by value: 1.5 equals 1.50.
     pub(crate) fn compare(self, other: Self) -> Ordering {
+        if self.scale == other.scale {
+            return self.unscaled.cmp(&other.unscaled);
+        }
+        if let (Ok(one), Ok(two)) = (i64::try_from(self.unscaled), i64::try_from(other.unscaled))
+            && self.scale.max(other.scale) <= 18
+        {
+            let at = |unscaled: i64, scale: u8| i128::from(unscaled) * POWERS[18 - scale as usize];
+            return at(one, self.scale).cmp(&at(two, other.scale));
+        }
         let scale = self.scale.max(other.scale);
-        let at = |it: Self| {
-            let factor = 10_i128.checked_pow(u32::from(scale - it.scale))?;
-            it.unscaled.checked_mul(factor)
-        };
+        let at = |it: Self| it.unscaled.checked_mul(power(u32::from(scale - it.scale))?);
         match (at(self), at(other)) {
             (Some(one), Some(other)) => one.cmp(&other),
             // Only a value with fewer decimals gets too large.
@@ -64,18 +83,17 @@ impl Decimal {
         }
     }
 
-    /// The magnitude without its point, at another scale: nothing if digits would be lost.
-    fn magnitude_at(self, scale: u8) -> Result<u128, &'static str> {
+    /// The magnitude without its point, at another scale; nothing if digits would be lost.
+    fn magnitude_at(self, scale: u8) -> Option<u128> {
         let magnitude = self.unscaled.unsigned_abs();
-        if self.scale <= scale {
-            let factor = 10_u128.checked_pow(u32::from(scale - self.scale));
-            return factor.and_then(|factor| magnitude.checked_mul(factor)).ok_or(TOO_LONG);
-        }
-        let factor = 10_u128.checked_pow(u32::from(self.scale - scale)).unwrap_or(u128::MAX);
-        if magnitude.is_multiple_of(factor) {
-            Ok(magnitude / factor)
-        } else {
-            Err("more decimals than the column has")
+        let factor = |digits: u8| power(u32::from(digits)).map(i128::unsigned_abs);
+        match self.scale.cmp(&scale) {
+            Ordering::Equal => Some(magnitude),
+            Ordering::Less => magnitude.checked_mul(factor(scale - self.scale)?),
+            Ordering::Greater => {
+                let factor = factor(self.scale - scale).unwrap_or(u128::MAX);
+                magnitude.is_multiple_of(factor).then(|| magnitude / factor)
+            }
         }
     }
 
@@ -125,21 +143,175 @@ impl FromStr for Decimal {
 
     /// Reads a decimal number, exactly; an exponent is allowed.
     fn from_str(text: &str) -> Result<Self, DecimalError> {
-        let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-        let Self { unscaled, scale } = plain(mantissa.as_bytes()).ok_or(DecimalError)?;
-        let exponent: i64 = exponent.parse().map_err(|_| DecimalError)?;
-        let scale = i64::from(scale).checked_sub(exponent).ok_or(DecimalError)?;
-        if unscaled == 0 {
-            return Ok(Self { unscaled, scale: scale.clamp(0, DIGITS_MAX.into()) as u8 });
-        }
-        if let Ok(zeros) = u32::try_from(-scale) {
-            let unscaled = 10_i128.checked_pow(zeros).and_then(|it| unscaled.checked_mul(it));
-            let unscaled = unscaled.filter(|unscaled| unscaled.abs() < END);
-            return unscaled.map(|unscaled| Self { unscaled, scale: 0 }).ok_or(DecimalError);
-        }
-        let scale = u8::try_from(scale).map_err(|_| DecimalError)?;
-        Ok(Self { unscaled, scale }.shortest())
+        Number::parse(text).filter(|number| !number.more).map(|it| it.kept).ok_or(DecimalError)
     }
+}
+
+/// A number of any length: as many of its digits as a [`Decimal`] keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Number {
+    /// The number, cut.
+    kept: Decimal,
+    /// Whether digits other than zeros were cut.
+    more: bool,
+    /// Whether it is below zero, or what was kept of it would be.
+    negative: bool,
+}
+
+impl Number {
+    /// The number that a text spells: an optional sign, digits with at most one point, and an
+    /// optional exponent. Nothing for another text, and for a number of more than 38 digits
+    /// before its point. The value decides, not the spelling: `1e2`, `100.00` and `+100` are one
+    /// number, and none passes through a float.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let bytes = text.as_bytes();
+        short(bytes).map(Self::from).or_else(|| long(bytes))
+    }
+
+    /// The number, if it has no decimals but zeros.
+    pub(crate) fn whole(self) -> Option<i128> {
+        let Decimal { unscaled, scale } = self.kept.shortest();
+        (scale == 0 && !self.more).then_some(unscaled)
+    }
+
+    /// Compares with a decimal, exactly.
+    fn compare(self, other: Decimal) -> Ordering {
+        // What was cut is below the other's last decimal, or its first digit decides.
+        let cut = if self.negative { Ordering::Less } else { Ordering::Greater };
+        self.kept.compare(other).then(if self.more { cut } else { Ordering::Equal })
+    }
+
+    /// The number with at most this many decimals, rounded half away from zero; nothing if they
+    /// are too many digits.
+    fn rounded(self, scale: u8) -> Option<Decimal> {
+        let Decimal { unscaled, scale: found } = self.kept;
+        if found <= scale {
+            return (!self.more).then_some(self.kept);
+        }
+        let Some(unit) = power(u32::from(found - scale)) else {
+            return Some(Decimal { unscaled: 0, scale });
+        };
+        // The digits that were cut come after the half.
+        let up = (unscaled % unit).unsigned_abs() >= unit.unsigned_abs() / 2;
+        let away = if up { unscaled.signum() } else { 0 };
+        Some(Decimal { unscaled: unscaled / unit + away, scale })
+    }
+}
+
+/// Reads a number of at most 18 digits, and no exponent.
+fn short(bytes: &[u8]) -> Option<Decimal> {
+    let (negative, digits) = sign(bytes);
+    if digits.len() > 19 {
+        return None;
+    }
+    let (mut magnitude, mut point) = (0_u64, None);
+    for (at, byte) in digits.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => magnitude = magnitude * 10 + u64::from(byte - b'0'),
+            b'.' if point.is_none() => point = Some(at),
+            _ => return None,
+        }
+    }
+    let scale = point.map_or(0, |at| digits.len() - 1 - at);
+    let count = digits.len() - usize::from(point.is_some());
+    let unscaled = if negative { -i128::from(magnitude) } else { i128::from(magnitude) };
+    (1..=18).contains(&count).then_some(Decimal { unscaled, scale: scale as u8 })
+}
+
+/// Reads a number of any length.
+fn long(bytes: &[u8]) -> Option<Number> {
+    let (negative, bytes) = sign(bytes);
+    let length = bytes.iter().position(|byte| matches!(byte, b'e' | b'E')).unwrap_or(bytes.len());
+    let (mantissa, exponent) = bytes.split_at(length);
+    let (mut unscaled, mut scale, mut more) = (0_i128, 0_i64, false);
+    let (mut point, mut seen) = (false, false);
+    // Zeros that count only if a digit follows: `1.50000` has one decimal.
+    let mut zeros = 0_u32;
+    for byte in mantissa {
+        match byte {
+            b'.' if !point => point = true,
+            b'0'..=b'9' => {
+                seen = true;
+                scale += i64::from(point);
+                let digit = i128::from(byte - b'0');
+                if digit == 0 || more {
+                    zeros += u32::from(unscaled != 0);
+                    more |= digit != 0;
+                    continue;
+                }
+                let longer = power(zeros + 1);
+                let longer = longer.and_then(|factor| unscaled.checked_mul(factor));
+                if let Some(longer) = longer.filter(|longer| *longer < END) {
+                    (unscaled, zeros) = (longer + digit, 0);
+                } else {
+                    more = true;
+                    zeros += 1;
+                }
+            }
+            _ => return None,
+        }
+    }
+    let scale = scale.saturating_sub(i64::from(zeros)).saturating_sub(exponent_of(exponent)?);
+    if !seen {
+        return None;
+    }
+    let unscaled = if negative { -unscaled } else { unscaled };
+    Number { kept: Decimal { unscaled, scale: 0 }, more, negative }.at(scale)
+}
+
+impl Number {
+    /// Divides by 10^`scale`, which may be negative. Nothing for more than 38 digits before the
+    /// point.
+    fn at(self, scale: i64) -> Option<Self> {
+        let unscaled = self.kept.unscaled;
+        if unscaled == 0 {
+            return Some(self);
+        }
+        if let Ok(scale) = u8::try_from(scale)
+            && u32::from(scale) <= DIGITS_MAX
+        {
+            return Some(Self { kept: Decimal { unscaled, scale }, ..self });
+        }
+        if scale > 0 {
+            let excess = u32::try_from(scale - i64::from(DIGITS_MAX)).ok();
+            let factor = excess.and_then(power);
+            let kept = factor.map_or(0, |factor| unscaled / factor);
+            let more = self.more || factor.is_none_or(|factor| unscaled % factor != 0);
+            let kept = Decimal { unscaled: kept, scale: DIGITS_MAX as u8 };
+            return Some(Self { kept, more, ..self });
+        }
+        let zeros = u32::try_from(-scale).ok().filter(|_| !self.more)?;
+        let longer = power(zeros).and_then(|factor| unscaled.checked_mul(factor))?;
+        (longer.abs() < END)
+            .then_some(Self { kept: Decimal { unscaled: longer, scale: 0 }, ..self })
+    }
+}
+
+impl From<Decimal> for Number {
+    fn from(kept: Decimal) -> Self {
+        Self { kept, more: false, negative: kept.unscaled < 0 }
+    }
+}
+
+fn sign(bytes: &[u8]) -> (bool, &[u8]) {
+    match bytes {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        _ => (false, bytes),
+    }
+}
+
+/// The exponent that `text` spells, saturated; 0 for nothing at all.
+fn exponent_of(text: &[u8]) -> Option<i64> {
+    let Some((_, rest)) = text.split_first() else { return Some(0) };
+    let (negative, digits) = sign(rest);
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let value = digits.iter().fold(0_i64, |value, digit| {
+        value.saturating_mul(10).saturating_add(i64::from(digit - b'0'))
+    });
+    Some(if negative { -value } else { value })
 }
 
 impl<'de> Deserialize<'de> for Decimal {
@@ -164,22 +336,54 @@ impl fmt::Display for Decimal {
 }
 
 impl Value for Decimal {
-    /// A value with more digits or decimals than the column has is rejected, not rounded.
+    /// A value with more digits than the column has is rejected; one with more decimals is, unless
+    /// the column rounds.
+    fn write(&self, cell: &mut Cell<'_>) {
+        Number::from(*self).write(cell);
+    }
+}
+
+impl Value for Number {
     fn write(&self, cell: &mut Cell<'_>) {
         let (precision, scale) = match *cell.kind() {
             ColumnType::Numeric { precision, scale } => (u32::from(precision), scale),
-            ColumnType::UnconstrainedNumeric => (DIGITS_MAX, self.shortest().scale),
+            ColumnType::UnconstrainedNumeric => (DIGITS_MAX, self.kept.shortest().scale),
             _ => return cell.misfit("a decimal number"),
         };
-        let magnitude = self.magnitude_at(scale).and_then(|magnitude| {
-            let end = 10_u128.checked_pow(precision).unwrap_or(u128::MAX);
-            let fits = magnitude < end && u32::from(scale) <= DIGITS_MAX;
-            if fits { Ok(magnitude) } else { Err(TOO_LONG) }
+        let value = match cell.column.rounding {
+            None if self.more => None,
+            None => Some(self.kept),
+            Some(Rounding::HalfAway) => {
+                for rule in &cell.column.rules {
+                    if let Rule::Between(from, to) = rule
+                        && (self.compare(*from).is_lt() || self.compare(*to).is_gt())
+                    {
+                        cell.reject(Reason::InvalidField, format_args!("expected {rule}"));
+                    }
+                }
+                self.rounded(scale)
+            }
+        };
+        let magnitude = value.and_then(|value| value.magnitude_at(scale));
+        let magnitude = magnitude.and_then(|magnitude| {
+            let end = power(precision).map_or(u128::MAX, i128::unsigned_abs);
+            (magnitude < end && u32::from(scale) <= DIGITS_MAX).then_some(magnitude)
         });
         match magnitude {
-            Ok(magnitude) => put(cell, self.unscaled < 0, magnitude, scale),
-            Err(defect) => cell.reject(Reason::InvalidField, defect),
+            Some(magnitude) => put(cell, self.kept.unscaled < 0, magnitude, scale),
+            None => cell.reject(Reason::InvalidField, expected(cell.kind())),
         }
+    }
+}
+
+/// Describes the numbers that a column holds.
+fn expected(kind: &ColumnType) -> String {
+    match kind {
+        ColumnType::Numeric { precision, scale } => format!(
+            "expected a number of at most {} digits before the point and {scale} after it",
+            precision - scale
+        ),
+        _ => format!("expected a number of at most {DIGITS_MAX} digits"),
     }
 }
 
@@ -191,15 +395,22 @@ fn put(cell: &mut Cell<'_>, negative: bool, magnitude: u128, scale: u8) {
     let padding = u32::from(groups_behind * 4 - scale);
     // From the lowest group to the highest.
     let mut groups = [0_u16; 12];
-    let lowest = 10_u128.pow(4 - padding);
-    groups[0] = (magnitude % lowest) as u16 * 10_u16.pow(padding);
-    let (mut rest, mut count) = (magnitude / lowest, 1);
-    while rest > u128::from(u64::MAX) {
-        groups[count] = (rest % 10_000) as u16;
-        rest /= 10_000;
-        count += 1;
-    }
-    let mut rest = rest as u64;
+    let mut count = 0;
+    let lowest = 10_u64.pow(4 - padding);
+    let mut rest = if let Ok(magnitude) = u64::try_from(magnitude) {
+        groups[0] = (magnitude % lowest) as u16 * 10_u16.pow(padding);
+        magnitude / lowest
+    } else {
+        groups[0] = (magnitude % u128::from(lowest)) as u16 * 10_u16.pow(padding);
+        let mut rest = magnitude / u128::from(lowest);
+        while rest > u128::from(u64::MAX) {
+            count += 1;
+            groups[count] = (rest % 10_000) as u16;
+            rest /= 10_000;
+        }
+        rest as u64
+    };
+    count += 1;
     while rest > 0 {
         groups[count] = (rest % 10_000) as u16;
         rest /= 10_000;

@@ -9,7 +9,7 @@ use super::*;
 
 fn write(kind: &ColumnType, value: impl Value) -> Result<Option<Vec<u8>>, Reject> {
     let mut out = Vec::new();
-    let null = Cell::fill((kind, "field"), &mut out, &value)?;
+    let null = fill(kind.clone(), &mut out, &value)?;
     Ok((!null).then(|| out[4..].to_vec()))
 }
 
@@ -140,7 +140,7 @@ fn digits_of_a_second_are_cut_and_not_rounded() {
 fn a_value_that_its_column_cannot_hold_is_rejected() {
     let rejected = |kind: ColumnType, value: &dyn Value| {
         let mut out = Vec::new();
-        let reject = Cell::fill((&kind, "f"), &mut out, value).unwrap_err();
+        let reject = fill(kind, &mut out, value).unwrap_err();
         assert_eq!(reject.field.as_deref(), Some("f"));
         format!("{}: {}", reject.reason, reject.detail)
     };
@@ -148,12 +148,28 @@ fn a_value_that_its_column_cannot_hold_is_rejected() {
     let decimal = |unscaled, scale| Decimal { unscaled, scale };
     let varchar = || ColumnType::Varchar { length: 3 };
     let cases: [(ColumnType, &dyn Value, &str); 16] = [
-        (money(), &decimal(1_000_000, 2), "invalid_field: f: more digits"),
-        (money(), &decimal(10_000, 0), "invalid_field: f: more digits"),
-        (money(), &decimal(i128::MAX, 0), "invalid_field: f: more digits"),
-        (money(), &decimal(12_345, 3), "invalid_field: f: more decimals"),
-        (ColumnType::UnconstrainedNumeric, &decimal(END, 0), "invalid_field: f: more digits"),
-        (ColumnType::UnconstrainedNumeric, &decimal(1, 39), "invalid_field: f: more digits"),
+        (
+            money(),
+            &decimal(1_000_000, 2),
+            "invalid_field: f: expected a number of at most 4 digits before the point and 2 after it",
+        ),
+        (money(), &decimal(10_000, 0), "invalid_field: f: expected a number of at most 4 digits"),
+        (
+            money(),
+            &decimal(i128::MAX, 0),
+            "invalid_field: f: expected a number of at most 4 digits",
+        ),
+        (money(), &decimal(12_345, 3), "invalid_field: f: expected a number of at most 4 digits"),
+        (
+            ColumnType::UnconstrainedNumeric,
+            &decimal(END, 0),
+            "invalid_field: f: expected a number of at most 38 digits",
+        ),
+        (
+            ColumnType::UnconstrainedNumeric,
+            &decimal(1, 39),
+            "invalid_field: f: expected a number of at most 38 digits",
+        ),
         (varchar(), &"äöüx".to_owned(), "invalid_field: f: expected at most 3 characters"),
         (varchar(), &"abc ".to_owned(), "invalid_field: f: expected at most 3 characters"),
         (ColumnType::Text, &"a\0".to_owned(), "nul_character: f"),

@@ -1,5 +1,9 @@
 //! Days and moments as numbers.
 
+mod parse;
+
+pub use self::parse::TimeError;
+
 use super::{Cell, CellRef, Field, Value};
 use crate::dead_letter::Reason;
 use crate::record::column_type::FRACTION_DIGITS_MAX;

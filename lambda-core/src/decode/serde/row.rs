@@ -6,8 +6,8 @@ use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer as _, MapAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
-use super::csv::CsvFields;
 use crate::dead_letter::{Reason, Reject};
+use crate::decode::csv::CsvFields;
 use crate::record::Column;
 
 /// Name under which `serde_json` asks for a value's own text, for its `RawValue`.

@@ -13,6 +13,9 @@ use lambda_core::postgres::connection::config::secret_in;
 use lambda_core::postgres::{Postgres, SslMode, TlsSettings};
 use lambda_core::record::UnixMicros;
 
+/// The pipeline that is built in.
+pub(crate) const TRANSACTIONS: &str = "transactions";
+
 /// Heading of the database options.
 const DATABASE: &str =
     "Database (password: DB_PASSWORD; TLS: DB_SSLMODE; own schema: DB_SCHEMA; or DATABASE_URL)";
@@ -121,26 +124,24 @@ pub struct KafkaArgs {
         help_heading = KAFKA
     )]
     pub bootstrap_servers: String,
-    /// Topic
+    /// Topic [default: transactions, or the pipeline's]
     #[arg(
         long,
         env = "KAFKA_TOPIC",
-        default_value = "transactions",
         hide_env_values = true,
         value_name = "NAME",
         help_heading = KAFKA
     )]
-    pub topic: String,
-    /// Consumer group
+    pub topic: Option<String>,
+    /// Consumer group [default: lambda-consumer]
     #[arg(
         long,
         env = "KAFKA_GROUP_ID",
-        default_value = "lambda-consumer",
         hide_env_values = true,
         value_name = "NAME",
         help_heading = KAFKA
     )]
-    pub group_id: String,
+    pub group_id: Option<String>,
 }
 
 impl KafkaArgs {
@@ -151,8 +152,22 @@ impl KafkaArgs {
     /// `Fatal` for an empty name, an unknown setting, or one that breaks exactly-once
     /// delivery.
     pub fn config(&self) -> Result<Kafka, Error> {
+        self.config_for(TRANSACTIONS, None)
+    }
+
+    /// Like [`Self::config`], for a pipeline, which may have a topic of its own. Each pipeline has a
+    /// group of its own, or one would wait for the other's rebalances.
+    ///
+    /// # Errors
+    /// As [`Self::config`].
+    pub fn config_for(&self, pipeline: &str, topic: Option<&str>) -> Result<Kafka, Error> {
         let extra = env::var("KAFKA_CONFIG").unwrap_or_default();
-        Kafka::new(&self.bootstrap_servers, &self.topic).group(&self.group_id).settings(&extra)
+        let topic = self.topic.as_deref().or(topic).unwrap_or(pipeline);
+        let group = self.group_id.clone().unwrap_or_else(|| match pipeline {
+            TRANSACTIONS => "lambda-consumer".to_owned(),
+            other => format!("lambda-consumer-{other}"),
+        });
+        Kafka::new(&self.bootstrap_servers, topic).group(&group).settings(&extra)
     }
 }
 

@@ -29,6 +29,7 @@ pub mod json;
 pub mod loading;
 mod logging;
 pub mod operate;
+pub mod pipelines;
 pub mod serving;
 
 use std::fmt;

@@ -132,7 +132,7 @@ async fn quotes(context: Context) -> Result<(), Failure> {
     let column = at(2, "|").find('|').map_or(0, |at| at + 1);
     let expected = [
         (3, column, "the quote that opens here is not closed"),
-        (5, column + 6, "expected a comma or the line's end after a closing quote"),
+        (5, column + 6, "expected a delimiter or the line's end after a closing quote"),
         (6, column + 1, "a quote in a field that does not begin with one"),
     ];
     let sql = "select line, reason, detail, payload from dead_letters order by position";

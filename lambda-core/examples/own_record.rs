@@ -12,7 +12,7 @@ use lambda_core::sink::{ClaimRequest, Durability, Sink};
 use lambda_core::{Pipeline, Record};
 
 /// A sensor's measurement.
-#[derive(Record, serde::Deserialize)]
+#[derive(Record)]
 #[record(table = "readings", key(id))]
 struct Reading {
     #[record(length = 1..=20)]

@@ -8,6 +8,8 @@
 extern crate self as lambda_core;
 
 pub mod batch;
+#[cfg(feature = "config")]
+pub mod config;
 pub mod dead_letter;
 pub mod decode;
 pub mod delivery;

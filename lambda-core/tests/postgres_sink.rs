@@ -1,5 +1,7 @@
 //! Promises of the sink on PostgreSQL, on a real server.
 
+#[path = "postgres/catalog.rs"]
+mod catalog;
 #[path = "postgres/evidence.rs"]
 mod evidence;
 #[path = "postgres/fit.rs"]
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         fit::tests(suite);
         keys::tests(suite);
         types::tests(suite);
+        catalog::tests(suite);
         tables::tests(suite);
         slow::tests(suite);
         sessions::tests(suite);

@@ -4,14 +4,15 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lambda_bins::args::{DatabaseArgs, HelpArgs, HttpArgs, KafkaArgs, Output, OutputArgs};
+use lambda_bins::pipelines::PipelineArgs;
 use lambda_bins::serving::Serving;
 use lambda_bins::{Failure, json, print};
+use lambda_core::Error;
 use lambda_core::delivery::batcher::FIRST_RECORDS;
 use lambda_core::kafka::{OnSourceChange, StartAt};
-use lambda_core::transaction;
 use lambda_stream::{Summary, consume};
 
-/// Stores the transactions of a Kafka topic in PostgreSQL, each exactly once
+/// Stores the records of a Kafka topic in PostgreSQL, each exactly once
 #[derive(Debug, Parser)]
 #[command(name = "lambda-consumer", version, disable_help_flag = true)]
 struct Args {
@@ -31,6 +32,8 @@ struct Args {
     #[arg(long)]
     exit_at_end: bool,
     #[command(flatten)]
+    pipeline: PipelineArgs,
+    #[command(flatten)]
     kafka: KafkaArgs,
     #[command(flatten)]
     database: DatabaseArgs,
@@ -46,9 +49,15 @@ fn main() -> ExitCode {
     let args = Args::parse();
     lambda_bins::run("lambda-consumer", async |stop| {
         let serving = Serving::start(&args.http, &stop).await?;
-        let (kafka, database) = (args.kafka.config()?, args.database.config()?);
-        let pipeline = transaction::pipeline();
-        serving.watch(&database, pipeline.name());
+        let (chosen, database) = (args.pipeline.chosen()?, args.database.config()?);
+        let kafka = args.kafka.config_for(chosen.name(), chosen.topic())?;
+        serving.watch(&database, chosen.name());
+        let pipeline = tokio::select! {
+            pipeline = chosen.pipeline(&database) => pipeline?,
+            () = stop.stopped() => {
+                return Err(Error::Interrupted { what: "reading the table".into() }.into());
+            }
+        };
         let summary = consume(&pipeline, &kafka, &database)
             .start(args.start)
             .on_source_change(args.on_source_change)

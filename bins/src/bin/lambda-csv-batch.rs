@@ -7,9 +7,10 @@ use std::sync::Arc;
 use clap::Parser;
 use lambda_batch::{LoadReport, input};
 use lambda_bins::args::{DatabaseArgs, HelpArgs, HttpArgs, OutputArgs, moment};
+use lambda_bins::pipelines::{Chosen, PipelineArgs};
 use lambda_bins::serving::Serving;
 use lambda_bins::{Failure, Stop, loading};
-use lambda_core::transaction;
+use lambda_core::{Error, transaction};
 
 const NAME: &str = "lambda-csv-batch";
 
@@ -26,7 +27,7 @@ struct Args {
     /// Effective time; the latest wins [default: now]
     #[arg(long, env = "BATCH_AS_OF", hide_env_values = true, value_name = "TIME", value_parser = moment)]
     as_of: Option<i64>,
-    /// Check the files without storing anything; needs no database
+    /// Check the files without storing anything
     #[arg(long)]
     dry_run: bool,
     /// Rejects allowed [default: half of 1000]
@@ -38,6 +39,8 @@ struct Args {
     /// Move loaded files to this folder
     #[arg(long, env = "BATCH_ARCHIVE", hide_env_values = true, value_name = "DIR")]
     archive: Option<PathBuf>,
+    #[command(flatten)]
+    pipeline: PipelineArgs,
     #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
@@ -70,14 +73,28 @@ async fn load(
     watcher: &Arc<loading::Watcher>,
     stop: Stop,
 ) -> Result<LoadReport, Failure> {
-    let pipeline = transaction::pipeline();
-    // Without files, no database is needed.
-    let load = if args.dry_run || input::resolve(&args.paths)?.is_empty() {
-        lambda_batch::check(&pipeline, &args.paths)
-    } else {
-        let database = args.database.config()?;
-        serving.watch(&database, pipeline.name());
-        lambda_batch::load(&pipeline, &args.paths, &database)
+    let chosen = args.pipeline.chosen()?;
+    let is_empty = input::resolve(&args.paths)?.is_empty();
+    let load = match chosen {
+        // Without files, no database is needed.
+        Chosen::Transactions if args.dry_run || is_empty => {
+            lambda_batch::check(&transaction::pipeline(), &args.paths)
+        }
+        chosen => {
+            let database = args.database.config()?;
+            serving.watch(&database, chosen.name());
+            let pipeline = tokio::select! {
+                pipeline = chosen.pipeline(&database) => pipeline?,
+                () = stop.stopped() => {
+                    return Err(Error::Interrupted { what: "reading the table".into() }.into());
+                }
+            };
+            if args.dry_run {
+                lambda_batch::check(&pipeline, &args.paths)
+            } else {
+                lambda_batch::load(&pipeline, &args.paths, &database)
+            }
+        }
     };
     let watcher = Arc::clone(watcher);
     let load = load

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use clap::Parser;
 use lambda_bins::args::{DatabaseArgs, HelpArgs, Output, OutputArgs, secret_file};
+use lambda_bins::pipelines::{Chosen, PipelineArgs};
 use lambda_bins::{Failure, json, print};
 use lambda_core::Error;
 use lambda_core::postgres::connection::connect_waiting;
 use lambda_core::postgres::schema::migrate::PROTOCOL;
 use lambda_core::postgres::schema::roles::{Access, Change, Role};
-use lambda_core::postgres::schema::{restore, roles};
+use lambda_core::postgres::schema::{registry, restore, roles};
 use lambda_core::transaction::{self, schema::READABLE};
 use serde_json::{Value, json};
 
@@ -25,6 +26,8 @@ DB_READER_PASSWORD, or …_PASSWORD_FILE. A role without a name here is left unc
 #[derive(Parser)]
 #[command(name = "lambda-db-setup", version, disable_help_flag = true, after_help = ROLES_HELP)]
 struct Args {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
     #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
@@ -47,15 +50,24 @@ fn main() -> ExitCode {
 }
 
 async fn set_up(args: &Args) -> Result<(), Failure> {
-    let config = args.database.config()?;
+    let (chosen, config) = (args.pipeline.chosen()?, args.database.config()?);
     let roles = wanted_roles(|name| env::var(name).ok().filter(|value| !value.is_empty()))?;
     let patience = Duration::from_secs(args.wait);
     drop(connect_waiting(&config, "setup", Some(patience)).await?);
 
     let mut applied = PROTOCOL.migrate(&config).await?;
-    applied.extend(transaction::schema::migrate(&config).await?);
+    match &chosen {
+        Chosen::Transactions => applied.extend(transaction::schema::migrate(&config).await?),
+        chosen => {
+            registry::register(&config, &[&chosen.pipeline(&config).await?]).await?;
+        }
+    }
     let adopted = restore::adopt(&config).await?;
-    let changes = roles::ensure(&config, &roles, &READABLE).await?;
+    let readable: &[&str] = match chosen {
+        Chosen::Transactions => &READABLE,
+        Chosen::Defined { .. } => &[],
+    };
+    let changes = roles::ensure(&config, &roles, readable).await?;
 
     match args.output.output {
         Output::Json => {

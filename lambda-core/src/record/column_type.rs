@@ -6,13 +6,13 @@ use crate::record::Family;
 use crate::record::table::quoted;
 
 /// Most digits of a `numeric`, as columns of records have it.
-const NUMERIC_DIGITS_MAX: u8 = 38;
+pub(crate) const NUMERIC_DIGITS_MAX: u8 = 38;
 
 /// Most digits of a fraction of a second.
 pub(crate) const FRACTION_DIGITS_MAX: u8 = 6;
 
 /// Longest `varchar`, in characters.
-const VARCHAR_LENGTH_MAX: u32 = 10_485_760;
+pub(crate) const VARCHAR_LENGTH_MAX: u32 = 10_485_760;
 
 /// The type of a column in PostgreSQL.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

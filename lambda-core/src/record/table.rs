@@ -56,6 +56,11 @@ impl Table {
         self
     }
 
+    /// The column of this name, to change it.
+    pub(crate) fn column_mut(&mut self, name: &str) -> Option<&mut Column> {
+        self.columns.iter_mut().find(|column| column.name == name)
+    }
+
     /// Changes each column.
     pub(crate) fn try_map_columns<E>(
         &mut self,

@@ -4,10 +4,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use lambda_core::Error;
 use lambda_core::dead_letter::Status;
 use lambda_core::postgres::dead_letters::{Replay, Skip, Verdict};
 use lambda_core::progress::Counts;
-use lambda_core::{Error, transaction};
 use serde_json::{Value, json};
 
 use super::selection::{Chosen, SelectionArgs, by_number, usage};
@@ -16,6 +16,7 @@ use crate::args::Output;
 use crate::loading::outcomes;
 use crate::operate::table::{Holds, fitted};
 use crate::operate::timeout::TimeoutArgs;
+use crate::pipelines::PipelineArgs;
 use crate::{Failure, Stop, json};
 
 #[derive(Debug, Args)]
@@ -25,6 +26,8 @@ pub(super) struct ReplayArgs {
     /// Payload to use instead, for one ID; - for standard input
     #[arg(long, value_name = "FILE")]
     payload: Option<PathBuf>,
+    #[command(flatten)]
+    pipeline: PipelineArgs,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -40,17 +43,18 @@ pub(super) async fn run(
         usage("--payload works with one ID only");
     }
     let edited = args.payload.as_deref().map(read).transpose()?;
+    let named = args.pipeline.chosen()?;
     let choosing = async {
         let letters = args.common.letters(timeout).await?;
+        let pipeline = named.pipeline(&args.common.database.config()?).await?;
         let chosen = args.selection.choose(&letters).await?;
-        Ok((letters, chosen))
+        Ok((pipeline, letters, chosen))
     };
-    let (letters, chosen) = unless_stopped(shutdown, choosing).await?;
+    let (pipeline, letters, chosen) = unless_stopped(shutdown, choosing).await?;
     let replay = Replay { edited, dry_run };
     let mut results = Results::default();
     let filter = by_number(chosen.ids.clone());
     let note = |id, verdict| results.note(id, verdict);
-    let pipeline = transaction::pipeline();
     let done = letters.replay(&pipeline, &filter, &replay, note, shutdown).await;
     // Records stored before an error or a stop remain stored, so they are reported.
     match args.common.output.output {

@@ -3,8 +3,8 @@
 //! every row. So both are compared before anything is stored.
 
 use postgres_types::Type;
-use tokio_postgres::Row;
 
+use super::catalog::{self, Found, FoundType};
 use crate::error::Error;
 use crate::postgres::connection::Connection;
 use crate::postgres::remedy;
@@ -31,75 +31,6 @@ const RELATIONS: &str = "\
            current_user::text as role, getdatabaseencoding()::text as encoding \
     from unnest($1::text[]) with ordinality t (name, number) \
     join pg_class c on c.oid = t.name::regclass order by t.number";
-
-/// Columns of a table. A domain counts as its base type; an array has the type of its elements.
-const COLUMNS: &str = "\
-    with recursive c as ( \
-        select attname::text as name, atttypid as type, atttypmod as modifier, \
-               attnotnull as not_null, attgenerated <> '' or attidentity = 'a' as generated, \
-               coalesce((select collname from pg_collation \
-                         where oid = attcollation and not collisdeterministic)::text, '') \
-                   as collation \
-        from pg_attribute \
-        where attrelid = $1::text::regclass and attnum > 0 and not attisdropped \
-        union all \
-        select c.name, t.typbasetype, t.typtypmod, c.not_null or t.typnotnull, c.generated, \
-               c.collation \
-        from c join pg_type t on t.oid = c.type where t.typtype = 'd') \
-    select c.*, format_type(c.type, c.modifier) as shown, \
-           n.nspname::text as type_schema, t.typname::text as type_name, \
-           t.typtype = 'e' as is_enum, \
-           case when t.typcategory = 'A' and t.oid = (select typarray from pg_type e \
-                                                      where e.oid = t.typelem) \
-                then t.typelem else 0 end as element \
-    from c join pg_type t on t.oid = c.type join pg_namespace n on n.oid = t.typnamespace \
-    where t.typtype <> 'd'";
-
-/// A column in the catalog.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Found {
-    name: String,
-    kind: FoundType,
-    /// The type's modifier, as in `pg_attribute`; -1: none.
-    modifier: i32,
-    not_null: bool,
-    /// Whether only the server writes it.
-    generated: bool,
-    /// Its collation, if that takes different texts for equal.
-    collation: String,
-    /// The type as SQL writes it.
-    shown: String,
-}
-
-/// A type in the catalog.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum FoundType {
-    /// A type by its number.
-    Scalar(u32),
-    /// An array of the type of this number.
-    ArrayOf(u32),
-    /// An enum by its schema and name.
-    Enum(String, String),
-}
-
-impl Found {
-    fn of(row: &Row) -> Result<Self, tokio_postgres::Error> {
-        let kind = match (row.try_get("is_enum")?, row.try_get("element")?) {
-            (true, _) => FoundType::Enum(row.try_get("type_schema")?, row.try_get("type_name")?),
-            (false, 0) => FoundType::Scalar(row.try_get("type")?),
-            (false, element) => FoundType::ArrayOf(element),
-        };
-        Ok(Self {
-            name: row.try_get("name")?,
-            kind,
-            modifier: row.try_get("modifier")?,
-            not_null: row.try_get("not_null")?,
-            generated: row.try_get("generated")?,
-            collation: row.try_get("collation")?,
-            shown: row.try_get("shown")?,
-        })
-    }
-}
 
 /// Compares `table` and the protocol's tables with the catalog.
 ///
@@ -128,8 +59,7 @@ pub(crate) async fn check(connection: &Connection, table: &Table) -> Result<(), 
             return Err(secured_by_policies(name, role));
         }
     }
-    let found = connection.query(COLUMNS, &[&table.to_string()]).await.map_err(failed)?;
-    let found = found.iter().map(Found::of).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let found = catalog::columns(connection, &table.to_string()).await.map_err(failed)?;
     let (name, evidence) = (table.to_string(), table::evidence());
     let columns = table.columns().iter().chain(&evidence);
     let keys = table.key_columns().filter_map(|column| collated(&name, column, &found));
@@ -258,7 +188,7 @@ fn takes(found: &Found, wanted: &ColumnType) -> bool {
 fn holds(modifier: i32, wanted: &ColumnType) -> bool {
     match wanted {
         ColumnType::Numeric { precision, scale } => {
-            digits(modifier).is_some_and(|(most, behind)| {
+            catalog::digits(modifier).is_some_and(|(most, behind)| {
                 most >= i32::from(*precision) && behind == i32::from(*scale)
             })
         }
@@ -274,12 +204,6 @@ fn holds(modifier: i32, wanted: &ColumnType) -> bool {
         }
         _ => modifier == -1,
     }
-}
-
-/// Decodes precision and scale from the modifier of a numeric, as `numeric.c` packs them.
-fn digits(modifier: i32) -> Option<(i32, i32)> {
-    let packed = modifier.checked_sub(4).filter(|packed| *packed >= 0)?;
-    Some((packed >> 16, ((packed & 0x7ff) ^ 1024) - 1024))
 }
 
 #[cfg(test)]
@@ -357,6 +281,7 @@ mod tests {
                 modifier,
                 not_null: false,
                 generated: false,
+                defaulted: false,
                 collation: String::new(),
                 shown: String::new(),
             };
@@ -372,6 +297,7 @@ mod tests {
             modifier: -1,
             not_null,
             generated,
+            defaulted: false,
             collation: String::new(),
             shown: "text".into(),
         };

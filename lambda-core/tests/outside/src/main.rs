@@ -1,6 +1,7 @@
 //! Stores flights from files and from a topic, each exactly once.
 
 use jiff::{Timestamp, civil::Date};
+use lambda_core::decode::Serde;
 use lambda_core::postgres::Jobs;
 use lambda_core::postgres::dead_letters::{DeadLetters, Filter, Replay};
 use lambda_core::record::{Decimal, Jsonb, Label};
@@ -28,7 +29,7 @@ struct Flight {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let flights = Pipeline::of::<Flight>("flights").build()?;
+    let flights = Pipeline::of::<Flight>("flights").files(Serde::<Flight>::csv()).build()?;
     let postgres = Postgres::new(&std::env::var("DATABASE_URL")?)?;
     let (stop, mut arguments) = (Stop::on_signals()?, std::env::args().skip(1));
     match arguments.next().as_deref() {

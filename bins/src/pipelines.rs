@@ -74,7 +74,10 @@ impl PipelineArgs {
         }
         match self.pipeline.as_str() {
             TRANSACTIONS => Ok(Chosen::Transactions),
-            name => Ok(Chosen::Defined { name: name.to_owned(), definitions }),
+            name => {
+                definitions.check(name)?;
+                Ok(Chosen::Defined { name: name.to_owned(), definitions })
+            }
         }
     }
 }

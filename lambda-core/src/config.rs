@@ -10,7 +10,7 @@
 //! field  = "meta.ts"             # a path into the message; without it, the column's name
 //!
 //! [pipeline.readings.columns.device]
-//! from   = "key"                 # or "message", "timestamp", "header:NAME"
+//! from   = "key"                 # or "message", "timestamp"
 //!
 //! [pipeline.readings.columns.millidegrees]
 //! between = [-90000, 60000]      # or length, bytes, one_of, round, default, empty_is_null
@@ -20,14 +20,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use crate::decode::Json;
 use crate::error::Error;
 use crate::pipeline::Pipeline;
 use crate::postgres::Postgres;
-use crate::record::{Column, Decimal, Origin, Rounding, Rule, Table};
+use crate::record::{Decimal, Origin, Rounding, Rule, Table};
 
 /// The definitions of a file, by the pipeline's name.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ struct Definition {
     #[serde(default)]
     format: Format,
     #[serde(default)]
-    only: BTreeMap<String, Scalar>,
+    only: BTreeMap<String, Spanned<Scalar>>,
     #[serde(default)]
     ignore: Vec<Spanned<String>>,
     #[serde(default)]
@@ -72,9 +72,9 @@ struct Options {
     length: Option<[u32; 2]>,
     bytes: Option<[u32; 2]>,
     one_of: Option<Vec<String>>,
-    between: Option<Spanned<[Scalar; 2]>>,
+    between: Option<[Spanned<Scalar>; 2]>,
     round: Option<Round>,
-    default: Option<Scalar>,
+    default: Option<Spanned<Scalar>>,
     empty_is_null: bool,
 }
 
@@ -89,21 +89,13 @@ enum Round {
 #[serde(untagged)]
 enum Scalar {
     Bool(bool),
-    Whole(i64),
-    Float(f64),
+    /// Its text is that of the definition: it may have more digits than a float keeps.
+    Number(#[serde(deserialize_with = "any_number")] ()),
     Text(String),
 }
 
-impl Scalar {
-    fn text(&self) -> String {
-        match self {
-            Self::Bool(value) => value.to_string(),
-            Self::Whole(number) => number.to_string(),
-            // The shortest text of the number, which is the one that was written.
-            Self::Float(number) => number.to_string(),
-            Self::Text(text) => text.clone(),
-        }
-    }
+fn any_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    f64::deserialize(deserializer).map(drop)
 }
 
 impl Definitions {
@@ -143,6 +135,24 @@ impl Definitions {
         self.definitions.keys().map(String::as_str)
     }
 
+    /// Checks that a pipeline is defined.
+    ///
+    /// # Errors
+    /// `Fatal` if it is not, with the names of those that are.
+    pub fn check(&self, name: &str) -> Result<(), Error> {
+        self.definition(name).map(drop)
+    }
+
+    fn definition(&self, name: &str) -> Result<&Definition, Error> {
+        self.definitions.get(name).ok_or_else(|| {
+            let names: Vec<&str> = self.names().collect();
+            Error::misconfigured(
+                format!("{} defines no pipeline {name}", self.path.display()),
+                format!("its pipelines are: {}", names.join(", ")),
+            )
+        })
+    }
+
     /// The topic of a pipeline, if it is defined and has one.
     pub fn topic(&self, name: &str) -> Option<&str> {
         self.definitions.get(name)?.topic.as_deref()
@@ -155,13 +165,7 @@ impl Definitions {
     /// column that does not exist, and for options that a column cannot have; otherwise as for
     /// [`connect`](crate::postgres::connect).
     pub async fn pipeline(&self, name: &str, postgres: &Postgres) -> Result<Pipeline, Error> {
-        let Some(definition) = self.definitions.get(name) else {
-            let names: Vec<&str> = self.names().collect();
-            return Err(Error::misconfigured(
-                format!("{} defines no pipeline {name}", self.path.display()),
-                format!("its pipelines are: {}", names.join(", ")),
-            ));
-        };
+        let definition = self.definition(name)?;
         let Definition { table, ignore, key, columns, .. } = definition;
         let read = postgres
             .table(table.get_ref())
@@ -175,7 +179,7 @@ impl Definitions {
         }
         let Format::Json = definition.format;
         let json = definition.only.iter();
-        let json = json.fold(Json::new(), |json, (path, value)| json.only(path, &value.text()));
+        let json = json.fold(Json::new(), |json, (path, value)| json.only(path, &self.text(value)));
         let pipeline = Pipeline::builder(name, read).messages(json);
         pipeline.build().map_err(|error| self.at(&table.span(), error))
     }
@@ -200,7 +204,7 @@ impl Definitions {
         }
         if let Some(from) = &options.from {
             let origin = origin(from.get_ref()).ok_or_else(|| {
-                let expected = "expected key, message, timestamp or header:NAME";
+                let expected = "expected key, message or timestamp";
                 self.wrong(&from.span(), expected.into())
             })?;
             changed = changed.from_origin(origin);
@@ -214,32 +218,40 @@ impl Definitions {
         if let Some(texts) = &options.one_of {
             changed = changed.rule(Rule::one_of(texts.iter().map(String::as_str)));
         }
-        if let Some(between) = &options.between {
-            let bound = |scalar: &Scalar| {
-                scalar
-                    .text()
-                    .parse::<Decimal>()
-                    .map_err(|error| self.wrong(&between.span(), format!("between: {error}")))
+        if let Some([from, to]) = &options.between {
+            let bound = |bound: &Spanned<Scalar>| {
+                let parsed = self.text(bound).parse::<Decimal>();
+                parsed.map_err(|error| self.wrong(&bound.span(), format!("between: {error}")))
             };
-            let [from, to] = between.get_ref();
             changed = changed.rule(Rule::between(bound(from)?, bound(to)?));
         }
         if let Some(Round::HalfAway) = options.round {
             changed = changed.rounded(Rounding::HalfAway);
         }
         if let Some(default) = &options.default {
-            changed = changed.or_default(&default.text());
+            changed = changed.or_default(&self.text(default));
         }
         if options.empty_is_null {
             changed = changed.empty_is_null();
         }
-        if let Some(defect) = defect(&changed) {
+        if let Some(defect) = changed.defect() {
             return Err(
                 self.wrong(&name.span(), format!("the column {}: {defect}", name.get_ref()))
             );
         }
         *column = changed;
         Ok(())
+    }
+
+    /// A value as the file spells it.
+    fn text(&self, scalar: &Spanned<Scalar>) -> String {
+        match scalar.get_ref() {
+            Scalar::Bool(value) => value.to_string(),
+            Scalar::Number(()) => {
+                self.text.get(scalar.span()).unwrap_or_default().replace('_', "")
+            }
+            Scalar::Text(text) => text.clone(),
+        }
     }
 
     fn wrong(&self, span: &Range<usize>, what: String) -> Error {
@@ -262,17 +274,12 @@ impl Definitions {
     }
 }
 
-/// Describes a rule that the column's type cannot have, if there is one.
-fn defect(column: &Column) -> Option<String> {
-    column.rules.iter().find_map(|rule| rule.defect(&column.kind))
-}
-
 fn origin(text: &str) -> Option<Origin> {
     match text {
         "key" => Some(Origin::Key),
         "message" => Some(Origin::Message),
         "timestamp" => Some(Origin::Timestamp),
-        text => text.strip_prefix("header:").map(|name| Origin::Header(name.to_owned())),
+        _ => None,
     }
 }
 

@@ -26,32 +26,16 @@ pub struct Message<'a> {
     pub payload: Option<&'a [u8]>,
     /// The message's key.
     pub key: Option<&'a [u8]>,
-    /// The message's headers, in their order; messages only.
-    pub headers: &'a [Header<'a>],
     /// Time at which it was produced, milliseconds since the Unix epoch; messages only.
     pub timestamp_ms: Option<i64>,
     /// Line on which it begins, counted from 1; files only.
     pub line: Option<u64>,
 }
 
-/// A header of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header<'a> {
-    /// Its name; several headers may have the same.
-    pub name: &'a str,
-    /// Its value, which may be null.
-    pub value: Option<&'a [u8]>,
-}
-
 impl<'a> Message<'a> {
     /// A message of which only the bytes are known.
     pub fn of(payload: Option<&'a [u8]>) -> Self {
         Self { payload, ..Self::default() }
-    }
-
-    /// The value of the last header of this name, which may be null; nothing without one.
-    pub fn header(&self, name: &str) -> Option<Option<&'a [u8]>> {
-        self.headers.iter().rev().find(|header| header.name == name).map(|header| header.value)
     }
 
     /// The same, which begins on this line of its file.

@@ -157,11 +157,14 @@ fn check(pipeline: &str, table: &Table) -> Result<(), Error> {
             return refused(format!("{name:?} contains the name of a schema"));
         }
     }
-    for column in table.columns() {
-        let mut rules = column.rules.iter();
-        let defect = column.kind.defect();
-        if let Some(defect) = defect.or_else(|| rules.find_map(|rule| rule.defect(&column.kind))) {
+    for (index, column) in table.columns().iter().enumerate() {
+        if let Some(defect) = column.defect() {
             return refused(format!("the column {}: {defect}", column.name));
+        }
+        let field = &column.field;
+        if let Some(other) = table.columns()[..index].iter().find(|it| it.field == *field) {
+            let (one, other) = (&other.name, &column.name);
+            return refused(format!("the columns {one} and {other} both have the field {field}"));
         }
     }
     for (index, name) in names.clone().enumerate() {

@@ -1,7 +1,7 @@
 //! The options of a record's field, and the methods of a column that they call.
 
 use proc_macro2::TokenStream;
-use quote::{ToTokens as _, quote};
+use quote::quote;
 use syn::{Ident, Lit, LitInt, LitStr};
 
 use crate::attributes::{Known, Name, Setting};
@@ -81,7 +81,7 @@ pub(crate) const OPTIONS: [Known<Part>; 14] = [
     Known::optional("round", r#"round = "half_away""#, round),
     Known::optional("empty_is_null", "empty_is_null", empty_is_null),
     Known::optional("default", r#"default = "0""#, default),
-    Known::optional("from", r#"from = "key" (or "message", "timestamp", "header:NAME")"#, from),
+    Known::optional("from", r#"from = "key" (or "message", "timestamp")"#, from),
 ];
 
 fn column(setting: &Setting) -> syn::Result<Part> {
@@ -156,7 +156,9 @@ fn default(setting: &Setting) -> syn::Result<Part> {
     let text = match setting.assigned::<Lit>()? {
         Lit::Str(text) => text.value(),
         Lit::Bool(value) => value.value.to_string(),
-        literal => literal.to_token_stream().to_string(),
+        Lit::Int(number) => number.base10_digits().to_owned(),
+        Lit::Float(number) => number.base10_digits().to_owned(),
+        _ => return Err(setting.misused()),
     };
     Ok(Part::Plain(quote!(.or_default(#text))))
 }
@@ -166,10 +168,7 @@ fn from(setting: &Setting) -> syn::Result<Part> {
         "key" => quote!(Key),
         "message" => quote!(Message),
         "timestamp" => quote!(Timestamp),
-        origin => match origin.strip_prefix("header:") {
-            Some(name) => quote!(Header(::std::string::String::from(#name))),
-            None => return Err(setting.misused()),
-        },
+        _ => return Err(setting.misused()),
     };
     Ok(Part::Plain(quote!(.from_origin(::lambda_core::record::Origin::#origin))))
 }

@@ -4,7 +4,7 @@ mod object;
 mod paths;
 mod scan;
 
-use self::object::Reading;
+use self::object::{Read, Reading};
 use self::paths::Paths;
 use self::scan::Scanner;
 use super::spelled::Spelled;
@@ -14,8 +14,8 @@ use crate::error::Error;
 use crate::record::{ColumnType, Origin, RowWriter, Table, UnixMicros};
 
 /// Messages whose values are JSON objects. A column reads the field of its name, or of its path
-/// into nested objects; other fields are ignored, and a key that an object has twice rejects the
-/// record.
+/// into nested objects; other fields are ignored. A key that occurs twice rejects the record, except
+/// in objects of which no column reads a field.
 ///
 /// ```
 /// use lambda_core::decode::Json;
@@ -67,24 +67,22 @@ impl Decode for Json {
             Reject::new(Reason::EmptyPayload, "expected a JSON object, found nothing")
         })?;
         let decoded = super::utf8(payload).and_then(|json| {
-            let matching = Reading::new(json, row).message(&self.paths)?;
+            let Read { matching, twice } = Reading::new(json, row).message(&self.paths)?;
             if matching < self.only.len() {
                 return Ok(Decoded::Skip("a field has another value than records have"));
             }
+            twice.map_or(Ok(()), Err)?;
             for (index, origin) in &self.beside {
                 match origin {
-                    Origin::Message => row.set(*index, Spelled::Json(json)),
-                    Origin::Key => put_bytes(row, *index, message.key),
-                    Origin::Header(name) => match message.header(name) {
-                        Some(value) => put_bytes(row, *index, value),
-                        None => row,
-                    },
+                    Origin::Message => _ = row.set(*index, Spelled::Json(json)),
+                    Origin::Key => put_key(row, *index, message.key),
                     Origin::Timestamp => {
-                        let micros = message.timestamp_ms.map(|ms| ms.saturating_mul(1_000));
-                        row.set(*index, micros.map(UnixMicros))
+                        if let Some(ms) = message.timestamp_ms {
+                            row.set(*index, UnixMicros(ms.saturating_mul(1_000)));
+                        }
                     }
-                    Origin::Field => row,
-                };
+                    Origin::Field => {}
+                }
             }
             row.complete().map(|()| Decoded::Row)
         });
@@ -92,21 +90,14 @@ impl Decode for Json {
     }
 }
 
-/// Puts a part of the message that is not JSON: a text, or the bytes of a column of bytes.
-fn put_bytes<'w, 't>(
-    row: &'w mut RowWriter<'t>,
-    index: usize,
-    bytes: Option<&[u8]>,
-) -> &'w mut RowWriter<'t> {
+/// Puts the message's key: a text, or the bytes of a column of bytes.
+fn put_key(row: &mut RowWriter<'_>, index: usize, key: Option<&[u8]>) {
+    let Some(key) = key else { return };
     let kind = row.table().columns().get(index).map(|column| &column.kind);
-    match bytes.map(|bytes| (std::str::from_utf8(bytes), bytes)) {
-        Some((_, bytes)) if kind == Some(&ColumnType::Bytea) => row.set(index, bytes),
-        Some((Ok(text), _)) => row.set(index, Spelled::Field(text)),
-        Some((Err(_), _)) => {
-            row.reject(index, "expected UTF-8");
-            row
-        }
-        None => row.set(index, Spelled::Null),
+    match std::str::from_utf8(key) {
+        _ if kind == Some(&ColumnType::Bytea) => _ = row.set(index, key),
+        Ok(text) => _ = row.set(index, Spelled::Field(text)),
+        Err(_) => row.reject(index, "expected UTF-8"),
     }
 }
 

@@ -14,7 +14,7 @@ use super::record::Record;
 use crate::dead_letter::{Reason, Reject};
 use crate::decode::{Decode, Decoded, Message};
 use crate::error::Error;
-use crate::record::{Column, RowWriter, Table};
+use crate::record::{Column, Origin, RowWriter, Table};
 
 /// Decodes records by serde: the struct is built, then written as a row. It takes any record that
 /// serde reads, and costs more time than a decoder that goes by the table alone. How a value is
@@ -74,6 +74,14 @@ impl<R: Record + DeserializeOwned> Decode for Serde<R> {
     /// Checks that serde reads each of the table's fields: it would leave out one of another
     /// name, and store null.
     fn bind(&mut self, table: &Table) -> Result<(), Error> {
+        let only_fields =
+            |column: &&Column| column.default.is_some() || column.origin != Origin::Field;
+        if let Some(Column { name, .. }) = table.columns().iter().find(only_fields) {
+            return Err(Error::misconfigured(
+                format!("serde gives the column {name} of {table} no default and no part of a message"),
+                "use serde's own default, or decode without serde",
+            ));
+        }
         let Some(known) = row::known::<R>() else { return Ok(()) };
         match table.columns().iter().find(|column| !known.contains(&column.field.as_str())) {
             None => Ok(()),

@@ -126,14 +126,15 @@ impl<'a> Spelled<'a> {
     }
 
     fn bool(self, cell: &mut Cell<'_>) {
+        let is = |word: &str| {
+            let Self::Field(text) | Self::PlainField(text) = self else { return false };
+            // PostgreSQL's COPY writes the first letter only.
+            text.eq_ignore_ascii_case(word) || text == &word[..1]
+        };
         match self {
             Self::Bool(value) => value.write(cell),
-            Self::Field(text) | Self::PlainField(text) if text.eq_ignore_ascii_case("true") => {
-                true.write(cell);
-            }
-            Self::Field(text) | Self::PlainField(text) if text.eq_ignore_ascii_case("false") => {
-                false.write(cell);
-            }
+            _ if is("true") => true.write(cell),
+            _ if is("false") => false.write(cell),
             Self::Field(_) => self.reject(cell, "true or false"),
             _ => cell.reject(Reason::InvalidField, "expected true or false"),
         }

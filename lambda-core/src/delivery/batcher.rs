@@ -63,7 +63,9 @@ impl<'a> Received<'a> {
     /// What its decoder sees.
     fn message(&self) -> Message<'a> {
         let Self { key, payload, timestamp_ms, .. } = *self;
-        Message { key, timestamp_ms: Some(timestamp_ms), ..Message::of(payload) }
+        // Brokers have 0 for a message without a time.
+        let timestamp_ms = (timestamp_ms > 0).then_some(timestamp_ms);
+        Message { key, timestamp_ms, ..Message::of(payload) }
     }
 
     /// Fingerprint by which a lane recognises its source later.

@@ -2,7 +2,7 @@
 
 use crate::dead_letter::{Reason, Reject};
 use crate::record::table::quoted;
-use crate::record::{Cell, ColumnType, Field, Rule, Value, rules};
+use crate::record::{Cell, ColumnType, Family, Field, Rule, Value, rules};
 
 /// A column of a [`Table`](crate::record::Table).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub struct Column {
     /// The name in the table.
     pub name: String,
     /// The name in file headers, and the path into a message: names of nested objects, separated
-    /// by points. Rejects name it.
+    /// by points; a point after a backslash is part of a name. Rejects name it.
     pub field: String,
     /// Where a message has the value.
     pub origin: Origin,
@@ -43,8 +43,6 @@ pub enum Origin {
     Message,
     /// The message's key.
     Key,
-    /// The last header of this name.
-    Header(String),
     /// The time at which the message was produced.
     Timestamp,
 }
@@ -124,10 +122,13 @@ impl Column {
         Self { kind, ..self }
     }
 
-    /// The same column, read from a field of another name.
+    /// The same column, read from a field of another name or path; `.` is the whole message.
     #[must_use]
     pub fn from_field(self, field: &str) -> Self {
-        Self { field: field.to_owned(), ..self }
+        match field {
+            "." => self.from_origin(Origin::Message),
+            field => Self { field: field.to_owned(), ..self },
+        }
     }
 
     /// The same column, allowed to be null.
@@ -170,6 +171,33 @@ impl Column {
             true => Err(self.missing()),
             false => rules::check(self, &out[from..]),
         }
+    }
+
+    /// Describes what of the column contradicts its type, if anything does.
+    pub(crate) fn defect(&self) -> Option<String> {
+        let kind = &self.kind;
+        let of_rules = || self.rules.iter().find_map(|rule| rule.defect(kind));
+        let of_rounding = || {
+            let fits = kind.family() == Family::NUMERIC || self.rounding.is_none();
+            (!fits).then(|| format!("{kind} is not rounded, only numeric is"))
+        };
+        let of_origin = || {
+            let needs = match self.origin {
+                Origin::Field | Origin::Key => return None,
+                Origin::Message => Family::JSON,
+                Origin::Timestamp => Family::TIMESTAMPTZ,
+            };
+            (kind.family() != needs).then(|| match self.origin {
+                Origin::Message => format!("the whole message is jsonb, not {kind}"),
+                _ => format!("the message's time is timestamptz, not {kind}"),
+            })
+        };
+        kind.defect().or_else(of_rules).or_else(of_rounding).or_else(of_origin)
+    }
+
+    /// The name in file headers.
+    pub(crate) fn header(&self) -> String {
+        self.field.replace("\\.", ".")
     }
 
     /// The reject of a record without a value for the column.

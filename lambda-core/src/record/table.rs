@@ -57,8 +57,15 @@ impl Table {
     }
 
     /// The column of this name, to change it.
+    #[cfg(feature = "config")]
     pub(crate) fn column_mut(&mut self, name: &str) -> Option<&mut Column> {
         self.columns.iter_mut().find(|column| column.name == name)
+    }
+
+    /// Whether it has a column of this name.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn has_column(&self, name: &str) -> bool {
+        self.columns.iter().any(|column| column.name == name)
     }
 
     /// Changes each column.

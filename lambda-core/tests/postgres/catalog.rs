@@ -133,7 +133,7 @@ millidegrees = { between = [-90000, 60000] }
 unit         = { one_of = ["C", "F"], default = "C" }
 ratio        = { between = [0, 0.5], round = "half_away" }
 quality      = { length = [1, 4], empty_is_null = true }
-trace        = { from = "header:trace" }
+trace        = { field = "meta.trace" }
 produced     = { from = "timestamp" }
 raw          = { from = "message" }
 "#;
@@ -180,7 +180,7 @@ async fn defined(context: Context) -> Result<(), Failure> {
         decoded(&readings, &**readings.decoder(), &message)
     };
     let valid = r#"{"type":"reading","meta":{"v":2,"ts":"2026-01-01 00:00:00"},"millidegrees":21500,"ratio":0.125,"quality":"good"}"#;
-    let header = b"unit,device,meta.ts,millidegrees,ratio,quality,trace,produced,raw";
+    let header = b"unit,device,meta.ts,millidegrees,ratio,quality,meta.trace,produced,raw";
     let rows = readings.files().open(header, readings.table())?;
     let csv = |row: &str| decoded(&readings, &rows, &Message::of(Some(row.as_bytes())));
     let raw = valid.replace('"', "\"\"");
@@ -224,11 +224,19 @@ async fn wrong(context: Context) -> Result<(), Failure> {
         ),
         (
             format!("{table}[pipeline.a.columns]\nunit = {{ from = \"value\" }}\n"),
-            "line 4: expected key, message, timestamp or header:NAME",
+            "line 4: expected key, message or timestamp",
         ),
         (
             format!("{table}[pipeline.a.columns]\nunit = {{ between = [1, 2] }}\n"),
             "line 4: the column unit: a rule that says",
+        ),
+        (
+            format!("{table}[pipeline.a.columns]\nmillidegrees = {{ round = \"half_away\" }}\n"),
+            "line 4: the column millidegrees: integer is not rounded",
+        ),
+        (
+            format!("{table}[pipeline.a.columns]\nnote = {{ from = \"timestamp\" }}\n"),
+            "line 4: the column note: the message's time is timestamptz, not text",
         ),
         (
             format!("{table}[pipeline.a.columns]\nratio = {{ between = [0, \"x\"] }}\n"),

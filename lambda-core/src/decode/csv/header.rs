@@ -26,7 +26,8 @@ impl Header {
         let names = names(text, dialect).map_err(separated)?;
         let mut columns = vec![None; names.len()];
         for (index, column) in table.columns().iter().enumerate() {
-            let field = &*column.field;
+            let header = column.header();
+            let field = &*header;
             let mut places = names.iter().enumerate().filter(|(_, name)| *name == field);
             let Some((place, _)) = places.next() else {
                 if column.default.is_some() {

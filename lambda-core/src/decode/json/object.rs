@@ -21,6 +21,14 @@ pub(super) struct Reading<'m, 'r, 't> {
     matching: usize,
 }
 
+/// A message that was read.
+pub(super) struct Read {
+    /// Number of fields that have the only value with which it is a record.
+    pub(super) matching: usize,
+    /// The first key that an object has twice.
+    pub(super) twice: Option<Reject>,
+}
+
 impl<'m, 'r, 't> Reading<'m, 'r, 't> {
     /// Begins a message.
     pub(super) fn new(json: &'m str, row: &'r mut RowWriter<'t>) -> Self {
@@ -28,14 +36,13 @@ impl<'m, 'r, 't> Reading<'m, 'r, 't> {
         Self { json, scanner, row, unknown: Vec::new(), twice: None, matching: 0 }
     }
 
-    /// Reads the message. Returns the number of fields that have the only value with which it is a
-    /// record.
-    pub(super) fn message(mut self, paths: &Paths) -> Result<usize, Reject> {
+    /// Reads the message.
+    pub(super) fn message(mut self, paths: &Paths) -> Result<Read, Reject> {
         self.row.scratch.seen.clear();
         self.row.scratch.seen.resize(paths.count, false);
         let read = self.whole(&paths.root);
         read.map_err(|expected| reject(self.json, self.scanner.at(), expected))?;
-        self.twice.map_or(Ok(self.matching), Err)
+        Ok(Read { matching: self.matching, twice: self.twice })
     }
 
     fn whole(&mut self, root: &Object) -> Result<(), Expected> {

@@ -49,6 +49,17 @@ impl Paths {
     /// The paths to a table's columns, and to the fields that decide whether a message is a record.
     pub(super) fn of(table: &Table, only: &[(String, String)]) -> Result<Self, Error> {
         let mut paths = Self::default();
+        let fields = table.columns().iter().filter(|column| column.origin == Origin::Field);
+        let fields = fields.map(|column| &column.field);
+        for path in fields.chain(only.iter().map(|(path, _)| path)) {
+            let (keys, last) = split(path);
+            if last.is_empty() || keys.iter().any(String::is_empty) {
+                return Err(Error::misconfigured(
+                    format!("{path:?}, a path of {table}, has a part without a name"),
+                    "separate names with single points; write a point of a name as \\.",
+                ));
+            }
+        }
         for (path, value) in only {
             let member = paths.member(path);
             if member.only.replace(value.as_str().into()).is_some() {
@@ -87,7 +98,7 @@ impl Object {
             let number = *count;
             *count += 1;
             self.members.push(Member {
-                spelled: format!(",\"{key}\":").into(),
+                spelled: format!(",{}:", serde_json::Value::from(&*key)).into(),
                 key: key.into(),
                 number,
                 column: None,

@@ -98,7 +98,7 @@ fn every_type_is_read_from_both_formats() {
     let of = |kind: ColumnType| kind.array();
     let cases: Vec<(ColumnType, &str, &str, Gives)> = vec![
         (ColumnType::Bool, "true", "TRUE", row(true)),
-        (ColumnType::Bool, "false", "false", row(false)),
+        (ColumnType::Bool, "false", "f", row(false)),
         (ColumnType::Bool, "\"true\"", "1", Reject("invalid_field: f: expected true or false")),
         (ColumnType::Bool, "null", "", Null),
         (ColumnType::Int2, "-32768", "-32768", row(-32_768_i16)),
@@ -326,6 +326,8 @@ fn every_rule_is_applied_to_both_formats() {
         ),
         (score(), "-1e-60", "-0.001", Reject("invalid_field: f: expected a number from 0 to 1")),
         (score(), "1e-60", "0.004", decimal("0")),
+        (score(), "0.50000000000000000000000000000000000000000001", "0.5", decimal("0.5")),
+        (score(), "0.12000000000000000000000000000000000000000001", "0.12", decimal("0.12")),
         (signed(), "-0.125", "-0.125", decimal("-0.13")),
         (signed(), "99.994", "99.994", decimal("99.99")),
         (

@@ -248,6 +248,12 @@ impl ReadTable {
             table = table.column(if column.not_null { record } else { record.nullable() });
         }
         let key = self.select(&shown, keys)?;
+        if let Some(lacks) = key.iter().find(|name| !table.has_column(name)) {
+            return refused(
+                format!("{lacks} is in the key of {shown}, and no record gives it"),
+                "select a unique index on columns that records give as the key, or include the column",
+            );
+        }
         Ok(table.key(key.iter().map(String::as_str)))
     }
 

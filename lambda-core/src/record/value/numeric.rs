@@ -143,7 +143,7 @@ impl FromStr for Decimal {
 
     /// Reads a decimal number, exactly; an exponent is allowed.
     fn from_str(text: &str) -> Result<Self, DecimalError> {
-        Number::parse(text).filter(|number| !number.more).map(|it| it.kept).ok_or(DecimalError)
+        Number::parse(text).filter(|number| number.cut.is_none()).map(|it| it.kept).ok_or(DecimalError)
     }
 }
 
@@ -152,8 +152,8 @@ impl FromStr for Decimal {
 pub(crate) struct Number {
     /// The number, cut.
     kept: Decimal,
-    /// Whether digits other than zeros were cut.
-    more: bool,
+    /// Number of decimals before the digits that were cut, if any but zeros were.
+    cut: Option<i64>,
     /// Whether it is below zero, or what was kept of it would be.
     negative: bool,
 }
@@ -171,14 +171,14 @@ impl Number {
     /// The number, if it has no decimals but zeros.
     pub(crate) fn whole(self) -> Option<i128> {
         let Decimal { unscaled, scale } = self.kept.shortest();
-        (scale == 0 && !self.more).then_some(unscaled)
+        (scale == 0 && self.cut.is_none()).then_some(unscaled)
     }
 
     /// Compares with a decimal, exactly.
     fn compare(self, other: Decimal) -> Ordering {
         // What was cut is below the other's last decimal, or its first digit decides.
         let cut = if self.negative { Ordering::Less } else { Ordering::Greater };
-        self.kept.compare(other).then(if self.more { cut } else { Ordering::Equal })
+        self.kept.compare(other).then(self.cut.map_or(Ordering::Equal, |_| cut))
     }
 
     /// The number with at most this many decimals, rounded half away from zero; nothing if they
@@ -186,7 +186,9 @@ impl Number {
     fn rounded(self, scale: u8) -> Option<Decimal> {
         let Decimal { unscaled, scale: found } = self.kept;
         if found <= scale {
-            return (!self.more).then_some(self.kept);
+            // A digit at the first decimal that is cut could be a half.
+            let is_near = self.cut.is_none_or(|cut| cut > i64::from(scale));
+            return is_near.then_some(self.kept);
         }
         let Some(unit) = power(u32::from(found - scale)) else {
             return Some(Decimal { unscaled: 0, scale });
@@ -223,7 +225,7 @@ fn long(bytes: &[u8]) -> Option<Number> {
     let (negative, bytes) = sign(bytes);
     let length = bytes.iter().position(|byte| matches!(byte, b'e' | b'E')).unwrap_or(bytes.len());
     let (mantissa, exponent) = bytes.split_at(length);
-    let (mut unscaled, mut scale, mut more) = (0_i128, 0_i64, false);
+    let (mut unscaled, mut scale, mut cut) = (0_i128, 0_i64, None);
     let (mut point, mut seen) = (false, false);
     // Zeros that count only if a digit follows: `1.50000` has one decimal.
     let mut zeros = 0_u32;
@@ -234,9 +236,8 @@ fn long(bytes: &[u8]) -> Option<Number> {
                 seen = true;
                 scale += i64::from(point);
                 let digit = i128::from(byte - b'0');
-                if digit == 0 || more {
+                if digit == 0 || cut.is_some() {
                     zeros += u32::from(unscaled != 0);
-                    more |= digit != 0;
                     continue;
                 }
                 let longer = power(zeros + 1);
@@ -244,19 +245,21 @@ fn long(bytes: &[u8]) -> Option<Number> {
                 if let Some(longer) = longer.filter(|longer| *longer < END) {
                     (unscaled, zeros) = (longer + digit, 0);
                 } else {
-                    more = true;
+                    cut = Some(scale - i64::from(point));
                     zeros += 1;
                 }
             }
             _ => return None,
         }
     }
-    let scale = scale.saturating_sub(i64::from(zeros)).saturating_sub(exponent_of(exponent)?);
+    let exponent = exponent_of(exponent)?;
+    let scale = scale.saturating_sub(i64::from(zeros)).saturating_sub(exponent);
+    let cut = cut.map(|cut| cut.saturating_sub(exponent));
     if !seen {
         return None;
     }
     let unscaled = if negative { -unscaled } else { unscaled };
-    Number { kept: Decimal { unscaled, scale: 0 }, more, negative }.at(scale)
+    Number { kept: Decimal { unscaled, scale: 0 }, cut, negative }.at(scale)
 }
 
 impl Number {
@@ -276,11 +279,12 @@ impl Number {
             let excess = u32::try_from(scale - i64::from(DIGITS_MAX)).ok();
             let factor = excess.and_then(power);
             let kept = factor.map_or(0, |factor| unscaled / factor);
-            let more = self.more || factor.is_none_or(|factor| unscaled % factor != 0);
+            let is_exact = factor.is_some_and(|factor| unscaled % factor == 0);
+            let cut = if is_exact { self.cut } else { Some(i64::from(DIGITS_MAX)) };
             let kept = Decimal { unscaled: kept, scale: DIGITS_MAX as u8 };
-            return Some(Self { kept, more, ..self });
+            return Some(Self { kept, cut, ..self });
         }
-        let zeros = u32::try_from(-scale).ok().filter(|_| !self.more)?;
+        let zeros = u32::try_from(scale.unsigned_abs()).ok().filter(|_| self.cut.is_none())?;
         let longer = power(zeros).and_then(|factor| unscaled.checked_mul(factor))?;
         (longer.abs() < END)
             .then_some(Self { kept: Decimal { unscaled: longer, scale: 0 }, ..self })
@@ -289,7 +293,7 @@ impl Number {
 
 impl From<Decimal> for Number {
     fn from(kept: Decimal) -> Self {
-        Self { kept, more: false, negative: kept.unscaled < 0 }
+        Self { kept, cut: None, negative: kept.unscaled < 0 }
     }
 }
 
@@ -351,7 +355,7 @@ impl Value for Number {
             _ => return cell.misfit("a decimal number"),
         };
         let value = match cell.column.rounding {
-            None if self.more => None,
+            None if self.cut.is_some() => None,
             None => Some(self.kept),
             Some(Rounding::HalfAway) => {
                 for rule in &cell.column.rules {

@@ -137,6 +137,17 @@ fn digits_of_a_second_are_cut_and_not_rounded() {
 }
 
 #[test]
+fn no_exponent_overflows() {
+    for text in ["10e9223372036854775807", "1e99999999999999999999999", "0.1e9223372036854775808"] {
+        assert!(text.parse::<Decimal>().is_err(), "{text}");
+    }
+    for text in ["0e99999999999999999999", "-0.000e-99999999999999999999999", "00"] {
+        assert_eq!(text.parse::<Decimal>().map(|it| it.unscaled), Ok(0), "{text}");
+    }
+    assert!("1e-9223372036854775808".parse::<Decimal>().is_err(), "digits are not dropped");
+}
+
+#[test]
 fn a_value_that_its_column_cannot_hold_is_rejected() {
     let rejected = |kind: ColumnType, value: &dyn Value| {
         let mut out = Vec::new();

@@ -147,6 +147,9 @@ fn fraction(rest: &[u8]) -> Option<(i64, &[u8])> {
 fn offset_seconds(offset: &[u8]) -> Option<i64> {
     let (sign, hours, minutes) = match offset {
         [b'Z' | b'z'] => return Some(0),
+        // As PostgreSQL writes whole hours.
+        [b'+', h1, h2] => (1, two(*h1, *h2)?, 0),
+        [b'-', h1, h2] => (-1, two(*h1, *h2)?, 0),
         [b'+', h1, h2, b':', m1, m2] => (1, two(*h1, *h2)?, two(*m1, *m2)?),
         [b'-', h1, h2, b':', m1, m2] => (-1, two(*h1, *h2)?, two(*m1, *m2)?),
         _ => return None,
@@ -263,6 +266,7 @@ mod tests {
             "2025-06-15t15:06:40z",
             "2025-06-15T17:06:40+02:00",
             "2025-06-15 11:06:40-04:00",
+            "2025-06-15 15:06:40+00",
         ] {
             assert_eq!(micros(text), Some(second), "{text}");
         }

@@ -34,7 +34,7 @@ use crate::record::{Decimal, Origin, Rounding, Rule, Table};
 pub struct Definitions {
     path: PathBuf,
     text: String,
-    definitions: BTreeMap<String, Definition>,
+    pipelines: BTreeMap<String, Definition>,
 }
 
 /// The definition of one pipeline.
@@ -127,12 +127,12 @@ impl Definitions {
                 "correct the file",
             )
         })?;
-        Ok(Self { path: path.to_owned(), text, definitions: file.pipeline })
+        Ok(Self { path: path.to_owned(), text, pipelines: file.pipeline })
     }
 
     /// The names of the pipelines.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.definitions.keys().map(String::as_str)
+        self.pipelines.keys().map(String::as_str)
     }
 
     /// Checks that a pipeline is defined.
@@ -144,7 +144,7 @@ impl Definitions {
     }
 
     fn definition(&self, name: &str) -> Result<&Definition, Error> {
-        self.definitions.get(name).ok_or_else(|| {
+        self.pipelines.get(name).ok_or_else(|| {
             let names: Vec<&str> = self.names().collect();
             Error::misconfigured(
                 format!("{} defines no pipeline {name}", self.path.display()),
@@ -155,7 +155,7 @@ impl Definitions {
 
     /// The topic of a pipeline, if it is defined and has one.
     pub fn topic(&self, name: &str) -> Option<&str> {
-        self.definitions.get(name)?.topic.as_deref()
+        self.pipelines.get(name)?.topic.as_deref()
     }
 
     /// Builds a pipeline, with its table as the database has it.
@@ -195,7 +195,7 @@ impl Definitions {
         let Some(column) = table.column_mut(name.get_ref()) else {
             return Err(self.wrong(
                 &name.span(),
-                format!("{named} has no column {} that a record gives", name.get_ref()),
+                &format!("{named} has no column {} that a record gives", name.get_ref()),
             ));
         };
         let mut changed = column.clone();
@@ -205,7 +205,7 @@ impl Definitions {
         if let Some(from) = &options.from {
             let origin = origin(from.get_ref()).ok_or_else(|| {
                 let expected = "expected key, message or timestamp";
-                self.wrong(&from.span(), expected.into())
+                self.wrong(&from.span(), expected)
             })?;
             changed = changed.from_origin(origin);
         }
@@ -221,7 +221,7 @@ impl Definitions {
         if let Some([from, to]) = &options.between {
             let bound = |bound: &Spanned<Scalar>| {
                 let parsed = self.text(bound).parse::<Decimal>();
-                parsed.map_err(|error| self.wrong(&bound.span(), format!("between: {error}")))
+                parsed.map_err(|error| self.wrong(&bound.span(), &format!("between: {error}")))
             };
             changed = changed.rule(Rule::between(bound(from)?, bound(to)?));
         }
@@ -236,7 +236,7 @@ impl Definitions {
         }
         if let Some(defect) = changed.defect() {
             return Err(
-                self.wrong(&name.span(), format!("the column {}: {defect}", name.get_ref()))
+                self.wrong(&name.span(), &format!("the column {}: {defect}", name.get_ref()))
             );
         }
         *column = changed;
@@ -247,14 +247,12 @@ impl Definitions {
     fn text(&self, scalar: &Spanned<Scalar>) -> String {
         match scalar.get_ref() {
             Scalar::Bool(value) => value.to_string(),
-            Scalar::Number(()) => {
-                self.text.get(scalar.span()).unwrap_or_default().replace('_', "")
-            }
+            Scalar::Number(()) => self.text.get(scalar.span()).unwrap_or_default().replace('_', ""),
             Scalar::Text(text) => text.clone(),
         }
     }
 
-    fn wrong(&self, span: &Range<usize>, what: String) -> Error {
+    fn wrong(&self, span: &Range<usize>, what: &str) -> Error {
         let line = line_of(&self.text, span);
         Error::misconfigured(
             format!("{} line {line}: {what}", self.path.display()),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::decode::{Csv, Decode, Json, Record, encode_default};
 use crate::error::Error;
-use crate::record::Table;
 use crate::record::table::evidence;
+use crate::record::{Column, Table};
 
 /// Longest name that PostgreSQL keeps, in bytes.
 const NAME_BYTES_MAX: usize = 63;
@@ -157,14 +157,9 @@ fn check(pipeline: &str, table: &Table) -> Result<(), Error> {
             return refused(format!("{name:?} contains the name of a schema"));
         }
     }
-    for (index, column) in table.columns().iter().enumerate() {
+    for column in table.columns() {
         if let Some(defect) = column.defect() {
             return refused(format!("the column {}: {defect}", column.name));
-        }
-        let field = &column.field;
-        if let Some(other) = table.columns()[..index].iter().find(|it| it.field == *field) {
-            let (one, other) = (&other.name, &column.name);
-            return refused(format!("the columns {one} and {other} both have the field {field}"));
         }
     }
     for (index, name) in names.clone().enumerate() {
@@ -175,13 +170,19 @@ fn check(pipeline: &str, table: &Table) -> Result<(), Error> {
             return refused(format!("{table} has the column {name} twice"));
         }
     }
+    for (index, Column { name, field, .. }) in table.columns().iter().enumerate() {
+        if let Some(other) = table.columns()[..index].iter().find(|it| it.field == *field) {
+            let other = &other.name;
+            return refused(format!("the columns {other} and {name} both have the field {field}"));
+        }
+    }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Column, ColumnType};
+    use crate::record::ColumnType;
 
     const NUMERIC: ColumnType = ColumnType::Numeric { precision: 9, scale: 2 };
 

@@ -58,7 +58,7 @@ async fn set_up(args: &Args) -> Result<(), Failure> {
     let mut applied = PROTOCOL.migrate(&config).await?;
     match &chosen {
         Chosen::Transactions => applied.extend(transaction::schema::migrate(&config).await?),
-        chosen => {
+        Chosen::Defined { .. } => {
             registry::register(&config, &[&chosen.pipeline(&config).await?]).await?;
         }
     }

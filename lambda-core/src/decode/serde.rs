@@ -78,7 +78,9 @@ impl<R: Record + DeserializeOwned> Decode for Serde<R> {
             |column: &&Column| column.default.is_some() || column.origin != Origin::Field;
         if let Some(Column { name, .. }) = table.columns().iter().find(only_fields) {
             return Err(Error::misconfigured(
-                format!("serde gives the column {name} of {table} no default and no part of a message"),
+                format!(
+                    "serde gives the column {name} of {table} no default and no part of a message"
+                ),
                 "use serde's own default, or decode without serde",
             ));
         }

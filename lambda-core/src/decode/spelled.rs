@@ -127,7 +127,7 @@ impl<'a> Spelled<'a> {
 
     fn bool(self, cell: &mut Cell<'_>) {
         let is = |word: &str| {
-            let Self::Field(text) | Self::PlainField(text) = self else { return false };
+            let (Self::Field(text) | Self::PlainField(text)) = self else { return false };
             // PostgreSQL's COPY writes the first letter only.
             text.eq_ignore_ascii_case(word) || text == &word[..1]
         };

@@ -143,7 +143,10 @@ impl FromStr for Decimal {
 
     /// Reads a decimal number, exactly; an exponent is allowed.
     fn from_str(text: &str) -> Result<Self, DecimalError> {
-        Number::parse(text).filter(|number| number.cut.is_none()).map(|it| it.kept).ok_or(DecimalError)
+        Number::parse(text)
+            .filter(|number| number.cut.is_none())
+            .map(|it| it.kept)
+            .ok_or(DecimalError)
     }
 }
 

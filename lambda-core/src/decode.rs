@@ -5,6 +5,7 @@ pub mod csv;
 mod bytes;
 mod foreign;
 mod json;
+mod parse;
 mod record;
 mod serde;
 mod spelled;

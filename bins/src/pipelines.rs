@@ -15,7 +15,7 @@ const PIPELINE: &str = "Pipeline";
 /// The name of a pipeline, and the file that defines it.
 #[derive(Debug, Clone, Args)]
 pub struct PipelineArgs {
-    /// transactions, or a pipeline of the file
+    /// Name of the pipeline
     #[arg(
         long,
         env = "LAMBDA_PIPELINE",
@@ -25,7 +25,7 @@ pub struct PipelineArgs {
         help_heading = PIPELINE
     )]
     pipeline: String,
-    /// File that defines pipelines (pipelines.toml)
+    /// File that defines it
     #[arg(
         long,
         env = "LAMBDA_PIPELINES",

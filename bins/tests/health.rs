@@ -79,7 +79,16 @@ async fn database_away(context: Context) -> Result<(), Failure> {
     until_ready(&probe, 200, &["ok"]).await?;
     postgres.server.kill()?;
     // The database check and the commit both found no server.
-    until_ready(&probe, 503, &["PostgreSQL, for ", "the sink, for ", "not reachable"]).await?;
+    if let Err(error) =
+        until_ready(&probe, 503, &["PostgreSQL, for ", "the sink, for ", "not reachable"]).await
+    {
+        return Err(format!(
+            "{error}\nCONSUMER {}\nPRODUCER {}",
+            consumer.stderr(),
+            producer.stderr()
+        )
+        .into());
+    }
     let password = &bench.database.login().password;
     let told = probe.get("/readyz").await?.text;
     assert!(!told.contains(password.as_str()), "{told}");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use lambda_core::config::Definitions;
 use lambda_core::postgres::connection::connect_waiting;
-use lambda_core::{Error, Pipeline, Postgres, transaction};
+use lambda_core::{Error, Pipeline, Postgres, Stop, transaction};
 
 use crate::args::TRANSACTIONS;
 
@@ -96,6 +96,21 @@ impl Chosen {
         match self {
             Self::Transactions => None,
             Self::Defined { name, definitions } => definitions.topic(name),
+        }
+    }
+
+    /// The pipeline, with its table as the database has it; waits for the database until a stop.
+    ///
+    /// # Errors
+    /// `Interrupted` by a stop; otherwise as for [`Definitions::pipeline`].
+    pub async fn pipeline_unless_stopped(
+        &self,
+        database: &Postgres,
+        stop: &Stop,
+    ) -> Result<Pipeline, Error> {
+        tokio::select! {
+            pipeline = self.pipeline(database) => pipeline,
+            () = stop.stopped() => Err(Error::Interrupted { what: "reading the table".into() }),
         }
     }
 

@@ -7,7 +7,6 @@ use lambda_bins::args::{DatabaseArgs, HelpArgs, HttpArgs, KafkaArgs, Output, Out
 use lambda_bins::pipelines::PipelineArgs;
 use lambda_bins::serving::Serving;
 use lambda_bins::{Failure, json, print};
-use lambda_core::Error;
 use lambda_core::delivery::batcher::FIRST_RECORDS;
 use lambda_core::kafka::{OnSourceChange, StartAt};
 use lambda_stream::{Summary, consume};
@@ -52,12 +51,7 @@ fn main() -> ExitCode {
         let (chosen, database) = (args.pipeline.chosen()?, args.database.config()?);
         let kafka = args.kafka.config_for(chosen.name(), chosen.topic())?;
         serving.watch(&database, chosen.name());
-        let pipeline = tokio::select! {
-            pipeline = chosen.pipeline(&database) => pipeline?,
-            () = stop.stopped() => {
-                return Err(Error::Interrupted { what: "reading the table".into() }.into());
-            }
-        };
+        let pipeline = chosen.pipeline_unless_stopped(&database, &stop).await?;
         let summary = consume(&pipeline, &kafka, &database)
             .start(args.start)
             .on_source_change(args.on_source_change)

@@ -10,7 +10,7 @@ use lambda_bins::args::{DatabaseArgs, HelpArgs, HttpArgs, OutputArgs, moment};
 use lambda_bins::pipelines::{Chosen, PipelineArgs};
 use lambda_bins::serving::Serving;
 use lambda_bins::{Failure, Stop, loading};
-use lambda_core::{Error, transaction};
+use lambda_core::transaction;
 
 const NAME: &str = "lambda-csv-batch";
 
@@ -74,21 +74,15 @@ async fn load(
     stop: Stop,
 ) -> Result<LoadReport, Failure> {
     let chosen = args.pipeline.chosen()?;
-    let is_empty = input::resolve(&args.paths)?.is_empty();
     let load = match chosen {
         // Without files, no database is needed.
-        Chosen::Transactions if args.dry_run || is_empty => {
+        Chosen::Transactions if args.dry_run || input::resolve(&args.paths)?.is_empty() => {
             lambda_batch::check(&transaction::pipeline(), &args.paths)
         }
         chosen => {
             let database = args.database.config()?;
             serving.watch(&database, chosen.name());
-            let pipeline = tokio::select! {
-                pipeline = chosen.pipeline(&database) => pipeline?,
-                () = stop.stopped() => {
-                    return Err(Error::Interrupted { what: "reading the table".into() }.into());
-                }
-            };
+            let pipeline = chosen.pipeline_unless_stopped(&database, &stop).await?;
             if args.dry_run {
                 lambda_batch::check(&pipeline, &args.paths)
             } else {

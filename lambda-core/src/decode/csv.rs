@@ -4,6 +4,7 @@ mod header;
 mod split;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use memchr::memchr;
@@ -35,24 +36,22 @@ impl Default for Dialect {
 /// The fields of one row, in the order of the table's columns.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CsvFields<'a> {
-    header: &'a Header,
+    columns: &'a [Column],
     /// The unquoted fields, one after the other.
     text: &'a str,
-    /// End of each field in `text`.
-    ends: &'a [usize],
+    /// Place in `text` of each column's field.
+    places: &'a [Range<usize>],
 }
 
 impl<'a> CsvFields<'a> {
     /// The columns of the table.
     pub(crate) fn columns(&self) -> &'a [Column] {
-        self.header.table.columns()
+        self.columns
     }
 
     /// The field of the table's column `index`; an empty one is null.
     pub(crate) fn get(&self, index: usize) -> Option<&'a str> {
-        let place = self.header.columns.iter().position(|column| *column == Some(index))?;
-        let start = if place == 0 { 0 } else { *self.ends.get(place - 1)? };
-        self.text.get(start..*self.ends.get(place)?).filter(|field| !field.is_empty())
+        self.text.get(self.places.get(index)?.clone()).filter(|field| !field.is_empty())
     }
 }
 
@@ -142,13 +141,17 @@ impl Rows {
         line: u64,
         row: &mut RowWriter<'_>,
     ) -> Result<(), Reject> {
-        let (mut text, mut ends, mut unquoted) = (String::new(), Vec::new(), String::new());
-        let count = split(record, self.dialect, &mut unquoted, |_, field| {
-            text.push_str(field);
-            ends.push(text.len());
+        let columns = row.table().columns();
+        let (mut text, mut unquoted) = (String::with_capacity(record.len()), String::new());
+        let mut places = vec![0..0; columns.len()];
+        let count = split(record, self.dialect, &mut unquoted, |place, field| {
+            if let Some(Some(index)) = self.header.columns.get(place) {
+                places[*index] = text.len()..text.len() + field.len();
+                text.push_str(field);
+            }
         });
         self.check(count, record, line)?;
-        decode(&CsvFields { header: &self.header, text: &text, ends: &ends }, row)
+        decode(&CsvFields { columns, text: &text, places: &places }, row)
     }
 
     fn check(&self, count: Result<usize, Defect>, record: &str, line: u64) -> Result<(), Reject> {

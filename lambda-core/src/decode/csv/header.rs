@@ -1,7 +1,5 @@
 //! The header line: which column of a file is which column of the table.
 
-use std::sync::Arc;
-
 use super::split::{self, Defect, split};
 use super::{BOM, Dialect};
 use crate::error::Error;
@@ -10,14 +8,13 @@ use crate::record::Table;
 /// A file's header: which column of the table each field of a row is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
-    pub(super) table: Arc<Table>,
     /// Index of the table's column of each field.
     pub(super) columns: Vec<Option<usize>>,
 }
 
 impl Header {
     /// Reads the header line.
-    pub(super) fn parse(line: &[u8], dialect: Dialect, table: &Arc<Table>) -> Result<Self, Error> {
+    pub(super) fn parse(line: &[u8], dialect: Dialect, table: &Table) -> Result<Self, Error> {
         let input = |what: String| Error::Input { what: format!("the header line {what}") };
         let line = line.strip_prefix(BOM).unwrap_or(line);
         let text = std::str::from_utf8(line);
@@ -40,7 +37,7 @@ impl Header {
             }
             columns[place] = Some(index);
         }
-        Ok(Self { table: Arc::clone(table), columns })
+        Ok(Self { columns })
     }
 }
 

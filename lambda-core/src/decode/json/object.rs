@@ -10,7 +10,6 @@ use crate::record::RowWriter;
 
 /// A message while it is read.
 pub(super) struct Reading<'m, 'r, 't> {
-    json: &'m str,
     scanner: Scanner<'m>,
     row: &'r mut RowWriter<'t>,
     /// Keys of the object that is read, and of those around it, that are no members.
@@ -33,7 +32,7 @@ impl<'m, 'r, 't> Reading<'m, 'r, 't> {
     /// Begins a message.
     pub(super) fn new(json: &'m str, row: &'r mut RowWriter<'t>) -> Self {
         let scanner = Scanner::new(json);
-        Self { json, scanner, row, unknown: Vec::new(), twice: None, matching: 0 }
+        Self { scanner, row, unknown: Vec::new(), twice: None, matching: 0 }
     }
 
     /// Reads the message.
@@ -41,7 +40,7 @@ impl<'m, 'r, 't> Reading<'m, 'r, 't> {
         self.row.scratch.seen.clear();
         self.row.scratch.seen.resize(paths.count, false);
         let read = self.whole(&paths.root);
-        read.map_err(|expected| reject(self.json, self.scanner.at(), expected))?;
+        read.map_err(|expected| reject(&self.scanner, expected))?;
         Ok(Read { matching: self.matching, twice: self.twice })
     }
 
@@ -166,8 +165,7 @@ impl<'m, 'r, 't> Reading<'m, 'r, 't> {
         }
         match member.column {
             Some(Target { index, is_json: true }) if value != Spelled::Null => {
-                let json = self.json.get(begin..self.scanner.at()).unwrap_or_default();
-                self.row.set(index, Spelled::Json(json));
+                self.row.set(index, Spelled::Json(self.scanner.since(begin)));
             }
             Some(Target { index, .. }) => _ = self.row.set(index, value),
             None => {}
@@ -186,8 +184,8 @@ fn is(value: Spelled<'_>, text: &str) -> bool {
 }
 
 /// The reject of a message that is no JSON.
-fn reject(json: &str, at: usize, expected: Expected) -> Reject {
-    let before = json.get(..at).unwrap_or(json);
+fn reject(scanner: &Scanner<'_>, expected: Expected) -> Reject {
+    let before = scanner.since(0);
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
     Reject::new(Reason::InvalidJson, format!("{expected} at line {line} column {column}"))

@@ -74,12 +74,6 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The place of the next byte.
-    #[inline]
-    pub(super) fn at(&self) -> usize {
-        self.at
-    }
-
     /// The place of the next byte that is no white space.
     pub(super) fn here(&mut self) -> usize {
         self.peek();
@@ -109,7 +103,8 @@ impl<'a> Scanner<'a> {
         if is_end { Ok(()) } else { Err(Expected::End) }
     }
 
-    fn since(&self, begin: usize) -> &'a str {
+    /// What was read from a place on.
+    pub(super) fn since(&self, begin: usize) -> &'a str {
         self.text.get(begin..self.at).unwrap_or_default()
     }
 

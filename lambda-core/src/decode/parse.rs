@@ -72,8 +72,7 @@ impl Spelled<'_> {
     fn bool(self, cell: &mut Cell<'_>) {
         let is = |word: &str| {
             let (Self::Field(text) | Self::PlainField(text)) = self else { return false };
-            // PostgreSQL's COPY writes the first letter only.
-            text.eq_ignore_ascii_case(word) || text == &word[..1]
+            text.eq_ignore_ascii_case(word)
         };
         match self {
             Self::Bool(value) => value.write(cell),

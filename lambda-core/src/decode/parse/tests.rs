@@ -98,7 +98,8 @@ fn every_type_is_read_from_both_formats() {
     let of = |kind: ColumnType| kind.array();
     let cases: Vec<(ColumnType, &str, &str, Gives)> = vec![
         (ColumnType::Bool, "true", "TRUE", row(true)),
-        (ColumnType::Bool, "false", "f", row(false)),
+        (ColumnType::Bool, "false", "false", row(false)),
+        (ColumnType::Bool, "\"t\"", "t", Reject("invalid_field: f: expected true or false")),
         (ColumnType::Bool, "\"true\"", "1", Reject("invalid_field: f: expected true or false")),
         (ColumnType::Bool, "null", "", Null),
         (ColumnType::Int2, "-32768", "-32768", row(-32_768_i16)),

@@ -9,7 +9,9 @@ use std::time::Duration;
 use lambda_core::postgres::Connection;
 use lambda_lab::Failure;
 use lambda_lab::harness::Context;
+use lambda_lab::processes::Program;
 use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use support::DEADLINE;
@@ -40,6 +42,7 @@ fn file(topic: &str) -> String {
          device       = {{ from = \"key\" }}\n\
          recorded_at  = {{ field = \"meta.ts\" }}\n\
          millidegrees = {{ between = [-90000, 60000] }}\n\
+         note         = {{ from = \"header:note\" }}\n\
          ratio        = {{ round = \"half_away\" }}\n"
     )
 }
@@ -85,7 +88,8 @@ async fn readings(context: Context) -> Result<(), Failure> {
     consumer.run(DEADLINE).await?.expect_code(0)?;
     assert_eq!(
         rows(&sql).await?,
-        "d1 2026-01-01 00:00:00 21500 0.13 STREAM, d1 2026-01-01 00:01:00 21600 STREAM"
+        "d1 2026-01-01 00:00:00 21500 0.13 live STREAM, \
+         d1 2026-01-01 00:01:00 21600 live STREAM"
     );
     let counts = "select concat_ws(' ', sum(read), sum(inserted), sum(duplicate), sum(rejected), \
                       sum(skipped)) from lambda.ingest_progress where pipeline = 'readings'";
@@ -115,16 +119,28 @@ async fn readings(context: Context) -> Result<(), Failure> {
         text(&sql, letters).await?,
         "invalid_field millidegrees, invalid_field millidegrees 5"
     );
-    mended(&program(env!("CARGO_BIN_EXE_lambda")), &folder).await?;
+    let operator = program(env!("CARGO_BIN_EXE_lambda"));
+    replay(&operator, &folder, 2, "d2,2026-01-01 00:00:01,,,5\n").await?;
     assert!(rows(&sql).await?.contains("d2 2026-01-01 00:00:01 5 BATCH"));
+    // Key and header are those of the message.
+    replay(&operator, &folder, 1, &reading("2026-01-01T00:02:00Z", "30000", "null")).await?;
+    assert!(rows(&sql).await?.contains("d1 2026-01-01 00:02:00 30000 live STREAM"));
+    let show = operator.args(["dead-letters", "show", "1"]).run(DEADLINE).await?.expect_code(0)?;
+    assert!(show.stdout.contains("\n  header   note: live\n"), "{}", show.stdout);
     Ok(())
 }
 
-/// Replays the dead letter of the file with another row.
-async fn mended(operator: &lambda_lab::processes::Program, folder: &Path) -> Result<(), Failure> {
-    let row = folder.join("row");
-    std::fs::write(&row, "d2,2026-01-01 00:00:01,,,5\n")?;
-    let replay = operator.clone().args(["dead-letters", "replay", "2", "--payload"]).arg(&row);
+/// Replays a dead letter with another payload.
+async fn replay(
+    operator: &Program,
+    folder: &Path,
+    letter: i64,
+    payload: &str,
+) -> Result<(), Failure> {
+    let file = folder.join("payload");
+    std::fs::write(&file, payload)?;
+    let replay = operator.clone().args(["dead-letters", "replay", &letter.to_string()]);
+    let replay = replay.arg("--payload").arg(&file);
     let replayed = replay.arg("--yes").run(DEADLINE).await?.expect_code(0)?;
     assert!(replayed.stdout.contains("1 of 1 replayed"), "{}", replayed.stdout);
     Ok(())
@@ -166,7 +182,9 @@ fn send(bootstrap: &str, topic: &str, messages: &[String]) -> Result<(), Failure
     let producer: BaseProducer =
         ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
     for message in messages {
-        let record = BaseRecord::to(topic).key("d1").payload(message);
+        let note = Header { key: "note", value: Some("live") };
+        let headers = OwnedHeaders::new().insert(note);
+        let record = BaseRecord::to(topic).key("d1").payload(message).headers(headers);
         producer.send(record).map_err(|(error, _)| error)?;
         producer.poll(Duration::ZERO);
     }

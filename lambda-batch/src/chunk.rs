@@ -244,15 +244,9 @@ impl Decoding {
         let message = Message::of(Some(raw)).on_line(frame.line);
         let Rows { decoder, pipeline } = &self.rows;
         let body = Body::decode(&**decoder, pipeline.table(), &message, rows, &mut self.scratch);
-        Entry {
-            span: 0,
-            position: frame.start.cast_signed(),
-            line: Some(frame.line.cast_signed()),
-            timestamp_ms: None,
-            payload: Slice::new(at..at + raw.len()),
-            message_key: None,
-            body,
-        }
+        let payload = Slice::new(at..at + raw.len());
+        let line = Some(frame.line.cast_signed());
+        Entry { line, ..Entry::new(0, frame.start.cast_signed(), payload, body) }
     }
 }
 

@@ -51,15 +51,8 @@ pub async fn run() -> Result<Counts, Box<dyn std::error::Error>> {
         .await?;
     let claim = lane.claim.ok_or("a claimed lane has a claim")?;
     let span = Span { lane: lane.lane, partition: 0, claim, from: 0, to: 2, last: None };
-    let entries = [live, filed].into_iter().zip(0..).map(|(body, position)| Entry {
-        span: 0,
-        position,
-        line: None,
-        timestamp_ms: None,
-        payload: Slice::new(0..0),
-        message_key: None,
-        body,
-    });
+    let entries = [live, filed].into_iter().zip(0..);
+    let entries = entries.map(|(body, position)| Entry::new(0, position, Slice::new(0..0), body));
     let (entries, rows) = (entries.collect(), Arc::new(rows));
     let batch = Batch::new(Authority::Stream, vec![span], entries, Arc::default(), rows);
     let committed = sink.commit(&batch, Durability::Durable).await?;

@@ -77,8 +77,19 @@ pub struct Entry {
     pub payload: Slice,
     /// Its message key as read, in the raw buffer.
     pub message_key: Option<Slice>,
+    /// Its headers, if it has any, in the raw buffer: a JSON array of names with their values in
+    /// base64.
+    pub headers: Option<Slice>,
     /// The result of decoding it.
     pub body: Body,
+}
+
+impl Entry {
+    /// The record at `position` in the batch's span `span`, with nothing known beside it.
+    pub fn new(span: u32, position: i64, payload: Slice, body: Body) -> Self {
+        let (line, timestamp_ms, message_key, headers) = (None, None, None, None);
+        Self { span, position, line, timestamp_ms, payload, message_key, headers, body }
+    }
 }
 
 /// The result of decoding an [`Entry`].
@@ -178,6 +189,11 @@ impl Batch {
     /// An entry's message key as read.
     pub fn message_key(&self, entry: &Entry) -> Option<&[u8]> {
         entry.message_key.map(|key| key.of(&self.raw))
+    }
+
+    /// An entry's headers, as a dead letter keeps them.
+    pub fn headers(&self, entry: &Entry) -> Option<&[u8]> {
+        entry.headers.map(|headers| headers.of(&self.raw))
     }
 
     /// A slice of the row buffer: an entry's content or key.

@@ -10,7 +10,7 @@
 //! field  = "meta.ts"             # a path into the message; without it, the column's name
 //!
 //! [pipeline.readings.columns.device]
-//! from   = "key"                 # or "message", "timestamp"
+//! from   = "key"                 # or "header:NAME", "message", "timestamp"
 //!
 //! [pipeline.readings.columns.millidegrees]
 //! between = [-90000, 60000]      # or length, bytes, one_of, round, default, empty_is_null
@@ -203,8 +203,8 @@ impl Definitions {
             changed = changed.from_field(field);
         }
         if let Some(from) = &options.from {
-            let origin = origin(from.get_ref()).ok_or_else(|| {
-                let expected = "expected key, message or timestamp";
+            let origin = Origin::parse(from.get_ref()).ok_or_else(|| {
+                let expected = "expected key, header:NAME, message or timestamp";
                 self.wrong(&from.span(), expected)
             })?;
             changed = changed.from_origin(origin);
@@ -269,15 +269,6 @@ impl Definitions {
             }
             error => error,
         }
-    }
-}
-
-fn origin(text: &str) -> Option<Origin> {
-    match text {
-        "key" => Some(Origin::Key),
-        "message" => Some(Origin::Message),
-        "timestamp" => Some(Origin::Timestamp),
-        _ => None,
     }
 }
 

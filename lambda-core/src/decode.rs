@@ -17,6 +17,7 @@ pub use self::serde::Serde;
 
 use crate::dead_letter::{Reason, Reject};
 use crate::error::Error;
+use crate::header::Header;
 use crate::record::{Column, RowWriter, Table};
 
 /// A message, or a row of a file.
@@ -29,6 +30,8 @@ pub struct Message<'a> {
     pub key: Option<&'a [u8]>,
     /// Time at which it was produced, milliseconds since the Unix epoch; messages only.
     pub timestamp_ms: Option<i64>,
+    /// The message's headers, in its order.
+    pub headers: &'a [Header<'a>],
     /// Line on which it begins, counted from 1; files only.
     pub line: Option<u64>,
 }

@@ -18,6 +18,7 @@ pub mod error;
 pub mod failpoint;
 #[cfg(not(feature = "failpoints"))]
 mod failpoint;
+pub mod header;
 pub mod health;
 pub mod job;
 #[cfg(feature = "kafka")]

@@ -65,7 +65,7 @@ use syn::{DeriveInput, parse_macro_input};
 /// | `round = "half_away"` | decimals | Decimals that the column lacks are rounded, after `between` |
 /// | `empty_is_null` | any type | An empty text is null |
 /// | `default = "0"` | any type | Value of records that lack the field; a null stays null |
-/// | `from = "key"` | any type | Read from the message's key; also `"message"`, `"timestamp"` |
+/// | `from = "key"` | any type | Read from the key; also `"header:NAME"`, `"message"`, `"timestamp"` |
 ///
 /// `length` and `bytes` may leave out one end: `..=20`, `1..`. A record that breaks a rule is
 /// rejected.

@@ -81,7 +81,7 @@ pub(crate) const OPTIONS: [Known<Part>; 14] = [
     Known::optional("round", r#"round = "half_away""#, round),
     Known::optional("empty_is_null", "empty_is_null", empty_is_null),
     Known::optional("default", r#"default = "0""#, default),
-    Known::optional("from", r#"from = "key" (or "message", "timestamp")"#, from),
+    Known::optional("from", r#"from = "key" (or "header:NAME", "message", "timestamp")"#, from),
 ];
 
 fn column(setting: &Setting) -> syn::Result<Part> {
@@ -164,10 +164,14 @@ fn default(setting: &Setting) -> syn::Result<Part> {
 }
 
 fn from(setting: &Setting) -> syn::Result<Part> {
-    let origin = match setting.assigned::<LitStr>()?.value().as_str() {
-        "key" => quote!(Key),
-        "message" => quote!(Message),
-        "timestamp" => quote!(Timestamp),
+    let from = setting.assigned::<LitStr>()?.value();
+    let origin = match (from.as_str(), from.strip_prefix("header:")) {
+        ("key", _) => quote!(Key),
+        ("message", _) => quote!(Message),
+        ("timestamp", _) => quote!(Timestamp),
+        (_, Some(name)) if !name.is_empty() => {
+            quote!(Header(::std::string::String::from(#name)))
+        }
         _ => return Err(setting.misused()),
     };
     Ok(Part::Plain(quote!(.from_origin(::lambda_core::record::Origin::#origin))))

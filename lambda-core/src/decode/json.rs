@@ -75,7 +75,15 @@ impl Decode for Json {
             for (index, origin) in &self.beside {
                 match origin {
                     Origin::Message => _ = row.set(*index, Spelled::Json(json)),
-                    Origin::Key => put_key(row, *index, message.key),
+                    Origin::Key => put_bytes(row, *index, message.key),
+                    Origin::Header(name) => {
+                        // As in Kafka's own client, the last one of a name counts.
+                        let header = message.headers.iter().rfind(|header| header.name == *name);
+                        match header.map(|header| header.value) {
+                            Some(None) => _ = row.set(*index, Spelled::Null),
+                            value => put_bytes(row, *index, value.flatten()),
+                        }
+                    }
                     Origin::Timestamp => {
                         if let Some(ms) = message.timestamp_ms {
                             row.set(*index, UnixMicros(ms.saturating_mul(1_000)));
@@ -90,12 +98,12 @@ impl Decode for Json {
     }
 }
 
-/// Puts the message's key: a text, or the bytes of a column of bytes.
-fn put_key(row: &mut RowWriter<'_>, index: usize, key: Option<&[u8]>) {
-    let Some(key) = key else { return };
+/// Puts a key or the value of a header: a text, or the bytes of a column of bytes.
+fn put_bytes(row: &mut RowWriter<'_>, index: usize, bytes: Option<&[u8]>) {
+    let Some(bytes) = bytes else { return };
     let kind = row.table().columns().get(index).map(|column| &column.kind);
-    match std::str::from_utf8(key) {
-        _ if kind == Some(&ColumnType::Bytea) => _ = row.set(index, key),
+    match std::str::from_utf8(bytes) {
+        _ if kind == Some(&ColumnType::Bytea) => _ = row.set(index, bytes),
         Ok(text) => _ = row.set(index, Spelled::Field(text)),
         Err(_) => row.reject(index, "expected UTF-8"),
     }

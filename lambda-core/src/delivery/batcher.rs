@@ -14,6 +14,7 @@ use crate::batch::{Batch, Body, Entry, Slice, Span};
 use crate::dead_letter::Reject;
 use crate::decode::Message;
 use crate::failpoint::{Protection, off};
+use crate::header::{self, Header};
 use crate::outcome::Authority;
 use crate::pipeline::Pipeline;
 use crate::progress::{ClaimId, Counts, Fingerprint, LaneId};
@@ -57,15 +58,17 @@ pub struct Received<'a> {
     pub key: Option<&'a [u8]>,
     /// Its value; nothing for a tombstone.
     pub payload: Option<&'a [u8]>,
+    /// Its headers, in its order.
+    pub headers: &'a [Header<'a>],
 }
 
 impl<'a> Received<'a> {
     /// What its decoder sees.
     fn message(&self) -> Message<'a> {
-        let Self { key, payload, timestamp_ms, .. } = *self;
+        let Self { key, payload, timestamp_ms, headers, .. } = *self;
         // Brokers have 0 for a message without a time.
         let timestamp_ms = (timestamp_ms > 0).then_some(timestamp_ms);
-        Message { key, timestamp_ms, ..Message::of(payload) }
+        Message { key, timestamp_ms, headers, ..Message::of(payload) }
     }
 
     /// Fingerprint by which a lane recognises its source later.
@@ -296,6 +299,11 @@ impl Batcher {
         let (position, timestamp_ms) = (message.position, message.timestamp_ms);
         let message_key = message.key.map(|key| append(&mut self.raw, key));
         let payload = append(&mut self.raw, message.payload.unwrap_or_default());
+        let headers = (!message.headers.is_empty()).then(|| {
+            let start = self.raw.len();
+            header::write(message.headers, &mut self.raw);
+            Slice::new(start..self.raw.len())
+        });
         let body = Body::decode(
             &**self.pipeline.decoder(),
             self.pipeline.table(),
@@ -306,13 +314,10 @@ impl Batcher {
         let rejected = matches!(body, Body::Rejected(_));
         let span = message.partition.cast_unsigned();
         self.entries.push(Entry {
-            span,
-            position,
-            line: None,
             timestamp_ms: Some(timestamp_ms),
-            payload,
             message_key,
-            body,
+            headers,
+            ..Entry::new(span, position, payload, body)
         });
         lane.entries += 1;
         lane.read += 1;

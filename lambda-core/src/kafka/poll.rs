@@ -11,7 +11,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::types::RDKafkaErrorCode;
 
-use crate::delivery::batcher::{self, Pushed};
+use crate::delivery::batcher::{self, Pushed, Received};
 use crate::error::{Error, Kind};
 use crate::kafka::committed::Committed;
 use crate::kafka::context::{Context, list, list_from};
@@ -23,7 +23,7 @@ use crate::kafka::position::Watermarks;
 use crate::kafka::rebalance::Start;
 use crate::kafka::remedy;
 use crate::kafka::shared::{Command, Recheck, Shared};
-use crate::kafka::source_identity::as_read;
+use crate::kafka::source_identity::{as_read, headers};
 use crate::kafka::unreadable::{self, is_unreadable};
 use crate::progress::Progress;
 
@@ -185,12 +185,14 @@ impl<'a> Polling<'a> {
     /// Decodes a message into the next batch. Returns whether other work must come before
     /// the next message.
     fn push(&mut self, message: &BorrowedMessage<'_>) -> Result<bool, Error> {
-        let message = as_read(message);
+        let headers = headers(message);
+        let message = Received { headers: &headers, ..as_read(message) };
         let mut state = self.shared.lock();
         if state.recheck.is_some() {
             return Ok(true);
         }
-        let parts = [message.key, message.payload].into_iter().flatten();
+        let of_headers = message.headers.iter().flat_map(|it| [Some(it.name.as_bytes()), it.value]);
+        let parts = [message.key, message.payload].into_iter().chain(of_headers).flatten();
         let bytes = parts.map(|part| part.len() as u64).sum();
         if bytes > self.message_bytes_max
             && state.batcher.position(message.partition).is_some_and(|it| message.position >= it)

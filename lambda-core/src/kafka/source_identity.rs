@@ -13,14 +13,16 @@
 //!   messages than were read, until the next claim.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 
 use crate::delivery::batcher::Received;
 use crate::error::{Error, Kind, Server};
+use crate::header::Header;
 use crate::kafka::config::Kafka;
 use crate::kafka::context::list_from;
 use crate::kafka::offsets::Offsets;
@@ -40,7 +42,7 @@ const WINDOW: usize = 4;
 /// Longest wait for one message.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Converts a message to the batcher's form.
+/// Converts a message to the batcher's form, without its headers.
 pub(super) fn as_read<'a>(message: &'a BorrowedMessage<'_>) -> Received<'a> {
     Received {
         partition: message.partition(),
@@ -48,7 +50,24 @@ pub(super) fn as_read<'a>(message: &'a BorrowedMessage<'_>) -> Received<'a> {
         timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
         key: message.key(),
         payload: message.payload(),
+        headers: &[],
     }
+}
+
+/// The headers of a message. One whose name is not UTF-8, which Kafka does not admit, is left out.
+pub(super) fn headers<'a>(message: &'a BorrowedMessage<'_>) -> Vec<Header<'a>> {
+    let Some(headers) = message.headers() else { return Vec::new() };
+    let header = |index: usize| {
+        // The crate panics for such a name, and gives no other way to it.
+        let read = AssertUnwindSafe(|| headers.try_get(index));
+        let Ok(header) = catch_unwind(read) else {
+            let (partition, offset) = (message.partition(), message.offset());
+            tracing::warn!(partition, offset, index, "left out a header whose name is not UTF-8");
+            return None;
+        };
+        header.map(|header| Header::new(header.key, header.value))
+    };
+    (0..headers.count()).filter_map(header).collect()
 }
 
 /// Returns those of `lanes` (of the topic of `config`, as stored just now) whose source has

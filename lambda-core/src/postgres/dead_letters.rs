@@ -12,6 +12,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::dead_letter::Status;
 use crate::error::Error;
+use crate::header::{self, HeaderBuf};
 use crate::postgres::connection::config::Postgres;
 use crate::postgres::connection::request::{PREPARE, Request};
 use crate::postgres::connection::{Connection, Wait, connect_waiting};
@@ -58,7 +59,7 @@ pub struct DeadLetter {
     pub age: Duration,
     /// Time at which it was replayed or discarded.
     pub resolved_at: Option<jiff::Timestamp>,
-    /// Time at which its key and payload were deleted; none once another payload is given.
+    /// Time at which its key, headers and payload were deleted; none once another payload is given.
     pub purged_at: Option<jiff::Timestamp>,
 }
 
@@ -71,6 +72,10 @@ pub struct Content {
     pub payload: Option<Vec<u8>>,
     /// The latest payload given instead.
     pub edited_payload: Option<Vec<u8>>,
+    /// The message's headers.
+    pub headers: Vec<HeaderBuf>,
+    /// Time at which the message was produced.
+    pub message_time: Option<jiff::Timestamp>,
 }
 
 impl Content {
@@ -156,14 +161,25 @@ impl DeadLetters {
     /// `Transient` or `Fatal`.
     pub async fn content(&self, id: i64) -> Result<Option<Content>, Error> {
         let connection = self.connect().await?;
-        let sql = "select key, payload, edited_payload from lambda.dead_letters where id = $1";
+        let sql = "select key, payload, edited_payload, headers::text as headers, message_time \
+                   from lambda.dead_letters where id = $1";
         let row = async { connection.query_opt(sql, &[&id]).await.map_err(owning) };
         let row = Request::to("read a dead letter in PostgreSQL").limit(row).await?;
-        let content = |row: Row| {
-            let (key, payload) = (row.try_get("key")?, row.try_get("payload")?);
-            Ok(Content { key, payload, edited_payload: row.try_get("edited_payload")? })
+        let Some(row) = row else { return Ok(None) };
+        let content = || {
+            let stored: Option<String> = row.try_get("headers")?;
+            let content = Content {
+                key: row.try_get("key")?,
+                payload: row.try_get("payload")?,
+                edited_payload: row.try_get("edited_payload")?,
+                headers: Vec::new(),
+                message_time: row.try_get("message_time")?,
+            };
+            Ok((content, stored))
         };
-        row.map(content).transpose().map_err(owning)
+        let (content, stored) = content().map_err(owning)?;
+        let headers = stored.as_deref().map_or_else(|| Ok(Vec::new()), headers)?;
+        Ok(Some(Content { headers, ..content }))
     }
 
     /// Numbers of the dead letters that match `filter`, in order.
@@ -190,7 +206,7 @@ impl DeadLetters {
         self.put_away(sql, ids, dry_run).await
     }
 
-    /// Deletes keys and payloads of the dead letters `ids`, durably, and returns the
+    /// Deletes keys, headers and payloads of the dead letters `ids`, durably, and returns the
     /// numbers of those that were not purged before. Their rows stay, so that the counts
     /// stay explained. A `dry_run` changes nothing. Only the schema's owner may.
     ///
@@ -198,7 +214,8 @@ impl DeadLetters {
     /// `Transient` or `Fatal`; those purged before stay so.
     pub async fn purge(&self, ids: &[i64], dry_run: bool) -> Result<Vec<i64>, Error> {
         let sql = "update lambda.dead_letters d \
-                   set key = null, payload = null, edited_payload = null, purged_at = now() \
+                   set key = null, payload = null, edited_payload = null, headers = null, \
+                       purged_at = now() \
                    from (select id from lambda.dead_letters where id = any($1) and purged_at is null \
                          order by id for update) chosen \
                    where d.id = chosen.id returning d.id";
@@ -238,6 +255,16 @@ impl DeadLetters {
         let rows = async { filter.query(&connection, sql).await.map_err(listing) };
         Request::to(what).within(timing::DEAD_LETTERS).limit(rows).await
     }
+}
+
+/// The headers that are stored as `json`.
+fn headers(json: &str) -> Result<Vec<HeaderBuf>, Error> {
+    header::read(json).ok_or_else(|| {
+        Error::misconfigured(
+            "a dead letter's headers are not pairs of a name and base64",
+            "only this program may write there: restore the changed rows",
+        )
+    })
 }
 
 fn letter(row: &Row) -> Result<DeadLetter, tokio_postgres::Error> {

@@ -43,8 +43,26 @@ pub enum Origin {
     Message,
     /// The message's key.
     Key,
+    /// The value of the message's header of this name; of several, the last one.
+    Header(String),
     /// The time at which the message was produced.
     Timestamp,
+}
+
+impl Origin {
+    /// The part of a message other than a field that this text names: `key`, `header:NAME`,
+    /// `message` or `timestamp`.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "key" => Some(Self::Key),
+            "message" => Some(Self::Message),
+            "timestamp" => Some(Self::Timestamp),
+            _ => {
+                let name = text.strip_prefix("header:").filter(|name| !name.is_empty());
+                name.map(|name| Self::Header(name.to_owned()))
+            }
+        }
+    }
 }
 
 /// How a number is rounded.
@@ -183,7 +201,7 @@ impl Column {
         };
         let of_origin = || {
             let needs = match self.origin {
-                Origin::Field | Origin::Key => return None,
+                Origin::Field | Origin::Key | Origin::Header(_) => return None,
                 Origin::Message => Family::JSON,
                 Origin::Timestamp => Family::TIMESTAMPTZ,
             };

@@ -163,8 +163,7 @@ impl Draft {
         let start = self.raw.len();
         self.raw.extend_from_slice(payload);
         let payload = Slice::new(start..self.raw.len());
-        let (line, timestamp_ms, message_key) = (None, None, None);
-        self.entries.push(Entry { span, position, line, timestamp_ms, payload, message_key, body });
+        self.entries.push(Entry::new(span, position, payload, body));
         self
     }
 

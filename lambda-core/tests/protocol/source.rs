@@ -128,7 +128,7 @@ fn fetch(batcher: &mut Batcher, database: &Database, partition: i32, next: &mut 
     for entry in log.records.iter().filter(|entry| entry.position >= *next).take(count) {
         let (key, timestamp_ms, payload) = (None, 0, Some(&entry.payload[..]));
         let position = entry.position;
-        batcher.push(&Received { partition, position, timestamp_ms, key, payload });
+        batcher.push(&Received { partition, position, timestamp_ms, key, payload, headers: &[] });
     }
     let rest = log.records.iter().filter(|entry| entry.position >= *next).nth(count);
     *next = rest.map_or(log.end, |entry| entry.position);

@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 
 use clap::Args;
 use lambda_core::Error;
+use lambda_core::header::HeaderBuf;
 use lambda_core::postgres::DeadLetters;
 use lambda_core::postgres::dead_letters::{Content, DeadLetter};
 use serde_json::{Value, json};
@@ -53,6 +54,8 @@ pub(super) async fn run(args: &ShowArgs, timeout: TimeoutArgs) -> Result<(), Fai
         Output::Json => {
             let mut shown = object(letter);
             put(&mut shown, "key", content.key.as_deref());
+            shown["headers"] = content.headers.iter().map(header).collect();
+            shown["message_time"] = json!(content.message_time.map(|at| at.to_string()));
             put(&mut shown, "payload", content.payload.as_deref());
             put(&mut shown, "edited_payload", content.edited_payload.as_deref());
             json::print("dead_letters", vec![shown], [])
@@ -86,6 +89,12 @@ fn put(object: &mut Value, name: &str, bytes: Option<&[u8]>) {
     }
 }
 
+fn header(header: &HeaderBuf) -> Value {
+    let mut shown = json!({ "name": header.name });
+    put(&mut shown, "value", header.value.as_deref());
+    shown
+}
+
 fn text(letter: &DeadLetter, content: &Content) -> String {
     let mut text = format!("dead letter {}, {}\n", letter.id, letter.status);
     let mut line = |name: &str, value: &str| {
@@ -108,8 +117,16 @@ fn text(letter: &DeadLetter, content: &Content) -> String {
     if let Some(at) = letter.purged_at {
         line("purged", &format!("{at:.0}"));
     }
+    if let Some(at) = content.message_time {
+        line("produced", &at.to_string());
+    }
+    let shown = |bytes: &[u8]| readable(bytes).map_or_else(|| hex(bytes), ToOwned::to_owned);
     if let Some(key) = &content.key {
-        line("key", &readable(key).map_or_else(|| hex(key), ToOwned::to_owned));
+        line("key", &shown(key));
+    }
+    for HeaderBuf { name, value } in &content.headers {
+        let value = value.as_deref().map_or_else(|| "no value".to_owned(), shown);
+        line("header", &format!("{}: {value}", printable(name)));
     }
     match &content.payload {
         Some(payload) => dump(&mut text, "payload", payload),

@@ -103,6 +103,11 @@ fn an_option_is_a_call_on_the_column() {
             r#"from = "timestamp""#,
             ".from_origin(::lambda_core::record::Origin::Timestamp)".to_owned(),
         ),
+        (
+            r#"from = "header:a b""#,
+            r#".from_origin(::lambda_core::record::Origin::Header(::std::string::String::from("a b")))"#
+                .to_owned(),
+        ),
     ];
     for (options, calls) in cases {
         let source = format!(
@@ -249,7 +254,14 @@ fn a_wrong_option_of_a_field_is_refused() {
         ("empty_is_null = true", "expected `empty_is_null`"),
         ("default", r#"expected `default = "0"`"#),
         ("default = 'x'", r#"expected `default = "0"`"#),
-        (r#"from = "value""#, r#"expected `from = "key" (or "message", "timestamp")`"#),
+        (
+            r#"from = "value""#,
+            r#"expected `from = "key" (or "header:NAME", "message", "timestamp")`"#,
+        ),
+        (
+            r#"from = "header:""#,
+            r#"expected `from = "key" (or "header:NAME", "message", "timestamp")`"#,
+        ),
     ];
     for (options, expected) in cases {
         assert_eq!(

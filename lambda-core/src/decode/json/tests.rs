@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use crate::Pipeline;
 use crate::batch::Body;
 use crate::decode::{Json, Message};
+use crate::header::Header;
 use crate::record::{CellRef, Column, ColumnType, Field as _, Origin, Scratch, Table};
 
 /// The columns of a row, as `column: bytes`; or the reject.
@@ -357,11 +358,16 @@ fn columns_come_from_all_of_a_message() {
         origin("whole", ColumnType::Jsonb, Origin::Message),
         origin("key", ColumnType::Text, Origin::Key),
         origin("at", ColumnType::TIMESTAMPTZ, Origin::Timestamp),
+        origin("trace", ColumnType::Int4, Origin::Header("trace".into())),
+        origin("raw", ColumnType::Bytea, Origin::Header("raw".into())),
     ]);
+    let headers = [("trace", Some(&b"1"[..])), ("raw", Some(b"\xff")), ("trace", Some(b"7"))];
+    let headers = headers.map(|(name, value)| Header::new(name, value));
     let message = Message {
         payload: Some(br#"{"b":1,"aa":2}"#),
         key: Some(b"k"),
         timestamp_ms: Some(946_684_800_001),
+        headers: &headers,
         ..Message::default()
     };
     let fields = decoded(&pipeline, &message).unwrap();
@@ -371,10 +377,16 @@ fn columns_come_from_all_of_a_message() {
             Some(b"\x01{\"b\": 1, \"aa\": 2}".to_vec()),
             text("k"),
             Some(1_000_i64.to_be_bytes().to_vec()),
+            Some(7_i32.to_be_bytes().to_vec()),
+            Some(b"\xff".to_vec()),
         ]
     );
+    let headers = [Header::new("trace", Some(b"x")), Header::new("raw", None)];
+    let wrong = Message { headers: &headers, ..Message::of(Some(b"{}")) };
+    let refused = decoded(&pipeline, &wrong).unwrap_err();
+    assert!(refused.starts_with("invalid_field: trace: expected"), "{refused}");
     let bare = Message { key: Some(b"\xff"), ..Message::of(Some(b"{}")) };
     assert_eq!(decoded(&pipeline, &bare).unwrap_err(), "invalid_field: key: expected UTF-8");
     let bare = decoded(&pipeline, &Message::of(Some(b"{}"))).unwrap();
-    assert_eq!(bare[2..], [None, None]);
+    assert_eq!(bare[2..], [None, None, None, None]);
 }

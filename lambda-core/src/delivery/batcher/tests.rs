@@ -77,7 +77,8 @@ fn payload(partition: i32, position: i64, valid: bool) -> Vec<u8> {
 
 fn message(partition: i32, position: i64, payload: &[u8]) -> Received<'_> {
     let key = Some(&b"key"[..]);
-    Received { partition, position, timestamp_ms: position * 10, key, payload: Some(payload) }
+    let (timestamp_ms, payload) = (position * 10, Some(payload));
+    Received { partition, position, timestamp_ms, key, payload, headers: &[] }
 }
 
 fn check(batch: &Batch, expected: &mut BTreeMap<i32, Expected>) {
@@ -348,7 +349,8 @@ fn a_tombstone_is_a_reject_and_its_fingerprint_tells_key_from_value() {
     let mut batcher = batcher(Limits::default());
     let fingerprint = |batcher: &mut Batcher, key, payload| {
         batcher.start(0, start(1, ClaimId::random(), 7));
-        let message = Received { partition: 0, position: 7, timestamp_ms: 0, key, payload };
+        let message =
+            Received { partition: 0, position: 7, timestamp_ms: 0, key, payload, headers: &[] };
         assert_eq!(batcher.push(&message), Pushed::Gathered);
         let batch = batcher.take().unwrap();
         assert!(matches!(batch.entries()[0].body, Body::Rejected(_)));

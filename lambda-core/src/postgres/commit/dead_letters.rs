@@ -24,12 +24,14 @@ pub(crate) async fn store(
         let entry = &batch.entries()[*index];
         // A message without a value is stored without payload, and so is an empty one.
         let payload = Some(batch.payload(entry)).filter(|payload| !payload.is_empty());
-        copy.row(10);
+        copy.row(11);
         copy.field(Some(&batch.span(entry).lane.0.to_be_bytes()));
         copy.field(Some(&entry.position.to_be_bytes()));
         copy.field(entry.line.map(i64::to_be_bytes).as_ref().map(<[u8; 8]>::as_slice));
         copy.field(batch.message_key(entry));
         copy.field(payload);
+        let headers = batch.headers(entry).map(jsonb);
+        copy.field(headers.as_deref());
         // A producer sets any number; one that is no time is not stored.
         let micros = entry.timestamp_ms.and_then(|ms| ms.checked_mul(1_000));
         let time = micros.and_then(postgres_micros).map(i64::to_be_bytes);
@@ -41,4 +43,9 @@ pub(crate) async fn store(
         copy.end_row().await?;
     }
     copy.finish().await
+}
+
+/// A JSON text as the server receives a `jsonb`: after the version of this form.
+fn jsonb(json: &[u8]) -> Vec<u8> {
+    [&[1], json].concat()
 }

@@ -95,7 +95,7 @@ const JOBS: &str = "\
 
 const COPY_DEAD_LETTERS: &str = "\
     copy lambda.dead_letters \
-        (lane, position, line, key, payload, message_time, field, reason, detail, job_id) \
+        (lane, position, line, key, payload, headers, message_time, field, reason, detail, job_id) \
     from stdin (format binary)";
 
 /// The prepared statements of a session.

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use crate::batch::{Batch, Body, Entry, Slice, Span};
 use crate::dead_letter::Reject;
-use crate::decode::{Decode, Message};
+use crate::decode::Decode;
 use crate::error::Error;
+use crate::header::{Header, HeaderBuf};
 use crate::job::JobRef;
 use crate::outcome::Authority;
 use crate::pipeline::Pipeline;
+use crate::postgres::dead_letters::taken::Payload;
 use crate::progress::{ClaimId, Progress};
 use crate::record::Scratch;
 
@@ -33,7 +35,9 @@ pub(super) struct Undecoded<'a> {
     /// Its position in the lane.
     pub(super) position: i64,
     /// What its decoder saw.
-    pub(super) message: Message<'a>,
+    pub(super) read: &'a Payload,
+    /// The payload that it sees instead, if there is one.
+    pub(super) edited: Option<&'a [u8]>,
     /// Reason to reject it, if that is known without decoding its bytes.
     pub(super) refused: Option<&'a Reject>,
 }
@@ -66,20 +70,14 @@ impl Origin {
             let body = if let Some(reject) = record.refused {
                 Body::Rejected(Box::new(reject.clone()))
             } else {
-                let table = pipeline.table();
-                Body::decode(&*decoder, table, &record.message, &mut rows, &mut scratch)
+                let headers = record.read.headers()?;
+                let headers: Vec<Header<'_>> = headers.iter().map(HeaderBuf::as_header).collect();
+                let message = record.read.message(&headers, record.edited);
+                Body::decode(&*decoder, pipeline.table(), &message, &mut rows, &mut scratch)
             };
             let (span, position) = (span as u32, record.position);
             let payload = Slice::new(0..0);
-            entries.push(Entry {
-                span,
-                position,
-                line: None,
-                timestamp_ms: None,
-                payload,
-                message_key: None,
-                body,
-            });
+            entries.push(Entry::new(span, position, payload, body));
         }
         let authority =
             self.file.as_ref().map_or(Authority::Stream, |(job, _)| Authority::Batch(*job));

@@ -527,7 +527,8 @@ fn decode(
         records.push(Undecoded {
             lane: lanes.get(letter.lane).ok_or_else(|| lane_gone(letter))?,
             position: letter.position,
-            message: read.message(replay.edited.as_deref()),
+            read,
+            edited: replay.edited.as_deref(),
             refused: piece.refused.as_ref(),
         });
     }

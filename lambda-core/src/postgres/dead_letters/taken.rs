@@ -7,9 +7,10 @@ use tokio_postgres::Row;
 use crate::dead_letter::Status;
 use crate::decode::Message;
 use crate::error::{Error, Server};
+use crate::header::{Header, HeaderBuf};
 use crate::postgres::commit::lanes;
 use crate::postgres::commit::session::Session;
-use crate::postgres::dead_letters::{Skip, owning};
+use crate::postgres::dead_letters::{Skip, headers, owning};
 use crate::progress::LaneId;
 use crate::resolve::Resolution;
 
@@ -32,14 +33,26 @@ pub(super) struct Payload {
     key: Option<Vec<u8>>,
     timestamp_ms: Option<i64>,
     line: Option<i64>,
+    /// Its headers, as stored.
+    headers: Option<String>,
 }
 
 impl Payload {
+    /// Its headers, for [`Payload::message`].
+    pub(super) fn headers(&self) -> Result<Vec<HeaderBuf>, Error> {
+        self.headers.as_deref().map_or_else(|| Ok(Vec::new()), headers)
+    }
+
     /// The message with its own payload, or with the `edited` one.
-    pub(super) fn message<'a>(&'a self, edited: Option<&'a [u8]>) -> Message<'a> {
+    pub(super) fn message<'a>(
+        &'a self,
+        headers: &'a [Header<'a>],
+        edited: Option<&'a [u8]>,
+    ) -> Message<'a> {
         let message = Message {
             key: self.key.as_deref(),
             timestamp_ms: self.timestamp_ms,
+            headers,
             ..Message::of(edited.or(self.bytes.as_deref()))
         };
         match self.line {
@@ -76,6 +89,7 @@ pub(super) async fn payloads(
 ) -> Result<HashMap<i64, Payload>, tokio_postgres::Error> {
     let sql = "\
         select id, coalesce(edited_payload, payload) as payload, xmin::text as version, key, \
+               headers::text as headers, \
                (extract(epoch from message_time) * 1000)::bigint as timestamp_ms, line \
         from lambda.dead_letters where id = any($1)";
     let rows = session.connection().query(sql, &[&ids]).await?;
@@ -86,6 +100,7 @@ pub(super) async fn payloads(
             key: row.try_get("key")?,
             timestamp_ms: row.try_get("timestamp_ms")?,
             line: row.try_get("line")?,
+            headers: row.try_get("headers")?,
         };
         Ok((row.try_get("id")?, payload))
     };

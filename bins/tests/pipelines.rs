@@ -38,6 +38,7 @@ fn file(topic: &str) -> String {
          table = \"ops.readings\"\n\
          topic = \"{topic}\"\n\
          only  = {{ type = \"reading\" }}\n\
+         files = {{ delimiter = \";\", null = '\\N' }}\n\
          [pipeline.readings.columns]\n\
          device       = {{ from = \"key\" }}\n\
          recorded_at  = {{ field = \"meta.ts\" }}\n\
@@ -98,11 +99,11 @@ async fn readings(context: Context) -> Result<(), Failure> {
     let csv = folder.join("readings.csv");
     std::fs::write(
         &csv,
-        "device,meta.ts,ratio,note,millidegrees\n\
-         d1,2026-01-01 00:00:00,0.13,,21500\n\
-         d1,2026-01-01 00:01:00,,mended,21600\n\
-         d2,2026-01-01 00:00:00,,,1\n\
-         d2,2026-01-01 00:00:01,,,cold\n",
+        "device;meta.ts;ratio;note;millidegrees\n\
+         d1;2026-01-01 00:00:00;0.13;\\N;21500\n\
+         d1;2026-01-01 00:01:00;\\N;mended;21600\n\
+         d2;2026-01-01 00:00:00;\\N;\\N;1\n\
+         d2;2026-01-01 00:00:01;\\N;\\N;cold\n",
     )?;
     let load = program(env!("CARGO_BIN_EXE_lambda-csv-batch")).arg(&csv);
     let dry = program(env!("CARGO_BIN_EXE_lambda-csv-batch")).arg("--dry-run").arg(&csv);
@@ -113,6 +114,16 @@ async fn readings(context: Context) -> Result<(), Failure> {
         "d1 2026-01-01 00:00:00 21500 0.13 BATCH, d1 2026-01-01 00:01:00 21600 mended BATCH, \
          d2 2026-01-01 00:00:00 1 BATCH"
     );
+    assert_eq!(
+        text(&sql, "select dialect::text from lambda.batch_jobs").await?,
+        r#"{"null": "\\N", "delimiter": ";"}"#
+    );
+    // Other marks could end records elsewhere than the job has it.
+    let other = std::fs::read_to_string(&pipelines)?.replace("null = ", "quote = \"~\", null = ");
+    std::fs::write(&pipelines, other)?;
+    let refused = program(env!("CARGO_BIN_EXE_lambda-csv-batch")).arg(&csv).run(DEADLINE).await?;
+    let refused = refused.expect_code(78)?;
+    assert!(refused.stderr.contains("of this content has the dialect"), "{}", refused.stderr);
     let letters = "select string_agg(concat_ws(' ', reason, field, line), ', ' order by id) \
                    from lambda.dead_letters";
     assert_eq!(
@@ -120,7 +131,7 @@ async fn readings(context: Context) -> Result<(), Failure> {
         "invalid_field millidegrees, invalid_field millidegrees 5"
     );
     let operator = program(env!("CARGO_BIN_EXE_lambda"));
-    replay(&operator, &folder, 2, "d2,2026-01-01 00:00:01,,,5\n").await?;
+    replay(&operator, &folder, 2, "d2;2026-01-01 00:00:01;\\N;\\N;5\n").await?;
     assert!(rows(&sql).await?.contains("d2 2026-01-01 00:00:01 5 BATCH"));
     // Key and header are those of the message.
     replay(&operator, &folder, 1, &reading("2026-01-01T00:02:00Z", "30000", "null")).await?;

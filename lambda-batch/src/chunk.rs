@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use lambda_core::batch::{Batch, Body, Entry, Slice, Span};
+use lambda_core::decode::csv::Marks;
 use lambda_core::decode::{Decode, Message};
 use lambda_core::outcome::Authority;
 use lambda_core::postgres::jobs::attempt::JobLane;
@@ -34,6 +35,7 @@ const BATCH_BYTES: usize = 16 << 20;
 #[derive(Debug)]
 pub struct Chunks {
     content: Arc<Content>,
+    marks: Marks,
     queue: Mutex<Queue>,
 }
 
@@ -47,10 +49,10 @@ struct Queue {
 
 impl Chunks {
     /// The chunks of `lanes` that are not at their end.
-    pub fn new(content: Arc<Content>, lanes: &[JobLane]) -> Self {
+    pub fn new(content: Arc<Content>, marks: Marks, lanes: &[JobLane]) -> Self {
         let unfinished = |lane: &&JobLane| lane.progress.position < lane.chunk.end;
         let lanes = lanes.iter().filter(unfinished).cloned().collect();
-        Self { content, queue: Mutex::new(Queue { lanes, decompressor: None }) }
+        Self { content, marks, queue: Mutex::new(Queue { lanes, decompressor: None }) }
     }
 
     /// Reads and verifies the next chunk, into a reused buffer.
@@ -84,7 +86,7 @@ impl Chunks {
         if Sha256::digest(&bytes)[..] != lane.chunk.digest {
             return Err(self.content.changed());
         }
-        OpenChunk::new(lane, bytes).map(Some)
+        OpenChunk::new(lane, bytes, self.marks).map(Some)
     }
 }
 
@@ -102,7 +104,7 @@ struct OpenChunk {
 }
 
 impl OpenChunk {
-    fn new(lane: JobLane, bytes: Vec<u8>) -> Result<Self, Error> {
+    fn new(lane: JobLane, bytes: Vec<u8>, marks: Marks) -> Result<Self, Error> {
         let claim = lane
             .progress
             .claim
@@ -111,7 +113,7 @@ impl OpenChunk {
         let mut chunk = Self {
             claim,
             bytes,
-            framer: Framer::resume(start.cast_unsigned(), first_line.cast_unsigned()),
+            framer: Framer::resume(marks, start.cast_unsigned(), first_line.cast_unsigned()),
             next: None,
             position: lane.progress.position.max(start),
             lane,
@@ -341,7 +343,8 @@ mod tests {
         let pipeline = transaction::pipeline();
         let decoder = pipeline.files().open(CSV_HEADER.as_bytes(), pipeline.table()).unwrap();
         let mut scratch = Scratch::default();
-        let (mut framer, window) = (Framer::new(), Window::new(content.as_bytes(), 0));
+        let (mut framer, window) =
+            (Framer::new(Marks::default()), Window::new(content.as_bytes(), 0));
         let mut found = Vec::new();
         while let Some(frame) = framer.next(window)? {
             found.push(frame);

@@ -76,7 +76,7 @@ pub(crate) fn check(planned: &Planned) -> Result<(), Error> {
 /// Decodes a planned file from its first record, without a job or lanes.
 pub(crate) fn decoding(planned: &Planned, batch_rows: usize) -> Decoding {
     let lanes: Vec<JobLane> = planned.plan.chunks.iter().cloned().map(unstored).collect();
-    let chunks = Arc::new(Chunks::new(Arc::clone(&planned.content), &lanes));
+    let chunks = Arc::new(Chunks::new(Arc::clone(&planned.content), planned.marks(), &lanes));
     let no_job = Authority::Batch(JobRef { as_of_micros: 0, number: 0 });
     Decoding::new(chunks, planned.rows.clone(), no_job, batch_rows)
 }

@@ -19,6 +19,7 @@
 //! Each line is read at most twice: a line wholly inside an open quote has only doubled
 //! quotes, which leave none open when it is read again by itself.
 
+use lambda_core::decode::csv::Marks;
 use memchr::{memchr, memchr2, memchr2_iter, memchr3};
 
 /// Longest record, and longest run of blank lines, in bytes. A longer record is
@@ -109,6 +110,7 @@ enum State {
 /// Finds records in content that is handed over block by block.
 #[derive(Debug, Clone)]
 pub struct Framer {
+    marks: Marks,
     state: State,
     /// The next byte to look at.
     at: u64,
@@ -125,21 +127,16 @@ pub struct Framer {
     quote_line_end: Option<u64>,
 }
 
-impl Default for Framer {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Framer {
     /// Starts at the beginning of a file, where a byte order mark is allowed.
-    pub fn new() -> Self {
-        Self { state: State::Mark(0), ..Self::resume(0, 1) }
+    pub fn new(marks: Marks) -> Self {
+        Self { state: State::Mark(0), ..Self::resume(marks, 0, 1) }
     }
 
     /// Starts at byte `position`, on `line`, between two records.
-    pub fn resume(position: u64, line: u64) -> Self {
+    pub fn resume(marks: Marks, position: u64, line: u64) -> Self {
         Self {
+            marks,
             state: State::Between,
             at: position,
             line,
@@ -267,14 +264,15 @@ impl Framer {
     }
 
     fn plain(&mut self, field_start: bool, rest: &[u8]) -> Option<Frame> {
-        let Some(found) = memchr3(b'\n', b'\r', b'"', rest) else {
-            self.state = State::Plain { field_start: rest.ends_with(b",") };
+        let Marks { delimiter, quote, .. } = self.marks;
+        let Some(found) = memchr3(b'\n', b'\r', quote, rest) else {
+            self.state = State::Plain { field_start: rest.ends_with(&[delimiter]) };
             self.at += rest.len() as u64;
             return None;
         };
         self.at += found as u64;
-        if rest[found] == b'"' {
-            let opens = if found == 0 { field_start } else { rest[found - 1] == b',' };
+        if rest[found] == quote {
+            let opens = if found == 0 { field_start } else { rest[found - 1] == delimiter };
             if opens {
                 self.quote_line = self.line;
             }
@@ -286,7 +284,7 @@ impl Framer {
     }
 
     fn quoted(&mut self, rest: &[u8]) -> Option<Frame> {
-        let found = memchr(b'"', rest);
+        let found = memchr(self.marks.quote, rest);
         let text = &rest[..found.unwrap_or(rest.len())];
         if self.quote_line_end.is_none() {
             let line_end = memchr2(b'\n', b'\r', text);
@@ -301,12 +299,13 @@ impl Framer {
     }
 
     fn closing(&mut self, rest: &[u8]) -> Result<Option<Frame>, Endless> {
+        let Marks { delimiter, quote, .. } = self.marks;
         match rest[0] {
-            b'"' => {
+            mark if mark == quote => {
                 self.at += 1;
                 self.state = State::Quoted;
             }
-            b',' | b'\n' | b'\r' => {
+            mark if mark == delimiter || matches!(mark, b'\n' | b'\r') => {
                 self.quote_line_end = None;
                 self.state = State::Plain { field_start: false };
             }
@@ -348,6 +347,7 @@ impl Framer {
 
 #[cfg(test)]
 mod tests {
+    use lambda_core::decode::Csv;
     use proptest::prelude::*;
 
     use super::*;
@@ -355,7 +355,11 @@ mod tests {
     /// All records of `content`, pushed in blocks of these sizes in turn, with no more of the
     /// earlier content than the framer asks for.
     fn frames(content: &[u8], sizes: &[usize]) -> Result<Vec<Frame>, Endless> {
-        let mut framer = Framer::new();
+        frames_of(Marks::default(), content, sizes)
+    }
+
+    fn frames_of(marks: Marks, content: &[u8], sizes: &[usize]) -> Result<Vec<Frame>, Endless> {
+        let mut framer = Framer::new(marks);
         let mut found = Vec::new();
         let (mut end, mut turn) = (0, 0);
         while end < content.len() {
@@ -373,7 +377,7 @@ mod tests {
 
     /// All records of a chunk that begins at byte `start`, on `line`.
     fn frames_of_chunk(chunk: &[u8], start: u64, line: u64) -> Vec<Frame> {
-        let mut framer = Framer::resume(start, line);
+        let mut framer = Framer::resume(Marks::default(), start, line);
         let window = Window::new(chunk, start);
         let mut next = || match framer.next(window).expect("short records") {
             None => framer.finish_chunk().expect("short records"),
@@ -497,6 +501,20 @@ mod tests {
             if all_fit {
                 prop_assert_eq!(each_by_csv(&content, &expected), by_csv(&content));
             }
+        }
+
+        #[test]
+        fn other_marks_give_the_same_records(content in hostile(), size in 1_usize..20) {
+            let others = Csv::new().delimiter(';').quote('\'').marks();
+            let translate = |byte: &u8| match byte {
+                b',' => b';',
+                b'"' => b'\'',
+                b';' => b',',
+                b'\'' => b'"',
+                other => *other,
+            };
+            let translated: Vec<u8> = content.iter().map(translate).collect();
+            prop_assert_eq!(frames_of(others, &translated, &[size]), frames(&content, &[size]));
         }
 
         #[test]

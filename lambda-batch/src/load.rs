@@ -98,6 +98,7 @@ fn new_job(pipeline: &Pipeline, planned: &Planned, options: &Options) -> NewJob 
         source: plan.source.clone(),
         file_name: planned.content.input().to_string(),
         header: plan.header.clone(),
+        dialect: pipeline.files().dialect(),
         bytes: plan.bytes.cast_signed(),
         as_of_micros: options.as_of_micros,
         chunks: plan.chunks.clone(),
@@ -223,7 +224,8 @@ async fn store(
         let planned = planned.clone();
         blocking(move || first::check(&planned)).await?;
     }
-    let chunks = Arc::new(Chunks::new(Arc::clone(&planned.content), attempt.lanes()));
+    let chunks =
+        Arc::new(Chunks::new(Arc::clone(&planned.content), planned.marks(), attempt.lanes()));
     let authority = Authority::Batch(attempt.job().authority());
     let config = FlowConfig {
         authority,

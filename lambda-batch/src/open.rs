@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use lambda_core::decode::csv::Marks;
 use lambda_core::{Error, Pipeline, Stop};
 
 use crate::chunk::Rows;
@@ -17,6 +18,13 @@ pub(crate) struct Planned {
     pub(crate) content: Arc<Content>,
     pub(crate) plan: Plan,
     pub(crate) rows: Rows,
+}
+
+impl Planned {
+    /// The bytes that separate its fields.
+    pub(crate) fn marks(&self) -> Marks {
+        self.rows.pipeline.files().marks()
+    }
 }
 
 /// Result of opening a file.
@@ -45,7 +53,7 @@ pub(crate) async fn open(
         };
         let (file, bytes_total) = (input.to_string(), content.stored_bytes());
         let pulse = health.pulse("the plan of a file");
-        let plan = plan::plan(&content, chunk_bytes, |bytes| {
+        let plan = plan::plan(&content, pipeline.files().marks(), chunk_bytes, |bytes| {
             pulse.beat();
             watch(Step::Planning { file: &file, bytes, bytes_total });
             if stop.is_stopped() { Err(stopped(&input)) } else { Ok(()) }

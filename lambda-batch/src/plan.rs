@@ -4,6 +4,7 @@
 use std::mem;
 
 use lambda_core::Error;
+use lambda_core::decode::csv::Marks;
 use lambda_core::job::Chunk;
 use sha2::{Digest, Sha256};
 
@@ -96,10 +97,10 @@ struct OpenChunk {
 
 impl Planner {
     /// A planner that cuts chunks at `chunk_bytes` ([`CHUNK_BYTES`]).
-    pub fn new(chunk_bytes: u64) -> Self {
+    pub fn new(marks: Marks, chunk_bytes: u64) -> Self {
         Self {
             chunk_bytes,
-            framer: Framer::new(),
+            framer: Framer::new(marks),
             bytes: 0,
             held: Vec::new(),
             content: Sha256::new(),
@@ -153,8 +154,7 @@ impl Planner {
     pub fn finish(mut self) -> Result<Plan, Refusal> {
         let (bytes, held) = (self.bytes, mem::take(&mut self.held));
         let window = Window::new(&held, bytes - held.len() as u64);
-        let framer = mem::take(&mut self.framer);
-        if let Some(frame) = framer.finish()? {
+        if let Some(frame) = self.framer.clone().finish()? {
             self.record(&frame, window)?;
         }
         if let Some(open) = &mut self.open {
@@ -243,13 +243,14 @@ fn digit(nibble: u8) -> char {
 /// and any error of `progress`.
 pub fn plan(
     content: &Content,
+    marks: Marks,
     chunk_bytes: u64,
     mut progress: impl FnMut(u64) -> Result<(), Error>,
 ) -> Result<Option<Plan>, Error> {
     let refused =
         |refusal: Refusal| Error::Input { what: format!("{}: {refusal}", content.input()) };
     let mut reader = content.reader()?;
-    let mut planner = Planner::new(chunk_bytes);
+    let mut planner = Planner::new(marks, chunk_bytes);
     let mut block = vec![0; BLOCK_BYTES];
     let mut read = reader.read(&mut block)?;
     if let Some(foreign) = foreign::recognize(&block[..read.min(foreign::FIRST_BYTES)]) {
@@ -278,7 +279,7 @@ mod tests {
     use super::*;
 
     fn planned(content: &[u8], block: usize, chunk_bytes: u64) -> Result<Plan, Refusal> {
-        let mut planner = Planner::new(chunk_bytes);
+        let mut planner = Planner::new(Marks::default(), chunk_bytes);
         for block in content.chunks(block) {
             planner.push(block)?;
         }
@@ -320,7 +321,7 @@ mod tests {
             block in 1_usize..40,
             chunk_bytes in 1_u64..40,
         ) {
-            let all = frames(&content, Framer::new(), 0);
+            let all = frames(&content, Framer::new(Marks::default()), 0);
             match planned(&content, block, chunk_bytes) {
                 Err(refusal) => {
                     prop_assert_eq!(refusal, Refusal::Empty);
@@ -335,7 +336,8 @@ mod tests {
                         at = chunk.end;
                         let bytes = &content[chunk.start as usize..chunk.end as usize];
                         prop_assert_eq!(&chunk.digest[..], &Sha256::digest(bytes)[..]);
-                        let framer = Framer::resume(chunk.start as u64, chunk.first_line as u64);
+                        let (start, line) = (chunk.start as u64, chunk.first_line as u64);
+                        let framer = Framer::resume(Marks::default(), start, line);
                         let records = frames(bytes, framer, chunk.start as u64);
                         prop_assert_eq!(records.len() as i64, chunk.records);
                         prop_assert_eq!(&records[..], &rest[..records.len()]);

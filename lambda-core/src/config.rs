@@ -14,6 +14,9 @@
 //!
 //! [pipeline.readings.columns.millidegrees]
 //! between = [-90000, 60000]      # or length, bytes, one_of, round, default, empty_is_null
+//!
+//! [pipeline.readings.files]        # without it, plain CSV
+//! delimiter = ";"                  # and quote, null, time_format, date_format
 //! ```
 
 use std::collections::BTreeMap;
@@ -23,7 +26,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-use crate::decode::Json;
+use crate::decode::{Csv, Json};
 use crate::error::Error;
 use crate::pipeline::Pipeline;
 use crate::postgres::Postgres;
@@ -46,6 +49,8 @@ struct Definition {
     #[serde(default)]
     format: Format,
     #[serde(default)]
+    files: Files,
+    #[serde(default)]
     only: BTreeMap<String, Spanned<Scalar>>,
     #[serde(default)]
     ignore: Vec<Spanned<String>>,
@@ -61,6 +66,28 @@ struct Definition {
 enum Format {
     #[default]
     Json,
+}
+
+/// How files spell their rows.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Files {
+    delimiter: Option<char>,
+    quote: Option<char>,
+    null: Option<String>,
+    time_format: Option<String>,
+    date_format: Option<String>,
+}
+
+impl Files {
+    fn csv(&self) -> Csv {
+        let Self { delimiter, quote, null, time_format, date_format } = self;
+        let csv = delimiter.iter().fold(Csv::new(), |csv, mark| csv.delimiter(*mark));
+        let csv = quote.iter().fold(csv, |csv, mark| csv.quote(*mark));
+        let csv = null.iter().fold(csv, |csv, text| csv.null(text));
+        let csv = time_format.iter().fold(csv, |csv, format| csv.time_format(format));
+        date_format.iter().fold(csv, |csv, format| csv.date_format(format))
+    }
 }
 
 /// What a definition says of a column.
@@ -180,7 +207,7 @@ impl Definitions {
         let Format::Json = definition.format;
         let json = definition.only.iter();
         let json = json.fold(Json::new(), |json, (path, value)| json.only(path, &self.text(value)));
-        let pipeline = Pipeline::builder(name, read).messages(json);
+        let pipeline = Pipeline::builder(name, read).messages(json).files(definition.files.csv());
         pipeline.build().map_err(|error| self.at(&table.span(), error))
     }
 

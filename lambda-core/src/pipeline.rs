@@ -101,6 +101,12 @@ impl Builder {
     pub fn build(self) -> Result<Pipeline, Error> {
         let Self { name, mut table, mut messages, files } = self;
         check(&name, &table)?;
+        if let Some(defect) = files.defect() {
+            return Err(Error::misconfigured(
+                format!("the files of pipeline {name}: {defect}"),
+                "change how the pipeline's files are read",
+            ));
+        }
         table.try_map_columns(encode_default).map_err(|reject| {
             Error::misconfigured(
                 format!("pipeline {name}: the default of {reject}"),

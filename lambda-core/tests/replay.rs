@@ -144,6 +144,7 @@ impl Bench {
             file_name: "a.csv".into(),
             format: "csv".into(),
             header: HEADER.into(),
+            dialect: "{}".into(),
             bytes: 40,
             as_of_micros: Some(1_000),
             chunks: vec![chunk(20, 30), chunk(30, 40)],

@@ -41,6 +41,7 @@ pub(crate) fn lane_sums() -> String {
 fn select_job() -> String {
     format!(
         "select j.id, j.pipeline, j.source, j.status, j.file_name, j.bytes, j.records, j.chunks, \
+                j.dialect::text as dialect, \
                 j.run_time, j.as_of, j.attempt, j.owner, j.started_at, j.finished_at, j.error, \
                 extract(epoch from coalesce(j.finished_at, clock_timestamp()) - j.started_at)::float8 \
                     as took, \
@@ -69,9 +70,9 @@ const INSERT_JOB: &str = "\
         set last = greatest(last, (select coalesce(max(id), 0) from lambda.batch_jobs)) + 1 \
         returning last) \
     insert into lambda.batch_jobs \
-        (id, pipeline, source, file_name, header, bytes, records, chunks, as_of) \
+        (id, pipeline, source, file_name, header, bytes, records, chunks, as_of, dialect) \
     overriding system value \
-    select last, $1, $2, $3, $4, $5, $6, $7, coalesce($8, now()) from number";
+    select last, $1, $2, $3, $4, $5, $6, $7, coalesce($8, now()), $9::text::jsonb from number";
 
 /// A job as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +89,8 @@ pub struct Job {
     pub leased: bool,
     /// The name under which the content was first seen.
     pub file_name: String,
+    /// The dialect of its rows, as JSON.
+    pub dialect: String,
     /// Bytes of the content, decompressed.
     pub bytes: i64,
     /// Records in the content.
@@ -141,6 +144,8 @@ pub struct NewJob {
     pub format: String,
     /// The header line.
     pub header: String,
+    /// The dialect of its rows, as [`Csv::dialect`](crate::decode::Csv::dialect) writes it.
+    pub dialect: String,
     /// Bytes of the content, decompressed.
     pub bytes: i64,
     /// Effective time of the file's data, microseconds since the Unix epoch; `None`: the
@@ -211,7 +216,7 @@ impl Jobs {
     /// exist (rules R19 and R21 in docs/protocol.md).
     ///
     /// # Errors
-    /// `Fatal` if the job has another `as_of` than asked for; `Transient` when the
+    /// `Fatal` if the job has another `as_of` or dialect than asked for; `Transient` when the
     /// server stays away.
     pub async fn find_or_create(&self, new: &NewJob) -> Result<Job, Error> {
         let mut patience = Patience::default();
@@ -219,7 +224,7 @@ impl Jobs {
             match self.try_find_or_create(new).await {
                 Err(error) if patience.again(&error).await => {}
                 Err(error) => return Err(error),
-                Ok(job) => return same_as_of(job, new.as_of_micros),
+                Ok(job) => return same_terms(job, new),
             }
         }
     }
@@ -281,9 +286,22 @@ impl Jobs {
     }
 }
 
-/// Refuses another `as_of`, since an authority never changes (rule R4a, docs/protocol.md).
-fn same_as_of(job: Job, asked: Option<i64>) -> Result<Job, Error> {
-    match asked {
+/// Refuses another `as_of`, since an authority never changes (rule R4a, docs/protocol.md), and
+/// another dialect, in which the stored plan's records might end elsewhere.
+fn same_terms(job: Job, new: &NewJob) -> Result<Job, Error> {
+    let read = |json: &str| serde_json::from_str::<serde_json::Value>(json).ok();
+    if read(&job.dialect) != read(&new.dialect) {
+        return Err(Error::misconfigured(
+            format!(
+                "job {} of this content has the dialect {}, not {}",
+                job.job_id(),
+                job.dialect,
+                new.dialect
+            ),
+            "a content is read in one dialect: set the job's for the pipeline's files",
+        ));
+    }
+    match new.as_of_micros {
         Some(micros) if micros != job.as_of.as_microsecond() => Err(Error::misconfigured(
             format!("job {} of this content has --as-of {}", job.job_id(), job.as_of),
             "the effective time of a content never changes: omit --as-of or give the same",
@@ -363,6 +381,7 @@ async fn insert(transaction: &Connection, new: &NewJob) -> Result<(), tokio_post
                 &total,
                 &count,
                 &as_of,
+                &new.dialect,
             ],
         )
         .await
@@ -381,6 +400,7 @@ fn job(row: &Row) -> Result<Job, tokio_postgres::Error> {
         status: Status::parse(&status).unwrap_or(Status::Pending),
         leased: row.try_get("leased")?,
         file_name: row.try_get("file_name")?,
+        dialect: row.try_get("dialect")?,
         bytes: row.try_get("bytes")?,
         records: row.try_get("records")?,
         chunks: row.try_get("chunks")?,

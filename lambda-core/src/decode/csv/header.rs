@@ -1,7 +1,7 @@
 //! The header line: which column of a file is which column of the table.
 
 use super::split::{self, Defect, split};
-use super::{BOM, Dialect};
+use super::{BOM, Marks};
 use crate::error::Error;
 use crate::record::Table;
 
@@ -14,13 +14,13 @@ pub(super) struct Header {
 
 impl Header {
     /// Reads the header line.
-    pub(super) fn parse(line: &[u8], dialect: Dialect, table: &Table) -> Result<Self, Error> {
+    pub(super) fn parse(line: &[u8], marks: Marks, table: &Table) -> Result<Self, Error> {
         let input = |what: String| Error::Input { what: format!("the header line {what}") };
         let line = line.strip_prefix(BOM).unwrap_or(line);
         let text = std::str::from_utf8(line);
         let text = text.map_err(|_| input("is not UTF-8: convert the file".into()))?;
-        let separated = |what: String| input(other_delimiter(table, text).unwrap_or(what));
-        let names = names(text, dialect).map_err(separated)?;
+        let separated = |what: String| input(other_delimiter(table, text, marks).unwrap_or(what));
+        let names = names(text, marks).map_err(separated)?;
         let mut columns = vec![None; names.len()];
         for (index, column) in table.columns().iter().enumerate() {
             let header = column.header();
@@ -42,9 +42,9 @@ impl Header {
 }
 
 /// The names in a header line, or what is wrong with it.
-fn names(text: &str, dialect: Dialect) -> Result<Vec<String>, String> {
+fn names(text: &str, marks: Marks) -> Result<Vec<String>, String> {
     let mut names = Vec::new();
-    let found = split(text, dialect, &mut String::new(), |_, name| names.push(name.to_owned()));
+    let found = split(text, marks, &mut String::new(), |_, name, _| names.push(name.to_owned()));
     match found {
         Ok(_) | Err(Defect::Blank) => Ok(names),
         Err(Defect::More) => Err("has another line after it".into()),
@@ -65,16 +65,20 @@ fn missing(field: &str, names: &[String]) -> String {
 }
 
 /// Names the other delimiter that separates columns of `table`, if one does.
-fn other_delimiter(table: &Table, line: &str) -> Option<String> {
-    let delimiters = [(';', "semicolons"), ('\t', "tabs"), ('|', "pipes")];
+fn other_delimiter(table: &Table, line: &str, marks: Marks) -> Option<String> {
+    let delimiters = [(',', "commas"), (';', "semicolons"), ('\t', "tabs"), ('|', "pipes")];
     let separates = |delimiter: char| {
         let is_column = |name: &str| {
             table.columns().iter().any(|column| is_nearly(name.trim_matches('"'), &column.field))
         };
         line.contains(delimiter) && line.split(delimiter).any(is_column)
     };
-    let (_, name) = delimiters.into_iter().find(|(delimiter, _)| separates(*delimiter))?;
-    Some(format!("separates its columns with {name}: write the file with commas"))
+    let ours = char::from(marks.delimiter);
+    let mut others = delimiters.into_iter().filter(|(delimiter, _)| *delimiter != ours);
+    let (_, name) = others.find(|(delimiter, _)| separates(*delimiter))?;
+    let known = delimiters.into_iter().find(|(delimiter, _)| *delimiter == ours);
+    let ours = known.map_or_else(|| format!("{ours:?}"), |(_, name)| name.to_owned());
+    Some(format!("separates its columns with {name}: write the file with {ours}"))
 }
 
 /// Whether `name` equals `field` apart from case and surrounding spaces.

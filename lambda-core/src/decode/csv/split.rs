@@ -9,7 +9,7 @@ use std::fmt;
 
 use memchr::{memchr_iter, memchr3};
 
-use super::Dialect;
+use super::Marks;
 use crate::decode::bytes::{self, Word};
 
 /// Reason why a record cannot be split.
@@ -53,45 +53,45 @@ impl fmt::Display for Misplaced {
 #[derive(Debug)]
 struct Split<'r, 'u> {
     record: &'r str,
-    dialect: Dialect,
+    marks: Marks,
     at: usize,
     /// The text of a field that has quotes in it.
     unquoted: &'u mut String,
 }
 
-/// Gives each field of a record, unquoted and with its number, to `field`; the record may have a
-/// line end. Returns the number of fields.
+/// Gives each field of a record, with its number, unquoted, and whether it was in quotes, to
+/// `field`; the record may have a line end. Returns the number of fields.
 ///
 /// # Errors
 /// The first [`Defect`]; fields before it were given.
 #[inline]
 pub(super) fn split(
     record: &str,
-    dialect: Dialect,
+    marks: Marks,
     unquoted: &mut String,
-    mut field: impl FnMut(usize, &str),
+    mut field: impl FnMut(usize, &str, bool),
 ) -> Result<usize, Defect> {
     let fields = record.trim_matches(['\r', '\n']);
     if fields.is_empty() {
         return Err(Defect::Blank);
     }
-    if memchr3(dialect.quote, b'\r', b'\n', fields.as_bytes()).is_none() {
+    if memchr3(marks.quote, b'\r', b'\n', fields.as_bytes()).is_none() {
         let (mut begin, mut count) = (0, 0);
-        for end in memchr_iter(dialect.delimiter, fields.as_bytes()).chain([fields.len()]) {
-            field(count, fields.get(begin..end).unwrap_or_default());
+        for end in memchr_iter(marks.delimiter, fields.as_bytes()).chain([fields.len()]) {
+            field(count, fields.get(begin..end).unwrap_or_default(), false);
             (begin, count) = (end + 1, count + 1);
         }
         return Ok(count);
     }
     let at = record.bytes().take_while(|byte| is_line_end(*byte)).count();
-    let mut split = Split { record, dialect, at, unquoted };
+    let mut split = Split { record, marks, at, unquoted };
     let mut count = 0;
     loop {
-        let is_quoted = split.is(dialect.quote);
+        let is_quoted = split.is(marks.quote);
         let text = if is_quoted { split.quoted()? } else { split.plain()? };
-        field(count, text);
+        field(count, text, is_quoted);
         count += 1;
-        if !split.is(dialect.delimiter) {
+        if !split.is(marks.delimiter) {
             break;
         }
         split.at += 1;
@@ -109,7 +109,7 @@ impl Split<'_, '_> {
     /// Reads the field that begins here.
     #[inline]
     fn plain(&mut self) -> Result<&str, Defect> {
-        let (begin, Dialect { delimiter, quote }) = (self.at, self.dialect);
+        let (begin, Marks { delimiter, quote }) = (self.at, self.marks);
         self.at = bytes::find(self.record.as_bytes(), begin, |word: Word| {
             word.equals(delimiter) | word.equals(quote) | word.equals(b'\n') | word.equals(b'\r')
         });
@@ -121,7 +121,7 @@ impl Split<'_, '_> {
 
     /// Reads the field whose quote opens here.
     fn quoted(&mut self) -> Result<&str, Defect> {
-        let (open, Dialect { delimiter, quote }) = (self.at, self.dialect);
+        let (open, Marks { delimiter, quote }) = (self.at, self.marks);
         let mut begin = open + 1;
         let mut has_quotes = false;
         self.unquoted.clear();
@@ -178,7 +178,7 @@ mod tests {
         let record = std::str::from_utf8(record).expect("text");
         let mut fields = Vec::new();
         let count =
-            super::split(record, Dialect::default(), &mut String::new(), |number, field| {
+            super::split(record, Marks::default(), &mut String::new(), |number, field, _| {
                 assert_eq!(number, fields.len());
                 fields.push(field.as_bytes().to_vec());
             })?;

@@ -23,8 +23,19 @@ pub(super) struct Origin {
     pub(super) source: String,
     /// The format of its records; unknown for lanes that no claim or job created.
     pub(super) format: Option<String>,
-    /// The job that reads it and the header line of its file; none for a stream.
-    pub(super) file: Option<(JobRef, String)>,
+    /// The file; none for a stream.
+    pub(super) file: Option<OriginFile>,
+}
+
+/// A file, as its job has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OriginFile {
+    /// The job that reads it.
+    pub(super) job: JobRef,
+    /// The header line.
+    pub(super) header: String,
+    /// The dialect of its rows, as JSON.
+    pub(super) dialect: String,
 }
 
 /// A record to replay.
@@ -80,14 +91,15 @@ impl Origin {
             entries.push(Entry::new(span, position, payload, body));
         }
         let authority =
-            self.file.as_ref().map_or(Authority::Stream, |(job, _)| Authority::Batch(*job));
+            self.file.as_ref().map_or(Authority::Stream, |file| Authority::Batch(file.job));
         Ok(Batch::new(authority, spans, entries, Arc::default(), Arc::new(rows)))
     }
 
     /// The decoder of the format that the lanes had.
     fn decoder(&self, pipeline: &Pipeline) -> Result<Arc<dyn Decode>, Error> {
-        if let Some((_, header)) = &self.file {
-            return Ok(Arc::new(pipeline.files().open(header.as_bytes(), pipeline.table())?));
+        if let Some(OriginFile { header, dialect, .. }) = &self.file {
+            let files = pipeline.files().clone().in_dialect(dialect)?;
+            return Ok(Arc::new(files.open(header.as_bytes(), pipeline.table())?));
         }
         let decoder = pipeline.decoder();
         match &self.format {

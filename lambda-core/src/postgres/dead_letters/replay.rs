@@ -34,7 +34,7 @@ use crate::postgres::commit::session::{Session, SessionManager};
 use crate::postgres::commit::{self, Path};
 use crate::postgres::connection::request::{PREPARE, Request};
 use crate::postgres::connection::{Connection, connect_waiting};
-use crate::postgres::dead_letters::origin::{Origin, Undecoded};
+use crate::postgres::dead_letters::origin::{Origin, OriginFile, Undecoded};
 use crate::postgres::dead_letters::taken::{self, Locked, Payload};
 use crate::postgres::dead_letters::{DeadLetters, Filter, filter, owning, settings};
 use crate::postgres::jobs::Patience;
@@ -379,7 +379,8 @@ async fn origins(
 ) -> Result<HashMap<i32, Arc<Origin>>, Error> {
     let sql = "\
         select p.lane, p.pipeline, p.source, p.format, j.id, \
-               (extract(epoch from j.as_of) * 1000000)::bigint as as_of, j.header \
+               (extract(epoch from j.as_of) * 1000000)::bigint as as_of, j.header, \
+               j.dialect::text as dialect \
         from lambda.ingest_progress p \
         left join lambda.batch_jobs j on j.pipeline = p.pipeline and j.source = p.source \
         where p.lane = any($1) order by p.pipeline, p.source";
@@ -405,7 +406,9 @@ fn origin(row: &Row) -> Result<Origin, tokio_postgres::Error> {
     let file = match number {
         Some(number) => {
             let as_of_micros = row.try_get("as_of")?;
-            Some((JobRef { as_of_micros, number }, row.try_get("header")?))
+            let job = JobRef { as_of_micros, number };
+            let (header, dialect) = (row.try_get("header")?, row.try_get("dialect")?);
+            Some(OriginFile { job, header, dialect })
         }
         None => None,
     };
@@ -427,7 +430,7 @@ impl Run<'_> {
         let ids = piece.ids();
         // Before locks are taken that a loader waits for, in case the answer is never read.
         let payloads = taken::payloads(session, &ids).await.map_err(owning)?;
-        let job = piece.origin.file.as_ref().map(|(job, _)| job.number);
+        let job = piece.origin.file.as_ref().map(|file| file.job.number);
         if let Some(number) = job {
             attempt::lock(session.connection(), number).await.map_err(owning)?;
         }

@@ -4,6 +4,7 @@
 pub mod dead_letters;
 pub mod doctor;
 pub mod jobs;
+pub mod pipelines;
 pub mod table;
 pub mod timeout;
 pub mod topic;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use lambda_core::config::Definitions;
 use lambda_core::postgres::connection::connect_waiting;
+use lambda_core::postgres::inspect::schema::Objects;
+use lambda_core::transaction::schema::{OBJECTS, READABLE};
 use lambda_core::{Error, Pipeline, Postgres, Stop, transaction};
 
 use crate::args::TRANSACTIONS;
@@ -12,9 +14,9 @@ use crate::args::TRANSACTIONS;
 /// Heading of the options.
 const PIPELINE: &str = "Pipeline";
 
-/// The name of a pipeline, and the file that defines it.
+/// The name of a pipeline.
 #[derive(Debug, Clone, Args)]
-pub struct PipelineArgs {
+pub struct NameArgs {
     /// Name of the pipeline
     #[arg(
         long,
@@ -24,7 +26,14 @@ pub struct PipelineArgs {
         value_name = "NAME",
         help_heading = PIPELINE
     )]
-    pipeline: String,
+    pub pipeline: String,
+}
+
+/// The name of a pipeline, and the file that defines it.
+#[derive(Debug, Clone, Args)]
+pub struct PipelineArgs {
+    #[command(flatten)]
+    name: NameArgs,
     /// File that defines it
     #[arg(
         long,
@@ -51,13 +60,18 @@ pub enum Chosen {
 }
 
 impl PipelineArgs {
+    /// The name of the pipeline.
+    pub fn name(&self) -> &str {
+        &self.name.pipeline
+    }
+
     /// The pipeline that the arguments name.
     ///
     /// # Errors
     /// `Fatal` for a file that cannot be read or lacks the pipeline.
     pub fn chosen(&self) -> Result<Chosen, Error> {
         let Some(path) = &self.pipelines else {
-            return match self.pipeline.as_str() {
+            return match self.name() {
                 TRANSACTIONS => Ok(Chosen::Transactions),
                 name => Err(Error::misconfigured(
                     format!("pipeline {name} is not built in, and no file defines it"),
@@ -72,7 +86,7 @@ impl PipelineArgs {
                 "give it another name",
             ));
         }
-        match self.pipeline.as_str() {
+        match self.name() {
             TRANSACTIONS => Ok(Chosen::Transactions),
             name => {
                 definitions.check(name)?;
@@ -88,6 +102,22 @@ impl Chosen {
         match self {
             Self::Transactions => TRANSACTIONS,
             Self::Defined { name, .. } => name,
+        }
+    }
+
+    /// What its own migrations create, if it has some.
+    pub fn objects(&self) -> Option<&'static Objects> {
+        match self {
+            Self::Transactions => Some(&OBJECTS),
+            Self::Defined { .. } => None,
+        }
+    }
+
+    /// The relations that its readers see beside its table and the protocol's.
+    pub fn readable(&self) -> &'static [&'static str] {
+        match self {
+            Self::Transactions => &READABLE,
+            Self::Defined { .. } => &[],
         }
     }
 

@@ -9,11 +9,13 @@ mod parse;
 mod record;
 mod serde;
 mod spelled;
+mod wrap;
 
 pub use self::csv::Csv;
 pub use self::json::Json;
 pub use self::record::Record;
 pub use self::serde::Serde;
+pub use self::wrap::{Filter, Map};
 
 use crate::dead_letter::{Reason, Reject};
 use crate::error::Error;
@@ -83,6 +85,47 @@ pub trait Decode: Send + Sync + 'static {
     /// A [`Reject`] with the reason: the record becomes a dead letter, and what was put into
     /// `row` is discarded.
     fn decode(&self, message: &Message<'_>, row: &mut RowWriter<'_>) -> Result<Decoded, Reject>;
+
+    /// The same decoder for only those messages that `keeps` is true for. The others are counted
+    /// as skipped, and nothing is stored of them.
+    ///
+    /// ```
+    /// use lambda_core::decode::{Decode, Json};
+    ///
+    /// // Heartbeats have no key.
+    /// let readings = Json::new().filter(|message| message.key.is_some());
+    /// assert_eq!(readings.format(), "json");
+    /// ```
+    fn filter<F>(self, keeps: F) -> Filter<Self, F>
+    where
+        Self: Sized,
+        F: Fn(&Message<'_>) -> bool + Send + Sync + 'static,
+    {
+        Filter::new(self, keeps)
+    }
+
+    /// The same decoder behind one that changes the payload: unpacks it, or adds to it. A dead
+    /// letter keeps the payload as it was read, and its replay changes it again.
+    ///
+    /// ```
+    /// use lambda_core::dead_letter::{Reason, Reject};
+    /// use lambda_core::decode::{Decode, Json};
+    ///
+    /// // Behind five bytes of a schema registry.
+    /// let readings = Json::new().map(|message| {
+    ///     let json = message.payload.and_then(|payload| payload.get(5..));
+    ///     let reject = || Reject::new(Reason::InvalidJson, "expected 5 bytes before the JSON");
+    ///     json.map(<[u8]>::to_vec).ok_or_else(reject)
+    /// });
+    /// assert_eq!(readings.format(), "json");
+    /// ```
+    fn map<F>(self, change: F) -> Map<Self, F>
+    where
+        Self: Sized,
+        F: Fn(&Message<'_>) -> Result<Vec<u8>, Reject> + Send + Sync + 'static,
+    {
+        Map::new(self, change)
+    }
 }
 
 impl Decode for Box<dyn Decode> {

@@ -38,5 +38,5 @@ const _: fn(&Postgres, &DeadLetters, &Jobs, &crate::Pipeline) =
         spawnable(schema::roles::ensure(postgres, &[], &[]));
         spawnable(letters.list(&filter, 1));
         spawnable(letters.replay(pipeline, &filter, &replay, |_, _| {}, &stop));
-        spawnable(jobs.list(None, 1));
+        spawnable(jobs.list(None, None, 1));
     };

@@ -15,7 +15,7 @@ use lambda_core::postgres::connection::connect_waiting;
 use lambda_core::postgres::schema::migrate::PROTOCOL;
 use lambda_core::postgres::schema::roles::{Access, Change, Role};
 use lambda_core::postgres::schema::{registry, restore, roles};
-use lambda_core::transaction::{self, schema::READABLE};
+use lambda_core::transaction;
 use serde_json::{Value, json};
 
 const ROLES_HELP: &str = "\
@@ -63,11 +63,7 @@ async fn set_up(args: &Args) -> Result<(), Failure> {
         }
     }
     let adopted = restore::adopt(&config).await?;
-    let readable: &[&str] = match chosen {
-        Chosen::Transactions => &READABLE,
-        Chosen::Defined { .. } => &[],
-    };
-    let changes = roles::ensure(&config, &roles, readable).await?;
+    let changes = roles::ensure(&config, &roles, chosen.readable()).await?;
 
     match args.output.output {
         Output::Json => {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, Parser, Subcommand};
 use lambda_bins::operate::timeout::TimeoutArgs;
-use lambda_bins::operate::{dead_letters, doctor, jobs, topic, wait_for};
+use lambda_bins::operate::{dead_letters, doctor, jobs, pipelines, topic, wait_for};
 
 /// Inspects and maintains the platform
 #[derive(Debug, Parser)]
@@ -27,6 +27,8 @@ enum Command {
     Jobs(jobs::JobsArgs),
     /// List, show, replay, discard or purge rejected records
     DeadLetters(dead_letters::DeadLettersArgs),
+    /// Compare pipelines of a file with their tables, and adopt tables
+    Pipelines(pipelines::PipelinesArgs),
     /// Create the topic or change its settings
     Topic(topic::TopicArgs),
     /// Wait until a server, topic or schema is ready
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Jobs(args) => jobs::run(args, timeout, &shutdown).await,
         // Boxed: its future is too large for the stack of a caller.
         Command::DeadLetters(args) => Box::pin(dead_letters::run(args, timeout, &shutdown)).await,
+        Command::Pipelines(args) => pipelines::run(args, timeout).await,
         Command::Topic(args) => topic::run(args, timeout).await,
         Command::WaitFor(args) => wait_for::run(args, timeout, &shutdown).await,
     })

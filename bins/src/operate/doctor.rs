@@ -19,6 +19,7 @@ use self::finding::{Deadline, Finding, State};
 use crate::args::{DatabaseArgs, KafkaArgs, Output, OutputArgs};
 use crate::operate::table::{Holds, fitted};
 use crate::operate::timeout::TimeoutArgs;
+use crate::pipelines::{Chosen, PipelineArgs};
 use crate::{Failure, json};
 
 /// Checks servers, schema, roles, topic and lag.
@@ -33,6 +34,8 @@ pub struct DoctorArgs {
     /// Check only this server
     #[arg(long, value_enum)]
     only: Option<Only>,
+    #[command(flatten)]
+    pipeline: PipelineArgs,
     #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
@@ -51,12 +54,14 @@ enum Only {
 ///
 /// # Errors
 /// The worst code of the problems found: 78 (configuration), 69 (unreachable), 75 (it may
-/// pass).
+/// pass). 78 before any check, if the pipeline is not defined.
 pub async fn run(args: &DoctorArgs, timeout: TimeoutArgs) -> Result<(), Failure> {
+    let chosen = args.pipeline.chosen()?;
     let deadline = Deadline::within(timeout.reading());
     let mut findings = vec![machine::temporary_folder()];
     // Runs both at the same time: a server that does not answer uses up the time limit.
-    let (postgres, kafka) = (of_postgres(args, deadline), of_kafka(args, deadline));
+    let (postgres, kafka) =
+        (of_postgres(args, &chosen, deadline), of_kafka(args, &chosen, deadline));
     let ((database, of_postgres), (kafka, of_kafka)) = match args.only {
         None => tokio::join!(postgres, kafka),
         Some(Only::Postgres) => (postgres.await, (None, Vec::new())),
@@ -67,7 +72,8 @@ pub async fn run(args: &DoctorArgs, timeout: TimeoutArgs) -> Result<(), Failure>
         _ if args.only == Some(Only::Postgres) => {}
         None => lag::skipped("the topic's offsets could not be read", &mut findings),
         Some(kafka) => {
-            let examined = lag::examine(&kafka, database.as_ref(), args, &mut findings);
+            let examined =
+                lag::examine(&kafka, chosen.name(), database.as_ref(), args, &mut findings);
             if deadline.until(examined).await.is_none() {
                 finding::overdue(lag::CHECKS, deadline, &mut findings);
             }
@@ -77,9 +83,14 @@ pub async fn run(args: &DoctorArgs, timeout: TimeoutArgs) -> Result<(), Failure>
 }
 
 /// Examines the database. Returns a connection for further checks of its tables.
-async fn of_postgres(args: &DoctorArgs, deadline: Deadline) -> (Option<Connection>, Vec<Finding>) {
+async fn of_postgres(
+    args: &DoctorArgs,
+    chosen: &Chosen,
+    deadline: Deadline,
+) -> (Option<Connection>, Vec<Finding>) {
     let (mut findings, age_max) = (Vec::new(), i64::from(args.age_max));
-    let examined = Box::pin(postgres::examine(args.database.config(), age_max, &mut findings));
+    let config = args.database.config();
+    let examined = Box::pin(postgres::examine(config, chosen, age_max, &mut findings));
     let Some(connection) = deadline.until(examined).await else {
         finding::overdue(postgres::checks(), deadline, &mut findings);
         return (None, findings);
@@ -88,9 +99,14 @@ async fn of_postgres(args: &DoctorArgs, deadline: Deadline) -> (Option<Connectio
 }
 
 /// Examines the cluster. Returns its configuration for further checks of the topic.
-async fn of_kafka(args: &DoctorArgs, deadline: Deadline) -> (Option<Kafka>, Vec<Finding>) {
+async fn of_kafka(
+    args: &DoctorArgs,
+    chosen: &Chosen,
+    deadline: Deadline,
+) -> (Option<Kafka>, Vec<Finding>) {
     let mut findings = Vec::new();
-    let examined = kafka::examine(args.kafka.config(), &mut findings);
+    let config = args.kafka.config_for(chosen.name(), chosen.topic());
+    let examined = kafka::examine(config, &mut findings);
     let Some(config) = deadline.until(examined).await else {
         finding::overdue(kafka::checks(), deadline, &mut findings);
         return (None, findings);

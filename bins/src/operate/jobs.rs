@@ -18,6 +18,7 @@ use crate::args::{DatabaseArgs, Output, OutputArgs};
 use crate::operate::short;
 use crate::operate::table::{Holds, fitted};
 use crate::operate::timeout::{TimeoutArgs, answered};
+use crate::pipelines::NameArgs;
 use crate::{Failure, Stop, json};
 
 /// Arguments of `lambda jobs`.
@@ -35,6 +36,8 @@ pub struct JobsArgs {
     /// Repeat until no job runs: every second on a terminal, else every 10 s
     #[arg(long)]
     watch: bool,
+    #[command(flatten)]
+    name: NameArgs,
     #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
@@ -84,7 +87,8 @@ pub async fn run(args: &JobsArgs, timeout: TimeoutArgs, shutdown: &Stop) -> Resu
 async fn find(args: &JobsArgs, jobs: &Jobs, limit: Duration) -> Result<Vec<Job>, Failure> {
     let reading = async {
         let Some(number) = args.job else {
-            return Ok(jobs.list(args.status.map(Status::from), args.limit).await?);
+            let (pipeline, status) = (&*args.name.pipeline, args.status.map(Status::from));
+            return Ok(jobs.list(Some(pipeline), status, args.limit).await?);
         };
         let unknown =
             || Error::Input { what: format!("job {} does not exist", job::job_id(number)) };

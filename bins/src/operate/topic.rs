@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::args::{KafkaArgs, Output, OutputArgs};
 use crate::operate::timeout::{TimeoutArgs, answered};
+use crate::pipelines::PipelineArgs;
 use crate::{Failure, json};
 
 /// Arguments of `lambda topic`.
@@ -38,6 +39,8 @@ struct EnsureArgs {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    pipeline: PipelineArgs,
+    #[command(flatten)]
     kafka: KafkaArgs,
     #[command(flatten)]
     output: OutputArgs,
@@ -50,7 +53,8 @@ struct EnsureArgs {
 /// change.
 pub async fn run(args: &TopicArgs, timeout: TimeoutArgs) -> Result<(), Failure> {
     let TopicCommand::Ensure(args) = &args.command;
-    let kafka = args.kafka.config()?;
+    let chosen = args.pipeline.chosen()?;
+    let kafka = args.kafka.config_for(chosen.name(), chosen.topic())?;
     let wanted = Wanted {
         partitions: args.partitions,
         replication_factor: args.replication_factor,

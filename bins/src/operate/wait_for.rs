@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::args::{DatabaseArgs, KafkaArgs};
 use crate::operate::timeout::TimeoutArgs;
+use crate::pipelines::PipelineArgs;
 use crate::{Failure, Stop};
 
 /// Time between two attempts.
@@ -41,7 +42,12 @@ enum What {
     /// Wait until a broker answers
     Kafka(KafkaArgs),
     /// Wait until every partition of the topic has a leader
-    Topic(KafkaArgs),
+    Topic {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+        #[command(flatten)]
+        kafka: KafkaArgs,
+    },
     /// Wait until a login to the database succeeds
     Postgres(DatabaseArgs),
     /// Wait until the schema fits this version's loaders
@@ -91,8 +97,9 @@ pub async fn run(args: &WaitForArgs, timeout: TimeoutArgs, shutdown: &Stop) -> R
             let what = format!("Kafka at {}", kafka.bootstrap());
             waiting.until(&what, async || brokers(&admin::cluster(&kafka).await?)).await
         }
-        What::Topic(kafka) => {
-            let kafka = kafka.config()?;
+        What::Topic { pipeline, kafka } => {
+            let chosen = pipeline.chosen()?;
+            let kafka = kafka.config_for(chosen.name(), chosen.topic())?;
             let look = async || led(&admin::cluster(&kafka).await?);
             waiting.until(&kafka.to_string(), look).await
         }

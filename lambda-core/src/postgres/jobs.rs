@@ -243,21 +243,27 @@ impl Jobs {
         READ.limit(get(&connection, number)).await
     }
 
-    /// Lists the latest jobs, newest first, at most `limit`; only those in `status` if one
-    /// is given.
+    /// Lists the latest jobs, newest first, at most `limit`; only those of `pipeline` and in
+    /// `status` where these are given.
     ///
     /// # Errors
     /// `Transient` or `Fatal`.
-    pub async fn list(&self, status: Option<Status>, limit: u32) -> Result<Vec<Job>, Error> {
+    pub async fn list(
+        &self,
+        pipeline: Option<&str>,
+        status: Option<Status>,
+        limit: u32,
+    ) -> Result<Vec<Job>, Error> {
         const LIST: Request = Request::to("list the jobs in PostgreSQL").with_locks();
         let connection = self.connect().await?;
         let sql = format!(
-            "{} where $1::text is null or j.status = $1 order by j.id desc limit $2",
+            "{} where ($1::text is null or j.status = $1) and ($3::text is null or j.pipeline = $3) \
+             order by j.id desc limit $2",
             select_job()
         );
         let status = status.map(Status::as_str);
         let limit = i64::from(limit);
-        let rows = LIST.ask(connection.query(&sql, &[&status, &limit])).await?;
+        let rows = LIST.ask(connection.query(&sql, &[&status, &limit, &pipeline])).await?;
         rows.iter().map(job).collect::<Result<_, _>>().map_err(|error| LIST.failed(error))
     }
 

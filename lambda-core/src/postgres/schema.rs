@@ -1,6 +1,7 @@
 //! The protocol's schema: migrations, the registry of pipelines, roles with their grants, the
 //! comparison of a table with its record type, and the adoption of a restored database.
 
+mod adopt;
 pub mod catalog;
 pub(crate) mod fit;
 pub mod migrate;

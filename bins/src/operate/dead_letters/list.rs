@@ -12,6 +12,7 @@ use crate::args::Output;
 use crate::operate::short;
 use crate::operate::table::{Holds, fitted};
 use crate::operate::timeout::TimeoutArgs;
+use crate::pipelines::NameArgs;
 use crate::{Failure, json};
 
 #[derive(Debug, Args)]
@@ -24,6 +25,8 @@ pub(super) struct ListArgs {
     limit: u32,
     #[command(flatten)]
     filter: FilterArgs,
+    #[command(flatten)]
+    name: NameArgs,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -49,7 +52,7 @@ impl StatusArg {
 }
 
 pub(super) async fn run(args: &ListArgs, timeout: TimeoutArgs) -> Result<(), Failure> {
-    let filter = args.filter.filter(args.status.statuses());
+    let filter = args.filter.filter(&args.name.pipeline, args.status.statuses());
     let reading = async |letters: &DeadLetters| {
         Ok((letters.list(&filter, args.limit).await?, letters.reasons(&filter).await?))
     };

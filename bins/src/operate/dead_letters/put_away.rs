@@ -12,12 +12,15 @@ use super::list::StatusArg;
 use super::selection::{ConsentArgs, FilterArgs, SelectionArgs, age, by_number};
 use crate::args::Output;
 use crate::operate::timeout::TimeoutArgs;
+use crate::pipelines::NameArgs;
 use crate::{Failure, json};
 
 #[derive(Debug, Args)]
 pub(super) struct DiscardArgs {
     #[command(flatten)]
     selection: SelectionArgs,
+    #[command(flatten)]
+    name: NameArgs,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -35,6 +38,8 @@ pub(super) struct PurgeArgs {
     #[command(flatten)]
     consent: ConsentArgs,
     #[command(flatten)]
+    name: NameArgs,
+    #[command(flatten)]
     common: CommonArgs,
 }
 
@@ -42,7 +47,7 @@ pub(super) async fn discard(args: &DiscardArgs, timeout: TimeoutArgs) -> Result<
     args.selection.check();
     let dry_run = args.selection.consent.dry_run;
     let letters = args.common.letters(timeout).await?;
-    let chosen = args.selection.choose(&letters).await?;
+    let chosen = args.selection.choose(&letters, &args.name.pipeline).await?;
     let done = letters.discard(&chosen.ids, dry_run).await?;
     let left: Vec<i64> =
         chosen.ids.iter().copied().filter(|id| done.binary_search(id).is_err()).collect();
@@ -83,7 +88,7 @@ pub(super) async fn purge(args: &PurgeArgs, timeout: TimeoutArgs) -> Result<(), 
     let filter = Filter {
         older_than: Some(args.older_than),
         unpurged: true,
-        ..args.filter.filter(statuses)
+        ..args.filter.filter(&args.name.pipeline, statuses)
     };
     let dry_run = args.consent.dry_run;
     let chosen = args.consent.choose(&letters, &filter).await?;

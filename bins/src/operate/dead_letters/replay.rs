@@ -47,7 +47,7 @@ pub(super) async fn run(
     let choosing = async {
         let letters = args.common.letters(timeout).await?;
         let pipeline = named.pipeline(&args.common.database.config()?).await?;
-        let chosen = args.selection.choose(&letters).await?;
+        let chosen = args.selection.choose(&letters, named.name()).await?;
         Ok((pipeline, letters, chosen))
     };
     let (pipeline, letters, chosen) = unless_stopped(shutdown, choosing).await?;

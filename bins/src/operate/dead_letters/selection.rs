@@ -43,10 +43,13 @@ pub(super) struct FilterArgs {
 }
 
 impl FilterArgs {
-    /// The filter for dead letters in one of these statuses.
-    pub(super) fn filter(&self, statuses: Vec<Status>) -> Filter {
+    /// The filter for dead letters of a pipeline in one of these statuses.
+    pub(super) fn filter(&self, pipeline: &str, statuses: Vec<Status>) -> Filter {
+        Filter { pipeline: Some(pipeline.to_owned()), statuses, ..self.restrictions() }
+    }
+
+    fn restrictions(&self) -> Filter {
         Filter {
-            statuses,
             reason: self.reason.clone(),
             job_id: self.job.map(lambda_core::job::job_id),
             source: self.source.clone(),
@@ -90,27 +93,34 @@ pub(super) struct ConsentArgs {
 pub(super) struct Chosen {
     /// Those that exist.
     pub(super) ids: Vec<i64>,
-    /// Given numbers that no dead letter has.
+    /// Given numbers that no dead letter of the pipeline has.
     pub(super) unknown: Vec<i64>,
+    /// The pipeline.
+    pipeline: String,
 }
 
 impl SelectionArgs {
     /// Ends the program with exit code 2 unless exactly one way to select is used.
     pub(super) fn check(&self) {
-        let filtered = self.filter.filter(Vec::new()) != Filter::default();
+        let filtered = self.filter.restrictions() != Filter::default();
         let ways = [!self.ids.is_empty(), filtered, self.all];
         if ways.into_iter().filter(|used| *used).count() != 1 {
             usage("select dead letters by IDs, by the options under \"Which\", or by --all");
         }
     }
 
-    /// Looks up the dead letters. Ends the program with exit code 2 if they are several and no
+    /// Looks up the dead letters of a pipeline. Ends the program with exit code 2 if they are several and no
     /// option confirms that all are meant.
-    pub(super) async fn choose(&self, letters: &DeadLetters) -> Result<Chosen, Error> {
+    pub(super) async fn choose(
+        &self,
+        letters: &DeadLetters,
+        pipeline: &str,
+    ) -> Result<Chosen, Error> {
         if !self.ids.is_empty() {
-            return choose_ids(letters, &self.ids).await;
+            return choose_ids(letters, pipeline, &self.ids).await;
         }
-        self.consent.choose(letters, &self.filter.filter(vec![Status::Open])).await
+        let filter = self.filter.filter(pipeline, vec![Status::Open]);
+        self.consent.choose(letters, &filter).await
     }
 }
 
@@ -128,18 +138,21 @@ impl ConsentArgs {
                 ids.len()
             ));
         }
-        Ok(Chosen { ids, unknown: Vec::new() })
+        let pipeline = filter.pipeline.clone().unwrap_or_default();
+        Ok(Chosen { ids, unknown: Vec::new(), pipeline })
     }
 }
 
-async fn choose_ids(letters: &DeadLetters, asked: &[i64]) -> Result<Chosen, Error> {
-    let ids = letters.ids(&by_number(asked.to_vec())).await?;
+async fn choose_ids(letters: &DeadLetters, pipeline: &str, asked: &[i64]) -> Result<Chosen, Error> {
+    let pipeline = pipeline.to_owned();
+    let filter = Filter { pipeline: Some(pipeline.clone()), ..by_number(asked.to_vec()) };
+    let ids = letters.ids(&filter).await?;
     let asked: BTreeSet<i64> = asked.iter().copied().collect();
     let unknown = asked.into_iter().filter(|id| ids.binary_search(id).is_err()).collect();
-    Ok(Chosen { ids, unknown })
+    Ok(Chosen { ids, unknown, pipeline })
 }
 
-/// The dead letters with these numbers, whatever their status.
+/// The dead letters with these numbers, whatever their status and pipeline.
 pub(super) fn by_number(ids: Vec<i64>) -> Filter {
     Filter { ids: Some(ids), ..Filter::default() }
 }
@@ -162,8 +175,9 @@ impl Chosen {
     /// A line about numbers that no dead letter has, if any were given.
     pub(super) fn missing(&self) -> Option<String> {
         let numbers: Vec<String> = self.unknown.iter().map(ToString::to_string).collect();
-        (!numbers.is_empty())
-            .then(|| format!("no dead letter has the number {}", numbers.join(", ")))
+        (!numbers.is_empty()).then(|| {
+            format!("no dead letter of {} has the number {}", self.pipeline, numbers.join(", "))
+        })
     }
 }
 

@@ -14,9 +14,9 @@ pub(super) const CHECK: &str = "dead-letters";
 const REMEDY: &str =
     "see lambda dead-letters list; correct the source, then replay or discard them";
 
-/// Counts the open dead letters.
-pub(super) async fn examine(connection: &Connection) -> Result<Finding, Error> {
-    Ok(judged(&open_dead_letters(connection).await?))
+/// Counts the open dead letters of a pipeline.
+pub(super) async fn examine(connection: &Connection, pipeline: &str) -> Result<Finding, Error> {
+    Ok(judged(&open_dead_letters(connection, pipeline).await?))
 }
 
 fn judged(open: &[OpenDeadLetters]) -> Finding {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use lambda_core::Error;
 use lambda_core::kafka::position::{Verdict, Watermarks, judge_range, source_changed};
 use lambda_core::kafka::{Kafka, admin};
 use lambda_core::postgres::{Connection, inspect, stream_lanes};
 use lambda_core::progress::Progress;
-use lambda_core::{Error, transaction};
 
 use super::DoctorArgs;
 use super::finding::{Finding, TEMPORARY};
@@ -36,6 +36,7 @@ const MOMENT: Duration = Duration::from_secs(1);
 /// Checks how much of the topic is stored.
 pub(super) async fn examine(
     kafka: &Kafka,
+    pipeline: &str,
     database: Option<&Connection>,
     args: &DoctorArgs,
     findings: &mut Vec<Finding>,
@@ -43,7 +44,7 @@ pub(super) async fn examine(
     let Some(database) = database else {
         return skipped("the database's tables could not be read", findings);
     };
-    match compare(kafka, database).await {
+    match compare(kafka, pipeline, database).await {
         Ok(compared) => findings.extend([
             positions(kafka, &compared),
             lag(&compared, args.lag_max),
@@ -58,9 +59,7 @@ pub(super) async fn examine(
     }
 }
 
-async fn compare(kafka: &Kafka, database: &Connection) -> Result<Compared, Error> {
-    let pipeline = transaction::pipeline();
-    let pipeline = pipeline.name();
+async fn compare(kafka: &Kafka, pipeline: &str, database: &Connection) -> Result<Compared, Error> {
     // Reads positions before watermarks, so that a lane that moves in between is never ahead
     // of its partition.
     let lanes = stream_lanes(database, pipeline).await?;

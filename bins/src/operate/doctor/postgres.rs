@@ -1,12 +1,12 @@
 //! Checks of the database server.
 
+use lambda_core::Error;
 use lambda_core::postgres::inspect::{self, OpenTransaction, Server, Skew, Slot};
 use lambda_core::postgres::{Connection, Postgres, connect};
-use lambda_core::transaction::schema::READABLE;
-use lambda_core::{Error, transaction};
 
 use super::finding::{CONFIGURATION, Finding, TEMPORARY, mebibytes, of};
 use super::{dead_letters, role, schema};
+use crate::pipelines::Chosen;
 
 /// Names of the checks after the login, in order.
 const BEHIND_LOGIN: [&str; 9] = [
@@ -45,6 +45,7 @@ const TIMEOUTS: [(&str, i64); 3] = [
 /// the schema's tables, if they can be read.
 pub(super) async fn examine(
     config: Result<Postgres, Error>,
+    chosen: &Chosen,
     age_max: i64,
     findings: &mut Vec<Finding>,
 ) -> Option<Connection> {
@@ -80,18 +81,27 @@ pub(super) async fn examine(
         connections(&server),
         of("clock", inspect::skew(&connection).await.map(clock)),
     ]);
-    let role =
-        inspect::privileges::our_role(&connection, transaction::pipeline().table(), &READABLE)
-            .await;
+    let pipeline = match chosen.pipeline(&config).await {
+        Ok(pipeline) => pipeline,
+        Err(error) => {
+            findings.push(Finding::error("tables", &error));
+            skip("the pipeline's table could not be read", findings);
+            return None;
+        }
+    };
+    let readable = chosen.readable();
+    let role = inspect::privileges::our_role(&connection, pipeline.table(), readable).await;
     let temporary = role.as_ref().is_ok_and(|role| role.temporary);
     let sees_sessions = role.as_ref().is_ok_and(|role| role.sees_sessions);
     findings.push(disk(&config, &server, temporary).await);
     findings.push(of("slots", inspect::slots(&connection).await.map(|it| slots(&it))));
     let open = inspect::open_transactions(&connection, age_max).await;
     findings.push(of("vacuum", open.map(|open| vacuum(&open, age_max, sees_sessions))));
-    let readable = schema::examine(&config, &connection, role.as_ref().ok(), findings).await;
+    let subject = (&pipeline, chosen.objects());
+    let readable =
+        schema::examine(&config, &connection, subject, role.as_ref().ok(), findings).await;
     findings.push(if readable {
-        of(dead_letters::CHECK, dead_letters::examine(&connection).await)
+        of(dead_letters::CHECK, dead_letters::examine(&connection, pipeline.name()).await)
     } else {
         Finding::skipped(dead_letters::CHECK, "the schema's tables could not be read")
     });

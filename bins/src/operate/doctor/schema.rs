@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use lambda_core::job::Status;
 use lambda_core::postgres::inspect::privileges::{OurRole, Standing};
-use lambda_core::postgres::inspect::schema;
+use lambda_core::postgres::inspect::schema::{self, Objects};
 use lambda_core::postgres::schema::migrate::{LOADERS_NEED, PROTOCOL};
 use lambda_core::postgres::{Connection, Job, Jobs, Postgres, PostgresSink};
-use lambda_core::transaction::schema::OBJECTS;
-use lambda_core::{Error, transaction};
+use lambda_core::{Error, Pipeline};
 
 use super::finding::{CONFIGURATION, Finding, TEMPORARY, of};
 
@@ -23,10 +22,12 @@ const NAMED: usize = 3;
 
 const SETUP: &str = "run lambda-db-setup of this version";
 
-/// Checks the schema. Returns whether its tables can be read.
+/// Checks the schema, the table of a pipeline, and what its own migrations create. Returns whether
+/// the tables can be read.
 pub(super) async fn examine(
     config: &Postgres,
     connection: &Connection,
+    (pipeline, objects): (&Pipeline, Option<&Objects>),
     role: Option<&OurRole>,
     findings: &mut Vec<Finding>,
 ) -> bool {
@@ -48,9 +49,10 @@ pub(super) async fn examine(
         findings.extend(CHECKS[1..].iter().map(|check| Finding::skipped(check, why)));
         return false;
     }
-    findings.push(of("tables", whole(config, connection, version.ok().flatten()).await));
+    let subject = (pipeline, objects);
+    findings.push(of("tables", whole(config, connection, subject, version.ok().flatten()).await));
     findings.push(of("restored", schema::is_restored(connection).await.map(restored)));
-    findings.push(of("jobs", jobs(config).await));
+    findings.push(of("jobs", jobs(config, pipeline.name()).await));
     true
 }
 
@@ -73,13 +75,16 @@ fn judged(version: Option<i32>) -> Finding {
 async fn whole(
     config: &Postgres,
     connection: &Connection,
+    (pipeline, objects): (&Pipeline, Option<&Objects>),
     version: Option<i32>,
 ) -> Result<Finding, Error> {
     if version.is_none_or(|version| version < PROTOCOL.latest()) {
         return Ok(Finding::skipped("tables", "the schema is older than this program"));
     }
     let mut missing = schema::missing(connection, &schema::PROTOCOL).await?;
-    missing.extend(schema::missing(connection, &OBJECTS).await?);
+    if let Some(objects) = objects {
+        missing.extend(schema::missing(connection, objects).await?);
+    }
     if !missing.is_empty() {
         return Ok(Finding::problem(
             "tables",
@@ -89,8 +94,7 @@ async fn whole(
              reindex index concurrently …",
         ));
     }
-    let pipeline = transaction::pipeline();
-    PostgresSink::connect(config.clone(), &pipeline, "doctor", 1, Some(Duration::ZERO)).await?;
+    PostgresSink::connect(config.clone(), pipeline, "doctor", 1, Some(Duration::ZERO)).await?;
     Ok(Finding::ok("tables", "all tables, indexes and constraints exist"))
 }
 
@@ -106,9 +110,9 @@ fn restored(restored: bool) -> Finding {
     Finding::ok("restored", "the transaction ids are this cluster's")
 }
 
-async fn jobs(config: &Postgres) -> Result<Finding, Error> {
+async fn jobs(config: &Postgres, pipeline: &str) -> Result<Finding, Error> {
     let jobs = Jobs::new(config.clone());
-    let running = jobs.list(Some(Status::Running), JOBS_MAX).await?;
+    let running = jobs.list(Some(pipeline), Some(Status::Running), JOBS_MAX).await?;
     let left: Vec<&Job> = running.iter().filter(|job| !job.leased).collect();
     if !left.is_empty() {
         return Ok(Finding::problem(
@@ -118,7 +122,7 @@ async fn jobs(config: &Postgres) -> Result<Finding, Error> {
             "run lambda-csv-batch again with their files: it continues where they stopped",
         ));
     }
-    let failed = jobs.list(Some(Status::Failed), JOBS_MAX).await?;
+    let failed = jobs.list(Some(pipeline), Some(Status::Failed), JOBS_MAX).await?;
     if !failed.is_empty() {
         return Ok(Finding::warning(
             "jobs",

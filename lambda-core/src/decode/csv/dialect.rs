@@ -87,11 +87,10 @@ impl Dialect {
             ("time_format", time_format, ColumnType::TIMESTAMPTZ, "a date with a time"),
             ("date_format", date_format, ColumnType::Date, "a date"),
         ];
-        let unfit = formats.into_iter().find_map(|(name, format, kind, what)| {
+        formats.into_iter().find_map(|(name, format, kind, what)| {
             let format = format.as_ref().filter(|format| !gives(format, &kind))?;
             Some(format!("the {name} {format:?} is none in which {what} is written"))
-        });
-        unfit
+        })
     }
 
     /// The format of a column of this type, if its values are not in the usual one.

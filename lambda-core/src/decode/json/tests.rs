@@ -9,7 +9,8 @@ use serde_json::value::RawValue;
 
 use crate::Pipeline;
 use crate::batch::Body;
-use crate::decode::{Json, Message};
+use crate::dead_letter::{Reason, Reject};
+use crate::decode::{Decode as _, Json, Message};
 use crate::header::Header;
 use crate::record::{CellRef, Column, ColumnType, Field as _, Origin, Scratch, Table};
 
@@ -349,6 +350,25 @@ fn only_some_messages_are_records() {
         assert!(is_record || found == Err("skipped".into()), "{payload}: {found:?}");
     }
     assert!(of(&readings, r#"{"type":"other""#).unwrap_err().starts_with("invalid_json"));
+}
+
+#[test]
+fn filter_and_map_wrap_a_decoder() {
+    let wrapped = Json::new()
+        .map(|message| {
+            let payload = message.payload.and_then(|payload| payload.strip_prefix(b"v1 "));
+            let reject = || Reject::new(Reason::InvalidJson, "expected v1 before the JSON");
+            payload.map(<[u8]>::to_vec).ok_or_else(reject)
+        })
+        .filter(|message| message.key.is_some());
+    let table = Table::new("t").column(Column::new("id", ColumnType::Int4));
+    let pipeline = Pipeline::builder("p", table).messages(wrapped).build().unwrap();
+    let keyed = |payload| Message { key: Some(b"k"), ..Message::of(Some(payload)) };
+    let fields = decoded(&pipeline, &keyed(b"v1 {\"id\":7}")).unwrap();
+    assert_eq!(fields, [Some(7_i32.to_be_bytes().to_vec())]);
+    let refused = decoded(&pipeline, &keyed(b"{\"id\":7}")).unwrap_err();
+    assert_eq!(refused, "invalid_json: expected v1 before the JSON");
+    assert_eq!(decoded(&pipeline, &Message::of(Some(b"v1 {}"))).unwrap_err(), "skipped");
 }
 
 #[test]

@@ -28,7 +28,8 @@ pub(super) const WHERE: &str = "\
          or d.created_at < timestamptz 'epoch' + $9 * interval '1 microsecond') \
     and ($10::float8 is null \
          or d.created_at < clock_timestamp() - make_interval(secs => $10)) \
-    and not ($11 and d.purged_at is not null)";
+    and not ($11 and d.purged_at is not null) \
+    and ($12::text is null or p.pipeline = $12)";
 
 /// A selection of dead letters: those that match every given condition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub struct Filter {
     pub older_than: Option<Duration>,
     /// Not purged.
     pub unpurged: bool,
+    /// Of this pipeline.
+    pub pipeline: Option<String>,
 }
 
 impl Filter {
@@ -81,6 +84,7 @@ impl Filter {
                     &self.until_micros,
                     &older_than,
                     &self.unpurged,
+                    &self.pipeline,
                 ],
             )
             .await

@@ -25,11 +25,14 @@ pub struct OpenDeadLetters {
     pub oldest: Option<Duration>,
 }
 
-/// Counts the open dead letters of all pipelines, the largest group first.
+/// Counts the open dead letters of a pipeline, the largest group first.
 ///
 /// # Errors
 /// `Transient` or `Fatal`.
-pub async fn open_dead_letters(connection: &Connection) -> Result<Vec<OpenDeadLetters>, Error> {
+pub async fn open_dead_letters(
+    connection: &Connection,
+    pipeline: &str,
+) -> Result<Vec<OpenDeadLetters>, Error> {
     // A loader may read the reasons, but no times.
     let privilege = "select has_column_privilege('lambda.dead_letters', 'created_at', 'select')";
     let dated: bool = row(connection, privilege, &[]).await?.try_get(0).map_err(unread)?;
@@ -41,10 +44,11 @@ pub async fn open_dead_letters(connection: &Connection) -> Result<Vec<OpenDeadLe
                       j.file_name, d.reason, {created_at} as created_at \
                from lambda.dead_letters d join lambda.ingest_progress p on p.lane = d.lane \
                left join lambda.batch_jobs j on (j.pipeline, j.source) = (p.pipeline, p.source) \
-               where d.status = 'open') open \
+               where d.status = 'open' and p.pipeline = $1) open \
          group by 1, 2, 3, 4 order by 5 desc, 1, 2, 4"
     );
-    rows(connection, &sql, &[]).await?.iter().map(open).collect::<Result<_, _>>().map_err(unread)
+    let found = rows(connection, &sql, &[&pipeline]).await?;
+    found.iter().map(open).collect::<Result<_, _>>().map_err(unread)
 }
 
 fn open(row: &Row) -> Result<OpenDeadLetters, tokio_postgres::Error> {

@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             letters.replay(&flights, &filter, &Replay::default(), told, &stop).await?;
         }
         Some("jobs") => {
-            for job in Jobs::new(postgres).list(None, 10).await? {
+            for job in Jobs::new(postgres).list(None, None, 10).await? {
                 println!("{} {} {} read", job.job_id(), job.status, job.counts.read);
             }
         }

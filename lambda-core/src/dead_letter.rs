@@ -21,6 +21,8 @@ pub enum Reason {
     InvalidCsv,
     /// A row with more or fewer fields than the header.
     RaggedRow,
+    /// Bytes that are not in the format of a decoder of your own.
+    InvalidMessage,
     /// A required field is absent, null or empty.
     MissingField,
     /// A field's value is not of its type or range.
@@ -36,6 +38,22 @@ pub enum Reason {
 }
 
 impl Reason {
+    const ALL: [Self; 13] = [
+        Self::EmptyPayload,
+        Self::InvalidUtf8,
+        Self::InvalidJson,
+        Self::DuplicateKey,
+        Self::InvalidCsv,
+        Self::RaggedRow,
+        Self::InvalidMessage,
+        Self::MissingField,
+        Self::InvalidField,
+        Self::NulCharacter,
+        Self::IdConflict,
+        Self::Refused,
+        Self::NoPartition,
+    ];
+
     /// The name stored in the database.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -45,6 +63,7 @@ impl Reason {
             Self::DuplicateKey => "duplicate_key",
             Self::InvalidCsv => "invalid_csv",
             Self::RaggedRow => "ragged_row",
+            Self::InvalidMessage => "invalid_message",
             Self::MissingField => "missing_field",
             Self::InvalidField => "invalid_field",
             Self::NulCharacter => "nul_character",
@@ -52,6 +71,11 @@ impl Reason {
             Self::Refused => "refused",
             Self::NoPartition => "no_partition",
         }
+    }
+
+    /// The reason stored under `name`.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
     }
 }
 
@@ -135,11 +159,21 @@ impl fmt::Display for Reject {
     }
 }
 
+impl std::error::Error for Reject {}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_reason_is_read_back_from_its_name() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::parse(reason.as_str()), Some(reason));
+        }
+        assert_eq!(Reason::parse("no_reason"), None);
+    }
 
     proptest! {
         #[test]

@@ -83,6 +83,15 @@ pub enum Error {
         #[source]
         source: Source,
     },
+    /// A source or a sink of your own cannot do this at present: trying again may help.
+    #[error("{what}")]
+    Unavailable {
+        /// Description of the problem.
+        what: String,
+        /// The cause.
+        #[source]
+        source: Source,
+    },
     /// The database refuses a batch's rows.
     #[error("the database refused rows: {code} {object}")]
     Refused {
@@ -172,6 +181,7 @@ impl Error {
             Self::Refused { .. } | Self::Input { .. } => Kind::Data,
             Self::Unreachable { .. }
             | Self::Temporary { .. }
+            | Self::Unavailable { .. }
             | Self::Contended { .. }
             | Self::Deadlock { .. }
             | Self::Slow { .. }
@@ -203,6 +213,7 @@ impl Error {
             Self::Refused { .. } | Self::Input { .. } => 65,
             Self::Unreachable { .. } => 69,
             Self::Temporary { .. }
+            | Self::Unavailable { .. }
             | Self::Contended { .. }
             | Self::Deadlock { .. }
             | Self::Slow { .. }

@@ -27,3 +27,8 @@ pub mod tally;
 pub use self::config::Step;
 pub use self::report::{FileReport, LoadReport, Outcome};
 pub use self::run::{Load, check, load};
+
+/// The examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

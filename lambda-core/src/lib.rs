@@ -5,6 +5,9 @@
 //! lane that they cover; a [`sink::Sink`] makes a batch durable in one
 //! transaction, progress included; [`delivery::flow`] joins the two.
 
+// Pages of an item then name the feature that it needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 extern crate self as lambda_core;
 
 pub mod batch;
@@ -48,3 +51,13 @@ pub use self::pipeline::Pipeline;
 pub use self::postgres::Postgres;
 pub use self::stop::Stop;
 pub use self::transaction::Transaction;
+
+/// The examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+/// The examples of the README of the macros, which need this crate to compile.
+#[cfg(doctest)]
+#[doc = include_str!("../derive/README.md")]
+struct DeriveReadme;

@@ -33,3 +33,8 @@ mod worker;
 
 pub use self::consume::{Consume, consume};
 pub use self::summary::Summary;
+
+/// The examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,6 +1,6 @@
 //! Checks what the repository says about itself: each test that a document cites exists in
-//! the file named for it, each cited rule is a heading of `docs/protocol.md`, and tables
-//! have short cells.
+//! the file named for it, each cited rule is a heading of `docs/protocol.md`, tables have short
+//! cells, and the libraries' READMEs list their features.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -267,5 +267,50 @@ fn cells_of_tables_are_short() -> Result<(), Failure> {
         }
     }
     none_of(&long);
+    Ok(())
+}
+
+/// Folders of the crates that are libraries for others.
+const LIBRARIES: [&str; 4] = ["lambda-core", "lambda-core/derive", "lambda-stream", "lambda-batch"];
+
+/// The lines of a text from the one that is `heading` to the next that begins with `end`.
+fn section<'t>(text: &'t str, heading: &str, end: char) -> impl Iterator<Item = &'t str> {
+    let lines = text.lines().skip_while(move |line| *line != heading).skip(1);
+    lines.take_while(move |line| !line.starts_with(end))
+}
+
+/// The features of a manifest, with whether they are enabled by default.
+fn features(manifest: &str) -> BTreeMap<&str, bool> {
+    let lines = || section(manifest, "[features]", '[').filter_map(|line| line.split_once(" = "));
+    let default = lines().find(|(name, _)| *name == "default").map_or("", |(_, list)| list);
+    let named = lines().map(|(name, _)| name).filter(|name| *name != "default");
+    named.map(|name| (name, default.contains(&format!("\"{name}\"")))).collect()
+}
+
+/// The same from the table of a README: `| name in backquotes | yes, or nothing | text |`.
+fn features_listed(readme: &str) -> BTreeMap<&str, bool> {
+    let rows = section(readme, "## Features", '#').filter_map(|line| line.strip_prefix("| `"));
+    rows.filter_map(|row| {
+        let (name, rest) = row.split_once("` |")?;
+        Some((name, rest.split('|').next()?.trim() == "yes"))
+    })
+    .collect()
+}
+
+#[test]
+fn each_library_lists_its_features_and_has_the_licences() -> Result<(), Failure> {
+    let read = |path: String| fs::read_to_string(format!("{ROOT}/{path}"));
+    let mut count = 0;
+    for library in LIBRARIES {
+        let manifest = read(format!("{library}/Cargo.toml"))?;
+        let readme = read(format!("{library}/README.md"))?;
+        count += features(&manifest).len();
+        assert_eq!(features_listed(&readme), features(&manifest), "{library}");
+        for licence in ["LICENSE-APACHE", "LICENSE-MIT"] {
+            let same = read(format!("{library}/{licence}"))? == read(licence.into())?;
+            assert!(same, "{library}/{licence} is not a copy of the repository's");
+        }
+    }
+    assert!(count > 9, "only {count} features were found");
     Ok(())
 }

@@ -62,6 +62,20 @@ impl Stamp {
 }
 
 /// An open file.
+///
+/// ```
+/// use lambda_batch::content::{Content, Encoding};
+/// use lambda_batch::input::Input;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("readings.csv");
+/// std::fs::write(&path, "id\nR-1\n")?;
+/// let content = Content::open(&Input::File(path))?;
+/// assert_eq!((content.encoding(), content.stored_bytes()), (Encoding::Plain, 7));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Content {
     input: Input,

@@ -108,6 +108,22 @@ enum State {
 }
 
 /// Finds records in content that is handed over block by block.
+///
+/// ```
+/// use lambda_batch::frame::{Framer, Window};
+///
+/// let content = b"id,note\r\nR-1,\"two\nlines\"\nR-2,";
+/// let (mut framer, window) = (Framer::new(), Window::new(content, 0));
+/// let mut lines = Vec::new();
+/// while let Some(record) = framer.next(window)? {
+///     lines.push(record.line);
+/// }
+/// assert_eq!(lines, [1, 2]);
+/// // The content ends without a line end.
+/// let last = framer.finish()?;
+/// assert!(last.is_some_and(|record| record.line == 4));
+/// # Ok::<(), lambda_batch::frame::Endless>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Framer {
     marks: Marks,

@@ -58,6 +58,23 @@ impl fmt::Display for Input {
 /// files are always left out, since a shell resolves patterns too. Anything but a regular
 /// file is left out of folders and patterns, but can be named.
 ///
+/// ```
+/// use lambda_batch::input::{Input, resolve};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let folder = folder.path();
+/// for name in ["b.csv", "a.csv.gz", "c.csv.part"] {
+///     std::fs::write(folder.join(name), "")?;
+/// }
+/// let found = resolve(&[folder.display().to_string(), "-".into()])?;
+/// let expected = ["a.csv.gz", "b.csv"].map(|name| Input::File(folder.join(name)));
+/// assert_eq!(found[..2], expected, "c.csv.part is still being written");
+/// assert_eq!(found[2..], [Input::Stdin]);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// `Fatal` for a path that does not exist or cannot be read, and for an invalid pattern.
 pub fn resolve<A: AsRef<str>>(arguments: &[A]) -> Result<Vec<Input>, Error> {

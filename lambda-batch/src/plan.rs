@@ -63,6 +63,17 @@ pub enum Refusal {
 }
 
 /// Plans content that is pushed block by block. Does no I/O.
+///
+/// ```
+/// use lambda_batch::plan::{CHUNK_BYTES, Planner};
+///
+/// let mut planner = Planner::new(CHUNK_BYTES);
+/// planner.push(b"id,millidegrees\nR-1,")?;
+/// planner.push(b"21500\n")?;
+/// let plan = planner.finish()?;
+/// assert_eq!((plan.records(), plan.first_byte()), (1, 16));
+/// # Ok::<(), lambda_batch::plan::Refusal>(())
+/// ```
 #[derive(Debug)]
 pub struct Planner {
     chunk_bytes: u64,

@@ -17,6 +17,24 @@ pub struct FileReport {
 }
 
 /// Outcome of a file.
+///
+/// ```no_run
+/// use lambda_batch::{Outcome, load};
+/// use lambda_core::{Postgres, transaction};
+///
+/// # async fn run() -> Result<(), lambda_core::Error> {
+/// let postgres = Postgres::new("postgresql://loader@localhost/app")?;
+/// for file in load(&transaction::pipeline(), ["in/"], &postgres).await?.files {
+///     match file.outcome {
+///         Outcome::Loaded { job, records, .. } => println!("{}: {records} stored", job.job_id()),
+///         Outcome::AlreadyLoaded { job } => println!("{} has loaded it", job.job_id()),
+///         Outcome::Failed { error, .. } => println!("{}: {}", file.file, error.chain()),
+///         other => println!("{}: {other:?}", file.file),
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Outcome {

@@ -53,6 +53,31 @@ pub fn load<P: Into<String>>(
 }
 
 /// Decodes files as [`load`] would, and stores nothing: a dry run, which needs no database.
+///
+/// ```
+/// use lambda_batch::{Outcome, check};
+/// use lambda_core::{Pipeline, Record};
+///
+/// #[derive(Record)]
+/// #[record(table = "ops.readings", key(id))]
+/// struct Reading {
+///     id: String,
+///     millidegrees: i32,
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("readings.csv");
+/// std::fs::write(&path, "id,millidegrees\nR-1,21500\nR-2,warm\n")?;
+/// let readings = Pipeline::of::<Reading>("readings").build()?;
+/// let files = check(&readings, [path.display().to_string()]).max_rejects(1).await?;
+/// for file in files.into_result()? {
+///     assert!(matches!(file.outcome, Outcome::Checked { records: 2, rejected: 1 }));
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub fn check<P: Into<String>>(pipeline: &Pipeline, paths: impl IntoIterator<Item = P>) -> Load {
     Load {
         pipeline: pipeline.clone(),
@@ -114,6 +139,25 @@ impl Load {
     }
 
     /// Calls `watch` with each step of the work; it must return at once.
+    ///
+    /// ```no_run
+    /// use lambda_batch::{Step, load};
+    /// use lambda_core::{Postgres, transaction};
+    ///
+    /// # async fn run() -> Result<(), lambda_core::Error> {
+    /// let postgres = Postgres::new("postgresql://loader@localhost/app")?;
+    /// let files = load(&transaction::pipeline(), ["in/*.csv.gz"], &postgres)
+    ///     .watch(|step| match step {
+    ///         Step::Planning { file, bytes, .. } => println!("{file}: {bytes} bytes planned"),
+    ///         Step::Loading { file, stored } => println!("{file}: {} read", stored.counts.read),
+    ///     })
+    ///     .await?;
+    /// for file in files.into_result()? {
+    ///     println!("{} took {:?}", file.file, file.elapsed);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn watch(mut self, watch: impl Fn(Step<'_>) + Send + Sync + 'static) -> Self {
         self.options.watch = Arc::new(watch);
         self

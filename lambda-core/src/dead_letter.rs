@@ -123,6 +123,14 @@ impl fmt::Display for Status {
 
 /// A record that cannot be stored as a row, and the reason. The reader keeps its place and
 /// bytes.
+///
+/// ```
+/// use lambda_core::dead_letter::{Reason, Reject};
+///
+/// let reject = Reject::field(Reason::InvalidField, "millidegrees", "expected a whole number");
+/// assert_eq!(reject.field.as_deref(), Some("millidegrees"));
+/// assert_eq!(reject.to_string(), "invalid_field: millidegrees: expected a whole number");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reject {
     /// Kind of defect.

@@ -23,6 +23,13 @@ use crate::header::Header;
 use crate::record::{Column, RowWriter, Table};
 
 /// A message, or a row of a file.
+///
+/// ```
+/// use lambda_core::decode::Message;
+///
+/// let row = Message::of(Some(b"R-1,21500")).on_line(2);
+/// assert_eq!((row.line, row.key), (Some(2), None));
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct Message<'a> {
@@ -66,6 +73,42 @@ pub enum Decoded {
 ///
 /// Called from several threads at once. The same bytes must always give the same row: records
 /// are read again after a failure, and a dead letter is decoded again when it is replayed.
+///
+/// ```
+/// use lambda_core::Pipeline;
+/// use lambda_core::dead_letter::{Reason, Reject};
+/// use lambda_core::decode::{Decode, Decoded, Message};
+/// use lambda_core::record::{Column, ColumnType, RowWriter, Table};
+///
+/// /// Messages such as `R-1=21500`.
+/// struct Pairs;
+///
+/// impl Decode for Pairs {
+///     fn format(&self) -> &str {
+///         "pairs"
+///     }
+///
+///     fn decode(
+///         &self,
+///         message: &Message<'_>,
+///         row: &mut RowWriter<'_>,
+///     ) -> Result<Decoded, Reject> {
+///         let invalid = |what| Reject::new(Reason::InvalidField, what);
+///         let text = str::from_utf8(message.payload.unwrap_or_default())
+///             .map_err(|_| Reject::new(Reason::InvalidUtf8, "expected text"))?;
+///         let (id, value) = text.split_once('=').ok_or_else(|| invalid("expected id=value"))?;
+///         row.put(id).put(value.parse::<i32>().map_err(|_| invalid("expected a number"))?);
+///         Ok(Decoded::Row)
+///     }
+/// }
+///
+/// let table = Table::new("readings")
+///     .column(Column::new("id", ColumnType::Text))
+///     .column(Column::new("millidegrees", ColumnType::Int4));
+/// let readings = Pipeline::builder("readings", table).messages(Pairs).build()?;
+/// assert_eq!(readings.decoder().format(), "pairs");
+/// # Ok::<(), lambda_core::Error>(())
+/// ```
 pub trait Decode: Send + Sync + 'static {
     /// The format's name. It is stored with each lane, and finds the decoder for a replay.
     fn format(&self) -> &str;

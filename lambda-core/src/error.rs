@@ -7,6 +7,21 @@ use std::time::Duration;
 pub type Source = Box<dyn std::error::Error + Send + Sync>;
 
 /// Meaning of an error.
+///
+/// ```
+/// use lambda_core::Error;
+/// use lambda_core::error::Kind;
+///
+/// /// Whether a supervisor should start the program again.
+/// fn is_worth_a_restart(error: &Error) -> bool {
+///     match error.kind() {
+///         Kind::Transient | Kind::Fenced => true,
+///         Kind::Data | Kind::Fatal => false,
+///     }
+/// }
+///
+/// assert!(is_worth_a_restart(&Error::Fenced { what: "job BAT00001".into() }));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// This record, or this file, is wrong: reject it.
@@ -58,6 +73,15 @@ impl fmt::Display for Server {
 
 /// An error, by meaning. Its text does not repeat its source's; print the chain once, at
 /// the edge, with [`Error::chain`].
+///
+/// ```
+/// use lambda_core::Error;
+/// use lambda_core::error::Kind;
+///
+/// let error = Error::misconfigured("KAFKA_TOPIC is empty", "set KAFKA_TOPIC");
+/// assert_eq!((error.kind(), error.exit_code()), (Kind::Fatal, 78));
+/// assert_eq!(error.chain(), "KAFKA_TOPIC is empty; set KAFKA_TOPIC");
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -24,6 +24,18 @@ pub mod http;
 pub const STILL_AFTER: Duration = Duration::from_mins(1);
 
 /// The state of a process for probes. Clones share it.
+///
+/// ```
+/// use lambda_core::health::Health;
+///
+/// let health = Health::default();
+/// let kafka = health.need("Kafka");
+/// assert_eq!(health.lacking().len(), 1, "not ready: Kafka was not reached yet");
+/// kafka.met();
+/// assert!(health.lacking().is_empty(), "ready");
+/// kafka.missing("no broker answers");
+/// assert_eq!(health.lacking()[0].why, "no broker answers");
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Health {
     vitals: Arc<Mutex<Vitals>>,
@@ -143,6 +155,17 @@ impl Vitals {
 
 /// A loop's heartbeat. Dropping it means that the loop has ended, which is no problem here:
 /// its result is reported elsewhere.
+///
+/// ```
+/// use lambda_core::health::Health;
+///
+/// let health = Health::default();
+/// let pulse = health.pulse("the reader");
+/// for _turn in 0..3 {
+///     pulse.beat();
+/// }
+/// assert!(health.standing_still().is_empty());
+/// ```
 #[derive(Debug)]
 pub struct Pulse {
     health: Health,

@@ -22,6 +22,10 @@ impl JobRef {
 }
 
 /// `BAT` and the number, padded to five digits.
+///
+/// ```
+/// assert_eq!(lambda_core::job::job_id(7), "BAT00007");
+/// ```
 pub fn job_id(number: i64) -> String {
     format!("BAT{number:05}")
 }
@@ -106,6 +110,14 @@ pub enum Start {
 
 /// Decides what a run does with the job of its file (rules R21 and R22 in
 /// docs/protocol.md).
+///
+/// ```
+/// use lambda_core::job::{Found, Start, Status, start};
+///
+/// let running = Found { status: Status::Running, leased: true, mine: false };
+/// assert_eq!(start(running), Start::WaitForLease);
+/// assert_eq!(start(Found { leased: false, ..running }), Start::TakeOver);
+/// ```
 pub fn start(found: Found) -> Start {
     match found {
         Found { status: Status::Completed, .. } => Start::AlreadyCompleted,
@@ -138,6 +150,15 @@ pub enum End {
 
 /// Decides how an attempt that stopped with `result` ends (rules R22 and R23 in
 /// docs/protocol.md).
+///
+/// ```
+/// use lambda_core::Error;
+/// use lambda_core::job::{End, end};
+///
+/// let stopped = Err(Error::Interrupted { what: "stopped".into() });
+/// assert_eq!(end(&stopped), End::Pending { error: None });
+/// assert_eq!(end(&Ok(())), End::Completed);
+/// ```
 pub fn end(result: &Result<(), Error>) -> End {
     match result {
         Ok(()) => End::Completed,

@@ -4,6 +4,35 @@
 //! A [`source::Source`] yields batches of decoded records with the span of each
 //! lane that they cover; a [`sink::Sink`] makes a batch durable in one
 //! transaction, progress included; [`delivery::flow`] joins the two.
+//!
+//! A [`Pipeline`] names a table and says how messages and files become its rows:
+//!
+//! ```
+//! use lambda_core::batch::Body;
+//! use lambda_core::decode::Message;
+//! use lambda_core::record::Scratch;
+//! use lambda_core::{Pipeline, Record};
+//!
+//! #[derive(Record)]
+//! #[record(table = "ops.readings", key(id))]
+//! struct Reading {
+//!     #[record(length = 1..=20)]
+//!     id: String,
+//!     millidegrees: i32,
+//! }
+//!
+//! let readings = Pipeline::of::<Reading>("readings").build()?;
+//! let (decoder, table) = (readings.decoder(), readings.table());
+//! let (mut rows, mut scratch) = (Vec::new(), Scratch::default());
+//! let mut decode = |payload: &[u8]| {
+//!     Body::decode(&**decoder, table, &Message::of(Some(payload)), &mut rows, &mut scratch)
+//! };
+//! let good = decode(br#"{"id": "R-1", "millidegrees": 21500}"#);
+//! assert!(matches!(good, Body::Row { .. }));
+//! let bad = decode(br#"{"id": "R-2", "millidegrees": "warm"}"#);
+//! assert!(matches!(bad, Body::Rejected(_)));
+//! # Ok::<(), lambda_core::Error>(())
+//! ```
 
 // Pages of an item then name the feature that it needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]

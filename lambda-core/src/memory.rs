@@ -100,6 +100,40 @@ pub struct Contents {
 }
 
 /// A sink that keeps everything in memory.
+///
+/// ```
+/// use lambda_core::memory::MemorySink;
+/// use lambda_core::outcome::Authority;
+/// use lambda_core::progress::LaneName;
+/// use lambda_core::sink::{ClaimRequest, Durability, Sink};
+/// use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lambda_core::Error> {
+/// let sink = MemorySink::new();
+/// let request = ClaimRequest {
+///     name: LaneName { pipeline: "samples".into(), source: "a-source".into(), partition: 0 },
+///     first_position: 0.into(),
+///     format: "json".into(),
+///     owner: "an example".into(),
+///     group: None,
+///     take_over: false,
+///     given_up: None,
+/// };
+/// let lane = sink.claim(&request).await?;
+///
+/// let batch = Draft::new(Authority::Stream, &SAMPLES).lane(&lane, 2);
+/// let batch = batch.record(0, &Sample::new("a", 1)).record(1, &Sample::new("a", 1)).build();
+/// let committed = sink.commit(&batch, Durability::Durable).await?;
+/// assert_eq!(committed.stored[0].position, 2);
+/// assert_eq!(sink.contents().rows.len(), 1, "the second record is a duplicate");
+///
+/// // The same batch again is fenced: the lane is no longer at its position.
+/// let repeated = sink.commit(&batch, Durability::Durable).await?;
+/// assert_eq!(repeated.fenced, [lane.lane]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Default)]
 pub struct MemorySink {
     contents: Mutex<Contents>,

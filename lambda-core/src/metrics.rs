@@ -26,6 +26,11 @@ use crate::job::Status;
 use crate::progress::{Counts, LaneId, LaneName, Progress};
 
 /// The upper bounds of each histogram's buckets, for recorders.
+///
+/// ```
+/// let names: Vec<&str> = lambda_core::metrics::buckets().map(|(name, _)| name).collect();
+/// assert!(!names.is_empty());
+/// ```
 pub fn buckets() -> impl Iterator<Item = (&'static str, &'static [f64])> {
     ALL.iter().filter_map(|metric| match metric.kind {
         Kind::Histogram(buckets) => Some((metric.name, buckets)),

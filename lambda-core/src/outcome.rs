@@ -5,6 +5,15 @@ use crate::job::JobRef;
 
 /// Precedence of a record. Every streamed record is lowest; batch records rank by their
 /// job's (`as_of`, id).
+///
+/// ```
+/// use lambda_core::job::JobRef;
+/// use lambda_core::outcome::Authority;
+///
+/// let monday = Authority::Batch(JobRef { as_of_micros: 1_000_000, number: 2 });
+/// let tuesday = Authority::Batch(JobRef { as_of_micros: 2_000_000, number: 1 });
+/// assert!(Authority::Stream < monday && monday < tuesday);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Authority {
     /// Read from the live stream.
@@ -24,6 +33,17 @@ impl Authority {
 }
 
 /// Outcome of a record. Each has exactly one.
+///
+/// ```
+/// use lambda_core::outcome::Outcome;
+/// use lambda_core::progress::Counts;
+///
+/// let counts = Counts::of([(Outcome::Inserted, 3), (Outcome::Duplicate, 1)]);
+/// for outcome in Outcome::ALL.into_iter().filter(|outcome| counts[*outcome] > 0) {
+///     println!("{} {}", counts[outcome], outcome.as_str());
+/// }
+/// assert_eq!(counts[Outcome::Duplicate], 1);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// It is a new row.
@@ -79,6 +99,17 @@ pub struct Existing {
 
 /// Decides a record's outcome, by the table in docs/protocol.md#outcomes. The reason of a
 /// rejection is [`crate::dead_letter::Reason::IdConflict`].
+///
+/// ```
+/// use lambda_core::job::JobRef;
+/// use lambda_core::outcome::{Authority, Existing, Outcome, decide};
+///
+/// let job = Authority::Batch(JobRef { as_of_micros: 0, number: 1 });
+/// let streamed = Existing { authority: Authority::Stream, same_content: false };
+/// assert_eq!(decide(job, Some(streamed)), Outcome::Corrected);
+/// assert_eq!(decide(Authority::Stream, Some(streamed)), Outcome::Rejected);
+/// assert_eq!(decide(Authority::Stream, None), Outcome::Inserted);
+/// ```
 pub fn decide(record: Authority, row: Option<Existing>) -> Outcome {
     use std::cmp::Ordering::{Equal, Greater, Less};
     let Some(row) = row else {

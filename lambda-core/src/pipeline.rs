@@ -30,12 +30,43 @@ pub struct Pipeline {
 impl Pipeline {
     /// Starts the pipeline of a record, from messages in JSON and from files in CSV, unless they
     /// are set otherwise.
+    ///
+    /// ```
+    /// use lambda_core::decode::Json;
+    /// use lambda_core::{Pipeline, Record};
+    ///
+    /// #[derive(Record)]
+    /// #[record(table = "ops.flights", key(flight_id))]
+    /// struct Flight {
+    ///     flight_id: String,
+    ///     delay_minutes: Option<i16>,
+    /// }
+    ///
+    /// let json = Json::new().only("type", "flight");
+    /// let flights = Pipeline::of::<Flight>("flights").messages(json).build()?;
+    /// assert_eq!((flights.name(), flights.decoder().format()), ("flights", "json"));
+    /// # Ok::<(), lambda_core::Error>(())
+    /// ```
     pub fn of<R: Record>(name: &str) -> Builder {
         Self::builder(name, R::table()).messages(R::messages()).files(R::files())
     }
 
     /// Starts the pipeline of a table, from messages in JSON and from files in CSV, unless they
     /// are set otherwise.
+    ///
+    /// ```
+    /// use lambda_core::Pipeline;
+    /// use lambda_core::record::{Column, ColumnType, Table};
+    ///
+    /// let table = Table::new("ops.readings")
+    ///     .column(Column::new("sensor", ColumnType::Text))
+    ///     .column(Column::new("at", ColumnType::TIMESTAMPTZ))
+    ///     .column(Column::new("millidegrees", ColumnType::Int4).nullable())
+    ///     .key(["sensor", "at"]);
+    /// let readings = Pipeline::builder("readings", table).build()?;
+    /// assert_eq!(readings.table().key_names(), ["sensor", "at"]);
+    /// # Ok::<(), lambda_core::Error>(())
+    /// ```
     pub fn builder(name: &str, table: Table) -> Builder {
         let (messages, files) = (Box::new(Json::new()), Csv::new());
         Builder { name: name.to_owned(), table, messages, files }
@@ -93,6 +124,15 @@ impl Builder {
     }
 
     /// Builds the pipeline, after checking everything that is known without a database.
+    ///
+    /// ```
+    /// use lambda_core::Pipeline;
+    /// use lambda_core::record::{Column, ColumnType, Table};
+    ///
+    /// let table = Table::new("ratios").column(Column::new("ratio", ColumnType::Float8));
+    /// let refused = Pipeline::builder("ratios", table).build();
+    /// assert!(refused.is_err_and(|error| error.exit_code() == 78), "no key is a float");
+    /// ```
     ///
     /// # Errors
     /// `Fatal` for a table without columns, with a key that is none of its columns, with types or

@@ -19,6 +19,14 @@ impl fmt::Display for LaneId {
 }
 
 /// The name of a lane: one partition of one source, for one pipeline.
+///
+/// ```
+/// use lambda_core::progress::{LaneId, LaneName};
+///
+/// let lane = LaneName { pipeline: "readings".into(), source: "c1/readings".into(), partition: 3 };
+/// assert_eq!(lane.to_string(), "partition 3 of c1/readings into readings");
+/// assert!(lane.set_aside(LaneId(7)).was_of("c1/readings"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneName {
     /// The pipeline's name.
@@ -66,6 +74,16 @@ impl ClaimId {
 }
 
 /// Number of records by outcome. `read` is always their sum (rule R3, docs/protocol.md).
+///
+/// ```
+/// use lambda_core::outcome::Outcome;
+/// use lambda_core::progress::Counts;
+///
+/// let mut counts = Counts::of([(Outcome::Inserted, 3)]);
+/// counts.add(Outcome::Rejected);
+/// assert_eq!((counts.read, counts.rejected()), (4, 1));
+/// assert!(counts.balanced());
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Records read.

@@ -46,6 +46,32 @@ pub struct Resolution {
 
 /// The keys of a batch, sorted as bytes; repeats of a key in the order (partition,
 /// position) (rule R1, docs/protocol.md).
+///
+/// ```
+/// use lambda_core::outcome::{Authority, Outcome};
+/// use lambda_core::resolve::Keys;
+/// use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
+/// # use lambda_core::progress::{Counts, LaneId, LaneName, Progress, Sums};
+/// # let (pipeline, source) = ("samples".into(), "a-source".into());
+/// # let lane = Progress {
+/// #     lane: LaneId(1),
+/// #     name: LaneName { pipeline, source, partition: 0 },
+/// #     position: 0,
+/// #     end_position: None,
+/// #     claim: None,
+/// #     high: 0,
+/// #     counts: Counts::default(),
+/// #     sums: Sums::default(),
+/// #     last: None,
+/// # };
+///
+/// let batch = Draft::new(Authority::Stream, &SAMPLES).lane(&lane, 2);
+/// let batch = batch.record(0, &Sample::new("a", 1)).record(1, &Sample::new("a", 2)).build();
+///
+/// // The table has no row under the key "a".
+/// let resolution = Keys::of(&batch).resolve(&[]);
+/// assert_eq!(resolution.outcomes, [Outcome::Inserted, Outcome::Rejected]);
+/// ```
 #[derive(Debug)]
 pub struct Keys<'a> {
     batch: &'a Batch,

@@ -57,6 +57,62 @@ pub struct Committed {
 /// Object safe; all methods may be called concurrently. Dropping a returned
 /// future before it is done leaves the outcome unknown, as a lost connection
 /// would: ask [`Sink::stored`].
+///
+/// A sink around another one counts what it stores:
+///
+/// ```
+/// use std::sync::atomic::{AtomicI64, Ordering};
+/// use std::time::Duration;
+///
+/// use async_trait::async_trait;
+/// use lambda_core::Error;
+/// use lambda_core::batch::Batch;
+/// use lambda_core::progress::{LaneId, Progress};
+/// use lambda_core::sink::{ClaimRequest, Committed, Durability, Sink};
+///
+/// struct Counting<S> {
+///     sink: S,
+///     commits: AtomicI64,
+/// }
+///
+/// #[async_trait]
+/// impl<S: Sink> Sink for Counting<S> {
+///     async fn claim(&self, request: &ClaimRequest) -> Result<Progress, Error> {
+///         self.sink.claim(request).await
+///     }
+///
+///     async fn commit(&self, batch: &Batch, durability: Durability) -> Result<Committed, Error> {
+///         let committed = self.sink.commit(batch, durability).await?;
+///         self.commits.fetch_add(1, Ordering::Relaxed);
+///         Ok(committed)
+///     }
+///
+///     // Without this, the inner sink could not give up a slow commit.
+///     async fn commit_within(
+///         &self,
+///         batch: &Batch,
+///         durability: Durability,
+///         patience: Duration,
+///     ) -> Result<Committed, Error> {
+///         let committed = self.sink.commit_within(batch, durability, patience).await?;
+///         self.commits.fetch_add(1, Ordering::Relaxed);
+///         Ok(committed)
+///     }
+///
+///     async fn stored(&self, lanes: &[LaneId]) -> Result<Vec<Progress>, Error> {
+///         self.sink.stored(lanes).await
+///     }
+/// }
+/// # use lambda_core::memory::MemorySink;
+/// #
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Error> {
+/// # let sink = Counting { sink: MemorySink::new(), commits: AtomicI64::new(0) };
+/// # assert_eq!(sink.stored(&[LaneId(1)]).await?, []);
+/// # assert_eq!(sink.commits.into_inner(), 0);
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Sink: Send + Sync {
     /// Takes the lane from its former owner, under a new random claim, and returns its

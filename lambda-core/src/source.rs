@@ -7,6 +7,13 @@ use crate::error::Error;
 use crate::progress::{LaneId, LaneName, Progress};
 
 /// Start of a lane that was never read before.
+///
+/// ```
+/// use lambda_core::source::FirstPosition;
+///
+/// let first = FirstPosition::from(10);
+/// assert_eq!((first.position, first.gained), (10, None));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FirstPosition {
     /// Its position.
@@ -62,6 +69,66 @@ pub enum Event {
 /// Yields records of lanes.
 ///
 /// Driven by one task ([`crate::delivery::flow`]); object safe.
+///
+/// A source of one record, for a test:
+///
+/// ```
+/// use std::collections::VecDeque;
+///
+/// use async_trait::async_trait;
+/// use lambda_core::Error;
+/// use lambda_core::outcome::Authority;
+/// use lambda_core::progress::{LaneName, Progress};
+/// use lambda_core::source::{Event, Grant, Source};
+/// use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
+///
+/// struct One {
+///     events: VecDeque<Event>,
+/// }
+///
+/// impl One {
+///     fn new() -> Self {
+///         let (pipeline, source) = ("samples".into(), "one".into());
+///         let name = LaneName { pipeline, source, partition: 0 };
+///         let grant = Grant { name, first_position: 0.into(), given_up: None };
+///         Self { events: [Event::Granted(vec![grant])].into() }
+///     }
+/// }
+///
+/// #[async_trait]
+/// impl Source for One {
+///     async fn next(&mut self) -> Result<Event, Error> {
+///         match self.events.pop_front() {
+///             Some(event) => Ok(event),
+///             // The flow drops this call to start a lane.
+///             None => std::future::pending().await,
+///         }
+///     }
+///
+///     async fn start(&mut self, progress: &Progress) -> Result<(), Error> {
+///         if progress.position == 0 {
+///             let batch = Draft::new(Authority::Stream, &SAMPLES).lane(progress, 1);
+///             self.events.push_back(Event::Batch(batch.record(0, &Sample::new("a", 1)).build()));
+///         }
+///         self.events.push_back(Event::End);
+///         Ok(())
+///     }
+///
+///     async fn stop(&mut self, _partition: i32) -> Result<(), Error> {
+///         self.events.clear();
+///         Ok(())
+///     }
+///
+///     fn stored(&mut self, _progress: &[Progress]) {}
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Error> {
+/// let mut one = One::new();
+/// assert!(matches!(one.next().await?, Event::Granted(_)));
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Source: Send {
     /// Waits for the next event. Cancel safe: a dropped call loses no event. A source holds

@@ -57,6 +57,16 @@ impl Stop {
     /// A stop that SIGTERM and SIGINT request. A second signal ends the process at once, with
     /// exit code 75: for a program's `main`, on a tokio runtime.
     ///
+    /// ```no_run
+    /// use lambda_core::Stop;
+    ///
+    /// # async fn run() -> std::io::Result<()> {
+    /// let stop = Stop::on_signals()?;
+    /// stop.stopped().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// If the process cannot listen for signals.
     #[cfg(all(unix, feature = "signals"))]

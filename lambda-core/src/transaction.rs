@@ -24,6 +24,12 @@ pub fn pipeline() -> Pipeline {
 /// A financial transaction.
 ///
 /// An empty text counts as null, since CSV cannot distinguish them.
+///
+/// ```
+/// use lambda_core::{Record, Transaction};
+///
+/// assert_eq!(Transaction::table().key_names(), ["transaction_id"]);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Record)]
 #[record(table = "transactions", key(transaction_id))]
 pub struct Transaction {

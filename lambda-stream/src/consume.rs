@@ -16,6 +16,21 @@ use crate::worker;
 /// consumer is stopped or [`Consume::exit_at_end`] is reached. Waits for servers that are away.
 ///
 /// Await the builder to run it.
+///
+/// ```no_run
+/// use lambda_core::{Kafka, Postgres, Stop, transaction};
+/// use lambda_stream::consume;
+///
+/// # async fn run() -> Result<(), lambda_core::Error> {
+/// let kafka = Kafka::new("kafka:9092", "transactions");
+/// let postgres = Postgres::new("postgresql://loader@localhost/app")?;
+/// let stop = Stop::new();
+/// let running = consume(&transaction::pipeline(), &kafka, &postgres).stop(stop.clone());
+/// let running = tokio::spawn(running.into_future());
+/// stop.stop();
+/// # Ok(())
+/// # }
+/// ```
 pub fn consume(pipeline: &Pipeline, kafka: &Kafka, database: &Postgres) -> Consume {
     Consume {
         pipeline: pipeline.clone(),
@@ -49,6 +64,20 @@ impl Consume {
 
     /// What to do about a partition that no longer matches what was read of it: its topic was
     /// recreated, or its messages expired unread (rule R18 in docs/protocol.md).
+    ///
+    /// ```
+    /// use lambda_core::kafka::{OnSourceChange, StartAt};
+    /// use lambda_core::{Kafka, Postgres, transaction};
+    /// use lambda_stream::consume;
+    ///
+    /// let kafka = Kafka::new("kafka:9092", "transactions");
+    /// let postgres = Postgres::new("postgresql://loader@localhost/app")?;
+    /// let consumer = consume(&transaction::pipeline(), &kafka, &postgres)
+    ///     .start(StartAt::Latest)
+    ///     .on_source_change(OnSourceChange::Restart);
+    /// # drop(consumer);
+    /// # Ok::<(), lambda_core::Error>(())
+    /// ```
     pub fn on_source_change(mut self, reaction: OnSourceChange) -> Self {
         self.config.on_source_change = reaction;
         self
@@ -63,6 +92,19 @@ impl Consume {
 
     /// Whether to stop once everything that was in the topic at the start is stored, by this
     /// process or by others.
+    ///
+    /// ```no_run
+    /// use lambda_core::{Kafka, Postgres, transaction};
+    /// use lambda_stream::consume;
+    ///
+    /// # async fn run() -> Result<(), lambda_core::Error> {
+    /// let kafka = Kafka::new("kafka:9092", "transactions");
+    /// let postgres = Postgres::new("postgresql://loader@localhost/app")?;
+    /// let summary = consume(&transaction::pipeline(), &kafka, &postgres).exit_at_end(true).await?;
+    /// println!("{summary}");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn exit_at_end(mut self, exit_at_end: bool) -> Self {
         self.config.exit_at_end = exit_at_end;
         self

@@ -109,6 +109,26 @@ struct Tag {
 /// Once `stop` is requested, nothing more is sent; messages
 /// already sent are still delivered and written to the ledger.
 ///
+/// ```no_run
+/// use lambda_core::health::Health;
+/// use lambda_core::{Kafka, Stop};
+/// use lambda_stream::produce::{From, ProduceConfig, produce};
+///
+/// # fn run() -> Result<(), lambda_core::Error> {
+/// let config = ProduceConfig {
+///     kafka: Kafka::new("kafka:9092", "transactions"),
+///     from: From::Traffic { seed: Some(7), duplicate_ratio: 0.01, invalid_ratio: 0.001 },
+///     rate: 1_000,
+///     count: Some(60_000),
+///     ledger: Some("ledger.csv".into()),
+///     health: Health::default(),
+/// };
+/// let produced = produce(&config, &Stop::new())?;
+/// println!("{produced}");
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// `Fatal`; [`Error::Input`] for a file that cannot be read; `Transient` if messages could not
 /// be delivered; [`Error::Interrupted`] if it stopped before the end of the file or the count.

@@ -52,10 +52,15 @@ type DecodeFields = fn(&CsvFields<'_>, &mut RowWriter<'_>) -> Result<(), Reject>
 /// ignored. An empty field is null, unless null has a text of its own.
 ///
 /// ```
-/// use lambda_core::decode::Csv;
+/// use std::sync::Arc;
 ///
+/// use lambda_core::decode::Csv;
+/// use lambda_core::record::{Column, ColumnType, Table};
+///
+/// let table = Arc::new(Table::new("readings").column(Column::new("id", ColumnType::Text)));
 /// let exported = Csv::new().delimiter(';').null("\\N").date_format("%d.%m.%Y");
-/// assert_eq!(exported.marks().delimiter, b';');
+/// assert!(exported.open(b"note;id\n", &table).is_ok());
+/// assert!(exported.open(b"note\n", &table).is_err(), "the column id is missing");
 /// ```
 #[derive(Clone, Default)]
 pub struct Csv {

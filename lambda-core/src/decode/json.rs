@@ -18,10 +18,11 @@ use crate::record::{ColumnType, Origin, RowWriter, Table, UnixMicros};
 /// in objects of which no column reads a field.
 ///
 /// ```
-/// use lambda_core::decode::Json;
+/// use lambda_core::decode::{Decode, Json};
 ///
 /// // All other messages are skipped.
 /// let flights = Json::new().only("type", "flight");
+/// assert_eq!(flights.format(), Json::FORMAT);
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Json {

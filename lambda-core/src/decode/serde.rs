@@ -34,6 +34,7 @@ use crate::record::{Column, Origin, RowWriter, Table};
 /// }
 ///
 /// let readings = Pipeline::of::<Reading>("readings").build()?;
+/// assert_eq!(readings.decoder().format(), "json");
 /// # Ok::<(), lambda_core::Error>(())
 /// ```
 pub struct Serde<R> {

@@ -44,6 +44,17 @@ pub(crate) fn refusal(code: &str, object: &str) -> Reject {
 
 /// Counts refusals among the last records, so that a changed table does not move a whole
 /// topic into the dead letters.
+///
+/// ```
+/// use lambda_core::delivery::bisect::Refusals;
+///
+/// let mut refusals = Refusals::default();
+/// refusals.note(999, false);
+/// refusals.note(1, true);
+/// assert!(refusals.check("23514", "readings_check").is_ok(), "one bad record");
+/// refusals.note(1_000, true);
+/// assert!(refusals.check("23514", "readings_check").is_err(), "the table refuses all");
+/// ```
 #[derive(Debug, Default)]
 pub struct Refusals {
     /// Runs of (records, whether they were refused), the latest at the back.

@@ -78,6 +78,41 @@ enum Why {
 }
 
 /// A source, a sink, and the work in progress between them.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use lambda_core::Stop;
+/// use lambda_core::delivery::{Flow, FlowConfig};
+/// use lambda_core::health::Health;
+/// use lambda_core::memory::MemorySink;
+/// use lambda_core::metrics::Outcomes;
+/// use lambda_core::outcome::Authority;
+/// use lambda_core::testing::draft::Sample;
+/// use lambda_core::testing::source::Lists;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lambda_core::Error> {
+/// let list = vec![Sample::new("a", 1), Sample::new("b", 2), Sample::new("a", 1)];
+/// let source = Lists::new(vec![list], fastrand::Rng::with_seed(7));
+/// let sink = Arc::new(MemorySink::new());
+/// let config = FlowConfig {
+///     authority: Authority::Stream,
+///     pipeline: "samples".into(),
+///     format: "json".into(),
+///     owner: "an example".into(),
+///     group: None,
+///     take_over: false,
+///     patience: None,
+///     health: Health::default(),
+///     outcomes: Outcomes::default(),
+/// };
+/// let (_source, result) = Flow::new(config, source, sink.clone()).run(Stop::new()).await;
+/// result?;
+/// assert_eq!(sink.contents().rows.len(), 2);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Flow<S> {
     config: FlowConfig,
     source: S,

@@ -4,6 +4,19 @@ use std::time::Duration;
 
 /// Delays that double from one attempt to the next up to a bound. Each is shortened by a
 /// random part of up to a half, so that many waiters do not return at once.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use lambda_core::delivery::retry::Backoff;
+///
+/// let second = Duration::from_secs(1);
+/// let mut backoff = Backoff::new(second, 3 * second, fastrand::Rng::with_seed(7));
+/// assert!((second / 2..=second).contains(&backoff.next_delay()));
+/// assert!((second..=2 * second).contains(&backoff.next_delay()));
+/// backoff.reset();
+/// assert!(backoff.next_delay() <= second);
+/// ```
 #[derive(Debug, Clone)]
 pub struct Backoff {
     next: Duration,

@@ -29,6 +29,20 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// Answers probes and scrapes, once it runs.
+///
+/// ```
+/// use lambda_core::health::Health;
+/// use lambda_core::health::http::Server;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lambda_core::Error> {
+/// let health = Health::default();
+/// let server = Server::bind("127.0.0.1:0", health.clone()).await?;
+/// assert!(server.address().is_some_and(|address| address.port() > 0));
+/// tokio::spawn(server.run());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,

@@ -273,6 +273,20 @@ impl fmt::Display for Change {
 /// Concurrent calls do no harm. With `dry_run` it changes nothing, and cannot know whether
 /// the brokers would accept a setting's value.
 ///
+/// ```no_run
+/// use lambda_core::Kafka;
+/// use lambda_core::kafka::admin::{Wanted, ensure};
+///
+/// # async fn run() -> Result<(), lambda_core::Error> {
+/// let settings = [("retention.ms".into(), "604800000".into())].into();
+/// let wanted = Wanted { partitions: 12, replication_factor: Some(3), settings };
+/// for change in ensure(&Kafka::new("kafka:9092", "readings"), &wanted, false).await? {
+///     println!("{change}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// `Fatal` when the topic has more partitions than wanted, which cannot be removed without
 /// losing messages, or when the brokers refuse a setting or our user; `Transient` when no

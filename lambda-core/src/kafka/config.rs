@@ -117,6 +117,13 @@ pub struct Kafka {
 impl Kafka {
     /// A topic of the cluster behind `bootstrap` (`host:port`, several separated by commas), to
     /// be read as the group `lambda-consumer`.
+    ///
+    /// ```
+    /// use lambda_core::Kafka;
+    ///
+    /// let kafka = Kafka::new("kafka-1:9092,kafka-2:9092", "readings").group("readings");
+    /// assert_eq!((kafka.topic(), kafka.group_id()), ("readings", "readings"));
+    /// ```
     pub fn new(bootstrap: &str, topic: &str) -> Self {
         Self {
             bootstrap: bootstrap.trim().into(),
@@ -134,6 +141,15 @@ impl Kafka {
 
     /// The same with further librdkafka settings, one `key=value` a line; blank lines and lines
     /// that start with `#` are skipped.
+    ///
+    /// ```
+    /// use lambda_core::Kafka;
+    ///
+    /// let kafka = || Kafka::new("kafka:9092", "readings");
+    /// assert!(kafka().settings("# smaller fetches\nfetch.max.bytes=262144").is_ok());
+    /// // Positions are in PostgreSQL, so Kafka must not keep any.
+    /// assert!(kafka().settings("enable.auto.commit=true").is_err());
+    /// ```
     ///
     /// # Errors
     /// [`Error::Misconfigured`] if a line is no `key=value`, and as for [`Self::check`].

@@ -7,6 +7,14 @@ use crate::error::Error;
 use crate::progress::{Fingerprint, LaneId, Progress};
 
 /// Start of a partition that was never read before.
+///
+/// ```
+/// use lambda_core::kafka::position::{StartAt, Watermarks};
+///
+/// let start: StartAt = "latest".parse()?;
+/// assert_eq!(start.position(Watermarks { low: 10, high: 25 }), 25);
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum StartAt {
     /// At the oldest message kept.
@@ -48,6 +56,13 @@ impl FromStr for StartAt {
 }
 
 /// Treatment of a lane whose source has changed (rule R18, docs/protocol.md).
+///
+/// ```
+/// use lambda_core::kafka::position::OnSourceChange;
+///
+/// assert_eq!(OnSourceChange::default(), OnSourceChange::Stop);
+/// assert_eq!("restart".parse(), Ok(OnSourceChange::Restart));
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnSourceChange {
     /// Stop, with a remedy; skip nothing.

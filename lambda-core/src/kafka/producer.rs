@@ -53,6 +53,25 @@ pub struct Delivered<T> {
 
 /// An idempotent producer for one topic. Each message carries a tag of type `T`,
 /// which comes back with its delivery report.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use lambda_core::Kafka;
+/// use lambda_core::health::Health;
+/// use lambda_core::kafka::producer::Producer;
+///
+/// # fn run() -> Result<(), lambda_core::Error> {
+/// let kafka = Kafka::new("kafka:9092", "readings");
+/// let producer = Producer::new(&kafka, &Health::default())?;
+/// producer.send(b"R-1", Some(br#"{"id": "R-1", "millidegrees": 21500}"#), 1)?;
+/// producer.flush(Duration::from_secs(10))?;
+/// for delivered in producer.delivered(Duration::ZERO)? {
+///     println!("message {} is at offset {}", delivered.tag, delivered.offset);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct Producer<T: Send + Sync + 'static> {
     topic: String,
     client: BaseProducer<Reports<T>>,

@@ -40,6 +40,20 @@ impl KafkaSource {
     /// Joins the group. Reports to `health` whether it is polled, and whether the brokers
     /// can be read from.
     ///
+    /// ```no_run
+    /// use lambda_core::health::Health;
+    /// use lambda_core::kafka::Kafka;
+    /// use lambda_core::kafka::source::KafkaSource;
+    /// use lambda_core::transaction;
+    ///
+    /// # fn run() -> Result<(), lambda_core::Error> {
+    /// let kafka = Kafka::new("kafka:9092", "transactions");
+    /// let (pipeline, health) = (transaction::pipeline(), Health::default());
+    /// let source = KafkaSource::open(kafka, &pipeline, Default::default(), &health)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// `Fatal` as for [`Kafka::check`]; `Temporary` when the machine allows no more threads; [`Source::next`] returns all
     /// other errors.

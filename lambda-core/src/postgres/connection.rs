@@ -241,6 +241,19 @@ impl Drop for Transaction<'_> {
 /// password is refused, reads it from its file again and tries once more, since it may be
 /// replaced while a program runs.
 ///
+/// ```no_run
+/// use lambda_core::Postgres;
+/// use lambda_core::postgres::connect;
+///
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let postgres = Postgres::new("postgresql://reader@localhost/app")?;
+/// let connection = connect(&postgres, "report").await?;
+/// let row = connection.query_one("select count(*) from ops.readings", &[]).await?;
+/// let readings: i64 = row.try_get(0)?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// `Transient` when the server is not reachable or not ready; `Fatal` for a wrong password,
 /// user or database, and for a server that does not prove what the TLS settings require.

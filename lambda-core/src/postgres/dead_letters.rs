@@ -93,6 +93,27 @@ impl std::fmt::Debug for Content {
 }
 
 /// The dead letters of one database.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use lambda_core::Postgres;
+/// use lambda_core::postgres::DeadLetters;
+/// use lambda_core::postgres::dead_letters::Filter;
+///
+/// # async fn run() -> Result<(), lambda_core::Error> {
+/// let postgres = Postgres::new("postgresql://owner@localhost/app")?;
+/// let letters = DeadLetters::new(postgres).answering_within(Duration::from_secs(10));
+/// let filter = Filter { topic: Some("readings".into()), ..Filter::default() };
+/// for (reason, count) in letters.reasons(&filter).await? {
+///     println!("{count} {reason}");
+/// }
+/// for letter in letters.list(&filter, 20).await? {
+///     println!("{} at {} of {}: {}", letter.id, letter.position, letter.lane, letter.detail);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct DeadLetters {
     database: Postgres,

@@ -172,6 +172,23 @@ pub struct JobReject {
 
 /// The jobs of one database. Each call uses its own connection: there are few, and none may
 /// depend on the state that an earlier one left.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use lambda_core::Postgres;
+/// use lambda_core::job::Status;
+/// use lambda_core::postgres::Jobs;
+///
+/// # async fn run() -> Result<(), lambda_core::Error> {
+/// let postgres = Postgres::new("postgresql://reader@localhost/app")?;
+/// let jobs = Jobs::new(postgres).answering_within(Duration::from_secs(10));
+/// for job in jobs.list(Some(Status::Failed), 20).await? {
+///     println!("{} {}: {}", job.job_id(), job.file_name, job.error.unwrap_or_default());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Jobs {
     database: Postgres,

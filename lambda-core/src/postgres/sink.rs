@@ -33,6 +33,21 @@ use crate::sink::{ClaimRequest, Committed, Durability, Sink};
 const SETTLE: Request = Request::to("check in PostgreSQL whether a commit happened").with_locks();
 
 /// Stores batches of one pipeline in PostgreSQL.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use lambda_core::postgres::PostgresSink;
+/// use lambda_core::{Postgres, transaction};
+///
+/// # async fn run() -> Result<(), lambda_core::Error> {
+/// let postgres = Postgres::new("postgresql://loader@localhost/app")?;
+/// let pipeline = transaction::pipeline();
+/// let patience = Some(Duration::from_mins(1));
+/// let sink = PostgresSink::connect(postgres, &pipeline, "stream", 2, patience).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct PostgresSink {
     config: Postgres,

@@ -9,6 +9,13 @@ use crate::outcome::Outcome;
 use crate::progress::{LaneId, Progress};
 
 /// XXH3-64 of any bytes: a producer's ledger keeps it of each payload.
+///
+/// ```
+/// use lambda_core::record::checksum;
+///
+/// assert_eq!(checksum::of_bytes(b"R-1"), checksum::of_bytes(b"R-1"));
+/// assert_ne!(checksum::of_bytes(b"R-1"), checksum::of_bytes(b"R-2"));
+/// ```
 pub fn of_bytes(bytes: &[u8]) -> u64 {
     xxh3_64(bytes)
 }

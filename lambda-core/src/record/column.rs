@@ -5,6 +5,15 @@ use crate::record::table::quoted;
 use crate::record::{Cell, ColumnType, Family, Field, Rule, Value, rules};
 
 /// A column of a [`Table`](crate::record::Table).
+///
+/// ```
+/// use lambda_core::record::{Column, Decimal};
+///
+/// let fare = Column::of::<Option<Decimal>>("fare").numeric(12, 4).from_field("price.amount");
+/// assert_eq!(fare.kind.to_string(), "numeric(12,4)");
+/// assert!(fare.nullable);
+/// assert_eq!((fare.name.as_str(), fare.field.as_str()), ("fare", "price.amount"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Column {
@@ -33,6 +42,14 @@ pub struct Column {
 }
 
 /// Where a message has the value of a column. In files it is in the column of the field's name.
+///
+/// ```
+/// use lambda_core::record::{Column, ColumnType, Origin};
+///
+/// let device = Column::new("device", ColumnType::Text).from_origin(Origin::Key);
+/// let raw = Column::new("raw", ColumnType::Jsonb).from_field(".");
+/// assert_eq!((device.origin, raw.origin), (Origin::Key, Origin::Message));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Origin {
@@ -66,6 +83,22 @@ impl Origin {
 }
 
 /// How a number is rounded.
+///
+/// ```
+/// use lambda_core::record::{Column, Decimal, Rounding, RowRef, RowWriter, Scratch, Table};
+///
+/// let score = Column::of::<Decimal>("score").numeric(4, 2).rounded(Rounding::HalfAway);
+/// let table = Table::new("scores").column(Column::of::<String>("id")).column(score);
+/// let (mut rows, mut scratch) = (Vec::new(), Scratch::default());
+/// let mut row = RowWriter::new(&table, &mut rows, &mut scratch);
+/// row.put("S-1").put(Decimal::literal("0.125"));
+/// let row = row.finish()?;
+///
+/// let mut stored = RowRef::new(&table, &rows[row.content]);
+/// assert_eq!(stored.take::<String>()?, "S-1");
+/// assert_eq!(stored.take::<Decimal>()?, Decimal::literal("0.13"));
+/// # Ok::<(), lambda_core::dead_letter::Reject>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Rounding {

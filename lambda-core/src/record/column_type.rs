@@ -15,6 +15,14 @@ pub(crate) const FRACTION_DIGITS_MAX: u8 = 6;
 pub(crate) const VARCHAR_LENGTH_MAX: u32 = 10_485_760;
 
 /// The type of a column in PostgreSQL.
+///
+/// ```
+/// use lambda_core::record::ColumnType;
+///
+/// assert_eq!(ColumnType::TIMESTAMPTZ.to_string(), "timestamp with time zone");
+/// assert_eq!(ColumnType::Text.array().to_string(), "text[]");
+/// assert_eq!(ColumnType::enumeration("ops.cabin").to_string(), "ops.cabin");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ColumnType {

@@ -2,6 +2,14 @@
 
 /// The family of a [`Field`](crate::record::Field)'s column type: it decides at compile time
 /// which keys and rules a field may have.
+///
+/// ```
+/// use lambda_core::record::Field;
+///
+/// assert!(String::FAMILY.is_key());
+/// assert!(!f64::FAMILY.is_key(), "floats are not compared reliably");
+/// assert!(Vec::<i32>::FAMILY.is_array());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Family {
     scalar: Scalar,

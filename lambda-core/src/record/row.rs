@@ -38,6 +38,21 @@ pub struct Scratch {
 ///
 /// A value that does not fit its column, also one of another type, makes [`Self::finish`] reject
 /// the row. If several do not fit, the reject is that of the first column.
+///
+/// ```
+/// use lambda_core::record::{Column, ColumnType, RowWriter, Scratch, Table};
+///
+/// let table = Table::new("ops.readings")
+///     .column(Column::new("id", ColumnType::Text))
+///     .column(Column::new("millidegrees", ColumnType::Int4));
+/// let (mut rows, mut scratch) = (Vec::new(), Scratch::default());
+///
+/// let mut row = RowWriter::new(&table, &mut rows, &mut scratch);
+/// row.put("R-1").put(21_500);
+/// let row = row.finish()?;
+/// assert_eq!(rows[row.key], *b"R-1");
+/// # Ok::<(), lambda_core::dead_letter::Reject>(())
+/// ```
 #[derive(Debug)]
 pub struct RowWriter<'a> {
     table: &'a Table,
@@ -75,6 +90,25 @@ impl<'a> RowWriter<'a> {
 
     /// Puts the column of this index in [`Table::columns`]. Columns that are not put, in a row that
     /// has some put by index, get their default or are null.
+    ///
+    /// ```
+    /// use lambda_core::record::{Column, ColumnType, RowRef, RowWriter, Scratch, Table};
+    ///
+    /// let table = Table::new("notes")
+    ///     .column(Column::new("id", ColumnType::Text))
+    ///     .column(Column::new("author", ColumnType::Text).nullable())
+    ///     .column(Column::new("text", ColumnType::Text));
+    /// let (mut rows, mut scratch) = (Vec::new(), Scratch::default());
+    ///
+    /// let mut row = RowWriter::new(&table, &mut rows, &mut scratch);
+    /// row.set(2, "hello").set(0, "N-1");
+    /// let row = row.finish()?;
+    ///
+    /// let mut read = RowRef::new(&table, &rows[row.content]);
+    /// assert_eq!(read.take::<String>()?, "N-1");
+    /// assert_eq!(read.take::<Option<String>>()?, None);
+    /// # Ok::<(), lambda_core::dead_letter::Reject>(())
+    /// ```
     pub fn set(&mut self, index: usize, value: impl Value) -> &mut Self {
         self.by_index = true;
         self.write(index, &value);
@@ -218,6 +252,28 @@ impl<'a> RowWriter<'a> {
 }
 
 /// A stored row, to read a record from.
+///
+/// ```
+/// use lambda_core::Record;
+/// use lambda_core::record::{RowRef, RowWriter, Scratch};
+///
+/// #[derive(Record, Debug, PartialEq)]
+/// #[record(table = "readings", key(id))]
+/// struct Reading {
+///     id: String,
+///     millidegrees: Option<i32>,
+/// }
+///
+/// let reading = Reading { id: "R-1".into(), millidegrees: Some(21_500) };
+/// let (table, mut rows, mut scratch) = (Reading::table(), Vec::new(), Scratch::default());
+/// let mut row = RowWriter::new(&table, &mut rows, &mut scratch);
+/// reading.write(&mut row);
+/// let row = row.finish()?;
+///
+/// let stored = RowRef::new(&table, &rows[row.content]);
+/// assert_eq!(Reading::read(stored)?, reading);
+/// # Ok::<(), lambda_core::dead_letter::Reject>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct RowRef<'a> {
     table: &'a Table,

@@ -48,6 +48,16 @@ impl Table {
 
     /// Makes columns the key, in this order. The table has a unique index on exactly these.
     /// Without a call the first column is the key.
+    ///
+    /// ```
+    /// use lambda_core::record::{Column, ColumnType, Table};
+    ///
+    /// let table = Table::new("ops.flights")
+    ///     .column(Column::new("flight_id", ColumnType::Text))
+    ///     .column(Column::new("day", ColumnType::Date))
+    ///     .key(["day", "flight_id"]);
+    /// assert_eq!(table.key_names(), ["day", "flight_id"]);
+    /// ```
     #[must_use]
     pub fn key<'n>(mut self, names: impl IntoIterator<Item = &'n str>) -> Self {
         let position = |name| self.columns.iter().position(|column| column.name == name);

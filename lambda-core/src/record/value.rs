@@ -18,6 +18,37 @@ pub use self::numeric::{Decimal, DecimalError};
 pub use self::time::{CivilMicros, DayMicros, TimeError, UnixDays, UnixMicros};
 
 /// A value that can be written into a column.
+///
+/// ```
+/// use lambda_core::record::{Cell, Value};
+///
+/// enum Cabin {
+///     Economy,
+///     Business,
+/// }
+///
+/// impl Value for Cabin {
+///     fn write(&self, cell: &mut Cell<'_>) {
+///         let label = match self {
+///             Self::Economy => "economy",
+///             Self::Business => "business",
+///         };
+///         label.write(cell);
+///     }
+/// }
+/// # use lambda_core::record::{Column, ColumnType, RowWriter, Scratch, Table};
+/// #
+/// # let table = Table::new("seats").column(Column::new("cabin", ColumnType::Text));
+/// # let (mut rows, mut scratch) = (Vec::new(), Scratch::default());
+/// # let mut row = RowWriter::new(&table, &mut rows, &mut scratch);
+/// # row.put(Cabin::Business);
+/// # let row = row.finish()?;
+/// # assert_eq!(rows[row.key], *b"business");
+/// # let mut row = RowWriter::new(&table, &mut rows, &mut scratch);
+/// # row.put(Cabin::Economy);
+/// # assert!(row.finish().is_ok());
+/// # Ok::<(), lambda_core::dead_letter::Reject>(())
+/// ```
 pub trait Value {
     /// Writes the value; leaving `cell` untouched makes the column null.
     fn write(&self, cell: &mut Cell<'_>);
@@ -49,6 +80,9 @@ pub trait Value {
 ///         i32::read(cell).map(Self)
 ///     }
 /// }
+///
+/// assert!(Sensor::FAMILY.is_key());
+/// assert_eq!(Sensor::column_type(), ColumnType::Int4);
 /// ```
 pub trait Field: Value + Sized {
     /// The family of its column's type.
@@ -113,6 +147,29 @@ impl<'a> Cell<'a> {
     }
 
     /// Rejects the record for this value. `expected` describes the form that is expected.
+    ///
+    /// ```
+    /// use lambda_core::dead_letter::Reason;
+    /// use lambda_core::record::{Cell, Column, ColumnType, RowWriter, Scratch, Table, Value};
+    ///
+    /// struct Percent(i16);
+    ///
+    /// impl Value for Percent {
+    ///     fn write(&self, cell: &mut Cell<'_>) {
+    ///         match self.0 {
+    ///             0..=100 => self.0.write(cell),
+    ///             _ => cell.reject(Reason::InvalidField, "expected 0 to 100"),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let table = Table::new("discs").column(Column::new("used", ColumnType::Int2));
+    /// let (mut rows, mut scratch) = (Vec::new(), Scratch::default());
+    /// let mut row = RowWriter::new(&table, &mut rows, &mut scratch);
+    /// row.put(Percent(101));
+    /// let reject = row.finish().map(drop);
+    /// assert!(reject.is_err_and(|reject| reject.detail == "used: expected 0 to 100"));
+    /// ```
     pub fn reject(&mut self, reason: Reason, expected: impl std::fmt::Display) {
         if self.defect.is_none() {
             self.defect = Some(Reject::field(reason, &self.column.field, expected));
@@ -306,6 +363,21 @@ impl Field for String {
 /// A label of an enum type, for a column that names it (see [`Column::enumeration`]).
 ///
 /// [`Column::enumeration`]: crate::record::Column::enumeration
+///
+/// ```
+/// use lambda_core::Record;
+/// use lambda_core::record::Label;
+///
+/// #[derive(Record)]
+/// #[record(table = "ops.seats", key(id))]
+/// struct Seat {
+///     id: String,
+///     #[record(sql = "ops.cabin")]
+///     cabin: Label,
+/// }
+///
+/// assert_eq!(Seat::table().columns()[1].kind.to_string(), "ops.cabin");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Label(pub String);

@@ -92,6 +92,34 @@ impl Decode for ByHand {
 }
 
 /// A builder of a batch.
+///
+/// ```
+/// use lambda_core::memory::MemorySink;
+/// use lambda_core::outcome::Authority;
+/// use lambda_core::testing::draft::{Draft, SAMPLES, Sample};
+/// # use lambda_core::progress::{Counts, LaneId, LaneName, Progress, Sums};
+/// # let (pipeline, source) = ("samples".into(), "a-source".into());
+/// # let lane = Progress {
+/// #     lane: LaneId(1),
+/// #     name: LaneName { pipeline, source, partition: 0 },
+/// #     position: 0,
+/// #     end_position: None,
+/// #     claim: None,
+/// #     high: 0,
+/// #     counts: Counts::default(),
+/// #     sums: Sums::default(),
+/// #     last: None,
+/// # };
+///
+/// // `lane` is what a sink returned for a claim.
+/// let batch = Draft::new(Authority::Stream, &SAMPLES)
+///     .lane(&lane, 3)
+///     .record(0, &Sample::new("a", 1))
+///     .rejected(1, b"not JSON")
+///     .skipped(2)
+///     .build();
+/// assert_eq!((batch.entries().len(), batch.rows_count()), (3, 1));
+/// ```
 #[derive(Debug)]
 pub struct Draft {
     authority: Authority,

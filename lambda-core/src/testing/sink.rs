@@ -18,7 +18,7 @@ use crate::sink::{ClaimRequest, Durability, Sink};
 use crate::source::{FirstPosition, Gained};
 use crate::testing::draft::{Draft, SAMPLES, Sample};
 
-/// A sink under test, and an independent view of its contents.
+/// A sink under test, and an independent view of its contents. [`CASES`] has an example.
 #[async_trait]
 pub trait Subject: Send + Sync {
     /// The sink.
@@ -41,6 +41,47 @@ pub type Running<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 pub type Case = (&'static str, for<'a> fn(&'a dyn Subject) -> Running<'a>);
 
 /// All cases.
+///
+/// A test of [`MemorySink`](crate::memory::MemorySink):
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use async_trait::async_trait;
+/// use lambda_core::job::JobRef;
+/// use lambda_core::memory::{Contents, MemorySink};
+/// use lambda_core::sink::Sink;
+/// use lambda_core::testing::sink::{CASES, Subject};
+///
+/// struct InMemory(Arc<MemorySink>);
+///
+/// #[async_trait]
+/// impl Subject for InMemory {
+///     fn sink(&self) -> &dyn Sink {
+///         &*self.0
+///     }
+///
+///     async fn reopen(&self) -> Arc<dyn Sink> {
+///         Arc::clone(&self.0) as _
+///     }
+///
+///     async fn job(&self, as_of_micros: i64) -> JobRef {
+///         JobRef { as_of_micros, number: as_of_micros }
+///     }
+///
+///     async fn contents(&self) -> Contents {
+///         self.0.contents()
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// for (promise, case) in CASES {
+///     println!("{promise}");
+///     case(&InMemory(Arc::default())).await;
+/// }
+/// # }
+/// ```
 pub const CASES: &[Case] = &[
     ("a claim creates the lane, and a later one keeps its progress", |s| Box::pin(claims(s))),
     ("a lane given up keeps its number and counts, and a new one takes its name", |s| {

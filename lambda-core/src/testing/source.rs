@@ -14,7 +14,7 @@ use crate::progress::{ClaimId, Counts, LaneId, LaneName, Progress, Sums};
 use crate::source::{Event, Grant, Source};
 use crate::testing::draft::{Draft, SAMPLES, Sample};
 
-/// A source under test: the same records whenever it is opened.
+/// A source under test: the same records whenever it is opened. [`CASES`] has an example.
 #[async_trait]
 pub trait Origin: Send + Sync {
     /// Opens the source, in a process of its own as far as the source is concerned.
@@ -31,6 +31,37 @@ pub type Running<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 pub type Case = (&'static str, for<'a> fn(&'a dyn Origin) -> Running<'a>);
 
 /// All cases. Give each a minute.
+///
+/// ```
+/// use std::collections::BTreeMap;
+///
+/// use async_trait::async_trait;
+/// use lambda_core::source::Source;
+/// use lambda_core::testing::draft::Sample;
+/// use lambda_core::testing::source::{CASES, Lists, Origin};
+///
+/// struct TwoRecords;
+///
+/// #[async_trait]
+/// impl Origin for TwoRecords {
+///     async fn open(&self) -> Box<dyn Source> {
+///         let list = vec![Sample::new("a", 1), Sample::new("b", 2)];
+///         Box::new(Lists::new(vec![list], fastrand::Rng::with_seed(7)))
+///     }
+///
+///     fn positions(&self) -> BTreeMap<i32, Vec<i64>> {
+///         [(0, vec![0, 1])].into()
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// for (promise, case) in CASES {
+///     println!("{promise}");
+///     case(&TwoRecords).await;
+/// }
+/// # }
+/// ```
 pub const CASES: &[Case] = &[
     ("every record comes once, in order, in spans that join", |o| Box::pin(comes_once(o))),
     ("a lane continues at the position that it is started from", |o| Box::pin(continues(o))),

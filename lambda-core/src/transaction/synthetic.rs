@@ -113,6 +113,14 @@ impl Default for Options {
 
 /// A generator of synthetic transactions. As an iterator it never ends; its time begins
 /// with 2026 and advances by up to 20 ms a record.
+///
+/// ```
+/// use lambda_core::transaction::synthetic::Synthetic;
+///
+/// // A seed gives the same traffic every time.
+/// let first: Vec<_> = Synthetic::new(7).take(3).collect();
+/// assert_eq!(first, Synthetic::new(7).take(3).collect::<Vec<_>>());
+/// ```
 #[derive(Debug, Clone)]
 pub struct Synthetic {
     rng: Rng,

@@ -38,6 +38,15 @@ impl Postgres {
     /// Reads a URL (`postgresql://user:password@host:port/database`) or a
     /// `key=value` string, `sslmode` and `sslrootcert` included.
     ///
+    /// ```
+    /// use lambda_core::Postgres;
+    ///
+    /// let postgres = Postgres::new("postgresql://loader:secret@localhost/app?sslmode=require")?;
+    /// assert_eq!(postgres.to_string(), "localhost:5432/app");
+    /// assert!(!format!("{postgres:?}").contains("secret"));
+    /// # Ok::<(), lambda_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Misconfigured`], without the text, which may hold a password.
     pub fn new(url: &str) -> Result<Self, Error> {
@@ -46,6 +55,14 @@ impl Postgres {
 
     /// Reads a URL as [`Self::new`] does; `tls` supplies the TLS settings that it
     /// lacks.
+    ///
+    /// ```
+    /// use lambda_core::Postgres;
+    /// use lambda_core::postgres::{SslMode, TlsSettings};
+    ///
+    /// let tls = TlsSettings { mode: SslMode::Require, root_cert: None };
+    /// assert!(Postgres::with_tls_or("postgresql://loader@localhost/app", &tls).is_ok());
+    /// ```
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -97,6 +114,14 @@ impl Postgres {
 
     /// The same login with the password in `file`, which is read again at every login: it
     /// may be replaced while a program runs.
+    ///
+    /// ```
+    /// use lambda_core::Postgres;
+    ///
+    /// let postgres = Postgres::from_parts("localhost", 5432, "app", "loader", "")
+    ///     .with_password_file("/run/secrets/loader".into());
+    /// assert_eq!(postgres.to_string(), "localhost:5432/app");
+    /// ```
     #[must_use]
     pub fn with_password_file(self, file: PathBuf) -> Self {
         Self { password_file: Some(file), ..self }

@@ -17,6 +17,17 @@ const NAME_BYTES_MAX: usize = 63;
 ///
 /// Statements are written for the schema `lambda`, and a connection puts this one in its place. The session's `search_path` stays as it is, since an application's triggers may
 /// depend on theirs.
+///
+/// ```
+/// use lambda_core::Postgres;
+/// use lambda_core::postgres::Schema;
+///
+/// let ours: Schema = "ingest".parse()?;
+/// let postgres = Postgres::new("postgresql://loader@localhost/app")?.with_schema(ours);
+/// assert_eq!(postgres.schema().name(), "ingest");
+/// assert!("public".parse::<Schema>().is_err(), "applications keep their tables there");
+/// # Ok::<(), lambda_core::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Schema(Arc<str>);
 

@@ -30,6 +30,14 @@ const SYSTEM: &str = "system";
 const NOT_OFFERED: &str = "server does not support TLS";
 
 /// Whether a connection is encrypted, and how the server is verified.
+///
+/// ```
+/// use lambda_core::postgres::SslMode;
+///
+/// let mode: SslMode = "verify-full".parse()?;
+/// assert_eq!(mode, SslMode::VerifyFull);
+/// # Ok::<(), lambda_core::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SslMode {
     /// Never encrypted.

@@ -21,6 +21,21 @@ const COUNT_OPEN: &str = "\
 
 /// Reports to `health` whether the database answers, and counts the open dead letters of
 /// `pipeline`, for as long as it is polled.
+///
+/// ```no_run
+/// use lambda_core::health::Health;
+/// use lambda_core::{Postgres, Stop, postgres};
+///
+/// # async fn run(stop: Stop) -> Result<(), lambda_core::Error> {
+/// let database = Postgres::new("postgresql://loader@localhost/app")?;
+/// let health = Health::default();
+/// tokio::select! {
+///     never = postgres::watch(&database, "readings", &health) => match never {},
+///     () = stop.stopped() => {}
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub async fn watch(config: &Postgres, pipeline: &str, health: &Health) -> Infallible {
     let need = health.need("PostgreSQL");
     let mut kept = None;

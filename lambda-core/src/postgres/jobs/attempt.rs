@@ -137,6 +137,25 @@ impl Drop for Attempt {
 /// Starts `job` as `owner`, a text that no other run has. `first_byte` is the start of its
 /// first chunk.
 ///
+/// ```no_run
+/// use lambda_core::job::End;
+/// use lambda_core::postgres::Jobs;
+/// use lambda_core::postgres::jobs::Job;
+/// use lambda_core::postgres::jobs::attempt::{self, Started};
+///
+/// # async fn run(jobs: Jobs, job: Job) -> Result<(), lambda_core::Error> {
+/// match attempt::start(&jobs, &job, 0, "host-1 pid 4711").await? {
+///     Started::AlreadyCompleted => println!("{} is loaded", job.job_id()),
+///     Started::Leased { owner, rest } => println!("{owner} has it for {rest:?}"),
+///     Started::Attempt(attempt) => {
+///         println!("{} chunks to store", attempt.lanes().len());
+///         attempt.end(&End::Pending { error: None }).await?;
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// `Transient` when the server stays away; `Fatal`.
 pub async fn start(jobs: &Jobs, job: &Job, first_byte: i64, owner: &str) -> Result<Started, Error> {

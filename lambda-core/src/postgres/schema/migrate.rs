@@ -41,6 +41,12 @@ mod embedded {
 }
 
 /// A series of migrations, and the table that records which of them were applied.
+///
+/// ```
+/// use lambda_core::postgres::schema::migrate::{LOADERS_NEED, PROTOCOL};
+///
+/// assert!(PROTOCOL.latest() >= LOADERS_NEED);
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct History {
     /// The table, in the protocol's schema.

@@ -71,6 +71,18 @@ pub enum Change {
 /// Readers also see the relations `readable`. Other grants of a role stay. Safe to repeat, and
 /// to run several times at once.
 ///
+/// ```no_run
+/// use lambda_core::Postgres;
+/// use lambda_core::postgres::schema::roles::{self, Access, Role};
+///
+/// # async fn run(password: String) -> Result<(), lambda_core::Error> {
+/// let postgres = Postgres::new("postgresql://owner@localhost/app")?;
+/// let loader = Role { access: Access::Loader, name: "loader".into(), password };
+/// roles::ensure(&postgres, &[loader], &[]).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// `Fatal` when a name is the owner's own, given twice, or that of a role that can do more
 /// than log in, or when our role may not create roles. Otherwise as for

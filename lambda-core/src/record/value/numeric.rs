@@ -34,6 +34,15 @@ fn power(exponent: u32) -> Option<i128> {
 }
 
 /// `unscaled` / 10^`scale`, for a numeric column.
+///
+/// ```
+/// use lambda_core::record::Decimal;
+///
+/// let price: Decimal = "12.5".parse()?;
+/// assert_eq!(price, Decimal { unscaled: 125, scale: 1 });
+/// assert_eq!(price.to_string(), "12.5");
+/// # Ok::<(), lambda_core::record::DecimalError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Decimal {
     /// The value without its point; at most 38 digits.

@@ -38,6 +38,13 @@ pub(crate) fn cut(micros: i64, precision: u8) -> i64 {
 }
 
 /// A day, in days since the Unix epoch, for a `date` column.
+///
+/// ```
+/// use lambda_core::record::UnixDays;
+///
+/// assert_eq!("1970-01-31".parse::<UnixDays>()?, UnixDays(30));
+/// # Ok::<(), lambda_core::record::TimeError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixDays(pub i32);
 
@@ -78,6 +85,14 @@ fn read_moment(cell: CellRef<'_>) -> Option<i64> {
 
 /// A moment, in microseconds since the Unix epoch, for a `timestamptz` column. Digits that the
 /// column's precision does not have are cut.
+///
+/// ```
+/// use lambda_core::record::UnixMicros;
+///
+/// let moment: UnixMicros = "1970-01-01T01:00:00.5+01:00".parse()?;
+/// assert_eq!(moment, UnixMicros(500_000));
+/// # Ok::<(), lambda_core::record::TimeError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMicros(pub i64);
 

@@ -19,6 +19,7 @@ use crate::input::{Input, unreadable};
 
 /// Encoding of a file's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Encoding {
     /// Not compressed.
     Plain,

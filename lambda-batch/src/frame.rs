@@ -30,6 +30,7 @@ const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 
 /// One record's place in the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Frame {
     /// Its first byte.
     pub start: u64,
@@ -43,6 +44,7 @@ pub struct Frame {
 /// Reason why no record ends here: a record, or a run of blank lines, is longer than
 /// [`RECORD_BYTES_MAX`], or a quote is open where the content ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Endless {
     /// A record is too long.
     #[error("the record that begins on line {line} is longer than 4 MiB")]

@@ -17,6 +17,7 @@ const SUFFIXES: [&str; 5] = [".part", ".filepart", ".tmp", ".swp", "~"];
 
 /// One input to be loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Input {
     /// A file.
     File(PathBuf),

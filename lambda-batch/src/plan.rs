@@ -22,6 +22,7 @@ const BLOCK_BYTES: usize = 256 << 10;
 
 /// The plan of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Plan {
     /// SHA-256 of the content, in hex: the name of the source.
     pub source: String,
@@ -47,6 +48,7 @@ impl Plan {
 
 /// Reason for refusing a whole file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Refusal {
     /// A record without an end.
     #[error(transparent)]

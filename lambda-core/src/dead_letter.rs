@@ -88,6 +88,7 @@ impl fmt::Display for Reason {
 /// Status of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Status {
     /// Nothing yet.
     Open,
@@ -132,6 +133,7 @@ impl fmt::Display for Status {
 /// assert_eq!(reject.to_string(), "invalid_field: millidegrees: expected a whole number");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Reject {
     /// Kind of defect.
     pub reason: Reason,

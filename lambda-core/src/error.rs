@@ -55,6 +55,7 @@ pub(crate) const fn verdict(kind: Kind, remedy: &'static str) -> Verdict {
 
 /// A server this platform talks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Server {
     /// PostgreSQL
     Postgres,

@@ -73,6 +73,7 @@ impl Beat {
 
 /// A problem, as reported to probes.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Trouble {
     /// The loop, or the need.
     pub name: &'static str,

@@ -99,6 +99,7 @@ pub struct Found {
 
 /// Decision of a run about an existing job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Start {
     /// It is already loaded: write nothing, exit 0.
     AlreadyCompleted,
@@ -128,6 +129,7 @@ pub fn start(found: Found) -> Start {
 
 /// End of an attempt at a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum End {
     /// Every chunk is stored.
     Completed,

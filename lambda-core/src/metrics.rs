@@ -75,6 +75,7 @@ pub fn sends(kinds: &[&str]) {
 
 /// A retried operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Retry {
     /// The claim of a lane.
     Claim,
@@ -125,6 +126,7 @@ pub fn retried(what: Retry) {
 
 /// Owner of a terminated backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Eviction {
     /// Another loader, which held locks that were waited for (rule R13, docs/protocol.md).
     Blocker,

@@ -20,6 +20,7 @@ pub struct ExistingRow<'a> {
 
 /// A batch's entry, and the row that it changes, as indices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Change {
     /// Index in [`Batch::entries`].
     pub entry: usize,
@@ -29,6 +30,7 @@ pub struct Change {
 
 /// Effect of a batch on the table, and the outcomes of its records.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Resolution {
     /// Entries that become new rows, sorted by key.
     pub inserts: Vec<usize>,

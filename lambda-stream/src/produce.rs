@@ -36,6 +36,7 @@ const STEP: Duration = Duration::from_millis(50);
 
 /// Source of the messages.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum From {
     /// Generated traffic.
     Traffic {
@@ -71,6 +72,7 @@ pub struct ProduceConfig {
 
 /// Counts of delivered messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Produced {
     /// Messages that are in the topic.
     pub delivered: u64,

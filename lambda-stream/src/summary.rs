@@ -9,6 +9,7 @@ use serde::Serialize;
 /// Records of a topic that are stored, by all consumers together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[must_use]
+#[non_exhaustive]
 pub struct Summary {
     /// `<cluster id>/<topic>`; empty if the topic was never seen.
     pub source: String,

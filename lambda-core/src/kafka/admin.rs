@@ -32,6 +32,7 @@ const NEWS: Duration = Duration::from_millis(200);
 
 /// A cluster as its brokers describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Cluster {
     /// The brokers that are up, as `host:port`.
     pub brokers: Vec<String>,
@@ -53,6 +54,7 @@ impl Cluster {
 
 /// A partition as its brokers describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Partition {
     /// Its number.
     pub id: i32,
@@ -66,6 +68,7 @@ pub struct Partition {
 
 /// A setting of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Setting {
     /// The effective value.
     pub value: String,

@@ -16,6 +16,7 @@ use crate::progress::{Fingerprint, LaneId, Progress};
 /// # Ok::<(), String>(())
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StartAt {
     /// At the oldest message kept.
     #[default]
@@ -64,6 +65,7 @@ impl FromStr for StartAt {
 /// assert_eq!("restart".parse(), Ok(OnSourceChange::Restart));
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OnSourceChange {
     /// Stop, with a remedy; skip nothing.
     #[default]
@@ -112,6 +114,7 @@ impl Watermarks {
 
 /// Verdict on a lane's source before reading continues (rule R18, docs/protocol.md).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verdict {
     /// No sign of a change: the last message is still as it was read, or none was ever
     /// read.

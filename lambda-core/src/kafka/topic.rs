@@ -34,6 +34,7 @@ const TELL_OFFSETS: &str = "read a partition's offsets in Kafka";
 
 /// A topic as a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Topic {
     /// `<cluster id>/<topic>`: the same topic of another cluster is another source
     /// (rule R18, docs/protocol.md).

@@ -32,6 +32,7 @@ const CHUNK: usize = 1_000;
 
 /// A dead letter, without its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DeadLetter {
     /// Its number.
     pub id: i64,
@@ -65,6 +66,7 @@ pub struct DeadLetter {
 
 /// Content of a dead letter.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Content {
     /// The message key as read.
     pub key: Option<Vec<u8>>,

@@ -96,6 +96,7 @@ async fn backend(connection: &Connection) -> Result<String, Error> {
 
 /// A server and its defaults for our role and database.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Server {
     /// Number as in `server_version_num`: 170006 is 17.6.
     pub version: i32,
@@ -157,6 +158,7 @@ pub async fn server(connection: &Connection) -> Result<Server, Error> {
 
 /// Difference between the server's clock and ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Skew {
     /// Lead of the server's clock in microseconds; negative when it is behind.
     pub ahead_micros: i64,
@@ -204,6 +206,7 @@ pub async fn try_disk(config: &Postgres, bytes: usize) -> Result<(), Error> {
 
 /// A replication slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Slot {
     /// Its name.
     pub name: String,
@@ -240,6 +243,7 @@ pub async fn slots(connection: &Connection) -> Result<Vec<Slot>, Error> {
 
 /// An open transaction, which holds back vacuum everywhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct OpenTransaction {
     /// Its owner: `prepared transaction x`, or `backend 7 (psql)`.
     pub of: String,

@@ -76,6 +76,7 @@ const INSERT_JOB: &str = "\
 
 /// A job as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Job {
     /// Its number.
     pub number: i64,
@@ -157,6 +158,7 @@ pub struct NewJob {
 
 /// A dead letter of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct JobReject {
     /// Its first line.
     pub line: i64,

@@ -15,6 +15,7 @@ const NULL: [u8; 4] = (-1_i32).to_be_bytes();
 
 /// Ranges of a written row in its writer's buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Row {
     /// All fields with their lengths.
     pub content: Range<usize>,

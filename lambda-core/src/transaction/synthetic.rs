@@ -82,6 +82,7 @@ impl Expectation {
 
 /// A record as sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Line {
     /// Its bytes, on one line and without a line end.
     pub payload: Vec<u8>,

@@ -39,6 +39,7 @@ const NOT_OFFERED: &str = "server does not support TLS";
 /// # Ok::<(), lambda_core::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum SslMode {
     /// Never encrypted.
     Disable,

@@ -84,6 +84,7 @@ pub enum Standing {
 
 /// Our role.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct OurRole {
     /// Its name.
     pub name: String,

@@ -14,6 +14,7 @@ use crate::record::{Column, Table};
 
 /// A pipeline in the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Registered {
     /// Its name.
     pub name: String,

@@ -234,6 +234,7 @@ struct RecordLine {
     line: Option<i64>,
     timestamp_ms: Option<i64>,
     key: Option<String>,
+    headers: Option<String>,
     payload: String,
     body: BodyLine,
 }
@@ -261,6 +262,7 @@ impl CommitLine {
             line: entry.line,
             timestamp_ms: entry.timestamp_ms,
             key: batch.message_key(entry).map(|key| HEXLOWER.encode(key)),
+            headers: batch.headers(entry).map(|headers| HEXLOWER.encode(headers)),
             payload: HEXLOWER.encode(batch.payload(entry)),
             body: match &entry.body {
                 Body::Row { content, key } => BodyLine::Row {
@@ -314,6 +316,7 @@ impl CommitLine {
                 timestamp_ms: record.timestamp_ms,
                 payload: put(&mut raw, &record.payload)?,
                 message_key: record.key.as_ref().map(|key| put(&mut raw, key)).transpose()?,
+                headers: record.headers.as_ref().map(|it| put(&mut raw, it)).transpose()?,
                 body,
             });
         }

@@ -85,7 +85,8 @@ impl Outbox {
                 }
                 let payload = std::fs::read(&path).map_err(unreadable)?;
                 let (key, payload) = (None, Some(&payload[..]));
-                let message = Received { partition, position, timestamp_ms: 0, key, payload };
+                let message =
+                    Received { partition, position, timestamp_ms: 0, key, payload, headers: &[] };
                 match self.batcher.push(&message) {
                     Pushed::Changed(_) => return Err(refused("is not the file that was stored")),
                     Pushed::MostlyRejected => return Err(refused("is rejected, like most files")),

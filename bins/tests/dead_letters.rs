@@ -148,7 +148,11 @@ async fn shows(context: Context) -> Result<(), Failure> {
     assert_eq!(shown["payload_hex"], "fffe2c62696e617279");
     assert_eq!((&shown["reason"], &shown["line"]), (&json!("invalid_utf8"), &json!(3)));
     let unknown = run(&lambda, &["show", "77"], 65).await?;
-    assert!(unknown.stderr.contains("no dead letter has the number 77"), "{}", unknown.stderr);
+    assert!(
+        unknown.stderr.contains("no dead letter of transactions has the number 77"),
+        "{}",
+        unknown.stderr
+    );
     Ok(())
 }
 
@@ -218,7 +222,11 @@ async fn replays(context: Context) -> Result<(), Failure> {
     assert_eq!((&done["replayed"], &done["unknown"]), (&json!(2), &json!(1)));
     let failed = run(&lambda, &["replay", "1", "3", "99"], 65).await?;
     assert!(failed.stderr.contains("2 of 3 dead letters are not replayed"), "{}", failed.stderr);
-    assert!(failed.stdout.contains("no dead letter has the number 99"), "{}", failed.stdout);
+    assert!(
+        failed.stdout.contains("no dead letter of transactions has the number 99"),
+        "{}",
+        failed.stdout
+    );
     let listed = told(&lambda, &["list"], 0).await?;
     assert_eq!(listed["dead_letters"][0]["attempts"], 2);
     let existing = "select count(*) from transactions where job_id = 'BAT00001'";

@@ -63,7 +63,11 @@ async fn lists(context: Context) -> Result<(), Failure> {
     assert_eq!(all["jobs"][0]["job_id"], "BAT00002");
 
     let unknown = jobs(&bench).arg("BAT00077").run(DEADLINE).await?.expect_code(65)?;
-    assert!(unknown.stderr.contains("job BAT00077 does not exist"), "{}", unknown.stderr);
+    assert!(
+        unknown.stderr.contains("pipeline transactions has no job BAT00077"),
+        "{}",
+        unknown.stderr
+    );
     jobs(&bench).arg("JOB1").run(DEADLINE).await?.expect_code(2)?;
     jobs(&bench).args(["1", "--limit", "3"]).run(DEADLINE).await?.expect_code(2)?;
     Ok(())

@@ -1,6 +1,9 @@
 //! The examples do what they claim.
 
 #[expect(dead_code, unreachable_pub, reason = "an example is a program")]
+#[path = "../examples/filter_and_enrich.rs"]
+mod filter_and_enrich;
+#[expect(dead_code, unreachable_pub, reason = "an example is a program")]
 #[path = "../examples/own_decoder.rs"]
 mod own_decoder;
 #[expect(dead_code, unreachable_pub, reason = "an example is a program")]
@@ -23,6 +26,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use lambda_core::Pipeline;
 use lambda_core::dead_letter::Reason;
+use lambda_core::decode::Message;
 use lambda_core::memory::MemorySink;
 use lambda_core::outcome::Outcome;
 use lambda_core::progress::LaneId;
@@ -38,6 +42,27 @@ type Tested = Result<(), Box<dyn Error>>;
 async fn a_message_and_a_row_of_the_same_reading_are_one_row() -> Tested {
     let counts = own_record::run().await?;
     assert_eq!((counts.read, counts[Outcome::Inserted], counts[Outcome::Duplicate]), (2, 1, 1));
+    Ok(())
+}
+
+#[test]
+fn a_message_is_filtered_and_enriched() -> Tested {
+    let readings = filter_and_enrich::pipeline([("d-1".into(), "roof".into())].into())?;
+    let decode = |key: Option<&'static str>, payload: &str| {
+        let mut message = Message::of(Some(payload.as_bytes()));
+        message.key = key.map(str::as_bytes);
+        filter_and_enrich::decode(&readings, &message)
+    };
+    let reading = decode(Some("d-1"), r#"{"id":1,"millidegrees":21500}"#)?;
+    let expected = filter_and_enrich::Reading { id: 1, site: "roof".into(), millidegrees: 21_500 };
+    assert_eq!(reading, Some(expected));
+    assert_eq!(decode(None, r#"{"id":1,"millidegrees":21500}"#)?, None);
+    let rejected = |key, payload: &str| decode(Some(key), payload).map_err(|it| it.to_string());
+    let no_device = "invalid_message: the key is no device of ours";
+    assert_eq!(rejected("d-2", "{}"), Err(no_device.to_owned()));
+    let hot = rejected("d-1", r#"{"id":1,"millidegrees":60001}"#);
+    let says = "invalid_field: millidegrees: expected a number from -90000 to 60000";
+    assert_eq!(hot, Err(says.to_owned()));
     Ok(())
 }
 

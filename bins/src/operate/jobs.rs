@@ -90,9 +90,12 @@ async fn find(args: &JobsArgs, jobs: &Jobs, limit: Duration) -> Result<Vec<Job>,
             let (pipeline, status) = (&*args.name.pipeline, args.status.map(Status::from));
             return Ok(jobs.list(Some(pipeline), status, args.limit).await?);
         };
-        let unknown =
-            || Error::Input { what: format!("job {} does not exist", job::job_id(number)) };
-        Ok(vec![jobs.get(number).await?.ok_or_else(unknown)?])
+        let unknown = || {
+            let (job, pipeline) = (job::job_id(number), &args.name.pipeline);
+            Error::Input { what: format!("pipeline {pipeline} has no job {job}") }
+        };
+        let job = jobs.get(number).await?.filter(|job| job.pipeline == args.name.pipeline);
+        Ok(vec![job.ok_or_else(unknown)?])
     };
     answered(format_args!("PostgreSQL at {}", jobs.database()), limit, reading).await
 }

@@ -3,8 +3,9 @@
 use lambda_core::batch::Body;
 use lambda_core::config::Definitions;
 use lambda_core::decode::{Decode, Message};
+use lambda_core::header::Header;
 use lambda_core::postgres::connect;
-use lambda_core::record::{Scratch, Table};
+use lambda_core::record::{RowRef, Scratch, Table};
 use lambda_core::{Error, Pipeline};
 use lambda_lab::Failure;
 use lambda_lab::harness::{Context, Suite};
@@ -14,6 +15,7 @@ pub(crate) fn tests(suite: &mut Suite) {
     suite.postgres("a table is read from the catalog", table_is_read);
     suite.postgres("a table that no record fits is refused", unfit);
     suite.postgres("a file defines a pipeline for a table", defined);
+    suite.postgres("every type and rule of a file has one verdict in both formats", every);
     suite.postgres("a wrong definition is refused with its line", wrong);
 }
 
@@ -208,6 +210,151 @@ async fn defined(context: Context) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A column: its type, its options in the file, and a value that is accepted and one that is
+/// rejected, each as JSON and as CSV.
+type Case = (&'static str, &'static str, [&'static str; 2], [&'static str; 2]);
+
+const EVERY: [Case; 31] = [
+    ("boolean", "", ["true", "TRUE"], ["\"true\"", "1"]),
+    ("smallint", "", ["-32768", "-32768"], ["32768", "32768"]),
+    ("integer", "", ["\"1e3\"", "1000"], ["1.5", "1.5"]),
+    ("bigint", "", ["9223372036854775807", "9223372036854775807"], ["1e19", "1e19"]),
+    ("real", "", ["0.1", "0.1"], ["1e39", "1e39"]),
+    ("double precision", "", ["-0.0", "0"], ["1e309", "1e309"]),
+    ("numeric(6, 2)", "", ["12.50", "1250e-2"], ["12.345", "12.345"]),
+    ("numeric", "", ["1.50", "1.5"], ["\"NaN\"", "NaN"]),
+    ("text", "", ["\"\\u00e9\"", "é"], ["5", "a\0b"]),
+    ("varchar(3)", "", ["\"abc\"", "abc"], ["\"abcd\"", "abcd"]),
+    ("bytea", "", ["\"\\\\xc0ff\"", "wP8="], ["\"\\\\xc\"", "\\xc"]),
+    (
+        "uuid",
+        "",
+        ["\"C1D7EE0B-4B1C-4B6B-A2F3-0123456789AB\"", "c1d7ee0b-4b1c-4b6b-a2f3-0123456789ab"],
+        ["\"c1d7\"", "c1d7"],
+    ),
+    ("date", "", ["\"2026-02-28\"", "2026-02-28"], ["\"2026-02-29\"", "2026-02-29"]),
+    ("time(3)", "", ["\"23:59:59.1239\"", "23:59:59.123"], ["\"24:00:00\"", "24:00:00"]),
+    (
+        "timestamp",
+        "",
+        ["\"2026-01-01T00:00:00\"", "2026-01-01 00:00:00"],
+        ["\"2026-01-01T00:00:00Z\"", "2026-01-01 00:00:00Z"],
+    ),
+    (
+        "timestamptz",
+        "",
+        ["\"2026-01-01T01:00:00+01:00\"", "2026-01-01 00:00:00"],
+        ["\"infinity\"", "infinity"],
+    ),
+    ("jsonb", "", ["[1, 1.0]", "[1, 1.0]"], ["\"\\u0000\"", "[1"]),
+    ("ops.grade", "", ["\"good\"", "good"], ["5", "a\0b"]),
+    ("integer[]", "", ["[1, null]", "[1, null]"], ["[\"x\"]", "[x]"]),
+    ("text[]", "", ["[]", "[]"], ["[5]", "[5]"]),
+    ("text", "length = [2, 3]", ["\"éé\"", "éé"], ["\"é\"", "é"]),
+    ("text", "bytes = [1, 2]", ["\"é\"", "é"], ["\"éé\"", "éé"]),
+    ("text", "one_of = [\"a\", \"b\"]", ["\"b\"", "b"], ["\"c\"", "c"]),
+    ("integer", "between = [-5, 5]", ["5", "5"], ["-6", "-6"]),
+    ("numeric(4, 1)", "between = [0, 0.25]", ["0.2", "0.2"], ["0.26", "0.26"]),
+    (
+        "numeric(4, 1)",
+        "between = [0, 0.25], round = \"half_away\"",
+        ["0.25", "0.25"],
+        ["0.250000001", "0.250000001"],
+    ),
+    ("numeric(4, 1)", "round = \"half_away\"", ["-0.25", "-0.3"], ["1000", "1000"]),
+    ("text", "empty_is_null = true", ["\"\"", ""], ["5", "a\0b"]),
+    ("integer", "default = 7", ["7", "7"], ["\"x\"", "x"]),
+    ("text[]", "length = [1, 2]", ["[\"ab\"]", "[\"ab\"]"], ["[\"\"]", "[\"\"]"]),
+    ("integer", "field = \"a.b\"", ["7", "7"], ["\"x\"", "x"]),
+];
+
+async fn every(context: Context) -> Result<(), Failure> {
+    let columns: Vec<String> =
+        EVERY.iter().zip(0..).map(|((kind, ..), number)| format!("c{number} {kind}")).collect();
+    let ddl = format!(
+        "create schema ops; create type ops.grade as enum ('good', 'bad'); \
+         create table every (id integer primary key, {})",
+        columns.join(", ")
+    );
+    let database = fresh(&context, &ddl).await?;
+    let path = context.folder()?.join("pipelines.toml");
+    let options = EVERY.iter().zip(0..).filter(|((_, options, ..), _)| !options.is_empty());
+    let options: String = options
+        .map(|((_, options, ..), number)| format!("c{number} = {{ {options} }}\n"))
+        .collect();
+    std::fs::write(
+        &path,
+        format!("[pipeline.every]\ntable = \"every\"\n[pipeline.every.columns]\n{options}"),
+    )?;
+    let every = Definitions::read(&path)?.pipeline("every", database.config()).await?;
+    for (case, number) in EVERY.iter().zip(0..) {
+        let (kind, options, accepted, rejected) = case;
+        let column = every.table().columns().iter().find(|it| it.name == format!("c{number}"));
+        let field = column.ok_or("every column is one of the record")?.field.clone();
+        let json = |value: &str| {
+            let nested = field
+                .split('.')
+                .rev()
+                .fold(value.to_owned(), |inner, name| format!("{{\"{name}\":{inner}}}"));
+            let payload = nested.replacen('{', "{\"id\":1,", 1);
+            decoded(&every, &**every.decoder(), &Message::of(Some(payload.as_bytes())))
+        };
+        // All other columns are absent in JSON, and empty in a file.
+        let names: Vec<String> =
+            every.table().columns().iter().map(|it| it.field.clone()).collect();
+        let rows = every.files().open(names.join(",").as_bytes(), every.table())?;
+        let csv = |value: &str| {
+            let quoted = format!("\"{}\"", value.replace('"', "\"\""));
+            let with = |name: &String| match &**name {
+                "id" => "1".to_owned(),
+                name if name == field => quoted.clone(),
+                // A default is for a field that is absent, which is none in a file.
+                "c28" => "7".to_owned(),
+                _ => String::new(),
+            };
+            let row = names.iter().map(with).collect::<Vec<_>>().join(",");
+            decoded(&every, &rows, &Message::of(Some(row.as_bytes())))
+        };
+        let of = format!("{kind} with {options:?}");
+        let (of_json, of_csv) = (json(accepted[0]), csv(accepted[1]));
+        assert!(of_json.is_ok(), "{of}: {of_json:?}");
+        assert_eq!(of_json, of_csv, "{of}");
+        for refused in [json(rejected[0]), csv(rejected[1])] {
+            let refused = refused.expect_err(&of);
+            let reason = ["invalid_field", "nul_character"];
+            let begins = reason.map(|reason| format!("{reason}: {field}: "));
+            assert!(begins.iter().any(|begin| refused.starts_with(begin)), "{of}: {refused}");
+        }
+    }
+    // What only a message has.
+    absent_and_beside(&database, &path).await
+}
+
+async fn absent_and_beside(database: &Database, path: &std::path::Path) -> Result<(), Failure> {
+    std::fs::write(
+        path,
+        "[pipeline.every]\ntable = \"every\"\n[pipeline.every.columns]\n\
+         id = { from = \"key\" }\nc2 = { default = 7 }\nc8 = { from = \"header:trace\" }\n\
+         c15 = { from = \"timestamp\" }\nc16 = { from = \"message\" }\n",
+    )?;
+    let every = Definitions::read(path)?.pipeline("every", database.config()).await?;
+    let headers = [Header::new("trace", Some(b"t"))];
+    let mut message = Message::of(Some(br#"{"c3":null}"#));
+    message.key = Some(b"5");
+    message.timestamp_ms = Some(0);
+    message.headers = &headers;
+    let row = decoded(&every, &**every.decoder(), &message)?;
+    let mut fields = RowRef::new(every.table(), &row);
+    assert_eq!(fields.take::<i32>()?, 5);
+    assert_eq!(fields.take::<Option<bool>>()?, None);
+    assert_eq!(fields.take::<Option<i16>>()?, None);
+    assert_eq!(fields.take::<Option<i32>>()?, Some(7), "an absent field has its default");
+    message.key = Some(b"x");
+    let refused = decoded(&every, &**every.decoder(), &message).expect_err("a key of text");
+    assert!(refused.starts_with("invalid_field: id: expected a whole number"), "{refused}");
+    Ok(())
+}
+
 async fn wrong(context: Context) -> Result<(), Failure> {
     let database = fresh(&context, READINGS).await?;
     let path = context.folder()?.join("pipelines.toml");
@@ -224,7 +371,7 @@ async fn wrong(context: Context) -> Result<(), Failure> {
         ),
         (
             format!("{table}[pipeline.a.columns]\nunit = {{ from = \"value\" }}\n"),
-            "line 4: expected key, message or timestamp",
+            "line 4: expected key, header:NAME, message or timestamp",
         ),
         (
             format!("{table}[pipeline.a.columns]\nunit = {{ between = [1, 2] }}\n"),

@@ -7,7 +7,7 @@ use clap::Args;
 use lambda_core::Error;
 use lambda_core::header::HeaderBuf;
 use lambda_core::postgres::DeadLetters;
-use lambda_core::postgres::dead_letters::{Content, DeadLetter};
+use lambda_core::postgres::dead_letters::{Content, DeadLetter, Filter};
 use serde_json::{Value, json};
 
 use super::selection::by_number;
@@ -15,6 +15,7 @@ use super::{CommonArgs, object, place, printable};
 use crate::args::Output;
 use crate::operate::short;
 use crate::operate::timeout::TimeoutArgs;
+use crate::pipelines::NameArgs;
 use crate::{Failure, json};
 
 /// Bytes per line of hex.
@@ -32,17 +33,22 @@ pub(super) struct ShowArgs {
     #[arg(long, requires = "payload")]
     original: bool,
     #[command(flatten)]
+    name: NameArgs,
+    #[command(flatten)]
     common: CommonArgs,
 }
 
 pub(super) async fn run(args: &ShowArgs, timeout: TimeoutArgs) -> Result<(), Failure> {
-    let unknown = || Error::Input { what: format!("no dead letter has the number {}", args.id) };
+    let (id, pipeline) = (args.id, &args.name.pipeline);
+    let unknown =
+        || Error::Input { what: format!("no dead letter of {pipeline} has the number {id}") };
+    let filter = Filter { pipeline: Some(pipeline.clone()), ..by_number(vec![id]) };
     let reading = async |letters: &DeadLetters| {
-        let content = letters.content(args.id).await?.ok_or_else(unknown)?;
-        Ok((content, letters.list(&by_number(vec![args.id]), 1).await?))
+        let letter = letters.list(&filter, 1).await?.pop().ok_or_else(unknown)?;
+        Ok((letters.content(id).await?.ok_or_else(unknown)?, letter))
     };
     let (content, letter) = args.common.read(timeout, reading).await?;
-    let letter = letter.first().ok_or_else(unknown)?;
+    let letter = &letter;
     if args.payload {
         let read = content.payload.as_deref();
         let payload = if args.original { read } else { content.current() };

@@ -182,7 +182,7 @@ async fn readme(context: Context) -> Result<(), Failure> {
         program.env("KAFKA_TOPIC", &topic).arg("-c").arg(script)
     };
     let before = shell(&lines[1..consumer].join("\n")).run(DEADLINE).await?.expect_code(0)?;
-    assert!(before.stdout.contains("readings: \"ops\".\"readings\" fits"), "{}", before.stdout);
+    assert!(before.stdout.contains("readings: ops.readings fits"), "{}", before.stdout);
     assert_eq!(number(&sql, "select count(*) from ops.readings").await?, 3);
 
     let consumer_runs = shell("exec lambda-consumer").start()?;

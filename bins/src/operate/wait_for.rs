@@ -9,12 +9,13 @@ use lambda_core::error::Kind;
 use lambda_core::kafka::admin;
 use lambda_core::postgres::connect;
 use lambda_core::postgres::schema::migrate::{LOADERS_NEED, PROTOCOL};
+use lambda_core::postgres::schema::registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::args::{DatabaseArgs, KafkaArgs};
 use crate::operate::timeout::TimeoutArgs;
-use crate::pipelines::PipelineArgs;
+use crate::pipelines::{NameArgs, PipelineArgs};
 use crate::{Failure, Stop};
 
 /// Time between two attempts.
@@ -50,8 +51,13 @@ enum What {
     },
     /// Wait until a login to the database succeeds
     Postgres(DatabaseArgs),
-    /// Wait until the schema fits this version's loaders
-    Schema(DatabaseArgs),
+    /// Wait until the schema fits this version's loaders, and has the pipeline
+    Schema {
+        #[command(flatten)]
+        name: NameArgs,
+        #[command(flatten)]
+        database: DatabaseArgs,
+    },
     /// Wait until a ZooKeeper server serves (command srvr)
     Zookeeper {
         /// Address of the server
@@ -111,15 +117,21 @@ pub async fn run(args: &WaitForArgs, timeout: TimeoutArgs, shutdown: &Stop) -> R
             };
             waiting.until(&format!("PostgreSQL at {database}"), look).await
         }
-        What::Schema(database) => {
-            let database = database.config()?;
+        What::Schema { name, database } => {
+            let (name, database) = (&name.pipeline, database.config()?);
             let look = async || {
                 let ready = async {
                     let connection = connect(&database, "wait").await?;
-                    PROTOCOL.require(&connection, LOADERS_NEED).await
+                    PROTOCOL.require(&connection, LOADERS_NEED).await?;
+                    registry::knows(&connection, name).await
                 };
                 // lambda-db-setup also creates the role and its grants.
-                ready.await.map_err(Missing::Unless)
+                match ready.await.map_err(Missing::Unless)? {
+                    true => Ok(()),
+                    false => Err(Missing::Yet(format!(
+                        "pipeline {name} is not registered: run lambda-db-setup for it"
+                    ))),
+                }
             };
             waiting.until(&format!("the schema of {database}"), look).await
         }

@@ -129,4 +129,6 @@ pub(super) fn elements(json: &str, is_json: bool) -> Option<Vec<Spelled<'_>>> {
 }
 
 #[cfg(test)]
+mod suite;
+#[cfg(test)]
 mod tests;

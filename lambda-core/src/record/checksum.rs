@@ -20,21 +20,38 @@ pub fn of_bytes(bytes: &[u8]) -> u64 {
     xxh3_64(bytes)
 }
 
-/// Hash of what a row says and where it was read: its fields, lane and position as binary
-/// COPY sends them.
+/// Bytes of the lane field and the position field.
+const PLACE_BYTES: usize = 20;
+
+/// A field of null.
+const NULL: [u8; 4] = (-1_i32).to_be_bytes();
+
+/// Hash of what a row says and where it was read: its fields up to the last one that is not null,
+/// lane and position as binary COPY sends them. So a nullable column that is added at the end
+/// changes no row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ContentHash(u64);
 
 impl ContentHash {
     /// The hash of the fields, lane field and position field in `sent`.
     pub fn of_sent(sent: &[u8]) -> Self {
-        Self(xxh3_64(sent))
+        let (content, place) = sent.split_at(sent.len().saturating_sub(PLACE_BYTES));
+        // These bytes may also end a value. As its length is before it, no other row of the table
+        // has the same bytes left.
+        let mut said = content;
+        while let Some(before) = said.strip_suffix(&NULL) {
+            said = before;
+        }
+        if said.len() == content.len() {
+            return Self(xxh3_64(sent));
+        }
+        Self(xxh3_64(&[said, place].concat()))
     }
 
     /// The hash of a row's `content` (see [`crate::record::row`]) read at `position` of
     /// `lane`.
     pub fn of(content: &[u8], lane: LaneId, position: i64) -> Self {
-        let mut sent = Vec::with_capacity(content.len() + 20);
+        let mut sent = Vec::with_capacity(content.len() + PLACE_BYTES);
         sent.extend_from_slice(content);
         sent.extend_from_slice(&4_i32.to_be_bytes());
         sent.extend_from_slice(&lane.0.to_be_bytes());
@@ -113,7 +130,32 @@ mod tests {
 
     use super::*;
 
+    /// Values of a table's columns, of any number of bytes.
+    fn values() -> impl Strategy<Value = Vec<Option<Vec<u8>>>> {
+        let byte = prop_oneof![Just(0xff_u8), any::<u8>()];
+        let value = proptest::option::of(proptest::collection::vec(byte, 0..9));
+        proptest::collection::vec(value, 4)
+    }
+
+    fn content(values: &[Option<Vec<u8>>]) -> Vec<u8> {
+        let field = |value: &Option<Vec<u8>>| match value {
+            None => NULL.to_vec(),
+            Some(bytes) => [&(bytes.len() as i32).to_be_bytes()[..], bytes].concat(),
+        };
+        values.iter().flat_map(field).collect()
+    }
+
     proptest! {
+        #[test]
+        fn nulls_at_the_end_change_no_checksum_and_other_values_do(
+            one in values(), other in values(), added in 0_usize..3,
+        ) {
+            let of = |values: &[Option<Vec<u8>>]| ContentHash::of(&content(values), LaneId(1), 2);
+            prop_assert_eq!(of(&one) == of(&other), one == other);
+            let wider = [&one[..], &vec![None; added]].concat();
+            prop_assert_eq!(of(&one), of(&wider));
+        }
+
         #[test]
         fn a_checksum_changes_with_any_byte_lane_or_position(
             content in proptest::collection::vec(any::<u8>(), 1..200),

@@ -105,6 +105,17 @@ pub(crate) async fn check(connection: &Connection, pipeline: &Pipeline) -> Resul
     }
 }
 
+/// Whether a pipeline of this name is registered.
+///
+/// # Errors
+/// As for [`connect`].
+pub async fn knows(connection: &Connection, name: &str) -> Result<bool, Error> {
+    const LOOK: Request = Request::to("look up the pipeline in PostgreSQL").of_own_tables();
+    let sql = "select exists (select from lambda.pipelines where name = $1)";
+    let row = LOOK.ask(connection.query_one(sql, &[&name])).await?;
+    row.try_get(0).map_err(|error| LOOK.failed(error))
+}
+
 /// Reads the registry, by name, without pipelines whose table does not exist.
 pub(crate) async fn read(
     connection: &Connection,

@@ -113,9 +113,10 @@ enum State {
 ///
 /// ```
 /// use lambda_batch::frame::{Framer, Window};
+/// use lambda_core::decode::Csv;
 ///
 /// let content = b"id,note\r\nR-1,\"two\nlines\"\nR-2,";
-/// let (mut framer, window) = (Framer::new(), Window::new(content, 0));
+/// let (mut framer, window) = (Framer::new(Csv::new().marks()), Window::new(content, 0));
 /// let mut lines = Vec::new();
 /// while let Some(record) = framer.next(window)? {
 ///     lines.push(record.line);

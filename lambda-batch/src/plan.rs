@@ -68,8 +68,9 @@ pub enum Refusal {
 ///
 /// ```
 /// use lambda_batch::plan::{CHUNK_BYTES, Planner};
+/// use lambda_core::decode::Csv;
 ///
-/// let mut planner = Planner::new(CHUNK_BYTES);
+/// let mut planner = Planner::new(Csv::new().marks(), CHUNK_BYTES);
 /// planner.push(b"id,millidegrees\nR-1,")?;
 /// planner.push(b"21500\n")?;
 /// let plan = planner.finish()?;

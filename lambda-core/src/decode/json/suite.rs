@@ -196,7 +196,7 @@ fn messages(value: &str) -> [String; 6] {
         format!("{{\"id\":1,\"f\":{value}}}"),
         format!("{{\"f\":{value},\"id\":1}}"),
         format!("{{\"id\":1,\"x\":{value}}}"),
-        format!("{{\"x\":[{value},{value}],\"id\":1}}"),
+        format!("{{\"x\":[0,{value}],\"id\":1}}"),
         format!("{{\"id\":1,\"o\":{{\"f\":{value}}}}}"),
         format!("{{\"id\":1,\"x\":{{\"o\":{{\"y\":{value}}}}}}}"),
     ]

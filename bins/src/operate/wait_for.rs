@@ -126,12 +126,11 @@ pub async fn run(args: &WaitForArgs, timeout: TimeoutArgs, shutdown: &Stop) -> R
                     registry::knows(&connection, name).await
                 };
                 // lambda-db-setup also creates the role and its grants.
-                match ready.await.map_err(Missing::Unless)? {
-                    true => Ok(()),
-                    false => Err(Missing::Yet(format!(
-                        "pipeline {name} is not registered: run lambda-db-setup for it"
-                    ))),
+                if ready.await.map_err(Missing::Unless)? {
+                    return Ok(());
                 }
+                let what = format!("pipeline {name} is not registered: run lambda-db-setup for it");
+                Err(Missing::Yet(what))
             };
             waiting.until(&format!("the schema of {database}"), look).await
         }

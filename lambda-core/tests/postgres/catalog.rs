@@ -279,9 +279,8 @@ async fn every(context: Context) -> Result<(), Failure> {
     let database = fresh(&context, &ddl).await?;
     let path = context.folder()?.join("pipelines.toml");
     let options = EVERY.iter().zip(0..).filter(|((_, options, ..), _)| !options.is_empty());
-    let options: String = options
-        .map(|((_, options, ..), number)| format!("c{number} = {{ {options} }}\n"))
-        .collect();
+    let options = options.map(|((_, options, ..), number)| format!("c{number} = {{ {options} }}"));
+    let options = options.collect::<Vec<_>>().join("\n");
     std::fs::write(
         &path,
         format!("[pipeline.every]\ntable = \"every\"\n[pipeline.every.columns]\n{options}"),

@@ -229,12 +229,16 @@ async fn adopted(context: Context) -> Result<(), Failure> {
     sql.batch_execute(&format!(
         "create table things (id text primary key, size integer); \
          insert into things values ('a', 1), ('b', 2); \
+         create table own (id text primary key, position bigint, lane text); \
          create role {application}; grant insert, select on things to {application}"
     ))
     .await?;
     let folder = context.folder()?;
     let pipelines = folder.join("pipelines.toml");
-    std::fs::write(&pipelines, "[pipeline.things]\ntable = \"things\"\n")?;
+    std::fs::write(
+        &pipelines,
+        "[pipeline.things]\ntable = \"things\"\n[pipeline.own]\ntable = \"own\"\n",
+    )?;
     let program = |binary: &str| {
         let program = context.program(binary).envs(database.environment());
         program.env("LAMBDA_PIPELINES", &pipelines).env("LAMBDA_PIPELINE", "things")
@@ -246,11 +250,21 @@ async fn adopted(context: Context) -> Result<(), Failure> {
     let check = command("check", 78).await?;
     assert!(check.stdout.contains("lambda pipelines adopt things adds them"), "{}", check.stdout);
     let shown = command("sql", 0).await?.stdout;
-    assert!(shown.contains("add column \"written_xid\" bigint not null default 0"), "{shown}");
+    assert!(
+        shown.contains("add column if not exists \"written_xid\" bigint not null default 0"),
+        "{shown}"
+    );
     assert_eq!(command("adopt", 0).await?.stdout, shown);
     assert!(command("adopt", 0).await?.stdout.starts_with("-- the tables have all"));
     command("check", 0).await?;
     program(env!("CARGO_BIN_EXE_lambda-db-setup")).run(DEADLINE).await?.expect_code(0)?;
+
+    // Columns of its own are none of the evidence's.
+    let own = program(env!("CARGO_BIN_EXE_lambda")).args(["pipelines", "adopt", "own"]);
+    let own = own.run(DEADLINE).await?.expect_code(78)?;
+    let says = "public.own has columns with names of the evidence: lane, position";
+    assert!(own.stderr.contains(says), "{}", own.stderr);
+    assert_eq!(number(&sql, "select count(*) from lambda.pipelines where name = 'own'").await?, 0);
 
     // The application goes on, without any right on the platform's schema.
     sql.batch_execute(&format!(

@@ -38,7 +38,8 @@ pub fn pipeline(sites: BTreeMap<String, String>) -> Result<Pipeline, Error> {
         Ok(Value::Object(reading).to_string().into_bytes())
     };
     // The filter is outside, so it comes first.
-    let messages = Json::new().map(enrich).filter(|message| message.key.is_some());
+    let messages =
+        Json::new().map("readings of devices", enrich).filter(|message| message.key.is_some());
     Pipeline::of::<Reading>("readings").messages(messages).build()
 }
 

@@ -147,27 +147,28 @@ pub trait Decode: Send + Sync + 'static {
         Filter::new(self, keeps)
     }
 
-    /// The same decoder behind one that changes the payload: unpacks it, or adds to it. A dead
-    /// letter keeps the payload as it was read, and its replay changes it again.
+    /// The same decoder behind one that changes the payload: unpacks it, or adds to it. That is a
+    /// format of its own: a dead letter keeps the payload as it was read, and only a program that
+    /// has this decoder replays it.
     ///
     /// ```
     /// use lambda_core::dead_letter::{Reason, Reject};
     /// use lambda_core::decode::{Decode, Json};
     ///
     /// // Behind five bytes of a schema registry.
-    /// let readings = Json::new().map(|message| {
+    /// let readings = Json::new().map("json behind 5 bytes", |message| {
     ///     let json = message.payload.and_then(|payload| payload.get(5..));
     ///     let reject = || Reject::new(Reason::InvalidJson, "expected 5 bytes before the JSON");
     ///     json.map(<[u8]>::to_vec).ok_or_else(reject)
     /// });
-    /// assert_eq!(readings.format(), "json");
+    /// assert_eq!(readings.format(), "json behind 5 bytes");
     /// ```
-    fn map<F>(self, change: F) -> Map<Self, F>
+    fn map<F>(self, format: &str, change: F) -> Map<Self, F>
     where
         Self: Sized,
         F: Fn(&Message<'_>) -> Result<Vec<u8>, Reject> + Send + Sync + 'static,
     {
-        Map::new(self, change)
+        Map::new(format, self, change)
     }
 }
 

@@ -44,12 +44,22 @@ impl std::fmt::Debug for HeaderBuf {
 
 /// Appends headers to `out` as a JSON array of names with their values in base64.
 pub(crate) fn write(headers: &[Header<'_>], out: &mut Vec<u8>) {
-    let pairs: Vec<(&str, Option<String>)> = headers
-        .iter()
-        .map(|header| (header.name, header.value.map(|value| BASE64.encode(value))))
-        .collect();
-    // Strings and nulls always have a form in JSON, and a vector takes any number of bytes.
-    let _ = serde_json::to_writer(out, &pairs);
+    for (index, header) in headers.iter().enumerate() {
+        out.extend_from_slice(if index == 0 { b"[[" } else { b",[" });
+        // A text always has a form in JSON, and a vector takes any number of bytes.
+        let _ = serde_json::to_writer(&mut *out, header.name);
+        match header.value {
+            None => out.extend_from_slice(b",null]"),
+            Some(value) => {
+                out.extend_from_slice(b",\"");
+                let begin = out.len();
+                out.resize(begin + BASE64.encode_len(value.len()), 0);
+                BASE64.encode_mut(value, &mut out[begin..]);
+                out.extend_from_slice(b"\"]");
+            }
+        }
+    }
+    out.extend_from_slice(if headers.is_empty() { b"[]" } else { b"]" });
 }
 
 /// Reads what [`write`] wrote. Nothing, if it is anything else.

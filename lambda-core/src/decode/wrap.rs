@@ -48,13 +48,14 @@ impl<D: Decode, F> fmt::Debug for Filter<D, F> {
 
 /// The decoder of [`Decode::map`].
 pub struct Map<D, F> {
+    format: String,
     decoder: D,
     change: F,
 }
 
 impl<D, F> Map<D, F> {
-    pub(super) fn new(decoder: D, change: F) -> Self {
-        Self { decoder, change }
+    pub(super) fn new(format: &str, decoder: D, change: F) -> Self {
+        Self { format: format.to_owned(), decoder, change }
     }
 }
 
@@ -63,7 +64,7 @@ where
     F: Fn(&Message<'_>) -> Result<Vec<u8>, Reject> + Send + Sync + 'static,
 {
     fn format(&self) -> &str {
-        self.decoder.format()
+        &self.format
     }
 
     fn bind(&mut self, table: &Table) -> Result<(), Error> {
@@ -78,6 +79,6 @@ where
 
 impl<D: Decode, F> fmt::Debug for Map<D, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Map").field(&self.decoder.format()).finish()
+        f.debug_tuple("Map").field(&self.format).finish()
     }
 }

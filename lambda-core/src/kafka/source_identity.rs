@@ -54,20 +54,27 @@ pub(super) fn as_read<'a>(message: &'a BorrowedMessage<'_>) -> Received<'a> {
     }
 }
 
-/// The headers of a message. One whose name is not UTF-8, which Kafka does not admit, is left out.
+/// Most headers of a message: each takes many times the memory that it takes in the message.
+const HEADERS_MAX: usize = 10_000;
+
+/// The headers of a message. Left out are those beyond [`HEADERS_MAX`], and one whose name is not
+/// UTF-8, which Kafka does not admit.
 pub(super) fn headers<'a>(message: &'a BorrowedMessage<'_>) -> Vec<Header<'a>> {
     let Some(headers) = message.headers() else { return Vec::new() };
+    let (partition, offset, count) = (message.partition(), message.offset(), headers.count());
+    if count > HEADERS_MAX {
+        tracing::warn!(partition, offset, count, "left out headers after the first {HEADERS_MAX}");
+    }
     let header = |index: usize| {
         // The crate panics for such a name, and gives no other way to it.
         let read = AssertUnwindSafe(|| headers.try_get(index));
         let Ok(header) = catch_unwind(read) else {
-            let (partition, offset) = (message.partition(), message.offset());
             tracing::warn!(partition, offset, index, "left out a header whose name is not UTF-8");
             return None;
         };
         header.map(|header| Header::new(header.key, header.value))
     };
-    (0..headers.count()).filter_map(header).collect()
+    (0..count.min(HEADERS_MAX)).filter_map(header).collect()
 }
 
 /// Returns those of `lanes` (of the topic of `config`, as stored just now) whose source has

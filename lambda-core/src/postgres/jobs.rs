@@ -185,7 +185,7 @@ pub struct JobReject {
 /// # async fn run() -> Result<(), lambda_core::Error> {
 /// let postgres = Postgres::new("postgresql://reader@localhost/app")?;
 /// let jobs = Jobs::new(postgres).answering_within(Duration::from_secs(10));
-/// for job in jobs.list(Some(Status::Failed), 20).await? {
+/// for job in jobs.list(Some("readings"), Some(Status::Failed), 20).await? {
 ///     println!("{} {}: {}", job.job_id(), job.file_name, job.error.unwrap_or_default());
 /// }
 /// # Ok(())

@@ -1,6 +1,7 @@
 //! How the files of a pipeline spell their rows.
 
 use jiff::fmt::strtime::{self, BrokenDownTime};
+use jiff::tz::Offset;
 use serde::{Deserialize, Serialize};
 
 use crate::record::ColumnType;
@@ -79,9 +80,11 @@ impl Dialect {
         if delimiter == quote {
             return Some(format!("delimiter and quote are both {delimiter:?}"));
         }
-        let marks = [*delimiter, *quote, '\n', '\r'];
-        if let Some(null) = null.as_ref().filter(|null| null.contains(marks)) {
-            return Some(format!("the text of null, {null:?}, has a mark or a line end in it"));
+        let others = [*delimiter, *quote, '\n', '\r', '\0'];
+        if let Some(null) = null.as_ref().filter(|null| null.contains(others)) {
+            return Some(format!(
+                "the text of null, {null:?}, has a mark, a line end or NUL in it"
+            ));
         }
         let formats = [
             ("time_format", time_format, ColumnType::TIMESTAMPTZ, "a date with a time"),
@@ -107,8 +110,10 @@ impl Dialect {
 
 /// Whether the format gives back a time that it has written.
 fn gives(format: &str, kind: &ColumnType) -> bool {
+    // Names of zones are not looked up, and times in them would be taken as UTC.
+    let names_zones = format.contains("%Q") || format.contains("%:Q");
     let written = strtime::format(format, jiff::Timestamp::UNIX_EPOCH);
-    written.is_ok_and(|text| usual(format, &text, kind).is_some())
+    !names_zones && written.is_ok_and(|text| usual(format, &text, kind).is_some())
 }
 
 /// A date or time as ISO 8601 writes it, from a text in another format.
@@ -117,11 +122,37 @@ pub(super) fn usual(format: &str, text: &str, kind: &ColumnType) -> Option<Strin
     if *kind == ColumnType::Date {
         return read.to_date().ok().map(|date| date.to_string());
     }
-    if let Ok(moment) = read.to_timestamp() {
-        return Some(moment.to_string());
+    if let Some(moment) = read.timestamp() {
+        // A fraction beside it would be dropped.
+        let time = Offset::UTC.to_datetime(moment);
+        return read
+            .subsec_nanosecond()
+            .is_none()
+            .then(|| format!("{} {}", time.date(), time.time()));
     }
-    // Without an offset, which a `T` would ask for.
-    read.to_datetime().ok().map(|time| format!("{} {}", time.date(), time.time()))
+    if read.iana_time_zone().is_some() || is_leap_second(format, text, &read) {
+        return None;
+    }
+    let time = read.to_datetime().ok()?;
+    let Some(offset) = read.offset() else {
+        return Some(format!("{} {}", time.date(), time.time()));
+    };
+    let (sign, seconds) = (if offset.is_negative() { '-' } else { '+' }, offset.seconds().abs());
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    let is_whole = seconds % 60 == 0;
+    is_whole.then(|| format!("{}T{}{sign}{hours:02}:{minutes:02}", time.date(), time.time()))
+}
+
+/// Whether a text spells second 60, which was read as 59: no time has it in PostgreSQL.
+fn is_leap_second(format: &str, text: &str, read: &BrokenDownTime) -> bool {
+    read.second() == Some(59)
+        && text.match_indices("60").any(|(at, sixty)| {
+            let other = [&text[..at], "59", &text[at + sixty.len()..]].concat();
+            BrokenDownTime::parse(format, other).is_ok_and(|other| {
+                other.to_datetime().ok() == read.to_datetime().ok()
+                    && other.offset() == read.offset()
+            })
+        })
 }
 
 #[cfg(test)]
@@ -155,6 +186,9 @@ mod tests {
             (r#"{"null":"a,b"}"#, "the text of null"),
             (r#"{"time_format":"%H:%M"}"#, "time_format \"%H:%M\""),
             (r#"{"time_format":"%!"}"#, "time_format"),
+            (r#"{"time_format":"%s%.f"}"#, "time_format"),
+            (r#"{"time_format":"%F %T %Q"}"#, "time_format"),
+            (r#"{"null":"\u0000"}"#, "NUL"),
             (r#"{"date_format":"%d.%m."}"#, "date_format"),
         ] {
             let defect = dialect(json).defect();

@@ -97,7 +97,15 @@ fn dates_and_times_have_the_format_of_the_dialect() {
     assert_eq!(at, fields(&Csv::new(), &table, b",2026-01-01 00:00:00,").unwrap());
     // A timestamp has no offset.
     assert!(fields(&zoned, &table, b";;2026-01-01T02:00:00+02:00").is_err());
+    // Beyond what jiff's own moments can be.
+    let last = fields(&zoned, &table, b";9999-12-31T23:59:59+01:00;").unwrap();
+    assert_eq!(last, fields(&Csv::new(), &table, b",9999-12-31 22:59:59,").unwrap());
+    for leap in ["1960-12-31T23:59:60+00:00", "2016-12-31T23:59:60+01:00"] {
+        assert!(fields(&zoned, &table, format!(";{leap};").as_bytes()).is_err(), "{leap}");
+    }
+    assert!(fields(&zoned, &table, b";1960-12-31T23:59:59+00:00;").is_ok());
     let epoch = Csv::new().time_format("%s");
-    let at = fields(&epoch, &table, b",1767225600,").unwrap();
-    assert_eq!(at, fields(&Csv::new(), &table, b",2026-01-01 00:00:00,").unwrap());
+    let at = fields(&epoch, &table, b",1767225600,-1").unwrap();
+    let usual = b",2026-01-01 00:00:00,1969-12-31 23:59:59";
+    assert_eq!(at, fields(&Csv::new(), &table, usual).unwrap());
 }

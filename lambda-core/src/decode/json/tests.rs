@@ -355,7 +355,7 @@ fn only_some_messages_are_records() {
 #[test]
 fn filter_and_map_wrap_a_decoder() {
     let wrapped = Json::new()
-        .map(|message| {
+        .map("v1", |message| {
             let payload = message.payload.and_then(|payload| payload.strip_prefix(b"v1 "));
             let reject = || Reject::new(Reason::InvalidJson, "expected v1 before the JSON");
             payload.map(<[u8]>::to_vec).ok_or_else(reject)

@@ -32,8 +32,9 @@ pub(crate) async fn store(
         copy.field(payload);
         let headers = batch.headers(entry).map(jsonb);
         copy.field(headers.as_deref());
-        // A producer sets any number; one that is no time is not stored.
-        let micros = entry.timestamp_ms.and_then(|ms| ms.checked_mul(1_000));
+        // A producer sets any number; one that is no time is not stored. Brokers have 0 for none.
+        let milliseconds = entry.timestamp_ms.filter(|ms| *ms > 0);
+        let micros = milliseconds.and_then(|ms| ms.checked_mul(1_000));
         let time = micros.and_then(postgres_micros).map(i64::to_be_bytes);
         copy.field(time.as_ref().map(<[u8; 8]>::as_slice));
         copy.field(reject.field.as_deref().map(str::as_bytes));

@@ -225,7 +225,9 @@ impl DeadLetters {
     ) -> Result<(VecDeque<Piece>, Vec<i64>), Error> {
         let sql = format!(
             "select d.id, d.lane, \
-                    coalesce(octet_length(coalesce(d.edited_payload, d.payload)), 0) as bytes \
+                    coalesce(octet_length(coalesce(d.edited_payload, d.payload)), 0) \
+                        + coalesce(octet_length(d.key), 0) \
+                        + coalesce(octet_length(d.headers::text), 0) as bytes \
              from {} where {} order by p.pipeline, p.source, p.partition, d.position",
             filter::FROM,
             filter::WHERE,

@@ -3,24 +3,26 @@
 
 use tokio_postgres::error::SqlState;
 
-use super::catalog;
+use super::{catalog, fit, migrate};
 use crate::error::{Error, Server};
 use crate::pipeline::Pipeline;
 use crate::postgres::connection::config::Postgres;
 use crate::postgres::connection::request::Request;
 use crate::postgres::connection::{Connection, connect};
 use crate::postgres::schema::migrate::connect_to_set_up;
-use crate::record::{Table, table};
+use crate::record::{Column, Table, table};
 
 const LOOK: Request = Request::to("read a table from PostgreSQL's catalog");
 const ADD: Request = Request::to("add columns to a table in PostgreSQL").with_locks();
 
-/// Whether the ids of transactions are the default of a table's evidence.
+/// Whether the ids of transactions, by the function `$2`, are the default of a table's evidence.
 const DEFAULT: &str = "\
-    select exists (select from pg_attrdef d join pg_attribute a \
-                       on (a.attrelid, a.attnum) = (d.adrelid, d.adnum) \
+    select exists (select from pg_attrdef d \
+                   join pg_attribute a on (a.attrelid, a.attnum) = (d.adrelid, d.adnum) \
+                   join pg_depend p on p.classid = 'pg_attrdef'::regclass and p.objid = d.oid \
                    where a.attrelid = $1::text::regclass and a.attname = 'written_xid' \
-                     and pg_get_expr(d.adbin, d.adrelid) like '%current_id()')";
+                     and p.refclassid = 'pg_proc'::regclass \
+                     and p.refobjid = to_regprocedure($2))";
 
 impl Postgres {
     /// The statements that [`Postgres::adopt`] would run on the pipeline's table; none if it has
@@ -54,21 +56,24 @@ impl Postgres {
     /// ```
     ///
     /// # Errors
-    /// As for [`Postgres::set_up`]. `Transient` when another transaction holds the table; nothing
-    /// was changed then.
+    /// As for [`Postgres::set_up`]. `Transient` when another transaction holds the table; `Fatal`
+    /// when this role may not change it, when it does not fit, and when it has some of the evidence's
+    /// names for columns of its own. The table is unchanged then, and the pipeline not registered.
     pub async fn adopt(&self, pipeline: &Pipeline) -> Result<Vec<String>, Error> {
-        self.set_up(&[pipeline]).await?;
+        migrate::PROTOCOL.migrate(self).await?;
         let mut connection = connect_to_set_up(self, "adopt").await?;
         let statements = statements(&connection, pipeline.table()).await?;
-        if statements.is_empty() {
-            return Ok(statements);
-        }
         let add = async {
             let transaction = connection.transaction().await.map_err(adding)?;
-            transaction.batch_execute(&statements.join("; ")).await.map_err(adding)?;
+            if !statements.is_empty() {
+                transaction.batch_execute(&statements.join("; ")).await.map_err(adding)?;
+            }
+            fit::check(&transaction, pipeline.table()).await?;
             transaction.commit().await.map_err(adding)
         };
         ADD.limit(add).await?;
+        // Grants and restores go by the registry, so it never has a table that is not ready.
+        self.set_up(&[pipeline]).await?;
         Ok(statements)
     }
 }
@@ -77,26 +82,35 @@ impl Postgres {
 async fn statements(connection: &Connection, table: &Table) -> Result<Vec<String>, Error> {
     let name = table.to_string();
     let found = LOOK.ask(catalog::columns(connection, &name)).await?;
-    let missing = table::evidence()
-        .into_iter()
-        .filter(|column| !found.iter().any(|found| found.name == column.name))
-        .map(|column| match &*column.name {
-            // Older than every snapshot.
-            "written_xid" => {
-                format!("add column {} {} not null default 0", column.sql(), column.kind)
-            }
-            "job_id" => format!("add column {} {} collate \"C\"", column.sql(), column.kind),
-            _ => format!("add column {} {}", column.sql(), column.kind),
-        });
+    let has = |column: &Column| found.iter().any(|found| found.name == column.name);
+    let evidence = table::evidence();
+    let taken: Vec<&str> =
+        evidence.iter().filter(|column| has(column)).map(|column| &*column.name).collect();
+    if !taken.is_empty() && taken.len() < evidence.len() {
+        return Err(Error::misconfigured(
+            format!("{name} has columns with names of the evidence: {}", taken.join(", ")),
+            "rename them, or add the others of the evidence by hand if these are its",
+        ));
+    }
+    let missing = evidence.iter().filter(|column| !has(column)).map(|column| match &*column.name {
+        // Older than every snapshot.
+        "written_xid" => {
+            format!("add column if not exists {} {} not null default 0", column.sql(), column.kind)
+        }
+        "job_id" => {
+            format!("add column if not exists {} {} collate \"C\"", column.sql(), column.kind)
+        }
+        _ => format!("add column if not exists {} {}", column.sql(), column.kind),
+    });
     let missing: Vec<String> = missing.collect();
-    let row = LOOK.ask(connection.query_one(DEFAULT, &[&name])).await?;
+    let id = connection.schema().sql("lambda.current_id()").into_owned();
+    let row = LOOK.ask(connection.query_one(DEFAULT, &[&name, &id])).await?;
     let has_default: bool = row.try_get(0).map_err(|error| LOOK.failed(error))?;
     let mut statements = Vec::new();
     if !missing.is_empty() {
         statements.push(format!("alter table {name} {}", missing.join(", ")));
     }
     if !has_default {
-        let id = connection.schema().sql("lambda.current_id()");
         statements.push(format!("alter table {name} alter column written_xid set default {id}"));
     }
     Ok(statements)

@@ -15,6 +15,7 @@ language sql security definer
 begin atomic
     select pg_current_xact_id()::text::bigint + value from lambda.xid_offset;
 end;
+grant execute on function lambda.current_id() to public;
 
 -- Every pipeline and its table. Setup, restore, grants and checks go by this list.
 create table lambda.pipelines (

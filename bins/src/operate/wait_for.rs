@@ -129,7 +129,9 @@ pub async fn run(args: &WaitForArgs, timeout: TimeoutArgs, shutdown: &Stop) -> R
                 if ready.await.map_err(Missing::Unless)? {
                     return Ok(());
                 }
-                let what = format!("pipeline {name} is not registered: run lambda-db-setup for it");
+                let what = format!(
+                    "pipeline {name} is not ready for this role: run lambda-db-setup for both"
+                );
                 Err(Missing::Yet(what))
             };
             waiting.until(&format!("the schema of {database}"), look).await

@@ -66,8 +66,8 @@ async fn helps(context: Context) -> Result<(), Failure> {
         }
         read += 1;
     }
-    // 5 programs, 5 commands of lambda, and 5 + 1 + 6 of these.
-    assert_eq!(read, 22);
+    // 5 programs, 6 commands of lambda, and 5 + 3 + 1 + 6 of these.
+    assert_eq!(read, 26);
     Ok(())
 }
 

@@ -105,13 +105,15 @@ pub(crate) async fn check(connection: &Connection, pipeline: &Pipeline) -> Resul
     }
 }
 
-/// Whether a pipeline of this name is registered.
+/// Whether a pipeline of this name is registered, and our role may store rows in its table.
 ///
 /// # Errors
 /// As for [`connect`].
 pub async fn knows(connection: &Connection, name: &str) -> Result<bool, Error> {
     const LOOK: Request = Request::to("look up the pipeline in PostgreSQL").of_own_tables();
-    let sql = "select exists (select from lambda.pipelines where name = $1)";
+    let sql = "\
+        select exists (select from lambda.pipelines \
+                       where name = $1 and has_table_privilege(to_regclass(\"table\"), 'insert'))";
     let row = LOOK.ask(connection.query_one(sql, &[&name])).await?;
     row.try_get(0).map_err(|error| LOOK.failed(error))
 }

@@ -129,6 +129,4 @@ pub(super) fn elements(json: &str, is_json: bool) -> Option<Vec<Spelled<'_>>> {
 }
 
 #[cfg(test)]
-mod suite;
-#[cfg(test)]
 mod tests;

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::float_cmp, reason = "a test of exact values")]
 
+mod suite;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

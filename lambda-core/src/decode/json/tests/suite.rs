@@ -1,7 +1,5 @@
 //! Valid and malformed JSON of every kind: what its grammar admits and what it does not.
 
-#![expect(clippy::unwrap_used, reason = "a test")]
-
 use crate::Pipeline;
 use crate::batch::Body;
 use crate::decode::{Json, Message};

@@ -112,7 +112,9 @@ impl Dialect {
 fn gives(format: &str, kind: &ColumnType) -> bool {
     // Names of zones are not looked up, and times in them would be taken as UTC.
     let names_zones = format.contains("%Q") || format.contains("%:Q");
-    let written = strtime::format(format, jiff::Timestamp::UNIX_EPOCH);
+    // With a fraction: `%.f` writes none of zero.
+    let written = jiff::Timestamp::new(981_173_106, 500_000_000)
+        .and_then(|moment| strtime::format(format, moment));
     !names_zones && written.is_ok_and(|text| usual(format, &text, kind).is_some())
 }
 

@@ -63,6 +63,7 @@ pub(crate) fn write(headers: &[Header<'_>], out: &mut Vec<u8>) {
 }
 
 /// Reads what [`write`] wrote. Nothing, if it is anything else.
+#[cfg(any(test, feature = "postgres"))]
 pub(crate) fn read(json: &str) -> Option<Vec<HeaderBuf>> {
     let pairs: Vec<(String, Option<String>)> = serde_json::from_str(json).ok()?;
     let header = |(name, value): (String, Option<String>)| {

@@ -266,7 +266,7 @@ async fn adopted(context: Context) -> Result<(), Failure> {
     assert!(own.stderr.contains(says), "{}", own.stderr);
     assert_eq!(number(&sql, "select count(*) from lambda.pipelines where name = 'own'").await?, 0);
 
-    // The application goes on, without any right on the platform's schema.
+    // The application still inserts rows, without any right on the platform's schema.
     sql.batch_execute(&format!(
         "set role {application}; insert into things values ('c', 3); reset role"
     ))

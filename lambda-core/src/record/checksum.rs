@@ -7,6 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::outcome::Outcome;
 use crate::progress::{LaneId, Progress};
+use crate::record::row::NULL;
 
 /// XXH3-64 of any bytes: a producer's ledger keeps it of each payload.
 ///
@@ -22,9 +23,6 @@ pub fn of_bytes(bytes: &[u8]) -> u64 {
 
 /// Bytes of the lane field and the position field.
 const PLACE_BYTES: usize = 20;
-
-/// A field of null.
-const NULL: [u8; 4] = (-1_i32).to_be_bytes();
 
 /// Hash of what a row says and where it was read: its fields up to the last one that is not null,
 /// lane and position as binary COPY sends them. So a nullable column that is added at the end

@@ -11,7 +11,7 @@ use crate::record::value::split_field;
 use crate::record::{CellRef, Column, Field, Table, Value, key};
 
 /// The field of a null.
-const NULL: [u8; 4] = (-1_i32).to_be_bytes();
+pub(super) const NULL: [u8; 4] = (-1_i32).to_be_bytes();
 
 /// Ranges of a written row in its writer's buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
+use crate::decode::csv::Dialect;
 use crate::decode::{Csv, Json};
 use crate::error::Error;
 use crate::pipeline::Pipeline;
@@ -49,7 +50,7 @@ struct Definition {
     #[serde(default)]
     format: Format,
     #[serde(default)]
-    files: Files,
+    files: Dialect,
     #[serde(default)]
     only: BTreeMap<String, Spanned<Scalar>>,
     #[serde(default)]
@@ -66,28 +67,6 @@ struct Definition {
 enum Format {
     #[default]
     Json,
-}
-
-/// How files spell their rows.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Files {
-    delimiter: Option<char>,
-    quote: Option<char>,
-    null: Option<String>,
-    time_format: Option<String>,
-    date_format: Option<String>,
-}
-
-impl Files {
-    fn csv(&self) -> Csv {
-        let Self { delimiter, quote, null, time_format, date_format } = self;
-        let csv = delimiter.iter().fold(Csv::new(), |csv, mark| csv.delimiter(*mark));
-        let csv = quote.iter().fold(csv, |csv, mark| csv.quote(*mark));
-        let csv = null.iter().fold(csv, |csv, text| csv.null(text));
-        let csv = time_format.iter().fold(csv, |csv, format| csv.time_format(format));
-        date_format.iter().fold(csv, |csv, format| csv.date_format(format))
-    }
 }
 
 /// What a definition says of a column.
@@ -207,7 +186,8 @@ impl Definitions {
         let Format::Json = definition.format;
         let json = definition.only.iter();
         let json = json.fold(Json::new(), |json, (path, value)| json.only(path, &self.text(value)));
-        let pipeline = Pipeline::builder(name, read).messages(json).files(definition.files.csv());
+        let pipeline =
+            Pipeline::builder(name, read).messages(json).files(Csv::from(definition.files.clone()));
         pipeline.build().map_err(|error| self.at(&table.span(), error))
     }
 

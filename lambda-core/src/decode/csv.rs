@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use memchr::memchr;
 
-use self::dialect::Dialect;
+pub(crate) use self::dialect::Dialect;
 pub use self::dialect::Marks;
 use self::header::Header;
 use self::split::{Defect, split};
@@ -171,6 +171,12 @@ impl Csv {
         let is_usual = formats.iter().all(Option::is_none);
         let formats = if is_usual { Vec::new() } else { formats };
         Ok(Rows { header, marks, null: dialect.null, formats, by })
+    }
+}
+
+impl From<Dialect> for Csv {
+    fn from(dialect: Dialect) -> Self {
+        Self { dialect, by: None }
     }
 }
 

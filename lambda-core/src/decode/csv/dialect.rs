@@ -26,7 +26,7 @@ impl Default for Marks {
 /// without what is as usual.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Dialect {
+pub(crate) struct Dialect {
     #[serde(skip_serializing_if = "is_comma")]
     pub(super) delimiter: char,
     #[serde(skip_serializing_if = "is_quote")]
